@@ -1,0 +1,292 @@
+"""Hyper-parameters: a field of a dataclass is an absl flag and a key of config.json.
+
+A model's module defines `HParams(SharedHParams)` with its own fields; nothing else has to be edited.
+"""
+
+import dataclasses
+import difflib
+import math
+import typing
+from typing import Any, Optional, Sequence
+
+from absl import flags
+
+from pae_zoo.errors import UserError
+
+
+def option(default: Any, help: str, *, low=None, above=None, high=None, choices=None, group="",
+           operational=False) -> Any:
+    """Declares one hyper-parameter of a dataclass.
+
+    Args:
+      default: its default; tuples become comma-separated flags.
+      help: one sentence for `--helpfull`.
+      low, high: inclusive bounds; above: exclusive lower bound; choices: the allowed words.
+      group: heading under which `--helpfull` lists it.
+      operational: True for what does not change the result, so that a resumed run may change it.
+    """
+    metadata = dict(help=help, low=low, above=above, high=high, choices=choices, group=group,
+                    operational=operational)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+RUN, DATA, NETWORK, TRAINING, EVALUATION = (
+    "Run", "Data", "Networks and likelihood", "Training", "Evaluation",
+)
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+SCHEDULES = ("constant", "cosine", "step", "exponential")
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedHParams:
+    """The flags that every model has."""
+
+    model: str = option("vae", "Model to train: the name of a module of pae_zoo/models.", group=RUN)
+    workdir: str = option("", "Folder of the run; empty: runs/<model>/<dataset>/<seed>.", group=RUN, operational=True)
+    init_workdir: str = option("", "Finished run to start from: its weights initialise this one.", group=RUN)
+    seed: int = option(0, "Chooses noise, initial weights and the order of data.", low=0, high=2**31 - 1, group=RUN)
+    device: str = option("auto", "Where to compute; gpu is refused where there is none.",
+                         choices=("auto", "cpu", "gpu"), group=RUN, operational=True)
+    precision: str = option("float32", "Keras dtype policy of the networks.",
+                            choices=("float32", "mixed_bfloat16", "mixed_float16"), group=RUN)
+    jit_compile: bool = option(True, "Compile the training step with XLA.", group=RUN)
+    steps_per_call: int = option(64, "Training steps that one compiled call takes; callbacks see whole calls.",
+                                 low=1, high=100_000, group=RUN, operational=True)
+    resident_memory: int = option(2048, "MiB of data kept on the device; a larger set streams in the same order.",
+                                  low=0, group=RUN, operational=True)
+    checkpoint_seconds: float = option(60.0, "Least seconds between two checkpoints; the last is always written.",
+                                       low=0.0, group=RUN, operational=True)
+    smoke: bool = option(False, "Shrink everything to a run of seconds, to try a command.", group=RUN)
+    verbosity: int = option(0, "1 shows TensorFlow's own messages.", low=-1, high=2, group=RUN, operational=True)
+
+    dataset: str = option("digits", "Data set: a name, npz:FILE, folder:DIR or tfds:NAME.", group=DATA)
+    data_dir: str = option("", "Folder that holds data sets as files: <data_dir>/<name>/.", group=DATA, operational=True)
+    download: bool = option(True, "Whether tensorflow-datasets may download a set not found on disk.",
+                            group=DATA, operational=True)
+    classes: tuple[int, ...] = option((), "Keep only data of these labels, such as 0,5,7.", group=DATA)
+    num_train: int = option(0, "Keep only so many training data (0: all).", low=0, group=DATA)
+    image_size: int = option(0, "Resize images to this many pixels a side (0: as they are).", low=0, group=DATA)
+    crop: str = option("", "Crop images first: 'height,width' centred, or 'top,left,height,width'.", group=DATA)
+    grey: bool = option(False, "Turn colour images to grey.", group=DATA)
+    invert: bool = option(False, "Replace pixels x by 1 - x.", group=DATA)
+    preprocess: tuple[str, ...] = option(
+        (), "Maps from pixels to what the networks see, in order, such as dequantise,logit,centre.", group=DATA)
+    logit_margin: float = option(0.05, "Margin of the logit map: v = margin + (1 - 2 margin) u.",
+                                 above=0.0, high=0.499, group=DATA)
+    augment: tuple[str, ...] = option((), "Augmentations of training images: rotate,flip,crop,brightness.", group=DATA)
+    rotate_degrees: float = option(5.0, "Largest angle of the augmentation 'rotate'.", low=0.0, high=180.0, group=DATA)
+    validation_fraction: float = option(1 / 12, "Share of the training data held out for validation.",
+                                        above=0.0, high=0.5, group=DATA)
+
+    latent_dim: int = option(16, "Size K of the latent space.", low=1, group=NETWORK)
+    encoder: str = option("mlp", "Kind of the encoder network.", group=NETWORK)
+    decoder: str = option("mlp", "Kind of the decoder network.", group=NETWORK)
+    hidden_units: tuple[int, ...] = option((512, 256), "Widths of dense hidden layers, from the data inwards.",
+                                           group=NETWORK)
+    activation: str = option("relu", "Activation of hidden layers, a Keras name.", group=NETWORK)
+    num_filters: int = option(32, "Base number of filters of convolutional networks.", low=1, group=NETWORK)
+    batch_norm: str = option("affine", "Batch normalisation of infogan, conv and resnet_conv: affine (as published), "
+                             "batch or none.", choices=("affine", "batch", "none"), group=NETWORK)
+    dropout_rate: float = option(0.0, "Dropout of the networks that have it.", low=0.0, high=0.95, group=NETWORK)
+    output: str = option("auto", "Last map of the decoder's means; auto: what the kind's paper used, if it fits "
+                         "the data's range.", choices=("auto", "linear", "sigmoid", "sigmoid_centred"), group=NETWORK)
+    init: str = option("default", "Initial weights of the network kind 'vlae': default (intended gain) or upstream.",
+                       choices=("default", "upstream"), group=NETWORK)
+    likelihood: str = option("gaussian_learned", "Observation model p(x|z).",
+                             choices=("gaussian", "gaussian_learned", "gaussian_pixel", "gaussian_decoder",
+                                      "bernoulli"), group=NETWORK)
+    scale: float = option(0.1, "Observation std of gaussian and gaussian_pixel (the latter's is measured on "
+                          "validation data after training).", above=0.0, group=NETWORK)
+
+    epochs: int = option(50, "Passes over the training data.", low=1, group=TRAINING, operational=True)
+    max_steps: int = option(0, "Training steps in all; overrides --epochs (0: off).", low=0, group=TRAINING)
+    batch_size: int = option(128, "Data per training step.", low=1, group=TRAINING)
+    optimizer: str = option("adam", "Optimizer of Keras.", choices=OPTIMIZERS, group=TRAINING)
+    adam_epsilon: float = option(1e-7, "Epsilon of Adam.", above=0.0, group=TRAINING)
+    learning_rate: float = option(1e-3, "Initial learning rate.", above=0.0, group=TRAINING)
+    lr_schedule: str = option("constant", "Learning rate: constant; cosine to 0; step: a tenth after 80 % of the "
+                              "steps; exponential to a hundredth.", choices=SCHEDULES, group=TRAINING)
+    weight_decay: float = option(0.0, "Decoupled weight decay.", low=0.0, group=TRAINING)
+    clip_norm: float = option(0.0, "Largest global norm of the gradient (0: off).", low=0.0, group=TRAINING)
+    patience: int = option(0, "Stop after so many epochs without a better validation loss (0: off).", low=0,
+                           group=TRAINING)
+
+    tasks: tuple[str, ...] = option((), "Evaluations after training; empty: reconstruction, and likelihood where "
+                                    "the model offers it.", group=EVALUATION)
+    ood_datasets: tuple[str, ...] = option(
+        (), "Sets for the task ood, in the grammar of --dataset, plus constant, noise, hflip, vflip (empty: these "
+        "four).", group=EVALUATION)
+    importance_samples: int = option(100, "Samples per datum of the importance-sampled likelihood.", low=1,
+                                     group=EVALUATION)
+
+
+def own_fields(cls) -> list[dataclasses.Field]:
+    """Returns the fields that a model's HParams adds to the shared ones."""
+    shared = {f.name for f in dataclasses.fields(SharedHParams)}
+    return [f for f in dataclasses.fields(cls) if f.name not in shared]
+
+
+# ---- flags -----------------------------------------------------------------------------------------
+
+
+class _IntListParser(flags.ListParser):
+    """Parses comma-separated integers."""
+
+    def parse(self, argument):
+        if isinstance(argument, (list, tuple)):
+            return list(argument)
+        words = [w.strip() for w in argument.split(",") if w.strip()]
+        try:
+            return [int(w) for w in words]
+        except ValueError:
+            raise ValueError(f"a comma-separated list of integers is needed, such as 0,5,7; received {argument!r}")
+
+
+class _WordListParser(flags.ListParser):
+    """Parses comma-separated words, none of them empty."""
+
+    def parse(self, argument):
+        if isinstance(argument, (list, tuple)):
+            return list(argument)
+        return [w.strip() for w in argument.split(",") if w.strip()]
+
+
+def define_flags(cls, values: flags.FlagValues) -> None:
+    """Declares one absl flag per field of the dataclass `cls` in `values`."""
+    for field in dataclasses.fields(cls):
+        kind = field.type if not isinstance(field.type, str) else typing.get_type_hints(cls)[field.name]
+        text, name, default = field.metadata["help"], field.name, field.default
+        if kind is bool:
+            flags.DEFINE_boolean(name, default, text, flag_values=values)
+        elif kind is int:
+            flags.DEFINE_integer(name, default, text, flag_values=values)
+        elif kind is float:
+            flags.DEFINE_float(name, default, text, flag_values=values)
+        elif kind is str:
+            flags.DEFINE_string(name, default, text, flag_values=values)
+        else:
+            parser = _IntListParser() if typing.get_args(kind)[0] is int else _WordListParser()
+            flags.DEFINE(parser, name, list(default), text, flag_values=values, serializer=flags.CsvListSerializer(","))
+
+
+def from_flags(cls, values: flags.FlagValues):
+    """Returns an instance of `cls` from parsed flags, checked; raises UserError."""
+    found = {}
+    for field in dataclasses.fields(cls):
+        value = values[field.name].value
+        found[field.name] = tuple(value) if isinstance(value, list) else value
+    return check(cls(**found))
+
+
+def check(hparams):
+    """Returns `hparams` if every field lies in its range; raises UserError naming the first that does not."""
+    for field in dataclasses.fields(hparams):
+        value, rule = getattr(hparams, field.name), field.metadata
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and not math.isfinite(value):
+            raise UserError(f"--{field.name}={value} is not a finite number; {allowed_range(field)}.")
+        outside = number and (
+            (rule["low"] is not None and value < rule["low"])
+            or (rule["above"] is not None and value <= rule["above"])
+            or (rule["high"] is not None and value > rule["high"])
+        )
+        if outside:
+            raise UserError(f"--{field.name}={value} is out of range; {allowed_range(field)}.")
+        if rule["choices"] and value not in rule["choices"]:
+            raise UserError(f"--{field.name}={value!r} is unknown; allowed: {', '.join(rule['choices'])}"
+                            f"{suggestion(value, rule['choices'])}.")
+    if any(width < 1 for width in getattr(hparams, "hidden_units", ())):
+        raise UserError(f"--hidden_units={hparams.hidden_units}: widths must be at least 1, such as 512,256.")
+    return hparams
+
+
+def allowed_range(field: dataclasses.Field) -> str:
+    """Returns the range of a field in words, '' if it has none."""
+    rule = field.metadata
+    parts = []
+    if rule["low"] is not None:
+        parts.append(f"at least {rule['low']}")
+    if rule["above"] is not None:
+        parts.append(f"above {rule['above']}")
+    if rule["high"] is not None:
+        parts.append(f"at most {rule['high']}")
+    return "allowed: " + " and ".join(parts) if parts else ""
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """Returns '; did you mean X?' when a known word is close to `word`, else ''."""
+    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def to_config(hparams) -> dict[str, Any]:
+    """Returns the hyper-parameters as plain values for config.json."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(hparams).items()}
+
+
+def from_config(cls, config: dict[str, Any]):
+    """Rebuilds an instance of `cls` from `to_config`'s values; raises UserError for unknown or missing keys."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(config) - names)
+    if unknown:
+        raise UserError(f"config.json has keys that {config.get('model', 'this model')} does not know: "
+                        f"{', '.join(unknown)}. It was written by another version of pae_zoo; train anew.")
+    return check(cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
+
+
+def flagfile_lines(hparams) -> list[str]:
+    """Returns the lines of a flagfile that repeats the run: every flag that is not at its default."""
+    lines = [f"--model={hparams.model}"]
+    for field in dataclasses.fields(hparams):
+        value = getattr(hparams, field.name)
+        if field.name in ("model", "workdir") or value == field.default:
+            continue
+        if isinstance(value, bool):
+            lines.append(f"--{'' if value else 'no'}{field.name}")
+        else:
+            lines.append(f"--{field.name}={','.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return lines
+
+
+def differences(old, new) -> list[str]:
+    """Returns 'name: old -> new' for each hyper-parameter that would change the result of a run."""
+    found = []
+    for field in dataclasses.fields(new):
+        before, after = getattr(old, field.name, None), getattr(new, field.name)
+        if before != after and not field.metadata["operational"]:
+            found.append(f"{field.name}: {before!r} -> {after!r}")
+    return found
+
+
+def smoke(hparams):
+    """Returns `hparams` shrunk to a run of seconds; what was set below these limits stays."""
+    limits = dict(num_train=256, epochs=2, batch_size=32, importance_samples=8, steps_per_call=4, num_filters=4)
+    changed = {}
+    for name, limit in limits.items():
+        value = getattr(hparams, name)
+        changed[name] = limit if name == "num_train" and not value else min(value, limit)
+    changed["hidden_units"] = tuple(min(width, 32) for width in hparams.hidden_units)
+    if hparams.max_steps:
+        changed["max_steps"] = min(hparams.max_steps, 16)
+    return dataclasses.replace(hparams, **changed)
+
+
+def help_text(cls, values: Optional[Sequence[dataclasses.Field]] = None) -> str:
+    """Returns the flags of `cls` under their headings, each with default, range and help."""
+    own = {f.name for f in own_fields(cls)} if issubclass(cls, SharedHParams) else set()
+    groups: dict[str, list[str]] = {}
+    for field in dataclasses.fields(cls):
+        rule, default = field.metadata, field.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        flag = f"--[no]{field.name}" if isinstance(default, bool) else f"--{field.name}={shown}"
+        notes = [", ".join(rule["choices"])] if rule["choices"] else []
+        notes += [allowed_range(field)] if allowed_range(field) else []
+        if isinstance(default, bool):
+            notes.append(f"default: {default}")
+        note = f" ({'; '.join(notes)})" if notes else ""
+        group = "Model" if field.name in own else (rule["group"] or "Flags")
+        groups.setdefault(group, []).append(f"  {flag}\n      {rule['help']}{note}")
+    order = [g for g in ("Model", RUN, DATA, NETWORK, TRAINING, EVALUATION, "Flags") if g in groups]
+    order += [g for g in groups if g not in order]
+    return "\n\n".join(f"{name}:\n" + "\n".join(groups[name]) for name in order)

@@ -1,0 +1,122 @@
+"""ae: deterministic autoencoder, trained for reconstruction alone (plain or hybrid objective)."""
+
+import dataclasses
+from typing import Optional
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from keras.saving import register_keras_serializable
+
+from pae_zoo import hparams as hp
+from pae_zoo import likelihoods
+from pae_zoo.models import base
+from pae_zoo.models.posteriors import standard_normal_log_prob
+
+tfd = tfp.distributions
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams(hp.SharedHParams):
+    """Flags of the deterministic autoencoder."""
+
+    objective_type: str = hp.option(
+        "plain",
+        "What is maximised: 'plain' log p(y|code), or 'hybrid' (from half of the training on, with a per-pixel "
+        "std measured by then, plus log N(code; 0, I)).",
+        choices=("plain", "hybrid"),
+    )
+    scale_annealing_steps: int = hp.option(
+        0, "Steps over which the constant observation std falls from 1 to --scale (0: constant).", low=0
+    )
+
+
+@register_keras_serializable("pae_zoo")
+class AE(base.Autoencoder):
+    """Deterministic autoencoder: maximises log p(y | z = e(y)) (Boehm & Seljak, arXiv 2006.05479).
+
+    With objective_type "hybrid" the first half of `hybrid_steps` trains so, while an average of the
+    squared residuals of each pixel is kept; then the std of each pixel becomes max(that average's root,
+    sigma) and log N(z; 0, I) is added. It needs the likelihood "gaussian_pixel".
+
+    Args beyond `Autoencoder`:
+      objective_type: "plain" or "hybrid".
+      hybrid_steps: training steps in all, for "hybrid".
+    """
+
+    deterministic_encoder = True
+    tracked = ("nll", "mse")
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", objective_type="plain",
+                 hybrid_steps: int = 0, **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        if objective_type not in ("plain", "hybrid"):
+            raise ValueError(f"objective_type is 'plain' or 'hybrid'; received {objective_type!r}.")
+        self.objective_type = objective_type
+        self.hybrid_steps = int(hybrid_steps)
+        if objective_type == "hybrid":
+            if not isinstance(self.likelihood, likelihoods.GaussianPixel) or self.hybrid_steps < 2:
+                raise ValueError(
+                    "objective_type 'hybrid' needs likelihood 'gaussian_pixel' and hybrid_steps >= 2 (the "
+                    f"number of training steps); received {type(self.likelihood).__name__} and {hybrid_steps}."
+                )
+            self.residual_square = self.add_weight(
+                name="residual_square", shape=self.event_shape, initializer="zeros", trainable=False
+            )
+
+    def encode(self, x, seed=None) -> tfd.Distribution:
+        """Returns the code of x as a `tfd.VectorDeterministic`, event shape (latent_dim,)."""
+        return tfd.VectorDeterministic(self.codes(x))
+
+    def codes(self, x) -> tf.Tensor:
+        """Returns the codes of x, shape (batch, latent_dim)."""
+        return self.encoder_outputs(self.preprocess(x)[0])[0]
+
+    def objective(self, x, seed, training):
+        y, _ = self.preprocess(x, seed if training else None)
+        z, _ = self.encoder_outputs(y, training)
+        outputs = self.decoder_outputs(z, training)
+        mean = self.likelihood.mean(outputs)
+        log_prob = self.likelihood.log_prob(outputs, y, scale=self.scale_now())
+        if self.objective_type == "hybrid":
+            log_prob += self._hybrid_term(z, y - mean, training)
+        axes = list(range(1, y.shape.rank))
+        return {"loss": -log_prob, "nll": -log_prob, "mse": tf.reduce_mean(tf.square(y - mean), axis=axes)}
+
+    def _hybrid_term(self, z: tf.Tensor, residual: tf.Tensor, training: bool) -> tf.Tensor:
+        """Keeps the residual average, sets the pixels' std at half time, returns log N(z; 0, I) after it."""
+        half = self.hybrid_steps // 2
+        if training:
+            square = tf.stop_gradient(tf.reduce_mean(tf.square(residual), axis=0))
+            rate = tf.maximum(0.01, 1.0 / (tf.cast(self.step, tf.float32) + 1.0))
+            self.residual_square.assign(self.residual_square + rate * (square - self.residual_square))
+            scale = tf.convert_to_tensor(self.likelihood.scale)
+            measured = tf.maximum(tf.sqrt(self.residual_square), scale)
+            self.likelihood.assign_scale(tf.where(tf.equal(self.step, half), measured, scale))
+        return tf.where(self.step >= half, standard_normal_log_prob(z), tf.zeros_like(z[:, 0]))
+
+    def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
+        """Returns {"reconstruction": -log p(y|code)}, nats per datum, shape (batch,)."""
+        y, _ = self.preprocess(x)
+        outputs = self.decoder_outputs(self.encoder_outputs(y)[0])
+        return {"reconstruction": -self.likelihood.log_prob(outputs, y)}
+
+    def measure(self, x: np.ndarray, batch_size: int = 500) -> None:
+        # The hybrid objective has set the pixels' std itself, and has been trained with it.
+        if self.objective_type == "plain":
+            super().measure(x, batch_size)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "objective_type": self.objective_type,
+            "hybrid_steps": self.hybrid_steps,
+        }
+
+
+MODEL = AE
+
+
+def model_options(hparams: HParams, total_steps: Optional[int]) -> dict:
+    """Returns the constructor arguments that do not come from a flag of the same name."""
+    return {"hybrid_steps": total_steps or 0} if hparams.objective_type == "hybrid" else {}

@@ -1,0 +1,219 @@
+"""vae: variational autoencoder (plain, beta, capacity annealing, free bits, sigma annealing)."""
+
+import dataclasses
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+from keras.saving import register_keras_serializable
+
+from pae_zoo import hparams as hp
+from pae_zoo import seeds
+from pae_zoo.models import base, importance
+from pae_zoo.models.posteriors import DiagonalPosterior, diag_normal, standard_normal_log_prob
+
+tfd = tfp.distributions
+
+# Encoders of unbounded log variance overflow; [-10, 10] leaves every useful posterior reachable.
+LOG_VARIANCE_LIMIT = 10.0
+# Draws behind the score "likelihood": enough to rank images, cheap enough to serve.
+OOD_SAMPLES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams(hp.SharedHParams):
+    """Flags of the variational autoencoder, shared by every model of its line."""
+
+    beta: float = hp.option(1.0, "Weight of the KL term (1: the evidence lower bound).", low=0.0)
+    kl: str = hp.option(
+        "analytic",
+        "KL(q||p) in closed form, or 'mc': estimated from the same samples as the reconstruction.",
+        choices=("analytic", "mc"),
+    )
+    num_latent_samples: int = hp.option(1, "Samples of z per datum in the objective.", low=1)
+    capacity: float = hp.option(0.0, "Capacity C in nats: the KL term is beta |KL - C(t)|.", low=0.0)
+    capacity_steps: int = hp.option(
+        100_000, "Steps over which C(t) rises from 0 to --capacity (0: at once).", low=0
+    )
+    free_bits: float = hp.option(
+        0.0, "Nats of KL per datum that cost nothing: beta max(KL - free_bits, 0).", low=0.0
+    )
+    scale_annealing_steps: int = hp.option(
+        0, "Steps over which the constant observation std falls from 1 to --scale (0: constant).", low=0
+    )
+    posterior_std: str = hp.option(
+        "softplus",
+        "How the encoder's raw scale r becomes a std: softplus(r) + 1e-6, or exp(r/2) with r in [-10, 10].",
+        choices=("softplus", "exp"),
+    )
+
+
+@register_keras_serializable("pae_zoo")
+class VAE(base.Autoencoder):
+    """Variational autoencoder with prior N(0, I) (Kingma & Welling, arXiv 1312.6114).
+
+    Minimises -log p(y|z) + beta |KL - C(t)|, or with free bits -log p(y|z) + beta max(KL - lambda, 0), with
+    z ~ q(z|y) reparametrised, sums over pixels and the mean over the batch (Boehm & Seljak, arXiv
+    2006.05479; Burgess et al., arXiv 1804.03599). `elbo` is always the plain bound.
+
+    Subclasses override `posterior` alone.
+
+    Args beyond `Autoencoder`: beta, kl ("analytic" or "mc"), num_latent_samples, capacity (nats),
+      capacity_steps, free_bits (nats), posterior_std ("softplus" or "exp"): see the flags' help.
+    """
+
+    tracked = ("elbo", "reconstruction", "kl")
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", beta: float = 1.0, kl: str = "analytic",
+                 num_latent_samples: int = 1, capacity: float = 0.0, capacity_steps: int = 100_000,
+                 free_bits: float = 0.0, posterior_std: str = "softplus", **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        if kl not in ("analytic", "mc") or posterior_std not in ("softplus", "exp"):
+            raise ValueError(
+                "kl is 'analytic' or 'mc' and posterior_std 'softplus' or 'exp'; "
+                f"received {kl!r} and {posterior_std!r}."
+            )
+        if capacity and free_bits:
+            raise ValueError(
+                f"capacity and free_bits exclude each other; received {capacity} and {free_bits}. "
+                "Set one of them to 0."
+            )
+        self.beta = float(beta)
+        self.kl = kl
+        self.num_latent_samples = int(num_latent_samples)
+        self.capacity = float(capacity)
+        self.capacity_steps = int(capacity_steps)
+        self.free_bits = float(free_bits)
+        self.posterior_std = posterior_std
+
+    # ---- distributions -----------------------------------------------------------------------------
+
+    def posterior(self, y: tf.Tensor, seed=None, training: bool = False) -> DiagonalPosterior:
+        """Returns q(z|y) as a proposal with `from_noise`, for y (batch, *event)."""
+        mean, raw = self.encoder_outputs(y, training)
+        if self.posterior_std == "softplus":
+            return DiagonalPosterior(mean, tf.math.softplus(raw) + 1e-6)
+        raw = tf.clip_by_value(raw, -LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+        return DiagonalPosterior(mean, tf.exp(0.5 * raw))
+
+    def encode(self, x, seed=None) -> tfd.Distribution:
+        """Returns q(z|x), event shape (latent_dim,), for x (batch, *event)."""
+        return self.posterior(self.preprocess(x)[0], seed).distribution()
+
+    def prior(self) -> tfd.Distribution:
+        """Returns N(0, I), event shape (latent_dim,)."""
+        return diag_normal(tf.zeros([self.latent_dim]), tf.ones([self.latent_dim]))
+
+    # ---- objective ---------------------------------------------------------------------------------
+
+    def objective(self, x, seed, training):
+        preprocess_seed, proposal_seed, noise_seed = seeds.split(seed, 3)
+        y, log_det = self.preprocess(x, preprocess_seed)
+        posterior = self.posterior(y, proposal_seed, training)
+        shape = (self.num_latent_samples, *_batch_shape(y), self.latent_dim)
+        z, log_q = posterior.from_noise(seeds.normal(shape, noise_seed))
+        outputs = self.decoder_outputs(z, training)
+        log_prob = tf.reduce_mean(self.likelihood.log_prob(outputs, y, scale=self.scale_now()), axis=0)
+        if self.kl == "analytic":
+            kl = posterior.kl_to_prior()
+        else:
+            kl = tf.reduce_mean(log_q - standard_normal_log_prob(z), axis=0)
+        return {
+            "loss": -log_prob + self.kl_penalty(kl),
+            "elbo": log_prob - kl + log_det,
+            "reconstruction": -log_prob,
+            "kl": kl,
+        }
+
+    def kl_penalty(self, kl: tf.Tensor) -> tf.Tensor:
+        """Returns what the objective adds for a KL of shape (batch,), in nats per datum."""
+        if self.free_bits:
+            return self.beta * tf.maximum(kl - self.free_bits, 0.0)
+        if self.capacity:
+            return self.beta * tf.abs(kl - self.capacity_now())
+        return self.beta * kl
+
+    def capacity_now(self) -> tf.Tensor:
+        """Returns C(t) = C min(t / capacity_steps, 1), a scalar in nats."""
+        if not self.capacity_steps:
+            return tf.constant(self.capacity)
+        return self.capacity * tf.minimum(tf.cast(self.step, tf.float32) / self.capacity_steps, 1.0)
+
+    # ---- evaluation --------------------------------------------------------------------------------
+
+    def elbo(self, x, seed=None) -> tf.Tensor:
+        """Returns the evidence lower bound with one sample of z, nats per datum, shape (batch,)."""
+        return self._elbo_terms(x, self.next_seed(seed))["elbo"]
+
+    def _elbo_terms(self, x, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        preprocess_seed, proposal_seed, noise_seed = seeds.split(seed, 3)
+        y, log_det = self.preprocess(x, preprocess_seed)
+        posterior = self.posterior(y, proposal_seed)
+        z, log_q = posterior.from_noise(seeds.normal((*_batch_shape(y), self.latent_dim), noise_seed))
+        log_prob = self.likelihood.log_prob(self.decoder_outputs(z), y)
+        kl = posterior.kl_to_prior() if self.kl == "analytic" else log_q - standard_normal_log_prob(z)
+        return {"elbo": log_prob - kl + log_det, "reconstruction": -log_prob, "kl": kl}
+
+    def importance_estimate(self, x, num_samples: int, seed=None, chunk: int = 0) -> importance.ImportanceEstimate:
+        """Returns log p(x) by importance sampling from q(z|x), with the bound and the effective sample size.
+
+        All have shape (batch,); values are nats, densities of x. See `pae_zoo.models.importance`.
+        """
+        preprocess_seed, proposal_seed, noise_seed = seeds.split(self.next_seed(seed), 3)
+        y, log_det = self.preprocess(x, preprocess_seed)
+        posterior = self.posterior(y, proposal_seed)
+
+        def log_weight(noise):
+            z, log_q = posterior.from_noise(noise)
+            log_joint = self.likelihood.log_prob(self.decoder_outputs(z), y) + standard_normal_log_prob(z)
+            return log_joint - log_q
+
+        shape = (*_batch_shape(y), self.latent_dim)
+        found = importance.estimate(log_weight, shape, num_samples, noise_seed, chunk)
+        return found._replace(log_likelihood=found.log_likelihood + log_det, elbo=found.elbo + log_det)
+
+    def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
+        """Returns -elbo, -log p(y|z), KL and -log p(x) (importance-sampled), nats, each (batch,)."""
+        elbo_seed, likelihood_seed = seeds.split(self.next_seed(seed), 2)
+        terms = self._elbo_terms(x, elbo_seed)
+        return {
+            "elbo": -terms["elbo"],
+            "reconstruction": terms["reconstruction"],
+            "kl": terms["kl"],
+            "likelihood": -self.log_likelihood(x, OOD_SAMPLES, likelihood_seed),
+        }
+
+    def predictive(self, x, num_samples: int, seed=None) -> dict[str, tf.Tensor]:
+        """Returns moments of p(y'|x) under q(z|x), y' a new observation, in the space of y.
+
+        Keys: "mean", "aleatoric_variance" (mean of Var[y|z]), "epistemic_variance" (variance of E[y|z]), of
+        shape (batch, *event); "latent_mean" and "latent_variance" of shape (batch, latent_dim).
+        """
+        y, _ = self.preprocess(x)
+        proposal_seed, noise_seed = seeds.split(self.next_seed(seed), 2)
+        posterior = self.posterior(y, proposal_seed)
+        shape = (num_samples, *_batch_shape(y), self.latent_dim)
+        z, _ = posterior.from_noise(seeds.normal(shape, noise_seed))
+        outputs = self.decoder_outputs(z)
+        means = self.likelihood.mean(outputs)
+        variances = tf.broadcast_to(self.likelihood.variance(outputs), tf.shape(means))
+        mean, between = tf.nn.moments(means, axes=[0])
+        latent = posterior.distribution()
+        return {
+            "mean": mean,
+            "aleatoric_variance": tf.reduce_mean(variances, axis=0),
+            "epistemic_variance": between,
+            "latent_mean": latent.mean(),
+            "latent_variance": latent.variance(),
+        }
+
+    def get_config(self):
+        own = ("beta", "kl", "num_latent_samples", "capacity", "capacity_steps", "free_bits", "posterior_std")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+MODEL = VAE
+
+
+def _batch_shape(y: tf.Tensor) -> tuple:
+    """Returns the batch size of y as a tuple of one number, a tensor where it is not static."""
+    return (y.shape[0] if y.shape[0] is not None else tf.shape(y)[0],)

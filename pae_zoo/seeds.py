@@ -1,0 +1,69 @@
+"""Stateless random numbers: the same pair of integers gives the same draw, eagerly and under XLA.
+
+A seed is a pair of integers. TensorFlow's own float draws differ between eager and XLA even with
+`alg="philox"`; the raw Philox bits do not, so every draw here is made from bits.
+"""
+
+from typing import Sequence, Union
+
+import tensorflow as tf
+
+Seed = Union[tf.Tensor, Sequence[int]]
+
+_ALG = "philox"
+
+
+def as_seed(seed: Seed) -> tf.Tensor:
+    """Returns `seed` as an int32 tensor of shape (2,); raises ValueError for any other shape."""
+    if not tf.is_tensor(seed):
+        seed = [int(word) & 0xFFFFFFFF for word in seed] if hasattr(seed, "__len__") else seed
+        if not isinstance(seed, list) or len(seed) != 2:
+            raise ValueError(
+                f"A seed is a pair of integers, such as (0, 1); received {seed!r}. "
+                "A single integer would make a stateful draw in TensorFlow."
+            )
+        seed = [word - (1 << 32) if word >= 1 << 31 else word for word in seed]
+        return tf.constant(seed, tf.int32)
+    if seed.shape.rank is not None and seed.shape != (2,):
+        raise ValueError(f"A seed has shape (2,); received shape {seed.shape}.")
+    if seed.dtype == tf.int32:
+        return seed
+    if seed.dtype == tf.uint32:
+        return tf.bitcast(seed, tf.int32)
+    return tf.cast(tf.bitwise.bitwise_and(tf.cast(seed, tf.int64), 0x7FFFFFFF), tf.int32)
+
+
+def split(seed: Seed, num: int) -> list[tf.Tensor]:
+    """Returns `num` independent seeds, each of shape (2,)."""
+    return tf.unstack(tf.random.split(as_seed(seed), num, alg=_ALG), num=num)
+
+
+def fold_in(seed: Seed, data) -> tf.Tensor:
+    """Returns a seed of shape (2,) that depends on `seed` and the integer `data`."""
+    data = tf.cast(data, tf.int32)
+    return tf.random.fold_in(as_seed(seed), data, alg=_ALG)
+
+
+def _bits(shape, seed: Seed) -> tf.Tensor:
+    return tf.random.stateless_uniform(
+        shape, as_seed(seed), minval=None, maxval=None, dtype=tf.int32, alg=_ALG
+    )
+
+
+def uniform(shape, seed: Seed, dtype=tf.float32) -> tf.Tensor:
+    """Draws from the open interval (0, 1), in steps of 2^-23, with the given shape."""
+    top = tf.bitwise.right_shift(tf.bitcast(_bits(shape, seed), tf.uint32), tf.constant(9, tf.uint32))
+    return (tf.cast(tf.cast(top, tf.int32), dtype) + 0.5) * tf.cast(2.0**-23, dtype)
+
+
+def normal(shape, seed: Seed, dtype=tf.float32) -> tf.Tensor:
+    """Draws from the standard normal by inversion, with the given shape (|value| < 5.3).
+
+    The first rows do not depend on how many rows are drawn, so a padded batch sees the same noise.
+    """
+    return tf.math.ndtri(uniform(shape, seed, dtype))
+
+
+def permutation(num: int, seed: Seed) -> tf.Tensor:
+    """Returns a random permutation of range(num), int64, shape (num,)."""
+    return tf.argsort(tf.cast(_bits([num], seed), tf.int64), stable=True)
