@@ -1,0 +1,27 @@
+"""Encoders and decoders as Keras models; they know nothing of losses."""
+
+from pae_zoo.networks.builder import (
+    DEFAULT_OUTPUT,
+    KINDS,
+    build_decoder,
+    build_encoder,
+    decoder_from_config,
+    describe,
+    encoder_from_config,
+)
+from pae_zoo.networks.config import NetworkConfig
+from pae_zoo.networks.layers import Affine, Dropout, dropout_noise
+
+__all__ = [
+    "DEFAULT_OUTPUT",
+    "KINDS",
+    "Affine",
+    "Dropout",
+    "NetworkConfig",
+    "build_decoder",
+    "build_encoder",
+    "decoder_from_config",
+    "describe",
+    "dropout_noise",
+    "encoder_from_config",
+]

@@ -1,0 +1,110 @@
+"""Builds an encoder and a decoder from a kind, the shape of a datum and typed options."""
+
+from typing import Any, Sequence
+
+import keras
+
+from pae_zoo.errors import UserError
+from pae_zoo.networks import dense
+from pae_zoo.networks.config import NetworkConfig, option_names
+from pae_zoo.networks.family import DECODER, ENCODER, OUTPUTS, Family, Maker
+
+_FAMILIES: dict[str, Family] = {
+    family.kind: family for module in (dense,) for family in module.FAMILIES
+}
+KINDS: tuple[str, ...] = tuple(_FAMILIES)
+DEFAULT_OUTPUT: dict[str, str] = {kind: family.output for kind, family in _FAMILIES.items()}
+
+
+def describe() -> dict[str, str]:
+    """Returns {kind: one line} for help texts."""
+    return {kind: family.summary for kind, family in _FAMILIES.items()}
+
+
+def build_encoder(
+    kind: str,
+    event_shape: Sequence[int],
+    latent_dim: int,
+    *,
+    hidden_units: Sequence[int] = (512, 256),
+    activation: str = "relu",
+    seed: int = 0,
+    deterministic: bool = False,
+    name: str = "encoder",
+    **options: Any,
+) -> keras.Model:
+    """Returns a model (batch, *event_shape) -> (batch, 2 * latent_dim): mean, then raw scale.
+
+    `deterministic=True` leaves the raw scale out: (batch, latent_dim). `options` are fields of NetworkConfig.
+    Raises UserError (a ValueError) for an unknown kind or option, a value out of range, or a shape that
+    the kind cannot take.
+    """
+    config = _config(kind, event_shape, latent_dim, hidden_units, activation, seed, options)
+    return encoder_from_config(config, deterministic=deterministic, name=name)
+
+
+def build_decoder(
+    kind: str,
+    event_shape: Sequence[int],
+    latent_dim: int,
+    *,
+    channels_factor: int = 1,
+    output: str = "linear",
+    hidden_units: Sequence[int] = (512, 256),
+    activation: str = "relu",
+    seed: int = 0,
+    name: str = "decoder",
+    **options: Any,
+) -> keras.Model:
+    """Returns a model (batch, latent_dim) -> (batch, *event_shape).
+
+    `hidden_units` are the encoder's; the decoder of mlp and vlae goes through them backwards. `output` is
+    linear, sigmoid, or sigmoid_centred (sigmoid - 0.5); `DEFAULT_OUTPUT` tells what each kind has upstream.
+    With channels_factor=2 the last axis doubles: mean, then raw log-variance; the nonlinearity acts on the
+    mean. Raises UserError as `build_encoder` does.
+    """
+    config = _config(kind, event_shape, latent_dim, hidden_units, activation, seed, options)
+    return decoder_from_config(config, channels_factor=channels_factor, output=output, name=name)
+
+
+def encoder_from_config(
+    config: NetworkConfig, *, deterministic: bool = False, name: str = "encoder"
+) -> keras.Model:
+    """Returns the encoder that a config describes; see `build_encoder`."""
+    family = _family(config)
+    units = config.latent_dim * (1 if deterministic else 2)
+    chain = family.encoder(config, Maker(config, ENCODER), units)
+    return keras.Sequential([keras.Input(config.event_shape, name="x"), *chain], name=name)
+
+
+def decoder_from_config(
+    config: NetworkConfig, *, channels_factor: int = 1, output: str = "linear", name: str = "decoder"
+) -> keras.Model:
+    """Returns the decoder that a config describes; see `build_decoder`."""
+    family = _family(config)
+    if channels_factor not in (1, 2):
+        raise UserError(f"channels_factor={channels_factor!r}: must be 1 (mean) or 2 (mean, log-variance).")
+    if output not in OUTPUTS:
+        raise UserError(f"output={output!r}: must be one of {', '.join(OUTPUTS)}.")
+    make = Maker(config, DECODER, output, channels_factor)
+    chain = [*family.decoder(config, make), *make.nonlinearity()]
+    return keras.Sequential([keras.Input((config.latent_dim,), name="z"), *chain], name=name)
+
+
+def _config(
+    kind: str, event_shape: Any, latent_dim: int, hidden_units: Any, activation: str, seed: int, options: dict
+) -> NetworkConfig:
+    unknown = sorted(set(options) - set(option_names()))
+    if unknown:
+        raise UserError(
+            f"Unknown network option {', '.join(unknown)}; the options are {', '.join(option_names())}.")
+    return NetworkConfig(
+        kind, event_shape, latent_dim, hidden_units=hidden_units, activation=activation, seed=seed, **options)
+
+
+def _family(config: NetworkConfig) -> Family:
+    if config.kind not in _FAMILIES:
+        raise UserError(f"Unknown network {config.kind!r}; the kinds are {', '.join(KINDS)}.")
+    family = _FAMILIES[config.kind]
+    family.check(config)
+    return family

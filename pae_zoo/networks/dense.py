@@ -1,0 +1,88 @@
+"""Dense networks for data of any shape: mlp, vlae, vae10, fully_connected."""
+
+from typing import Sequence
+
+import keras
+
+from pae_zoo.networks.config import NetworkConfig
+from pae_zoo.networks.family import Family, Maker
+
+
+def _hidden(make: Maker, widths: Sequence[int]) -> list[keras.Layer]:
+    chain: list[keras.Layer] = []
+    for width in widths:
+        chain += [make.dense(width), *make.dropout(), make.activation()]
+    return chain
+
+
+def _encoder(make: Maker, widths: Sequence[int], units: int) -> list[keras.Layer]:
+    return [*make.flatten(), *_hidden(make, widths), make.dense(units, last=True)]
+
+
+def _decoder(make: Maker, widths: Sequence[int]) -> list[keras.Layer]:
+    num_outputs = make.config.num_values * make.channels_factor
+    return [*_hidden(make, widths), make.dense(num_outputs, last=True), *make.unflatten()]
+
+
+def _vlae_chain(make: Maker, sizes: Sequence[int]) -> list[keras.Layer]:
+    """Dense layers with uniform weights of variance gain^2 / fan_out and PyTorch's biases.
+
+    The intended gain 2^(1/3) keeps the variance of the backward signal over two relu layers and a linear one;
+    upstream's code passes that number as the slope of a leaky relu, which makes the gain sqrt(2/(1 +
+    2^(2/3))).
+    """
+    scale = 2.0 ** (2 / 3) if make.config.init == "intended" else 2.0 / (1 + 2.0 ** (2 / 3))
+    chain: list[keras.Layer] = []
+    for index, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:])):
+        bound = fan_in**-0.5
+        last = index == len(sizes) - 2
+        chain.append(make.dense(
+            fan_out,
+            kernel=keras.initializers.VarianceScaling(scale, "fan_out", "uniform", seed=make.seed()),
+            bias=keras.initializers.RandomUniform(-bound, bound, seed=make.seed()),
+            last=last,
+        ))
+        if not last:
+            chain += [*make.dropout(), make.activation()]
+    return chain
+
+
+def _vlae_encoder(config: NetworkConfig, make: Maker, units: int) -> list[keras.Layer]:
+    return [*make.flatten(), *_vlae_chain(make, [config.num_values, *config.hidden_units, units])]
+
+
+def _vlae_decoder(config: NetworkConfig, make: Maker) -> list[keras.Layer]:
+    num_outputs = config.num_values * make.channels_factor
+    return [
+        *_vlae_chain(make, [config.latent_dim, *reversed(config.hidden_units), num_outputs]),
+        *make.unflatten(),
+    ]
+
+
+FAMILIES = (
+    Family(
+        "mlp",
+        "dense layers of --hidden_units, mirrored in the decoder; images or vectors",
+        lambda config, make, units: _encoder(make, config.hidden_units, units),
+        lambda config, make: _decoder(make, config.hidden_units[::-1]),
+    ),
+    Family(
+        "vlae",
+        "mlp with the initial weights of the variational Laplace autoencoder; images or vectors",
+        _vlae_encoder,
+        _vlae_decoder,
+    ),
+    Family(
+        "vae10",
+        "dense, encoder 256-64, decoder 64-256-256-1024; images or vectors",
+        lambda config, make, units: _encoder(make, (256, 64), units),
+        lambda config, make: _decoder(make, (64, 256, 256, 1024)),
+        output="sigmoid",
+    ),
+    Family(
+        "fully_connected",
+        "dense 512-256-128, mirrored in the decoder; images or vectors",
+        lambda config, make, units: _encoder(make, (512, 256, 128), units),
+        lambda config, make: _decoder(make, (128, 256, 512)),
+    ),
+)

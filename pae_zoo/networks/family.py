@@ -1,0 +1,157 @@
+"""What a family of networks is made of: its description, and the maker of its named, seeded layers."""
+
+import collections
+import dataclasses
+from typing import Callable, Optional
+
+import keras
+import numpy as np
+
+from pae_zoo.networks import layers as zoo_layers
+from pae_zoo.networks.config import NetworkConfig
+
+ENCODER, DECODER = 0, 1
+OUTPUTS = ("linear", "sigmoid", "sigmoid_centred")
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """One kind of network.
+
+    `encoder(config, make, units)` and `decoder(config, make)` return the chain of layers between the input
+    and the output; the encoder's ends in `units` numbers, the decoder's in `make.output_shape`, before the
+    output nonlinearity. `check(config)` raises UserError for a shape that the kind cannot take.
+    """
+
+    kind: str
+    summary: str
+    encoder: Callable[[NetworkConfig, "Maker", int], list[keras.Layer]]
+    decoder: Callable[[NetworkConfig, "Maker"], list[keras.Layer]]
+    check: Callable[[NetworkConfig], None] = lambda config: None
+    output: str = "linear"
+
+
+class Maker:
+    """Makes the layers of one network, with names and seeds that depend on nothing but the config.
+
+    Keras numbers unnamed layers by a global counter and seeds initialisers at random; both would differ
+    between two builds of the same network in one process.
+    """
+
+    def __init__(
+        self, config: NetworkConfig, role: int, output: str = "linear", channels_factor: int = 1
+    ) -> None:
+        self.config = config
+        self.role = role
+        self.output = output
+        self.channels_factor = channels_factor
+        self._names: collections.Counter = collections.Counter()
+        self._num_seeds = 0
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the decoder's output for one datum."""
+        shape = self.config.event_shape
+        return (*shape[:-1], shape[-1] * self.channels_factor)
+
+    def seed(self) -> int:
+        """Returns the next seed of this network."""
+        self._num_seeds += 1
+        sequence = np.random.SeedSequence([self.config.seed, self.role, self._num_seeds])
+        return int(sequence.generate_state(1)[0] & 0x7FFFFFFF)
+
+    def name(self, stem: str) -> str:
+        """Returns the stem with the next number."""
+        number = self._names[stem]
+        self._names[stem] += 1
+        return f"{stem}_{number}"
+
+    def dense(
+        self,
+        units: int,
+        kernel: Optional[keras.Initializer] = None,
+        bias: Optional[keras.Initializer] = None,
+        last: bool = False,
+    ) -> keras.layers.Dense:
+        """A linear dense layer: Glorot uniform, zero bias unless told otherwise."""
+        return keras.layers.Dense(
+            units,
+            kernel_initializer=kernel or keras.initializers.GlorotUniform(seed=self.seed()),
+            bias_initializer=bias or "zeros",
+            dtype=_head_policy() if last else None,
+            name=self.name("dense"),
+        )
+
+    def conv(
+        self,
+        filters: int,
+        size: int,
+        stride: int = 1,
+        *,
+        use_bias: bool = True,
+        transpose: bool = False,
+        kernel: Optional[keras.Initializer] = None,
+        last: bool = False,
+    ) -> keras.Layer:
+        """A linear convolution, or its transpose, with SAME padding: Glorot uniform, zero bias."""
+        layer = keras.layers.Conv2DTranspose if transpose else keras.layers.Conv2D
+        return layer(
+            filters,
+            size,
+            strides=stride,
+            padding="same",
+            use_bias=use_bias,
+            kernel_initializer=kernel or keras.initializers.GlorotUniform(seed=self.seed()),
+            dtype=_head_policy() if last else None,
+            name=self.name("conv_transpose" if transpose else "conv"),
+        )
+
+    def activation(self, activation: Optional[str] = None) -> keras.layers.Activation:
+        """The config's activation, or the one named, as a layer of its own."""
+        return keras.layers.Activation(activation or self.config.activation, name=self.name("activation"))
+
+    def dropout(self) -> list[keras.Layer]:
+        """A dropout layer, or nothing where the rate is 0."""
+        if self.config.dropout_rate == 0:
+            return []
+        index = self._names["dropout"] + 1000 * self.role
+        return [
+            zoo_layers.Dropout(
+                self.config.dropout_rate, seed=(self.config.seed, index), name=self.name("dropout"))
+        ]
+
+    def norm(self) -> list[keras.Layer]:
+        """The config's normalisation, or nothing."""
+        if self.config.batch_norm == "none":
+            return []
+        if self.config.batch_norm == "affine":
+            return [zoo_layers.Affine(name=self.name("norm"))]
+        return [keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=self.name("norm"))]
+
+    def flatten(self) -> list[keras.Layer]:
+        """A flattening layer, or nothing where a datum is a vector."""
+        return [keras.layers.Flatten(name=self.name("flatten"))] if self.config.is_image else []
+
+    def unflatten(self) -> list[keras.Layer]:
+        """A reshaping of the decoder's last dense layer to the shape of a datum, or nothing for vectors."""
+        if not self.config.is_image:
+            return []
+        return [keras.layers.Reshape(self.output_shape, name=self.name("reshape"))]
+
+    def nonlinearity(self) -> list[keras.Layer]:
+        """The decoder's output nonlinearity; with two halves it acts on the mean's half only."""
+        if self.output == "linear":
+            return []
+        shift = -0.5 if self.output == "sigmoid_centred" else 0.0
+        policy = _head_policy()
+        if self.channels_factor == 2:
+            return [zoo_layers.MeanSigmoid(shift=shift, dtype=policy, name="output")]
+        chain = [keras.layers.Activation("sigmoid", dtype=policy, name="output")]
+        if shift:
+            chain.append(keras.layers.Rescaling(1.0, offset=shift, dtype=policy, name="output_shift"))
+        return chain
+
+
+def _head_policy() -> str:
+    """The type of a network's last layer: full precision, also where the global policy is a mixed one."""
+    return keras.config.dtype_policy().variable_dtype
