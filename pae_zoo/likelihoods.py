@@ -5,40 +5,20 @@ are natural logarithms, summed over the D values. All of it runs eagerly, in tf.
 """
 
 import math
-from typing import Any, Iterable, Iterator, Optional, Sequence, Union
+from typing import Any, Optional, Sequence, Union
 
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import seeds
+from pae_zoo import distributions
 from pae_zoo.errors import UserError
 
 tfd = tfp.distributions
 
 LOG_2PI = math.log(2 * math.pi)
 MIN_LOG_VARIANCE = -12.0
-
-Arrays = Union[np.ndarray, Iterable[np.ndarray]]
-
-
-class Normal(tfd.Normal):
-    """tfd.Normal whose draws, from a pair of integers as seed, are the same eagerly and under XLA."""
-
-    def _sample_n(self, n, seed=None):
-        loc, scale = tf.convert_to_tensor(self.loc), tf.convert_to_tensor(self.scale)
-        shape = tf.concat([[n], tf.broadcast_dynamic_shape(tf.shape(loc), tf.shape(scale))], axis=0)
-        return loc + scale * seeds.normal(shape, seed, self.dtype)
-
-
-class Bernoulli(tfd.Bernoulli):
-    """tfd.Bernoulli whose draws, from a pair of integers as seed, are the same eagerly and under XLA."""
-
-    def _sample_n(self, n, seed=None):
-        probs = self.probs_parameter()
-        shape = tf.concat([[n], tf.shape(probs)], axis=0)
-        return tf.cast(seeds.uniform(shape, seed, probs.dtype) < probs, self.dtype)
 
 
 class Likelihood(keras.layers.Layer):
@@ -82,7 +62,7 @@ class Likelihood(keras.layers.Layer):
         """
         raise NotImplementedError
 
-    def adapt(self, y: Arrays) -> None:
+    def adapt(self, y: np.ndarray) -> None:
         """Sets what the model can learn from training data y before training: here nothing."""
 
     def get_config(self) -> dict[str, Any]:
@@ -114,7 +94,7 @@ class _SharedGaussian(Likelihood):
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
         output = _full_precision(output)
-        return self._independent(Normal(output, self.sigma(output.dtype)))
+        return self._independent(distributions.Normal(output, self.sigma(output.dtype)))
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
         return _full_precision(output)
@@ -159,7 +139,7 @@ class Gaussian(_SharedGaussian):
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
-class LearnedGaussian(_SharedGaussian):
+class GaussianLearned(_SharedGaussian):
     """Gaussian with one learned log-variance s, shared by all values and data.
 
         log p(y|z) = -1/2 sum_p (log 2 pi + s + exp(-s) (y_p - g_p)^2),     s >= -12
@@ -172,10 +152,10 @@ class LearnedGaussian(_SharedGaussian):
 
     def __init__(self, event_shape: Sequence[int], scale: float = 1.0, **kwargs: Any) -> None:
         super().__init__(event_shape, **kwargs)
-        self.scale = _positive("scale", scale)
+        self.initial_scale = _positive("scale", scale)
         self.log_variance = self.add_weight(
             shape=(),
-            initializer=keras.initializers.Constant(max(2 * math.log(self.scale), MIN_LOG_VARIANCE)),
+            initializer=keras.initializers.Constant(max(2 * math.log(self.initial_scale), MIN_LOG_VARIANCE)),
             constraint=_above_floor,
             name="log_variance",
         )
@@ -183,17 +163,22 @@ class LearnedGaussian(_SharedGaussian):
     def sigma(self, dtype: tf.DType = tf.float32) -> tf.Tensor:
         return tf.exp(0.5 * tf.cast(_above_floor(self.log_variance.value), dtype))
 
-    def adapt(self, y: Arrays) -> None:
-        """Sets s from training data y of shape (n, *event), or from an iterable of such batches."""
+    @property
+    def scale(self) -> tf.Tensor:
+        """The standard deviation as it is now, a scalar."""
+        return self.sigma(self.log_variance.value.dtype)
+
+    def adapt(self, y: np.ndarray) -> None:
+        """Sets s from training data y of shape (n, *event); raises ValueError for another shape."""
         _, variance = _moments(y, self.event_shape, "adapt")
         self.log_variance.assign(math.log(max(float(variance.mean()), math.exp(MIN_LOG_VARIANCE))))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": self.scale}
+        return {**super().get_config(), "scale": self.initial_scale}
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
-class PixelGaussian(_SharedGaussian):
+class GaussianPixel(_SharedGaussian):
     """Gaussian with a measured standard deviation sigma_p for each value p of a datum.
 
         log p(y|z) = -1/2 sum_p ((y_p - g_p) / sigma_p)^2 - sum_p log sigma_p - D/2 log 2 pi
@@ -207,35 +192,38 @@ class PixelGaussian(_SharedGaussian):
         self, event_shape: Sequence[int], scale: float = 0.1, min_scale: float = 0.01, **kwargs: Any
     ) -> None:
         super().__init__(event_shape, **kwargs)
-        self.scale, self.min_scale = _positive("scale", scale), _positive("min_scale", min_scale)
-        self.scale_map = self.add_weight(
+        self.initial_scale, self.min_scale = _positive("scale", scale), _positive("min_scale", min_scale)
+        self.scale = self.add_weight(
             shape=self.event_shape,
-            initializer=keras.initializers.Constant(max(self.scale, self.min_scale)),
+            initializer=keras.initializers.Constant(max(self.initial_scale, self.min_scale)),
             trainable=False,
-            name="scale_map",
+            name="scale",
         )
 
     def sigma(self, dtype: tf.DType = tf.float32) -> tf.Tensor:
-        return tf.cast(self.scale_map.value, dtype)
+        return tf.cast(self.scale.value, dtype)
 
-    def measure(self, residuals: Arrays) -> None:
-        """Sets sigma_p = sqrt(mean_n r_np^2) from residuals y - g, (n, *event), or an iterable of batches."""
+    def measure(self, residuals: np.ndarray) -> None:
+        """Sets sigma_p = sqrt(mean_n r_np^2) from residuals r = y - g of shape (n, *event)."""
         mean, variance = _moments(residuals, self.event_shape, "measure")
         self.assign_scale(np.sqrt(variance + mean**2))
 
     def assign_scale(self, scale: Any) -> None:
-        """Sets the map from anything that broadcasts to one datum; raises ValueError if not finite."""
-        scale = np.broadcast_to(np.asarray(scale, np.float64), self.event_shape)
-        if not np.isfinite(scale).all() or (scale < 0).any():
+        """Sets the map from anything that broadcasts to one datum, also inside a compiled function.
+
+        Raises ValueError for values that are negative or not finite, where they are known when it is called.
+        """
+        scale = tf.cast(scale, self.scale.dtype)
+        if tf.executing_eagerly() and not bool(tf.reduce_all(tf.math.is_finite(scale) & (scale >= 0))):
             raise ValueError("A map of standard deviations must be finite and not negative.")
-        self.scale_map.assign(np.maximum(scale, self.min_scale))
+        self.scale.assign(tf.maximum(tf.broadcast_to(scale, self.event_shape), self.min_scale))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": self.scale, "min_scale": self.min_scale}
+        return {**super().get_config(), "scale": self.initial_scale, "min_scale": self.min_scale}
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
-class DecoderGaussian(Likelihood):
+class GaussianDecoder(Likelihood):
     """Gaussian whose mean and log-variance both come from the decoder: g = [mean, r] along the last axis.
 
         log p(y|z) = -1/2 sum_p (log 2 pi + s_p + exp(-s_p) (y_p - mean_p)^2)
@@ -271,7 +259,7 @@ class DecoderGaussian(Likelihood):
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
         mean, log_variance = self._split(output)
-        return self._independent(Normal(mean, tf.exp(0.5 * log_variance)))
+        return self._independent(distributions.Normal(mean, tf.exp(0.5 * log_variance)))
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
         return tf.split(_full_precision(output), 2, axis=-1)[0]
@@ -297,7 +285,7 @@ class DecoderGaussian(Likelihood):
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
-class BernoulliLogits(Likelihood):
+class Bernoulli(Likelihood):
     """Independent Bernoulli values from logits g; y may be anything in [0, 1], not only 0 and 1.
 
         log p(y|z) = sum_p (y_p g_p - softplus(g_p)),    mean = sigmoid(g),    variance = mean (1 - mean)
@@ -310,7 +298,7 @@ class BernoulliLogits(Likelihood):
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
         output = _full_precision(output)
-        return self._independent(Bernoulli(logits=output, dtype=output.dtype))
+        return self._independent(distributions.Bernoulli(logits=output, dtype=output.dtype))
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(_full_precision(output))
@@ -327,10 +315,10 @@ class BernoulliLogits(Likelihood):
 
 _CLASSES: dict[str, type[Likelihood]] = {
     "gaussian": Gaussian,
-    "gaussian_learned": LearnedGaussian,
-    "gaussian_pixel": PixelGaussian,
-    "gaussian_decoder": DecoderGaussian,
-    "bernoulli": BernoulliLogits,
+    "gaussian_learned": GaussianLearned,
+    "gaussian_pixel": GaussianPixel,
+    "gaussian_decoder": GaussianDecoder,
+    "bernoulli": Bernoulli,
 }
 NAMES: tuple[str, ...] = tuple(_CLASSES)
 
@@ -338,6 +326,11 @@ NAMES: tuple[str, ...] = tuple(_CLASSES)
 def describe() -> dict[str, str]:
     """Returns {name: one line} for help texts."""
     return {name: cls.__doc__.split("\n", 1)[0] for name, cls in _CLASSES.items()}
+
+
+def channels_factor(likelihood: Union[str, Likelihood]) -> int:
+    """Returns how many numbers a decoder must give per value; raises UserError for an unknown name."""
+    return (_class(likelihood) if isinstance(likelihood, str) else likelihood).channels_factor
 
 
 def build(
@@ -349,12 +342,16 @@ def build(
     gaussian_pixel (0.1) start from; the others have none and ignore it. `options` go to the class. Raises
     UserError for an unknown name or a scale that is not positive.
     """
-    if name not in _CLASSES:
-        raise UserError(f"Unknown likelihood {name!r}; the names are {', '.join(NAMES)}.")
-    cls = _CLASSES[name]
+    cls = _class(name)
     if scale is not None and issubclass(cls, _SharedGaussian):
         options["scale"] = scale
     return cls(event_shape, **options)
+
+
+def _class(name: str) -> type[Likelihood]:
+    if name not in _CLASSES:
+        raise UserError(f"Unknown likelihood {name!r}; the names are {', '.join(NAMES)}.")
+    return _CLASSES[name]
 
 
 def _full_precision(output: tf.Tensor) -> tf.Tensor:
@@ -372,29 +369,16 @@ def _positive(name: str, value: float) -> float:
     return float(value)
 
 
-def _batches(values: Arrays) -> Iterator[np.ndarray]:
-    if hasattr(values, "shape"):
-        for start in range(0, len(values), 4096):
-            yield np.asarray(values[start : start + 4096], np.float64)
-    else:
-        for batch in values:
-            yield np.asarray(batch, np.float64)
-
-
-def _moments(values: Arrays, event_shape: tuple[int, ...], method: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns per-value mean and variance over data in one pass; a shift by the first batch keeps digits."""
-    count, shift, first, second = 0, 0.0, 0.0, 0.0
-    for batch in _batches(values):
-        if batch.shape[1:] != event_shape:
-            raise ValueError(f"{method} takes shape (n, *{event_shape}); received shape {batch.shape}.")
-        if count == 0 and len(batch):
-            shift = batch.mean(0)
-        count += len(batch)
-        first = first + (batch - shift).sum(0)
-        second = second + ((batch - shift) ** 2).sum(0)
-    if count == 0:
-        raise ValueError(f"{method} needs at least one datum; received none.")
-    variance = np.maximum(second / count - (first / count) ** 2, 0)
+def _moments(
+    values: np.ndarray, event_shape: tuple[int, ...], method: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns per-value mean and variance over data, in float64 and in chunks that spare memory."""
+    values = np.asarray(values)
+    if values.shape[1:] != event_shape or len(values) == 0:
+        raise ValueError(f"{method} takes data of shape (n, *{event_shape}); received shape {values.shape}.")
+    chunks = [values[start : start + 4096] for start in range(0, len(values), 4096)]
+    mean = sum(chunk.sum(0, dtype=np.float64) for chunk in chunks) / len(values)
+    variance = sum(((chunk - mean) ** 2).sum(0) for chunk in chunks) / len(values)
     if not np.isfinite(variance).all():
         raise ValueError(f"{method} received values that are not finite.")
-    return shift + first / count, variance
+    return mean, variance

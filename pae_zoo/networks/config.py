@@ -34,8 +34,8 @@ class NetworkConfig:
         "batch = true batch normalisation; none", choices=("affine", "batch", "none"))
     spectral_norm: bool = _option(True, "infogan: divide the encoder's kernels by their spectral norm")
     init: str = _option(
-        "intended", "vlae: intended = gain 1.26; upstream = gain 0.879, what its code does",
-        choices=("intended", "upstream"))
+        "default", "vlae: default = gain 1.26 as meant; upstream = gain 0.879, what its code does",
+        choices=("default", "upstream"))
     num_filters: int = _option(32, "conv: filters of the first layer", min=1)
     conv_bias: bool = _option(False, "conv: biases in the layers that a normalisation follows")
     num_levels: int = _option(

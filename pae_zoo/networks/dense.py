@@ -31,7 +31,7 @@ def _vlae_chain(make: Maker, sizes: Sequence[int]) -> list[keras.Layer]:
     upstream's code passes that number as the slope of a leaky relu, which makes the gain sqrt(2/(1 +
     2^(2/3))).
     """
-    scale = 2.0 ** (2 / 3) if make.config.init == "intended" else 2.0 / (1 + 2.0 ** (2 / 3))
+    scale = 2.0 ** (2 / 3) if make.config.init == "default" else 2.0 / (1 + 2.0 ** (2 / 3))
     chain: list[keras.Layer] = []
     for index, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:])):
         bound = fan_in**-0.5

@@ -101,7 +101,7 @@ class Affine(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("pae_zoo")
 class MeanSigmoid(keras.layers.Layer):
-    """sigmoid(mean) + shift on the first half of the last axis; the other half, a raw log-variance, passes."""
+    """sigmoid(mean) + shift on the first half of the last axis; the second, a raw log-variance, passes."""
 
     def __init__(self, shift: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
