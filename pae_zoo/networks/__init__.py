@@ -11,6 +11,7 @@ from pae_zoo.networks.builder import (
 )
 from pae_zoo.networks.config import NetworkConfig
 from pae_zoo.networks.layers import Affine, Dropout, dropout_noise
+from pae_zoo.networks.pair import check_pair
 
 __all__ = [
     "DEFAULT_OUTPUT",
@@ -20,6 +21,7 @@ __all__ = [
     "NetworkConfig",
     "build_decoder",
     "build_encoder",
+    "check_pair",
     "decoder_from_config",
     "describe",
     "dropout_noise",
