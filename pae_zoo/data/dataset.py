@@ -1,0 +1,69 @@
+"""What `load` returns: a data set with its three splits, and what it states about itself."""
+
+import dataclasses
+import re
+from typing import Callable, Optional
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a set states about itself: title, shape of one datum, value range, licence or source, splits."""
+
+    title: str
+    shape: tuple
+    value_range: str
+    licence: str
+    splits: str
+    source: str = ""  # where this copy was read from
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of a data set: `x` of shape (n, *event), uint8 or float32, and labels `y`, int64 (n,), or None."""
+
+    x: np.ndarray
+    y: Optional[np.ndarray] = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def unit(self, indices=slice(None)) -> np.ndarray:
+        """Returns the chosen rows as float32: uint8 is divided by 255, floats come as they are."""
+        rows = self.x[indices]
+        if rows.dtype == np.uint8:
+            return rows.astype(np.float32) / np.float32(255.0)
+        return np.asarray(rows, np.float32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A named set, split into train, valid and test.
+
+    `log_prob` maps an array (n, d) to the exact log density in nats, (n,), for the synthetic sets; it is None
+    elsewhere. `label_names` gives the folder name of each label where labels come from folders.
+    """
+
+    name: str
+    train: Split
+    valid: Split
+    test: Split
+    event_shape: tuple
+    info: Info
+    log_prob: Optional[Callable[[np.ndarray], np.ndarray]] = None
+    label_names: tuple = ()
+
+    @property
+    def slug(self) -> str:
+        """The name as one folder name."""
+        return slug(self.name)
+
+
+def slug(name: str) -> str:
+    """Returns a name of the grammar of `--dataset` as one folder name: `npz:a/b.npz` becomes `npz-b`."""
+    kind, colon, rest = name.partition(":")
+    if colon:
+        last = rest.rstrip("/").rsplit("/", 1)[-1] if kind != "tfds" else rest
+        name = f"{kind}-{last.removesuffix('.npz')}"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "data"

@@ -1,0 +1,152 @@
+"""`load`: from a name to a data set with train, valid and test."""
+
+import dataclasses
+from typing import Sequence
+
+import numpy as np
+
+from pae_zoo.data import sources
+from pae_zoo.data.dataset import Dataset, Split
+from pae_zoo.data.geometry import Geometry, parse_crop
+from pae_zoo.data.rows import Raw
+from pae_zoo.errors import UserError
+
+SPLIT_SEED = 42  # the fixed rule: splits never depend on --seed
+TEST_FRACTION = 1 / 6  # of sets without an official test split
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str = "",
+    download: bool = True,
+    classes: Sequence[int] = (),
+    num_train: int = 0,
+    image_size: int = 0,
+    crop: str = "",
+    grey: bool = False,
+    invert: bool = False,
+    static_binarise: bool = False,
+    validation_fraction: float = 1 / 12,
+    num_test: int = 0,
+    seed: int = 0,
+    ood: bool = False,
+) -> Dataset:
+    """Loads a set of the grammar of `--dataset` and splits it by a fixed rule.
+
+    Order: read, hold out a test split where none is official (the last 1/6 of `default_rng(42).permutation(n)`),
+    keep `classes`, crop, resize, grey, invert, hold out validation (the last `validation_fraction` of
+    `default_rng(42).permutation(n)` of the training rows, unless the source has an official one), keep at most
+    `num_train` training and `num_test` test rows. `seed` only draws the synthetic sets. `ood` looks in
+    `<data_dir>/<name>/` but never in `data_dir` itself. `static_binarise` draws every image once, with a fixed
+    seed, as 0 or 255. Images stay uint8 where their source is.
+
+    Raises UserError, one line, for anything wrong with the arguments or the files.
+    """
+    _check(num_train, num_test, image_size, validation_fraction)
+    user = Geometry(parse_crop(crop), image_size, grey, invert)
+    raw, info, prepared = sources.find(name, data_dir=data_dir, download=download, ood=ood, seed=seed)
+    geometry = Geometry(
+        user.crop or prepared.crop, user.size or prepared.size, user.grey or prepared.grey,
+        user.invert != prepared.invert,  # a set that is inverted by default is turned back
+    )
+    if raw.train.shape is not None and len(raw.train.shape) == 1 and (not geometry.is_identity or static_binarise):
+        raise UserError(f"{name} holds vectors of shape {raw.train.shape}; image_size, crop, grey, invert and "
+                        "static binarisation are for images.")
+    train, test = _hold_out_test(raw)
+    train, test = _of_classes(name, raw, classes, train, test)
+    train, valid = _hold_out_validation(raw, train, validation_fraction, classes)
+    if num_train:
+        train = train[:num_train]
+    if num_test:
+        test = test[:num_test]
+    splits = _take(raw, train, valid, test, geometry)
+    if static_binarise:
+        splits = [_binarised(split, number) for number, split in enumerate(splits)]
+    shape = splits[0].x.shape[1:]
+    if not info.splits:
+        value_range = sources.BYTES if splits[0].x.dtype == np.uint8 else "[0, 1]" if len(shape) == 3 else "reals"
+        rule = "as given" if raw.test is not None else "test: the last 1/6 of default_rng(42).permutation"
+        info = dataclasses.replace(info, shape=shape, value_range=value_range, splits=rule)
+    info = dataclasses.replace(info, source=raw.source)
+    return Dataset(name, *splits, tuple(shape), info, raw.log_prob, raw.label_names)
+
+
+def _check(num_train: int, num_test: int, image_size: int, validation_fraction: float) -> None:
+    for key, value in (("num_train", num_train), ("num_test", num_test), ("image_size", image_size)):
+        if value < 0:
+            raise UserError(f"{key}={value} is negative; allowed are positive integers, or 0 for all.")
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"validation_fraction={validation_fraction} is outside [0, 1); the default is 1/12.")
+
+
+def _hold_out_test(raw: Raw) -> tuple[np.ndarray, np.ndarray]:
+    count = len(raw.train)
+    if raw.test is not None:
+        return np.arange(count), np.arange(len(raw.test))
+    if raw.held_out is not None:
+        return np.setdiff1d(np.arange(count), raw.held_out), raw.held_out
+    if count < 3:
+        raise UserError(f"{raw.source} holds {count} rows and no test split; at least 3 are needed to split it.")
+    order = np.random.default_rng(SPLIT_SEED).permutation(count)
+    size = max(1, round(count * TEST_FRACTION))
+    return np.sort(order[:-size]), np.sort(order[-size:])
+
+
+def _of_classes(name: str, raw: Raw, classes: Sequence[int], train: np.ndarray, test: np.ndarray):
+    if not len(classes):
+        return train, test
+    if raw.train_y is None:
+        raise UserError(f"classes={_listed(classes)} needs labels, but {name} has none; leave classes out.")
+    test_y = raw.train_y[test] if raw.test is None else raw.test_y[test]
+    for label in classes:
+        if label not in raw.train_y[train]:
+            present = _listed(np.unique(raw.train_y).tolist())
+            raise UserError(f"classes={_listed(classes)}: {name} has no label {label}; labels present: {present}.")
+        if label not in test_y:
+            raise UserError(f"classes={_listed(classes)}: the test split of {name} has no label {label}; labels present "
+                            f"there: {_listed(np.unique(test_y).tolist())}.")
+    return train[np.isin(raw.train_y[train], classes)], test[np.isin(test_y, classes)]
+
+
+def _listed(labels: Sequence) -> str:
+    shown = ",".join(str(label) for label in labels[:20])
+    return shown + (f",... ({len(labels)} in all)" if len(labels) > 20 else "")
+
+
+def _hold_out_validation(raw: Raw, train: np.ndarray, fraction: float, classes: Sequence[int]):
+    if raw.valid is not None:
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
+        valid = np.arange(len(raw.valid))
+        return train[order], valid if not len(classes) else valid[np.isin(raw.valid_y, classes)]
+    count = len(train)
+    size = max(1, round(count * fraction)) if fraction else 0
+    if count - size < 1:
+        raise UserError(f"{raw.source} has {count} training rows; at least 2 are needed, one of them for validation.")
+    order = np.random.default_rng(SPLIT_SEED).permutation(count)
+    return train[order[: count - size]], train[order[count - size :]]
+
+
+def _take(raw: Raw, train: np.ndarray, valid: np.ndarray, test: np.ndarray, geometry: Geometry) -> list[Split]:
+    """Takes all parts of one source in a single call, so that it can do without a second copy."""
+    origin = {"train": raw.train, "valid": raw.valid or raw.train, "test": raw.test or raw.train}
+    labels = {"train": raw.train_y, "valid": raw.valid_y if raw.valid else raw.train_y,
+              "test": raw.test_y if raw.test else raw.train_y}
+    wanted = {"train": train, "valid": valid, "test": test}
+    taken = {}
+    for rows in {id(rows): rows for rows in origin.values()}.values():
+        names = [split for split in wanted if origin[split] is rows]
+        taken.update(zip(names, rows.take([wanted[split] for split in names], geometry)))
+    shapes = {taken[split].shape[1:] for split in taken}
+    if len(shapes) > 1:
+        raise UserError(f"{raw.source} has splits of different shapes {sorted(shapes)}; give image_size=N or crop=H,W.")
+    return [Split(taken[split], None if labels[split] is None else labels[split][wanted[split]]) for split in wanted]
+
+
+def _binarised(split: Split, number: int) -> Split:
+    rng = np.random.default_rng([SPLIT_SEED, number])
+    out = np.empty(split.x.shape, np.uint8)
+    for start in range(0, len(out), 1024):
+        unit = split.unit(slice(start, start + 1024))
+        out[start : start + 1024] = np.where(rng.random(unit.shape, np.float32) < unit, 255, 0)
+    return Split(out, split.y)

@@ -1,0 +1,46 @@
+"""Omniglot's drawings: black on white, 105x105, in folders alphabet/character/NNNN_DD.png (DD is the drawer).
+
+Lake et al., "Human-level concept learning through probabilistic program induction", Science 2015.
+"""
+
+import pathlib
+import re
+from typing import Callable, Optional
+
+import numpy as np
+
+from pae_zoo.data import images
+from pae_zoo.data.rows import Raw
+
+DESCRIPTION = "images_background*.zip and images_evaluation.zip, or their folders"
+NATIVE = (105, 105)
+HELD_OUT_DRAWERS = range(17, 21)
+_PAIRS = (("images_background", "images_evaluation"), ("train", "test"))
+
+
+def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
+    """Returns a reader if `folder` holds Omniglot's archives or folders, or any images; else None."""
+    archives = sorted(folder.glob("*.zip"))
+    folders = [] if archives else sorted(path for path in folder.glob("images_*") if path.is_dir())
+    if not archives and not folders and not images.Place(folder).names():
+        return None
+    return lambda: _read_set(folder, archives, folders)
+
+
+def _read_set(folder: pathlib.Path, archives: list, folders: list) -> Raw:
+    if archives or folders:
+        raw = images.arrange(*images.gather(archives, folders), source=str(folder), pairs=_PAIRS)
+    else:
+        raw = images.read(folder)
+    if raw.test is None:
+        raw.held_out = drawn_by([name for _, name in raw.train.files], HELD_OUT_DRAWERS)
+    return raw
+
+
+def drawn_by(names: list[str], drawers) -> Optional[np.ndarray]:
+    """Returns the rows whose file names end in _DD with DD in `drawers`; None unless all names have that form."""
+    matches = [re.search(r"_(\d\d)\.\w+$", name) for name in names]
+    if not all(matches):
+        return None
+    rows = np.flatnonzero([int(match[1]) in drawers for match in matches])
+    return rows if 0 < len(rows) < len(names) else None

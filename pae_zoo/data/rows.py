@@ -1,0 +1,122 @@
+"""Rows of a data set before they are chosen: arrays in memory, or things that are decoded on demand.
+
+A `Rows` has a length and `take(parts, geometry)`, which returns one array per list of row numbers. Choosing
+before decoding means that `num_train=1000` of a large set of pictures decodes a thousand of them.
+"""
+
+import dataclasses
+from typing import Callable, Optional, Protocol, Sequence
+
+import numpy as np
+
+from pae_zoo.data.geometry import Geometry
+from pae_zoo.errors import UserError
+
+_CHUNK = 1024
+
+
+class Rows(Protocol):
+    """A sequence of data that can be taken in any order."""
+
+    shape: Optional[tuple]  # event shape as stored, or None where the rows differ
+
+    def __len__(self) -> int: ...
+
+    def take(self, parts: Sequence[np.ndarray], geometry: Geometry) -> list[np.ndarray]: ...
+
+
+@dataclasses.dataclass
+class Raw:
+    """What a reader found: rows and labels; `test` or `valid` None means the set has no such official split."""
+
+    train: Rows
+    train_y: Optional[np.ndarray] = None
+    test: Optional[Rows] = None
+    test_y: Optional[np.ndarray] = None
+    valid: Optional[Rows] = None
+    valid_y: Optional[np.ndarray] = None
+    source: str = ""
+    label_names: tuple = ()
+    log_prob: Optional[Callable] = None
+    held_out: Optional[np.ndarray] = None  # rows of `train` that a fixed rule makes the test split
+
+
+class ArrayRows:
+    """Rows of one array of shape (n, *event)."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+        self.shape = tuple(array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def take(self, parts: Sequence[np.ndarray], geometry: Geometry) -> list[np.ndarray]:
+        """Returns the parts; when together they are all rows, they share the (reordered) memory of the array."""
+        if not geometry.is_identity:
+            return [self._transformed(part, geometry) for part in parts]
+        order = np.concatenate([np.asarray(part, np.int64) for part in parts])
+        if len(order) == len(self.array) and self.array.flags.writeable:
+            permute_in_place(self.array, order)
+            self.array, array = None, self.array  # its order is lost: this object is spent
+            return np.split(array, np.cumsum([len(part) for part in parts])[:-1])
+        return [self.array[part] for part in parts]
+
+    def _transformed(self, part: np.ndarray, geometry: Geometry) -> np.ndarray:
+        out = np.empty((len(part), *geometry.shape(self.shape)), self.array.dtype)
+        for start in range(0, len(part), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            out[rows] = geometry.apply(self.array[part[rows]])
+        return out
+
+
+def permute_in_place(array: np.ndarray, order: np.ndarray) -> None:
+    """Makes row i what row order[i] was, with the memory of one row; raises ValueError if no permutation."""
+    if not np.array_equal(np.sort(order), np.arange(len(array))):
+        raise ValueError("order is not a permutation of the rows")
+    source = order.tolist()
+    for start in range(len(source)):
+        if source[start] < 0 or source[start] == start:
+            continue
+        first, here = array[start].copy(), start
+        while source[here] != start:
+            array[here] = array[source[here]]
+            source[here], here = -1, source[here]
+        array[here] = first
+        source[here] = -1
+
+
+def check_labels(labels, count: int, where: str) -> np.ndarray:
+    """Returns labels as int64 of shape (count,); raises UserError for another length or for fractions."""
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "biuf":
+        raise UserError(
+            f"{where} has labels of shape {labels.shape} and type {labels.dtype}; allowed are integers of shape (n,)."
+        )
+    if len(labels) != count:
+        raise UserError(
+            f"{where} has {count} images but {len(labels)} labels; the two must have the same length: "
+            "fetch both files again."
+        )
+    integers = labels.astype(np.int64) if labels.dtype.kind != "f" or np.isfinite(labels).all() else None
+    if integers is None or not np.array_equal(integers, labels):
+        raise UserError(f"{where} has labels that are not integers; allowed are integers.")
+    return integers
+
+
+def check_values(array: np.ndarray, where: str, unit: bool) -> None:
+    """Raises UserError if a float array holds NaN or infinity, or, with `unit`, values outside [0, 1]."""
+    if array.dtype.kind != "f":
+        return
+    for start in range(0, len(array), _CHUNK):
+        chunk = array[start : start + _CHUNK]
+        if not np.isfinite(chunk).all():
+            row = start + int(np.argmax(~np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1)))
+            raise UserError(f"{where} holds NaN or infinity, first in row {row}; remove or repair such rows.")
+        if unit and (chunk.min() < 0 or chunk.max() > 1):
+            raise UserError(
+                f"{where} holds values from {chunk.min():.6g} to {chunk.max():.6g}; float images must lie in "
+                "[0, 1]: divide by 255 or store uint8."
+            )

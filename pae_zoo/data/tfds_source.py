@@ -1,0 +1,167 @@
+"""tensorflow-datasets as the last source: a prepared copy first, then, if allowed and reachable, a download."""
+
+import os
+import pathlib
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from typing import Callable, Iterable, Optional, Sequence
+
+import numpy as np
+
+from pae_zoo.data.geometry import Geometry
+from pae_zoo.data.rows import Raw
+from pae_zoo.errors import UserError
+
+DESCRIPTION = "a copy prepared by tensorflow-datasets (a folder with dataset_info.json)"
+PROBE_SECONDS = 4.0
+_BATCH = 256
+
+
+def _tfds():
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(f"tensorflow-datasets cannot be imported ({error}); "
+                        "pip install tensorflow-datasets importlib_resources, or give the files in --data_dir.") from error
+    return tfds
+
+
+class TfdsRows:
+    """The images of one split, streamed in the fixed order of the prepared files."""
+
+    def __init__(self, builder, split: str):
+        self.builder, self.split = builder, split
+        self.count = builder.info.splits[split].num_examples
+        shape = builder.info.features["image"].shape
+        self.shape = tuple(shape) if None not in shape else None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def labels(self) -> Optional[np.ndarray]:
+        tfds = _tfds()
+        if "label" not in self.builder.info.features:
+            return None
+        data = self.builder.as_dataset(split=self.split, decoders={"image": tfds.decode.SkipDecoding()})
+        labels = data.map(lambda row: row["label"]).batch(4096)
+        return np.concatenate([np.asarray(batch, np.int64) for batch in labels.as_numpy_iterator()])
+
+    def take(self, parts: Sequence[np.ndarray], geometry: Geometry) -> list[np.ndarray]:
+        """Returns the parts after `geometry`; one pass over the split."""
+        where = np.full((self.count, 2), -1, np.int64)
+        for number, part in enumerate(parts):
+            where[part, 0], where[part, 1] = number, np.arange(len(part))
+        data = self.builder.as_dataset(split=self.split).map(lambda row: row["image"])
+        data = data.batch(_BATCH if self.shape else 1).prefetch(2)
+        outs, row = None, 0
+        for batch in data.as_numpy_iterator():
+            batch = batch[where[row : row + len(batch), 0] >= 0], where[row : row + len(batch)], row + len(batch)
+            images, places, row = batch
+            if not len(images):
+                continue
+            images = geometry.apply(images, self.builder.info.full_name)
+            if outs is None:
+                outs = [np.empty((len(part), *images.shape[1:]), images.dtype) for part in parts]
+            if images.shape[1:] != outs[0].shape[1:]:
+                raise UserError(f"{self.builder.info.full_name} has images of {outs[0].shape[1:3]} and "
+                                f"{images.shape[1:3]} pixels; give image_size=N.")
+            for image, (number, place) in zip(images, places[places[:, 0] >= 0]):
+                outs[number][place] = image
+        return outs
+
+
+def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
+    """Returns a reader if `folder` is <tfds data_dir>/<name> with a prepared version in it, else None."""
+    prepared = sorted([*folder.glob("*/dataset_info.json"), *folder.glob("*/*/dataset_info.json")])
+    if not prepared:
+        return None
+    return lambda: _raw(_tfds().builder_from_directory(str(prepared[-1].parent)))
+
+
+def read(name: str, data_dir: str, download: bool, hint: str = "") -> Raw:
+    """Returns the set `name` of tensorflow-datasets.
+
+    A prepared copy is looked for in `data_dir` and in the library's own folder; then, with `download`, the network
+    is probed for a few seconds before the library may try, since it would retry for minutes. Raises UserError if
+    the set is unknown, holds no images, or can neither be found nor fetched; `hint` says what to do then.
+    """
+    tfds = _tfds()
+    hint = hint or f"prepare it on a machine with a network (tfds build {name}) and copy the result to --data_dir"
+    try:
+        for place in [data_dir, None] if data_dir else [None]:
+            builder = tfds.builder(name, data_dir=place, try_gcs=False)
+            if os.path.exists(os.path.join(str(builder.data_path), "dataset_info.json")):
+                return _raw(builder)
+    except (ValueError, AttributeError, ImportError, OSError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"tensorflow-datasets cannot make {name!r} ({_first_line(error)}); see its catalogue for "
+                        "the names.") from error
+    if not download:
+        raise UserError(f"{name} is not on this machine and --download=false forbids fetching it; {hint}.")
+    hosts = _hosts(builder)
+    if not reachable(hosts):
+        raise UserError(f"{name} is not on this machine and {hosts[0]} cannot be reached within {PROBE_SECONDS:.0f} s "
+                        f"(no network?); {hint}.")
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # whatever the library or the servers do wrong, the user gets one line
+        raise UserError(f"tensorflow-datasets could not fetch {name} ({_first_line(error)}); {hint}.") from error
+    return _raw(builder)
+
+
+def _raw(builder) -> Raw:
+    info = builder.info
+    if not hasattr(info.features, "keys") or "image" not in info.features:
+        raise UserError(f"{info.full_name} has no feature called image; use a set of images, or write it as .npz.")
+    if "train" not in info.splits:
+        raise UserError(f"{info.full_name} has the splits {', '.join(info.splits)}; a train split is needed.")
+    raw = Raw(TfdsRows(builder, "train"), source=f"tensorflow-datasets {info.full_name}")
+    raw.train_y = raw.train.labels()
+    if "test" in info.splits:
+        raw.test = TfdsRows(builder, "test")
+        raw.test_y = raw.test.labels()
+    if "validation" in info.splits:
+        raw.valid = TfdsRows(builder, "validation")
+        raw.valid_y = raw.valid.labels()
+    return raw
+
+
+def _hosts(builder) -> list[str]:
+    proxy = urllib.request.getproxies().get("https") or urllib.request.getproxies().get("http")
+    urls = [proxy] if proxy else list(getattr(builder, "url_infos", None) or [])
+    hosts = [urllib.parse.urlsplit(url).netloc.rpartition("@")[2] for url in urls]
+    return list(dict.fromkeys(host for host in hosts if host))[:2] or ["storage.googleapis.com"]
+
+
+def reachable(hosts: Iterable[str], seconds: float = PROBE_SECONDS) -> bool:
+    """Whether a TCP connection to one of `hosts` (name or name:port) opens within `seconds`, name look-up included."""
+    done = threading.Event()
+
+    def probe(host: str) -> None:
+        name, _, port = host.partition(":")
+        for number in [int(port)] if port.isdigit() else [443, 80]:
+            try:
+                socket.create_connection((name, number), timeout=seconds).close()
+            except OSError:
+                continue
+            done.set()
+            return
+
+    # Name look-up has no time limit of its own, so it runs in threads that may be left behind.
+    threads = [threading.Thread(target=probe, args=(host,), daemon=True) for host in hosts]
+    for thread in threads:
+        thread.start()
+    deadline = threading.Event()
+    waited = 0.0
+    while waited < seconds and not done.is_set() and any(thread.is_alive() for thread in threads):
+        deadline.wait(0.05)
+        waited += 0.05
+    return done.is_set()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text[:160]}"
