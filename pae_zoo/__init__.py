@@ -1,0 +1,42 @@
+"""pae_zoo: autoencoders that know what they do not know, as Keras 3 models on shared parts.
+
+Importing the package registers every model with Keras, so that `keras.saving.load_model` finds them.
+"""
+
+import os
+import sys
+
+__version__ = "0.1.0"
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow; under `python -m pae_zoo.X` without its chatter, unless --verbosity=1 or 2."""
+    launcher = sys.argv[:1] == ["-m"]
+    loud = any(word in ("--verbosity=1", "--verbosity=2") for word in sys.argv)
+    if not launcher or loud or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        import tensorflow  # noqa: F401
+
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    # Some lines are written to the file descriptor before any log level is read.
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
+_import_tensorflow()
+
+from pae_zoo import data, likelihoods, models, networks, seeds  # noqa: E402
+from pae_zoo.errors import UserError  # noqa: E402
+
+__all__ = ["UserError", "data", "likelihoods", "models", "networks", "seeds"]
+
+# Each model's class by its own name: pae_zoo.VAE, pae_zoo.AE, ...
+for _module in models.MODULES.values():
+    globals()[_module.MODEL.__name__] = _module.MODEL
+    __all__.append(_module.MODEL.__name__)

@@ -51,8 +51,8 @@ class SharedHParams:
     precision: str = option("float32", "Keras dtype policy of the networks.",
                             choices=("float32", "mixed_bfloat16", "mixed_float16"), group=RUN)
     jit_compile: bool = option(True, "Compile the training step with XLA.", group=RUN)
-    steps_per_call: int = option(64, "Training steps that one compiled call takes; callbacks see whole calls.",
-                                 low=1, high=100_000, group=RUN, operational=True)
+    steps_per_call: int = option(0, "Training steps that one compiled call takes, at most (0: about two seconds' worth).",
+                                 low=0, high=100_000, group=RUN, operational=True)
     resident_memory: int = option(2048, "MiB of data kept on the device; a larger set streams in the same order.",
                                   low=0, group=RUN, operational=True)
     checkpoint_seconds: float = option(60.0, "Least seconds between two checkpoints; the last is always written.",
@@ -85,7 +85,19 @@ class SharedHParams:
     hidden_units: tuple[int, ...] = option((512, 256), "Widths of dense hidden layers, from the data inwards.",
                                            group=NETWORK)
     activation: str = option("relu", "Activation of hidden layers, a Keras name.", group=NETWORK)
-    num_filters: int = option(32, "Base number of filters of convolutional networks.", low=1, group=NETWORK)
+    num_filters: int = option(32, "conv: filters of the first layer.", low=1, group=NETWORK)
+    num_levels: int = option(0, "conv: halvings of the image side (0: 3 from 64 pixels on, else 2).",
+                             choices=(0, 2, 3), group=NETWORK)
+    conv_bias: bool = option(False, "conv: biases in the layers that a normalisation follows.", group=NETWORK)
+    spectral_norm: bool = option(True, "infogan: divide the encoder's kernels by their spectral norm.", group=NETWORK)
+    dense_size: int = option(256, "resnet_fc: width.", low=1, group=NETWORK)
+    num_layers: int = option(4, "resnet_fc: residual blocks.", low=1, group=NETWORK)
+    base_dim: int = option(16, "resnet_conv: channels at full resolution.", low=1, group=NETWORK)
+    kernel_size: int = option(3, "resnet_conv: side of the kernels.", low=1, group=NETWORK)
+    num_scale: int = option(4, "resnet_conv: scales of the encoder.", low=1, group=NETWORK)
+    block_per_scale: int = option(1, "resnet_conv: residual blocks at each scale.", low=1, group=NETWORK)
+    depth_per_block: int = option(2, "resnet_conv: layers in a residual block.", low=1, group=NETWORK)
+    fc_dim: int = option(512, "resnet_conv: width of the encoder's dense block.", low=1, group=NETWORK)
     batch_norm: str = option("affine", "Batch normalisation of infogan, conv and resnet_conv: affine (as published), "
                              "batch or none.", choices=("affine", "batch", "none"), group=NETWORK)
     dropout_rate: float = option(0.0, "Dropout of the networks that have it.", low=0.0, high=0.95, group=NETWORK)
@@ -194,7 +206,7 @@ def check(hparams):
         if outside:
             raise UserError(f"--{field.name}={value} is out of range; {allowed_range(field)}.")
         if rule["choices"] and value not in rule["choices"]:
-            raise UserError(f"--{field.name}={value!r} is unknown; allowed: {', '.join(rule['choices'])}"
+            raise UserError(f"--{field.name}={value!r} is unknown; allowed: {', '.join(map(str, rule['choices']))}"
                             f"{suggestion(value, rule['choices'])}.")
     if any(width < 1 for width in getattr(hparams, "hidden_units", ())):
         raise UserError(f"--hidden_units={hparams.hidden_units}: widths must be at least 1, such as 512,256.")
@@ -261,11 +273,12 @@ def differences(old, new) -> list[str]:
 
 def smoke(hparams):
     """Returns `hparams` shrunk to a run of seconds; what was set below these limits stays."""
-    limits = dict(num_train=256, epochs=2, batch_size=32, importance_samples=8, steps_per_call=4, num_filters=4)
+    limits = dict(num_train=256, epochs=2, batch_size=32, importance_samples=8, num_filters=4)
     changed = {}
     for name, limit in limits.items():
         value = getattr(hparams, name)
         changed[name] = limit if name == "num_train" and not value else min(value, limit)
+    changed.update(steps_per_call=4, dense_size=16, base_dim=4, fc_dim=16)
     changed["hidden_units"] = tuple(min(width, 32) for width in hparams.hidden_units)
     if hparams.max_steps:
         changed["max_steps"] = min(hparams.max_steps, 16)
@@ -280,7 +293,7 @@ def help_text(cls, values: Optional[Sequence[dataclasses.Field]] = None) -> str:
         rule, default = field.metadata, field.default
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         flag = f"--[no]{field.name}" if isinstance(default, bool) else f"--{field.name}={shown}"
-        notes = [", ".join(rule["choices"])] if rule["choices"] else []
+        notes = [", ".join(map(str, rule["choices"]))] if rule["choices"] else []
         notes += [allowed_range(field)] if allowed_range(field) else []
         if isinstance(default, bool):
             notes.append(f"default: {default}")

@@ -1,7 +1,6 @@
 """ae: deterministic autoencoder, trained for reconstruction alone (plain or hybrid objective)."""
 
 import dataclasses
-from typing import Optional
 
 import numpy as np
 import tensorflow as tf
@@ -64,6 +63,13 @@ class AE(base.Autoencoder):
                 name="residual_square", shape=self.event_shape, initializer="zeros", trainable=False
             )
 
+    @classmethod
+    def options(cls, hparams, total_steps: int) -> dict:
+        found = super().options(hparams, total_steps)
+        if hparams.objective_type == "hybrid":
+            found["hybrid_steps"] = total_steps
+        return found
+
     def encode(self, x, seed=None) -> tfd.Distribution:
         """Returns the code of x as a `tfd.VectorDeterministic`, event shape (latent_dim,)."""
         return tfd.VectorDeterministic(self.codes(x))
@@ -95,6 +101,10 @@ class AE(base.Autoencoder):
             self.likelihood.assign_scale(tf.where(tf.equal(self.step, half), measured, scale))
         return tf.where(self.step >= half, standard_normal_log_prob(z), tf.zeros_like(z[:, 0]))
 
+    @property
+    def schedule_steps(self) -> int:
+        return max(super().schedule_steps, self.hybrid_steps // 2)
+
     def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
         """Returns {"reconstruction": -log p(y|code)}, nats per datum, shape (batch,)."""
         y, _ = self.preprocess(x)
@@ -117,6 +127,3 @@ class AE(base.Autoencoder):
 MODEL = AE
 
 
-def model_options(hparams: HParams, total_steps: Optional[int]) -> dict:
-    """Returns the constructor arguments that do not come from a flag of the same name."""
-    return {"hybrid_steps": total_steps or 0} if hparams.objective_type == "hybrid" else {}

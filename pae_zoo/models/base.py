@@ -12,8 +12,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from pae_zoo import hparams as hp
 from pae_zoo import likelihoods, networks, seeds
 from pae_zoo.data import preprocessing as preprocessing_lib
+from pae_zoo.errors import UserError
+from pae_zoo.models import builder
 
 tfd = tfp.distributions
 
@@ -222,7 +225,12 @@ class Autoencoder(keras.Model):
         if not self.scale_annealing_steps:
             return None
         fraction = tf.cast(self.step, tf.float32) / float(self.scale_annealing_steps)
-        return 1.0 - tf.minimum(fraction, 1.0) * (1.0 - float(self.likelihood.scale))
+        return 1.0 - tf.minimum(fraction, 1.0) * (1.0 - self.likelihood.scale)
+
+    @property
+    def schedule_steps(self) -> int:
+        """Steps after which the objective no longer changes; losses before it do not compare with later ones."""
+        return self.scale_annealing_steps
 
     # ---- training ----------------------------------------------------------------------------------
 
@@ -310,6 +318,35 @@ class Autoencoder(keras.Model):
     def _track(self, terms: dict[str, tf.Tensor], sample_weight) -> None:
         for name, tracker in self._trackers.items():
             tracker.update_state(terms[name], sample_weight=sample_weight)
+
+    # ---- building from flags -----------------------------------------------------------------------
+
+    @classmethod
+    def options(cls, hparams, total_steps: int) -> dict[str, Any]:
+        """Returns the constructor's arguments that the model's own flags give, by equal names."""
+        return {f.name: getattr(hparams, f.name) for f in hp.own_fields(type(hparams))}
+
+    @classmethod
+    def from_hparams(cls, hparams, event_shape: tuple[int, ...], total_steps: int) -> "Autoencoder":
+        """Builds the model that the flags describe for data of shape `event_shape`; raises UserError."""
+        encoder, decoder, preprocessing = builder.parts(hparams, event_shape)
+        return cls(
+            encoder, decoder, likelihood=hparams.likelihood, preprocessing=preprocessing, scale=hparams.scale,
+            seed=hparams.seed, name=hparams.model, **cls.options(hparams, total_steps),
+        )
+
+    def initialise_from(self, other: "Autoencoder") -> None:
+        """Takes the networks' weights, likelihood and data statistics of another trained model; raises UserError."""
+        for part in ("encoder", "decoder", "preprocessing", "likelihood"):
+            mine, theirs = getattr(self, part).weights, getattr(other, part).weights
+            if [w.shape for w in mine] != [w.shape for w in theirs]:
+                raise UserError(
+                    f"--init_workdir holds a model whose {part} does not fit this one ({len(theirs)} weights, here "
+                    f"{len(mine)}, or other shapes). Use the same network, latent, likelihood and preprocessing flags."
+                )
+            for weight, value in zip(mine, theirs):
+                weight.assign(value)
+        self.adapted.assign(1)
 
     # ---- saving ------------------------------------------------------------------------------------
 

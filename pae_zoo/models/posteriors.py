@@ -1,31 +1,20 @@
-"""Normal distributions whose draws are the same eagerly and under XLA, and the proposal of a VAE."""
+"""Normal densities over latents, and the proposal of a VAE."""
 
 import math
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import seeds
+from pae_zoo import distributions
 
 tfd = tfp.distributions
 
 LOG_2PI = math.log(2.0 * math.pi)
 
 
-class Normal(tfd.Normal):
-    """`tfd.Normal` whose samples come from `pae_zoo.seeds`, so that eager and XLA agree."""
-
-    def _sample_n(self, n, seed=None):
-        shape = tf.concat([[n], self._batch_shape_tensor()], axis=0)
-        static = tf.TensorShape([tf.get_static_value(n)]).concatenate(self.batch_shape)
-        if static.is_fully_defined():
-            shape = static.as_list()
-        return self.loc + self.scale * seeds.normal(shape, seed, self.dtype)
-
-
 def diag_normal(mean: tf.Tensor, stddev: tf.Tensor) -> tfd.Independent:
     """Returns N(mean, diag(stddev^2)) with one event axis; mean and stddev have shape (..., K)."""
-    return tfd.Independent(Normal(mean, stddev), reinterpreted_batch_ndims=1)
+    return tfd.Independent(distributions.Normal(mean, stddev), reinterpreted_batch_ndims=1)
 
 
 def standard_normal_log_prob(z: tf.Tensor) -> tf.Tensor:

@@ -138,6 +138,10 @@ class VAE(base.Autoencoder):
             return tf.constant(self.capacity)
         return self.capacity * tf.minimum(tf.cast(self.step, tf.float32) / self.capacity_steps, 1.0)
 
+    @property
+    def schedule_steps(self) -> int:
+        return max(super().schedule_steps, self.capacity_steps if self.capacity else 0)
+
     # ---- evaluation --------------------------------------------------------------------------------
 
     def elbo(self, x, seed=None) -> tf.Tensor:

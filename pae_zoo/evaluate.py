@@ -1,0 +1,79 @@
+"""Evaluates finished runs: python -m pae_zoo.evaluate --workdir=RUN --tasks=likelihood,ood --ood_datasets=mnist."""
+
+import dataclasses
+import glob
+import sys
+
+from pae_zoo import evaluation, launch
+from pae_zoo import hparams as hp
+from pae_zoo.errors import UserError
+from pae_zoo.run import Run
+from pae_zoo.session import default_tasks
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of the evaluation; those left out take the run's own values."""
+
+    workdir: str = hp.option("", "Work directory of a finished run.")
+    workdirs: tuple[str, ...] = hp.option((), "Several work directories, or patterns such as 'runs/vae_*'.")
+    tasks: tuple[str, ...] = hp.option((), "Tasks to run (empty: the run's own, or all the default ones).")
+    ood_datasets: tuple[str, ...] = hp.option(
+        (), "Sets for the task ood, in the grammar of --dataset, plus constant, noise, hflip, vflip.")
+    importance_samples: int = hp.option(100, "Samples per datum of the importance-sampled likelihood.", low=1)
+    data_dir: str = hp.option("", "Folder that holds data sets as files.")
+    download: bool = hp.option(True, "Whether tensorflow-datasets may download a set not found on disk.")
+    seed: int = hp.option(0, "Chooses the noise of the evaluation.", low=0, high=2**31 - 1)
+    device: str = hp.option("auto", "Where to compute.", choices=("auto", "cpu", "gpu"))
+    verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
+
+
+def main(argv: list[str]) -> int:
+    argv = launch.expand_flagfiles(argv)
+    if launch.wants_help(argv):
+        tasks = "\n".join(f"  {name:20} {line}" for name, line in evaluation.describe().items())
+        print(f"{__doc__}\n\nTasks:\n{tasks}\n\n{hp.help_text(Flags)}\n")
+        return 0
+    options, given = launch.parse(Flags, argv)
+    evaluation.check_tasks(options.tasks)
+    runs = [Run(path) for path in workdirs(options)]
+    for run in runs:  # every mistake is told before the first number is computed
+        run.read_hparams()
+    launch.set_device(options.device)
+    for run in runs:
+        _evaluate(run, options, given)
+    return 0
+
+
+def workdirs(options: Flags) -> list[str]:
+    """Returns the work directories that the flags name; raises UserError if there are none."""
+    found = [options.workdir] if options.workdir else []
+    for pattern in options.workdirs:
+        matches = sorted(glob.glob(pattern))
+        if not matches:
+            raise UserError(f"--workdirs={pattern!r} matches no folder.")
+        found += matches
+    if not found:
+        raise UserError("--workdir is needed: the folder that `python -m pae_zoo.main` wrote.")
+    return found
+
+
+def _evaluate(run: Run, options: Flags, given: set[str]) -> None:
+    hparams = run.read_hparams()
+    changed = {name: getattr(options, name) for name in given if hasattr(hparams, name) and name != "workdir"}
+    hparams = dataclasses.replace(hparams, **{**changed, "workdir": str(run.workdir)})
+    model = run.load_model()
+    dataset = launch.load_dataset(run.read_hparams() if "data_dir" not in given else hparams)
+    names = hparams.tasks or default_tasks(model)
+    context = evaluation.Context(model, dataset, hparams, run, seed=hparams.seed)
+    values = evaluation.evaluate(context, names)
+    run.merge_metrics(values)
+    print(f"{run.workdir}:")
+    for key, value in values.items():
+        print(f"  {key:52} {value}" if isinstance(value, str) else f"  {key:52} {value:.6g}")
+    for picture in context.figures:
+        print(f"  picture: {picture}")
+
+
+if __name__ == "__main__":
+    sys.exit(launch.run(main, sys.argv[1:]))

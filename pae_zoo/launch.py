@@ -1,0 +1,119 @@
+"""What all launchers share: flags to records, errors to one line, device, start line."""
+
+import os
+import sys
+from typing import Callable, Sequence
+
+from absl import flags
+
+from pae_zoo import hparams as hp
+from pae_zoo.errors import UserError
+
+Define = Callable[[flags.FlagValues], None]
+
+
+def run(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
+    """Calls main(argv) and returns its exit status; bad input is told in one line, status 2."""
+    from pae_zoo.training import Interrupted
+
+    try:
+        return main(list(argv)) or 0
+    except UserError as error:
+        print(f"pae_zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"pae_zoo: {stop}. Start the same command again to go on.", file=sys.stderr)
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        print("pae_zoo: stopped", file=sys.stderr)
+        return 130
+
+
+def expand_flagfiles(argv: Sequence[str]) -> list[str]:
+    """Returns argv with every --flagfile replaced by its lines; raises UserError for one that cannot be read."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("flagfile", "", "", flag_values=values)
+    try:
+        return values.read_flags_from_files(list(argv), force_gnu=True)
+    except (flags.Error, OSError) as error:
+        raise UserError(f"--flagfile: {error}. Give the path of a file with one flag per line.")
+
+
+def value_of(argv: Sequence[str], name: str, default: str) -> str:
+    """Returns the last value of --name in expanded argv."""
+    found = default
+    for i, word in enumerate(argv):
+        if word in (f"--{name}", f"-{name}"):
+            found = argv[i + 1] if i + 1 < len(argv) else ""
+        elif word.startswith((f"--{name}=", f"-{name}=")):
+            found = word.split("=", 1)[1]
+    return found
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether argv asks for help in any of absl's spellings."""
+    return any(word.lstrip("-") in ("help", "helpfull", "helpshort", "h") and word.startswith("-") for word in argv)
+
+
+def parse(cls, argv: Sequence[str]) -> tuple:
+    """Parses expanded argv (without the program) into an instance of the dataclass `cls`.
+
+    Returns (instance, names of the flags that were given). Raises UserError for an unknown flag, a wrong
+    type or a stray word.
+    """
+    values = flags.FlagValues()
+    hp.define_flags(cls, values)
+    try:
+        rest = values(["pae_zoo", *argv])[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = hp.suggestion(error.flagname.removeprefix("no"), list(values))
+        raise UserError(f"unknown flag --{error.flagname}{known} Use --helpfull to see all flags.")
+    except flags.Error as error:
+        raise UserError(f"{str(error).replace('flag --', '--', 1)}. Use --helpfull to see types and ranges.")
+    if rest:
+        raise UserError(f"unexpected word {rest[0]!r}: flags are written --name=value.")
+    given = {name for name in values if values[name].present}
+    return hp.from_flags(cls, values), given
+
+
+def set_device(device: str, precision: str = "float32") -> str:
+    """Chooses the device, lets GPU memory grow, sets the dtype policy; returns the device in words.
+
+    Raises UserError when --device=gpu and TensorFlow sees none.
+    """
+    import keras
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if device == "gpu" and not gpus:
+        raise UserError("--device=gpu, but TensorFlow sees no GPU. Install pae_zoo[gpu] and check nvidia-smi, or use "
+                        "--device=cpu.")
+    keras.config.set_dtype_policy(precision)
+    if gpus and device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    elif gpus:
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+    return f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+
+
+def load_dataset(hparams):
+    """Returns the data set that the flags describe; raises UserError."""
+    from pae_zoo import data
+
+    return data.load(
+        hparams.dataset,
+        data_dir=hparams.data_dir,
+        download=hparams.download,
+        classes=hparams.classes,
+        num_train=hparams.num_train,
+        image_size=hparams.image_size,
+        crop=hparams.crop,
+        grey=hparams.grey,
+        invert=hparams.invert,
+        static_binarisation="binarise_static" in hparams.preprocess,
+        validation_fraction=hparams.validation_fraction,
+        num_test=64 if hparams.smoke else 0,
+        seed=hparams.seed,
+    )

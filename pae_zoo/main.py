@@ -1,0 +1,46 @@
+"""Trains a model, evaluates it, draws it and saves it: python -m pae_zoo.main --model=vae --dataset=digits."""
+
+import dataclasses
+import sys
+
+from pae_zoo import data, evaluation, launch, models, networks
+from pae_zoo import hparams as hp
+from pae_zoo.session import finish, prepare
+
+
+def help_page(argv: list[str]) -> str:
+    """Returns the help: with --model all flags of that model, else models, data sets and tasks."""
+    name = launch.value_of(argv, "model", "")
+    usage = "python -m pae_zoo.main --model=MODEL --dataset=DATASET --workdir=DIR [--flagfile=CONFIG] [flags]"
+    if name:
+        flags = hp.help_text(models.find(name).HParams)
+        return f"{models.describe()[name]}\n\nUsage: {usage}\n\n{flags}\n"
+    lists = {
+        "Models": models.describe(), "Data sets": data.describe(), "Networks": networks.describe(),
+        "Tasks": evaluation.describe(),
+    }
+    text = "\n\n".join(f"{head}:\n" + "\n".join(f"  {k:20} {v}" for k, v in d.items()) for head, d in lists.items())
+    return f"{__doc__}\n\nUsage: {usage}\n\n{text}\n\nAll flags of a model: python -m pae_zoo.main --model=vae --helpfull\n"
+
+
+def main(argv: list[str]) -> int:
+    argv = launch.expand_flagfiles(argv)
+    if launch.wants_help(argv):
+        print(help_page(argv))
+        return 0
+    module = models.find(launch.value_of(argv, "model", "vae"))
+    hparams, _ = launch.parse(module.HParams, argv)
+    if hparams.smoke:
+        hparams = hp.smoke(hparams)
+    hparams = dataclasses.replace(hparams, workdir=hparams.workdir or default_workdir(hparams))
+    session = prepare(hparams, module)
+    return finish(session)
+
+
+def default_workdir(hparams) -> str:
+    """Returns runs/<model>/<dataset slug>/<seed>."""
+    return f"runs/{hparams.model}/{data.slug(hparams.dataset)}/{hparams.seed}"
+
+
+if __name__ == "__main__":
+    sys.exit(launch.run(main, sys.argv[1:]))

@@ -1,0 +1,51 @@
+"""The parts of a model that flags describe: networks, output range, preprocessing."""
+
+import dataclasses
+from typing import Optional
+
+import keras
+
+from pae_zoo import likelihoods, networks
+from pae_zoo.data import preprocessing
+from pae_zoo.errors import UserError
+
+
+def parts(hparams, event_shape: tuple[int, ...]) -> tuple[keras.Model, keras.Model, keras.layers.Layer]:
+    """Returns (encoder, decoder, preprocessing) for data of shape `event_shape`; raises UserError."""
+    chain = preprocessing.build_chain(hparams.preprocess, margin=hparams.logit_margin)
+    # A latent as wide as the data is legal; a network kind refuses shapes it cannot take.
+    shared = {f.name for f in dataclasses.fields(networks.NetworkConfig)} & set(vars(hparams))
+    options = {name: getattr(hparams, name) for name in shared}
+    encoder = networks.build_encoder(hparams.encoder, event_shape, **options)
+    value_range = chain.value_range((0.0, 1.0)) if len(event_shape) == 3 else None
+    decoder = networks.build_decoder(
+        hparams.decoder,
+        event_shape,
+        **options,
+        channels_factor=likelihoods.channels_factor(hparams.likelihood),
+        output=output_map(hparams.output, hparams.decoder, hparams.likelihood, value_range),
+    )
+    return encoder, decoder, chain
+
+
+def output_map(asked: str, kind: str, likelihood: str, value_range: Optional[tuple[float, float]]) -> str:
+    """Returns the decoder's last map: 'linear', 'sigmoid' or 'sigmoid_centred'.
+
+    Bernoulli takes logits, so it is linear. 'auto' takes what the kind's paper used, if the data's range is
+    [0, 1] (sigmoid) or [-1/2, 1/2] (sigmoid_centred), and linear otherwise. Raises UserError when the
+    range asked for cannot hold the data.
+    """
+    if likelihood == "bernoulli":
+        if asked not in ("auto", "linear"):
+            raise UserError(f"--output={asked} does not go with --likelihood=bernoulli, which takes logits; "
+                            "use --output=linear or leave it out.")
+        return "linear"
+    fitting = {(0.0, 1.0): "sigmoid", (-0.5, 0.5): "sigmoid_centred"}.get(value_range or ())
+    if asked == "auto":
+        if kind not in networks.DEFAULT_OUTPUT:  # an unknown kind is told by the network builder
+            return "linear"
+        return fitting if fitting and networks.DEFAULT_OUTPUT[kind] != "linear" else "linear"
+    if asked != "linear" and asked != fitting:
+        raise UserError(f"--output={asked} cannot reach data in the range {value_range or 'of all reals'}; "
+                        f"allowed here: linear{', ' + fitting if fitting else ''}.")
+    return asked

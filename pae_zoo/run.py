@@ -1,0 +1,200 @@
+"""The work directory: everything that a run writes and reads, each file whole or not at all."""
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import numpy as np
+
+from pae_zoo import hparams as hp
+from pae_zoo.errors import UserError
+
+PACKAGES = (
+    "pae_zoo", "tensorflow", "tensorflow-probability", "keras", "numpy", "scipy", "scikit-learn", "matplotlib",
+)
+
+
+class Run:
+    """One work directory.
+
+    Files: config.json, flags.cfg, metrics.jsonl, metrics.json, model.keras, checkpoints/, tensorboard/,
+    figures/. Every write goes to a temporary neighbour first and is then renamed.
+    """
+
+    def __init__(self, workdir):
+        self.workdir = Path(workdir)
+        if self.workdir.exists() and not self.workdir.is_dir():
+            raise UserError(f"--workdir={workdir} is a file; give the path of a folder.")
+
+    @property
+    def figures(self) -> Path:
+        return self.workdir / "figures"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.workdir / "tensorboard"
+
+    @property
+    def model_path(self) -> Path:
+        return self.workdir / "model.keras"
+
+    @property
+    def exists(self) -> bool:
+        return (self.workdir / "config.json").exists()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return (self.workdir / "checkpoints" / "last.npz").exists()
+
+    # ---- writing -----------------------------------------------------------------------------------
+
+    def save(self, relative: str, write: Callable[[str], Any]) -> Path:
+        """Calls write(path) on a temporary file and renames it to `relative`; returns the final path."""
+        target = self.workdir / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".writing-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        try:
+            write(temporary)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        finally:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+        return target
+
+    def write_text(self, relative: str, text: str) -> Path:
+        """Writes a text file whole."""
+        return self.save(relative, lambda path: Path(path).write_text(text, encoding="utf-8"))
+
+    def write_json(self, relative: str, value: Any) -> Path:
+        """Writes a JSON file whole; numbers that are not finite become null, as JSON has none."""
+        return self.write_text(relative, json.dumps(_plain(value), indent=1, sort_keys=False) + "\n")
+
+    def read_json(self, relative: str) -> Any:
+        """Reads a JSON file of the run; raises UserError if it is missing or broken."""
+        path = self.workdir / relative
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist: {self.workdir} is not the work directory of a run. "
+                            "Give --workdir the folder that `python -m pae_zoo.main` wrote.")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read: {error}. Restore the file or train anew.")
+
+    # ---- configuration -----------------------------------------------------------------------------
+
+    def write_config(self, hparams) -> None:
+        """Writes config.json and flags.cfg."""
+        self.write_json("config.json", {
+            "hparams": hp.to_config(hparams), "versions": versions(), "git_commit": git_commit(),
+        })
+        lines = ["# Repeats this run: python -m pae_zoo.main --flagfile=flags.cfg --workdir=NEW"]
+        self.write_text("flags.cfg", "\n".join(lines + hp.flagfile_lines(hparams)) + "\n")
+
+    def read_hparams(self):
+        """Returns the hyper-parameters in config.json; raises UserError."""
+        from pae_zoo import models
+
+        config = self.read_json("config.json").get("hparams", {})
+        module = models.find(config.get("model", ""))
+        return hp.from_config(module.HParams, config)
+
+    def load_model(self):
+        """Returns the trained model of the run; raises UserError if there is none."""
+        import keras
+
+        if not self.model_path.exists():
+            raise UserError(f"{self.model_path} does not exist: the training is not finished. "
+                            f"Start the same `python -m pae_zoo.main` command again to finish it.")
+        try:
+            return keras.saving.load_model(self.model_path)
+        except (ValueError, TypeError, OSError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"{self.model_path} cannot be loaded: {reason}. It is broken or from another version.")
+
+    # ---- metrics -----------------------------------------------------------------------------------
+
+    def write_history(self, lines: list[dict]) -> None:
+        """Writes metrics.jsonl: one line per epoch."""
+        self.write_text("metrics.jsonl", "".join(json.dumps(_plain(line)) + "\n" for line in lines))
+
+    def read_history(self) -> list[dict]:
+        """Returns the lines of metrics.jsonl, [] if there are none yet."""
+        path = self.workdir / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+    def read_metrics(self) -> dict:
+        """Returns metrics.json, {} if there is none yet."""
+        return self.read_json("metrics.json") if (self.workdir / "metrics.json").exists() else {}
+
+    def merge_metrics(self, values: dict) -> dict:
+        """Adds keys to metrics.json and returns all of them."""
+        merged = {**self.read_metrics(), **values}
+        self.write_json("metrics.json", merged)
+        return merged
+
+    # ---- checkpoints -------------------------------------------------------------------------------
+
+    def save_arrays(self, name: str, arrays: list[np.ndarray], meta: dict) -> None:
+        """Writes checkpoints/<name>.npz: arrays in order, and a JSON note."""
+
+        def write(path):
+            named = {f"{i:05d}": a for i, a in enumerate(arrays)}
+            with open(path, "wb") as file:
+                np.savez(file, meta=np.frombuffer(json.dumps(_plain(meta)).encode(), np.uint8), **named)
+
+        self.save(f"checkpoints/{name}.npz", write)
+
+    def load_arrays(self, name: str) -> Optional[tuple[list[np.ndarray], dict]]:
+        """Returns (arrays, note) of checkpoints/<name>.npz, None if there is no such file."""
+        path = self.workdir / "checkpoints" / f"{name}.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                names = sorted(key for key in file.files if key != "meta")
+                return [file[key] for key in names], json.loads(bytes(file["meta"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} cannot be read: {error}. Delete the folder {self.workdir} to start anew.")
+
+
+def _plain(value: Any) -> Any:
+    """Returns `value` with NumPy numbers as Python's and numbers that are not finite as None."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def versions() -> dict[str, Optional[str]]:
+    """Returns the versions of Python and of the packages that decide a result."""
+    found: dict[str, Optional[str]] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_commit() -> Optional[str]:
+    """Returns the commit of the source tree that this package runs from, None outside a git checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,129 @@
+"""One training command from flags to finished run: fresh, resumed, or already done."""
+
+import dataclasses
+import time
+from typing import Any
+
+from pae_zoo import evaluation, launch, training
+from pae_zoo import hparams as hp
+from pae_zoo.data import build_augmentation
+from pae_zoo.data.pipelines import Feed
+from pae_zoo.errors import UserError
+from pae_zoo.models.base import Autoencoder
+from pae_zoo.run import Run
+
+
+@dataclasses.dataclass
+class Session:
+    """Everything that one command works with."""
+
+    hparams: Any
+    run: Run
+    dataset: Any
+    model: Any
+    feed: Feed
+    device: str
+
+
+def prepare(hparams, module) -> Session:
+    """Checks everything that can be wrong before anything is written; raises UserError."""
+    run = Run(hparams.workdir)
+    _check_same(run, hparams)
+    evaluation.check_tasks(hparams.tasks)
+    device = launch.set_device(hparams.device, hparams.precision)
+    dataset = launch.load_dataset(hparams)
+    batch_size = _batch_size(hparams, dataset)
+    augment = build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
+    steps = training.total_steps(hparams, len(dataset.train.x) // batch_size)
+    model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
+    feed = Feed(
+        dataset.train.x,
+        dataset.valid.x,
+        batch_size,
+        seed=hparams.seed,
+        steps_per_call=hparams.steps_per_call or training.steps_per_call(model, dataset.train.x[:batch_size]),
+        resident_bytes=hparams.resident_memory << 20,
+        augment=augment,
+    )
+    return Session(hparams, run, dataset, model, feed, device)
+
+
+def finish(session: Session) -> int:
+    """Trains, evaluates and saves; does only what is still to do. Returns the exit status."""
+    hparams, run, feed = session.hparams, session.run, session.feed
+    steps = training.total_steps(hparams, feed.steps_per_epoch)
+    metrics = run.read_metrics()
+    if metrics.get("train/steps_asked") == steps:
+        print(f"{run.workdir} is finished: nothing to do. To train longer raise --epochs; to evaluate more: "
+              f"python -m pae_zoo.evaluate --workdir={run.workdir} --tasks=...")
+        return 0
+    print(f"pae_zoo {hparams.model} on {session.dataset.name} {session.dataset.event_shape}: "
+          f"{len(session.dataset.train.x)} training data, {session.model.count_params():,} weights, device "
+          f"{session.device}, XLA {'on' if hparams.jit_compile else 'off'}, seed {hparams.seed}, "
+          f"{steps} steps -> {run.workdir}", flush=True)
+    if not run.has_checkpoint:
+        session.model.adapt(session.dataset.train.x)
+        if hparams.init_workdir:
+            session.model.initialise_from(Run(hparams.init_workdir).load_model())
+    run.write_config(hparams)
+    position = training.train(session.model, feed, hparams, run)
+    session.model.measure(session.dataset.valid.x)
+    run.save("model.keras", session.model.save)
+    start = time.monotonic()
+    context = evaluation.Context(session.model, session.dataset, hparams, run, seed=hparams.seed)
+    values = evaluation.evaluate(context, hparams.tasks or default_tasks(session.model))
+    run.merge_metrics({
+        **values,
+        "train/steps": position.steps,
+        "train/steps_asked": steps,
+        "train/epochs": position.epoch,
+        "train/best_epoch": position.best_epoch or position.epoch,
+        "train/num_weights": session.model.count_params(),
+        "time/train_s": round(position.seconds, 2),
+        "time/evaluate_s": round(time.monotonic() - start, 2),
+    })
+    report(run)
+    return 0
+
+
+def default_tasks(model) -> tuple[str, ...]:
+    """Returns the tasks that follow a training: reconstruction, and likelihood where the model offers it."""
+    offered = type(model).importance_estimate is not Autoencoder.importance_estimate
+    return ("reconstruction", "likelihood") if offered else ("reconstruction",)
+
+
+def report(run: Run) -> None:
+    """Prints the metrics, where the pictures are, and what to do next."""
+    for key, value in run.read_metrics().items():
+        print(f"  {key:44} {value:.6g}" if isinstance(value, (int, float)) else f"  {key:44} {value}")
+    for picture in sorted(run.figures.glob("*.png")):
+        print(f"  picture: {picture}")
+    print(f"""Next:
+  python -m pae_zoo.evaluate --workdir={run.workdir} --tasks=generation,ood
+  python -m pae_zoo.apply --workdir={run.workdir} --input=folder:DIR --outputs=codes,reconstruction --out=codes.npz
+  python -m pae_zoo.export --workdir={run.workdir} --export_dir=serving/{run.workdir.name}
+  tensorboard --logdir={run.tensorboard}""", flush=True)
+
+
+def _check_same(run: Run, hparams) -> None:
+    """Refuses to go on in a work directory whose run had other hyper-parameters."""
+    if not run.exists:
+        if run.workdir.is_dir() and any(run.workdir.iterdir()):
+            raise UserError(f"--workdir={run.workdir} is not empty and holds no run (no config.json). "
+                            "Choose a new folder, or empty this one.")
+        return
+    before = run.read_hparams()
+    changed = hp.differences(before, hparams)
+    if hparams.epochs < before.epochs:
+        changed.append(f"epochs: {before.epochs} -> {hparams.epochs} (may only be raised)")
+    if changed:
+        raise UserError(f"{run.workdir} holds a run with other hyper-parameters: {'; '.join(changed)}. Choose a new "
+                        "--workdir, or repeat the old flags (flags.cfg there) to resume it.")
+
+
+def _batch_size(hparams, dataset) -> int:
+    """Returns --batch_size, shrunk to the number of training data with a word about it."""
+    if len(dataset.train.x) >= hparams.batch_size:
+        return hparams.batch_size
+    print(f"only {len(dataset.train.x)} training data: --batch_size={hparams.batch_size} shrinks to that", flush=True)
+    return len(dataset.train.x)

@@ -1,0 +1,277 @@
+"""Trains a model in a work directory: Keras' `fit` on compiled blocks of steps, resumable at every block."""
+
+import dataclasses
+import signal
+import sys
+import time
+from typing import Optional
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from pae_zoo import checkpoint
+from pae_zoo.checkpoint import Position
+from pae_zoo.data.pipelines import Feed
+from pae_zoo.errors import UserError
+from pae_zoo.run import Run
+
+# One call of the compiled step should not keep a signal or the progress bar waiting longer than this.
+SECONDS_PER_CALL = 2.0
+MOST_STEPS_PER_CALL = 64
+
+
+class Interrupted(Exception):
+    """A signal ended the training after a checkpoint; `signum` tells which."""
+
+    def __init__(self, signum: int, steps: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {steps}; a checkpoint was written")
+        self.signum = signum
+
+
+class NotFinite(UserError):
+    """The loss became NaN or infinite."""
+
+
+def total_steps(hparams, steps_per_epoch: int) -> int:
+    """Returns the number of training steps that the flags ask for."""
+    return hparams.max_steps or hparams.epochs * steps_per_epoch
+
+
+def make_optimizer(hparams, steps: int) -> keras.optimizers.Optimizer:
+    """Returns the Keras optimizer that the flags describe, for a training of `steps` steps."""
+    rate = hparams.learning_rate
+    schedules = keras.optimizers.schedules
+    schedule = {
+        "constant": lambda: rate,
+        "cosine": lambda: schedules.CosineDecay(rate, steps),
+        "step": lambda: schedules.PiecewiseConstantDecay([max(1, int(0.8 * steps))], [rate, rate / 10]),
+        "exponential": lambda: schedules.ExponentialDecay(rate, steps, 0.01),
+    }[hparams.lr_schedule]()
+    options = dict(learning_rate=schedule, global_clipnorm=hparams.clip_norm or None,
+                   weight_decay=hparams.weight_decay or None)
+    if hparams.optimizer in ("adam", "adamw"):
+        options["epsilon"] = hparams.adam_epsilon
+    if hparams.optimizer == "adamw":
+        options["weight_decay"] = hparams.weight_decay
+    classes = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}
+    return getattr(keras.optimizers, classes[hparams.optimizer])(**options)
+
+
+def steps_per_call(model, x: np.ndarray) -> int:
+    """Returns how many steps one compiled call should take, from the time of two forward passes on x."""
+    seed = (0, 0)
+    model.objective(tf.convert_to_tensor(x[:1]), seed, training=False)
+    start = time.perf_counter()
+    model.objective(_floats(x), seed, training=False)
+    # Forward and backward cost about three forward passes.
+    return int(np.clip(SECONDS_PER_CALL / (3 * (time.perf_counter() - start)), 1, MOST_STEPS_PER_CALL))
+
+
+def _floats(x: np.ndarray) -> tf.Tensor:
+    return tf.convert_to_tensor(x.astype(np.float32) / 255.0 if x.dtype == np.uint8 else x)
+
+
+class Keeper(keras.callbacks.Callback):
+    """Keeps the run: history, best weights, checkpoints, early stopping, signals, losses that are not finite."""
+
+    def __init__(self, run: Run, feed: Feed, position: Position, hparams):
+        super().__init__()
+        self.run, self.feed, self.position, self.hparams = run, feed, position, hparams
+        self.history_lines = [line for line in run.read_history() if line["epoch"] <= position.epoch]
+        self.best = run.load_arrays("best")
+        self.best_written = True
+        self.signum: Optional[int] = None
+        self.pending_metrics: Optional[list[np.ndarray]] = None
+        self.saved_at = time.monotonic()
+        self.resumed_at = time.monotonic()
+        self.resumed_seconds = position.seconds
+        self.epoch = position.epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        if self.pending_metrics is not None:  # a resumed epoch goes on with the means it had
+            checkpoint.assign(self._metric_variables(), self.pending_metrics, "checkpoints/last.npz")
+            self.pending_metrics = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        steps = int(keras.ops.convert_to_numpy(self.model.step))
+        loss = float(logs["loss"])
+        if not np.isfinite(loss):
+            raise NotFinite(self._not_finite(steps))
+        self.position.step_in_epoch += steps - self.position.steps
+        self.position.steps = steps
+        due = time.monotonic() - self.saved_at >= self.hparams.checkpoint_seconds
+        # The end of an epoch has its own checkpoint, after validation.
+        if self.signum is not None or (due and self.position.step_in_epoch < self.feed.steps_per_epoch):
+            self.write()
+        if self.signum is not None:
+            raise Interrupted(self.signum, steps)
+
+    def on_epoch_end(self, epoch, logs=None):
+        position = self.position
+        position.epoch, position.step_in_epoch = epoch + 1, 0
+        position.seconds = self.resumed_seconds + time.monotonic() - self.resumed_at
+        line = {"epoch": epoch + 1, "step": position.steps}
+        line.update({f"train/{k}": float(v) for k, v in logs.items() if not k.startswith("val_")})
+        line.update({f"valid/{k[4:]}": float(v) for k, v in logs.items() if k.startswith("val_")})
+        line["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        line["seconds"] = round(position.seconds, 3)
+        self.history_lines.append(line)
+        self._judge(line["valid/loss"])
+        if position.stopped_early or time.monotonic() - self.saved_at >= self.hparams.checkpoint_seconds:
+            self.write()
+
+    def _judge(self, loss: float) -> None:
+        """Keeps the best weights and counts the epochs without a better validation loss."""
+        position = self.position
+        if position.steps < self.model.schedule_steps:  # the objective itself still changes
+            return
+        if position.best_value is None or loss < position.best_value:
+            position.best_value, position.best_epoch, position.wait = loss, position.epoch, 0
+            self.best = (checkpoint.model_arrays(self.model), {"epoch": position.epoch})
+            self.best_written = False
+            return
+        position.wait += 1
+        if self.hparams.patience and position.wait >= self.hparams.patience:
+            position.stopped_early = True
+            self.model.stop_training = True
+
+    def write(self) -> None:
+        """Writes best weights, history and checkpoint, in the order in which a crash in between is harmless."""
+        if not self.best_written:
+            self.run.save_arrays("best", *self.best)
+            self.best_written = True
+        self.run.write_history(self.history_lines)
+        self.position.seconds = self.resumed_seconds + time.monotonic() - self.resumed_at
+        checkpoint.save(self.run, self.model, self.position)
+        self.saved_at = time.monotonic()
+
+    def restore_best(self) -> None:
+        """Loads the weights that were best on validation into the model; keeps the last ones if none were."""
+        if self.best is not None and self.position.best_value is not None:
+            checkpoint.assign(self.model.variables, self.best[0], "checkpoints/best.npz")
+
+    def _metric_variables(self):
+        return [v for metric in self.model.metrics for v in metric.variables]
+
+    def resume_metrics(self) -> None:
+        """Remembers the metrics of a half-finished epoch, which Keras resets when the epoch begins."""
+        if self.position.step_in_epoch:
+            self.pending_metrics = [np.array(keras.ops.convert_to_numpy(v)) for v in self._metric_variables()]
+
+    def _not_finite(self, steps: int) -> str:
+        in_epoch = self.position.step_in_epoch + steps - self.position.steps
+        rows = self.feed.order(self.epoch)[in_epoch - 1]
+        x = self.feed.train[rows].astype(np.float64)
+        kept = self.run.workdir / "checkpoints" / "last.npz"
+        saved = f"the last good checkpoint is {kept}" if kept.exists() else "no checkpoint had been written yet"
+        return (
+            f"the loss is not finite at step {steps} (epoch {self.epoch + 1}, batch {in_epoch}); that batch has "
+            f"min {x.min():.4g}, max {x.max():.4g}, mean {x.mean():.4g}, std {x.std():.4g}, rows {rows[:3].tolist()}...; "
+            f"{saved}. Lower --learning_rate, set --clip_norm, or look at the data; use a new --workdir."
+        )
+
+
+class Progress(keras.callbacks.Callback):
+    """One progress bar over the whole training, with time left; without a terminal, a line per epoch."""
+
+    def __init__(self, steps: int, position: Position, epochs: int):
+        super().__init__()
+        self.steps, self.position, self.epochs = steps, position, epochs
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=steps, initial=position.steps, unit="step", disable=not self.terminal,
+                        dynamic_ncols=True, desc="training")
+        self.printed = 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update(self.position.steps - self.bar.n)
+        self.bar.set_postfix_str(f"loss {float(logs['loss']):.4g}", refresh=False)
+
+    def on_epoch_end(self, epoch, logs=None):
+        text = f"loss {float(logs['loss']):.5g}, valid {float(logs['val_loss']):.5g}"
+        self.bar.set_description_str(f"epoch {epoch + 1}/{self.epochs}, valid {float(logs['val_loss']):.5g}")
+        last = epoch + 1 == self.epochs or self.model.stop_training
+        if not self.terminal and (last or time.monotonic() - self.printed > 10):
+            print(f"epoch {epoch + 1}/{self.epochs}: {text}", flush=True)
+            self.printed = time.monotonic()
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def train(model, feed: Feed, hparams, run: Run) -> Position:
+    """Trains `model` until the flags are met, from the run's checkpoint if there is one.
+
+    Leaves checkpoints/, metrics.jsonl and tensorboard/, and in the model the weights best on validation.
+    Raises Interrupted after SIGINT or SIGTERM (a checkpoint is written), NotFinite for a NaN loss.
+    """
+    steps = total_steps(hparams, feed.steps_per_epoch)
+    epochs = -(-steps // feed.steps_per_epoch)
+    model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=hparams.jit_compile)
+    position = checkpoint.restore(run, model)
+    keeper = Keeper(run, feed, position, hparams)
+    keeper.set_model(model)
+    keeper.resume_metrics()
+    if not position.fresh:
+        print(f"resuming after epoch {position.epoch}, step {position.steps} of {steps}", flush=True)
+    progress = Progress(steps, position, epochs)
+    board = keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False)
+    previous = _watch_signals(keeper)
+    validation = feed.validation()
+    try:
+        with model.feeding(feed):
+            while position.steps < steps and not position.stopped_early:
+                span = _next_span(position, feed.steps_per_epoch, steps)
+                model.fit(
+                    feed.training(span.epoch, span.first_step, span.steps, span.epochs),
+                    initial_epoch=span.epoch,
+                    epochs=span.epoch + span.epochs,
+                    steps_per_epoch=feed.num_blocks(span.steps),
+                    validation_data=validation,
+                    callbacks=[keeper, progress, board],
+                    verbose=0,
+                )
+        keeper.write()
+    finally:
+        progress.close()
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+    keeper.restore_best()
+    return dataclasses.replace(position)
+
+
+@dataclasses.dataclass
+class _Span:
+    """Epochs that one call of `fit` covers: all of the same number of steps."""
+
+    epoch: int
+    epochs: int
+    first_step: int
+    steps: int
+
+
+def _next_span(position: Position, per_epoch: int, total: int) -> _Span:
+    if position.step_in_epoch:
+        left = min(per_epoch - position.step_in_epoch, total - position.steps)
+        return _Span(position.epoch, 1, position.step_in_epoch, left)
+    whole = (total - position.steps) // per_epoch
+    if whole:
+        return _Span(position.epoch, whole, 0, per_epoch)
+    return _Span(position.epoch, 1, 0, total - position.steps)
+
+
+def _watch_signals(keeper: Keeper) -> dict:
+    """Makes SIGINT and SIGTERM ask for a checkpoint; a second SIGINT acts at once. Returns the old handlers."""
+
+    def handle(signum, frame):
+        if keeper.signum is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        keeper.signum = signum
+        print("\nfinishing the step and writing a checkpoint ...", file=sys.stderr, flush=True)
+
+    try:
+        return {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are the caller's business
+        return {}
