@@ -10,7 +10,7 @@ from pae_zoo.networks.builder import (
     encoder_from_config,
 )
 from pae_zoo.networks.config import NetworkConfig
-from pae_zoo.networks.layers import Affine, Dropout, dropout_noise
+from pae_zoo.networks.layers import Affine, Dropout, SpectralNorm, dropout_noise
 from pae_zoo.networks.pair import check_pair
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Affine",
     "Dropout",
     "NetworkConfig",
+    "SpectralNorm",
     "build_decoder",
     "build_encoder",
     "check_pair",

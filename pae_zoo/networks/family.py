@@ -2,11 +2,12 @@
 
 import collections
 import dataclasses
-from typing import Callable, Optional
+from typing import Callable, Optional, Sequence
 
 import keras
 import numpy as np
 
+from pae_zoo.errors import UserError
 from pae_zoo.networks import layers as zoo_layers
 from pae_zoo.networks.config import NetworkConfig
 
@@ -155,3 +156,35 @@ class Maker:
 def _head_policy() -> str:
     """The type of a network's last layer: full precision, also where the global policy is a mixed one."""
     return keras.config.dtype_policy().variable_dtype
+
+
+def check_image(config: NetworkConfig, least: int) -> None:
+    """Raises UserError unless a datum is an image of at least `least` pixels a side."""
+    if not config.is_image:
+        raise UserError(
+            f"{config.kind} takes images (H, W, C); the data have shape {config.event_shape}. "
+            "For vectors take mlp, vlae, vae10, fully_connected or resnet_fc."
+        )
+    if min(config.event_shape[:2]) < least:
+        raise UserError(
+            f"{config.kind} takes images of at least {least}x{least} pixels; the data have shape "
+            f"{config.event_shape}. Take mlp, or enlarge them with --image_size."
+        )
+
+
+def _margins(make: Maker, sides: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Rows and columns by which images of `sides` exceed the data, before and after them."""
+    excess = [side - have for side, have in zip(sides, make.config.event_shape)]
+    return tuple((extra // 2, extra - extra // 2) for extra in excess)
+
+
+def pad(make: Maker, sides: Sequence[int]) -> list[keras.Layer]:
+    """A centred padding of the data to `sides` with zeros, or nothing."""
+    margins = _margins(make, sides)
+    return [keras.layers.ZeroPadding2D(margins, name="pad")] if any(map(any, margins)) else []
+
+
+def crop(make: Maker, sides: Sequence[int]) -> list[keras.Layer]:
+    """A centred cropping from `sides` to the size of the data, or nothing."""
+    margins = _margins(make, sides)
+    return [keras.layers.Cropping2D(margins, name="crop")] if any(map(any, margins)) else []

@@ -76,6 +76,82 @@ class Dropout(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
+class SpectralNorm(keras.layers.Wrapper):
+    """A Dense or Conv2D layer whose kernel W is divided by an estimate of its largest singular value.
+
+    W is seen as a matrix (all other axes, outputs), and y = activation(op(x, W / sigma) + bias) with
+        v = W u / |W u|,  u' = W^T v / |W^T v|,  sigma = v^T W u',
+    no gradient through u' and v. The raw W stays the trainable weight and is always divided. u is a
+    persistent, non-trainable weight: a training call replaces it by u', an inference call leaves it, so that
+    the output at inference depends on neither earlier calls nor the rest of the batch. `seed` draws the first
+    u ~ N(0, I). Raises ValueError for another layer. Miyato et al., arXiv 1802.05957, algorithm 1.
+    """
+
+    def __init__(self, layer: keras.Layer, seed: int = 0, **kwargs: Any) -> None:
+        if not isinstance(layer, (keras.layers.Dense, keras.layers.Conv2D)):
+            raise ValueError(f"SpectralNorm wraps a Dense or a Conv2D layer; got {type(layer).__name__}.")
+        if getattr(layer, "data_format", "channels_last") != "channels_last":
+            raise ValueError(f"SpectralNorm needs channels_last; {layer.name} has {layer.data_format}.")
+        super().__init__(layer, **kwargs)
+        self.seed = int(seed)
+
+    def build(self, input_shape: Sequence[Optional[int]]) -> None:
+        if self.built:
+            return
+        super().build(input_shape)
+        self.u = self.add_weight(
+            shape=(self.layer.kernel.shape[-1],),
+            initializer=keras.initializers.RandomNormal(stddev=1.0, seed=self.seed),
+            trainable=False,
+            name="u",
+        )
+        self.built = True
+
+    def sigma(self) -> tf.Tensor:
+        """Returns the estimate of the largest singular value, a scalar; differentiable in the kernel."""
+        return self._power_step()[0]
+
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        layer = self.layer
+        sigma, u = self._power_step()
+        if training:
+            self.u.assign(u)
+        kernel = tf.convert_to_tensor(layer.kernel)
+        if isinstance(layer, keras.layers.Conv2D):
+            outputs = keras.ops.conv(
+                inputs,
+                kernel,
+                strides=list(layer.strides),
+                padding=layer.padding,
+                data_format=layer.data_format,
+                dilation_rate=layer.dilation_rate,
+            )
+        else:
+            outputs = keras.ops.matmul(inputs, kernel)
+        # op(x, W / sigma) = op(x, W) / sigma, and outputs are far fewer than weights.
+        outputs = outputs / tf.cast(sigma, outputs.dtype)
+        if layer.use_bias:
+            outputs = outputs + tf.convert_to_tensor(layer.bias)
+        return layer.activation(outputs)
+
+    def compute_output_shape(self, input_shape: Sequence[Optional[int]]) -> tuple:
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "seed": self.seed}
+
+    def _power_step(self) -> tuple[tf.Tensor, tf.Tensor]:
+        kernel = tf.convert_to_tensor(self.layer.kernel)
+        if kernel.dtype.size < 4:
+            kernel = tf.cast(kernel, tf.float32)
+        matrix = tf.reshape(kernel, (-1, kernel.shape[-1]))
+        fixed = tf.stop_gradient(matrix)
+        v = _unit(tf.linalg.matvec(fixed, tf.cast(self.u.value, fixed.dtype)))
+        u = _unit(tf.linalg.matvec(fixed, v, transpose_a=True))
+        return tf.tensordot(v, tf.linalg.matvec(matrix, u), 1), u
+
+
+@keras.saving.register_keras_serializable("pae_zoo")
 class Affine(keras.layers.Layer):
     """Batch normalisation that never saw a statistic: y = gamma * x / sqrt(1 + 1e-5) + beta, per channel.
 
@@ -116,3 +192,7 @@ class MeanSigmoid(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "shift": self.shift}
+
+
+def _unit(vector: tf.Tensor) -> tf.Tensor:
+    return tf.math.l2_normalize(tf.stop_gradient(vector), epsilon=1e-12)

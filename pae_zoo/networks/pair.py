@@ -23,8 +23,8 @@ def check_pair(
     The encoder maps (batch, *event) to (batch, 2 * latent_dim), mean then raw scale; with
     `deterministic=True` (batch, latent_dim) will do too. The decoder maps (batch, latent_dim) to (batch,
     *event) with the last axis times `channels_factor`. What is not given is read off the models; a model that
-    was never built needs it given. Nothing is built or changed. Raises UserError (a ValueError) where
-    something does not fit or cannot be known.
+    was never built needs it given, and is built. Raises UserError (a ValueError) where something does not fit
+    or cannot be known.
     """
     given = None if event_shape is None else check_event_shape(event_shape)
     event = _input_shape(encoder, "encoder", given, "event_shape")
@@ -85,8 +85,8 @@ def _input_shape(model: keras.Model, role: str, given: Optional[Shape], argument
 
 
 def _output_shape(model: keras.Model, shape: tuple[int, ...], role: str) -> Shape:
-    """Returns the shape that the model gives for one datum, found without computing anything."""
-    spec = model.compute_output_spec(keras.KerasTensor((None, *shape)))
+    """Returns the shape that the model gives for one datum, by a symbolic call."""
+    spec = model(keras.KerasTensor((None, *shape)))
     if not hasattr(spec, "shape"):
         raise UserError(f"The {role} must give one tensor; it gives {type(spec).__name__}.")
     return tuple(spec.shape)[1:]
