@@ -1,0 +1,292 @@
+"""Single preprocessing steps y = f(x) with inverse and log |dy/dx|; `preprocessing.Chain` puts them in a row.
+
+Each step is a Keras layer whose statistics are non-trainable weights, so that they travel with the model. All
+methods take and return float tensors of shape (batch, *event); images are pixels in [0, 1]. With `seed=None` a
+random step takes its deterministic form.
+"""
+
+import math
+from typing import Callable, Iterator, Optional
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pae_zoo import seeds
+
+Range = Optional[tuple[float, float]]
+ADAPT_SEED = 42
+_CHUNK = 4096
+
+
+class Preprocessor(keras.layers.Layer):
+    """An invertible map y = f(x) of one datum; subclasses implement `forward_and_log_det` and `inverse`."""
+
+    has_statistics = False
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("dtype", "float32")  # densities need all their bits, whatever the global policy
+        super().__init__(trainable=kwargs.pop("trainable", False), **kwargs)
+        self.event_shape = None
+
+    def build(self, input_shape):
+        """Creates the statistics for data of shape (batch, *event)."""
+        if self.built:
+            return
+        self.event_shape = tuple(int(size) for size in input_shape[1:])
+        self._add_statistics()
+        self.built = True
+
+    def _add_statistics(self) -> None:
+        """Hook: creates the non-trainable weights of shape `event_shape`."""
+
+    def call(self, x, seed=None):
+        """Returns `forward(x, seed)`."""
+        return self.forward(x, seed)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)
+
+    def forward(self, x, seed=None) -> tf.Tensor:
+        """Returns y, shape and dtype of x."""
+        return self.forward_and_log_det(x, seed)[0]
+
+    def log_det(self, x, seed=None) -> tf.Tensor:
+        """Returns log |dy/dx| per datum in nats, shape (batch,); the same seed means the same noise as `forward`."""
+        return self.forward_and_log_det(x, seed)[1]
+
+    def forward_and_log_det(self, x, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns y and log |dy/dx|."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement forward_and_log_det.")
+
+    def inverse(self, y) -> tf.Tensor:
+        """Returns x with forward(x) = y, where there is one."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement inverse.")
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether `forward` uses its seed."""
+        return False
+
+    def value_range(self, x_range: Range = (0.0, 1.0)) -> Range:
+        """Returns the (low, high) that y stays within when x stays within `x_range`; None means unbounded."""
+        return None
+
+    def adapt(self, x: np.ndarray) -> None:
+        """Sets the statistics from training data (n, *event), uint8 or float; reads it in chunks."""
+        if not self.built:
+            self.build((None, *x.shape[1:]))
+        if self.has_statistics:
+            self.adapt_chunks(lambda: unit_chunks(x))
+
+    def adapt_chunks(self, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
+        """Sets the statistics from float chunks of the data; `chunks()` starts over."""
+
+    def _zeros(self, x) -> tf.Tensor:
+        return tf.zeros_like(self._sum(x))
+
+    def _sum(self, x) -> tf.Tensor:
+        """Sums over the event axes: those of the build shape, or all but the first."""
+        rank = len(self.event_shape) if self.event_shape is not None else x.shape.rank - 1
+        return tf.reduce_sum(x, axis=list(range(-rank, 0)))
+
+
+def unit_chunks(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields float32 chunks of x; uint8 is divided by 255."""
+    for start in range(0, len(x), _CHUNK):
+        chunk = x[start : start + _CHUNK]
+        yield chunk.astype(np.float32) / np.float32(255) if chunk.dtype == np.uint8 else chunk.astype(np.float32)
+
+
+def _log(value: float, where: str) -> float:
+    if not value > 0:
+        raise ValueError(f"{where} must be positive; received {value}.")
+    return math.log(value)
+
+
+@keras.saving.register_keras_serializable("pae_zoo")
+class Scale(Preprocessor):
+    """y = low + (high - low) x, the affine map of [0, 1] to [low, high]; log_det = D log(high - low)."""
+
+    def __init__(self, low: float = -0.5, high: float = 0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.low, self.high = float(low), float(high)
+        self._log_width = _log(self.high - self.low, "high - low of Scale")
+
+    def forward_and_log_det(self, x, seed=None):
+        y = self.low + (self.high - self.low) * x
+        return y, self._sum(tf.fill(tf.shape(x), tf.cast(self._log_width, x.dtype)))
+
+    def inverse(self, y):
+        return (y - self.low) / (self.high - self.low)
+
+    def value_range(self, x_range=(0.0, 1.0)):
+        return x_range and tuple(self.low + (self.high - self.low) * bound for bound in x_range)
+
+    def get_config(self):
+        return {**super().get_config(), "low": self.low, "high": self.high}
+
+
+@keras.saving.register_keras_serializable("pae_zoo")
+class Centre(Preprocessor):
+    """y = x - m with m the mean of every pixel over the training data; log_det = 0 (specs of VLAE, raw Gaussian)."""
+
+    has_statistics = True
+
+    def _add_statistics(self):
+        self.mean = self.add_weight(shape=self.event_shape, initializer="zeros", trainable=False, name="mean")
+
+    def forward_and_log_det(self, x, seed=None):
+        return x - tf.cast(self.mean, x.dtype), self._zeros(x)
+
+    def inverse(self, y):
+        return y + tf.cast(self.mean, y.dtype)
+
+    def value_range(self, x_range=(0.0, 1.0)):
+        return x_range and (x_range[0] - x_range[1], x_range[1] - x_range[0])
+
+    def adapt_chunks(self, chunks):
+        self.mean.assign(_moments(chunks)[0])
+
+
+@keras.saving.register_keras_serializable("pae_zoo")
+class Standardise(Preprocessor):
+    """y = (x - m) / max(s, floor) with mean m and standard deviation s of every pixel; log_det = -sum log max(s, floor).
+
+    The floor keeps pixels that hardly vary in training from exploding on other data.
+    """
+
+    has_statistics = True
+
+    def __init__(self, floor: float = 1e-2, **kwargs):
+        super().__init__(**kwargs)
+        self.floor = float(floor)
+        _log(self.floor, "floor of Standardise")
+
+    def _add_statistics(self):
+        self.mean = self.add_weight(shape=self.event_shape, initializer="zeros", trainable=False, name="mean")
+        self.std = self.add_weight(shape=self.event_shape, initializer="ones", trainable=False, name="std")
+
+    def _statistics(self, dtype):
+        return tf.cast(self.mean, dtype), tf.maximum(tf.cast(self.std, dtype), tf.cast(self.floor, dtype))
+
+    def forward_and_log_det(self, x, seed=None):
+        mean, std = self._statistics(x.dtype)
+        return (x - mean) / std, self._sum(tf.zeros_like(x) - tf.math.log(std))
+
+    def inverse(self, y):
+        mean, std = self._statistics(y.dtype)
+        return y * std + mean
+
+    def adapt_chunks(self, chunks):
+        mean, variance = _moments(chunks)
+        self.mean.assign(mean)
+        self.std.assign(np.sqrt(variance))
+
+    def get_config(self):
+        return {**super().get_config(), "floor": self.floor}
+
+
+def _moments(chunks: Callable[[], Iterator[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance over rows in float64, merged chunk by chunk (Chan, Golub, LeVeque 1983)."""
+    count, mean, squares = 0, 0.0, 0.0
+    for chunk in chunks():
+        size, chunk_mean = len(chunk), chunk.mean(axis=0, dtype=np.float64)
+        delta = chunk_mean - mean
+        squares = squares + size * chunk.var(axis=0, dtype=np.float64) + delta**2 * (count * size / (count + size))
+        mean = mean + delta * (size / (count + size))
+        count += size
+    if not count:
+        raise ValueError("adapt received no rows; at least one is needed.")
+    return np.asarray(mean), np.asarray(squares / count)
+
+
+@keras.saving.register_keras_serializable("pae_zoo")
+class Dequantise(Preprocessor):
+    """u = (255 x + U) / 256 with U uniform on (0, 1), or 1/2 without a seed; makes 8-bit pixels continuous.
+
+    log_det counts 0: densities are those of u on [0, 1]. The inverse, x = (256 u - 1/2) / 255, undoes the
+    deterministic form and is off by (U - 1/2) / 255 for the random one.
+    """
+
+    def forward_and_log_det(self, x, seed=None):
+        noise = 0.5 if seed is None else seeds.uniform(tf.shape(x), seed, x.dtype)
+        return (255.0 * x + noise) / 256.0, self._zeros(x)
+
+    def inverse(self, y):
+        return (256.0 * y - 0.5) / 255.0
+
+    @property
+    def is_stochastic(self):
+        return True
+
+    def value_range(self, x_range=(0.0, 1.0)):
+        return x_range and (255 * x_range[0] / 256, (255 * x_range[1] + 1) / 256)
+
+
+@keras.saving.register_keras_serializable("pae_zoo")
+class Logit(Preprocessor):
+    """v = a + (1 - 2 a) u, y = log v - log(1 - v) with margin a; log_det = sum [log(1 - 2 a) - log v - log(1 - v)].
+
+    Takes u in [0, 1]; with the default margin 0.05, |y| <= 2.9445.
+    """
+
+    def __init__(self, margin: float = 0.05, **kwargs):
+        super().__init__(**kwargs)
+        self.margin = float(margin)
+        if not 0 < self.margin < 0.5:
+            raise ValueError(f"margin of Logit must lie in (0, 0.5); received {margin}.")
+
+    def forward_and_log_det(self, x, seed=None):
+        v = self.margin + (1 - 2 * self.margin) * x
+        log_v, log_rest = tf.math.log(v), tf.math.log1p(-v)
+        return log_v - log_rest, self._sum(math.log(1 - 2 * self.margin) - log_v - log_rest)
+
+    def inverse(self, y):
+        return (tf.sigmoid(y) - self.margin) / (1 - 2 * self.margin)
+
+    def value_range(self, x_range=(0.0, 1.0)):
+        if x_range is None:
+            return None
+        v = [self.margin + (1 - 2 * self.margin) * bound for bound in x_range]
+        return tuple(math.log(bound / (1 - bound)) for bound in v) if 0 < v[0] and v[1] < 1 else None
+
+    def get_config(self):
+        return {**super().get_config(), "margin": self.margin}
+
+
+@keras.saving.register_keras_serializable("pae_zoo")
+class Binarise(Preprocessor):
+    """y in {0, 1}: y = 1[U < x] ("dynamic", redrawn at every use) or y = 1[x >= 1/2] ("threshold").
+
+    Without a seed, "dynamic" thresholds. log_det counts 0, since probabilities of y are masses; the inverse is the
+    identity: probabilities of y = 1 are grey levels.
+    """
+
+    MODES = ("dynamic", "threshold")
+
+    def __init__(self, mode: str = "dynamic", **kwargs):
+        super().__init__(**kwargs)
+        if mode not in self.MODES:
+            raise ValueError(f"mode of Binarise must be one of {self.MODES}; received {mode!r}.")
+        self.mode = mode
+
+    def forward_and_log_det(self, x, seed=None):
+        if self.mode == "dynamic" and seed is not None:
+            bits = seeds.uniform(tf.shape(x), seed, x.dtype) < x
+        else:
+            bits = x >= 0.5
+        return tf.cast(bits, x.dtype), self._zeros(x)
+
+    def inverse(self, y):
+        return tf.identity(y)
+
+    @property
+    def is_stochastic(self):
+        return self.mode == "dynamic"
+
+    def value_range(self, x_range=(0.0, 1.0)):
+        return (0.0, 1.0)
+
+    def get_config(self):
+        return {**super().get_config(), "mode": self.mode}
