@@ -112,7 +112,7 @@ def load_dataset(hparams):
         crop=hparams.crop,
         grey=hparams.grey,
         invert=hparams.invert,
-        static_binarisation="binarise_static" in hparams.preprocess,
+        static_binarise="binarise_static" in hparams.preprocess,
         validation_fraction=hparams.validation_fraction,
         num_test=64 if hparams.smoke else 0,
         seed=hparams.seed,

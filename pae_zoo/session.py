@@ -4,9 +4,8 @@ import dataclasses
 import time
 from typing import Any
 
-from pae_zoo import evaluation, launch, training
+from pae_zoo import data, evaluation, launch, training
 from pae_zoo import hparams as hp
-from pae_zoo.data import build_augmentation
 from pae_zoo.data.pipelines import Feed
 from pae_zoo.errors import UserError
 from pae_zoo.models.base import Autoencoder
@@ -33,7 +32,7 @@ def prepare(hparams, module) -> Session:
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = launch.load_dataset(hparams)
     batch_size = _batch_size(hparams, dataset)
-    augment = build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
+    augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees) if hparams.augment else None
     steps = training.total_steps(hparams, len(dataset.train.x) // batch_size)
     model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
     feed = Feed(

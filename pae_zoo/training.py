@@ -232,6 +232,7 @@ def train(model, feed: Feed, hparams, run: Run) -> Position:
                     validation_data=validation,
                     callbacks=[keeper, progress, board],
                     verbose=0,
+                    shuffle=False,
                 )
         keeper.write()
     finally:

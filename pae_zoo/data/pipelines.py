@@ -78,7 +78,8 @@ class Feed:
                 for start in range(0, steps, self.steps_per_call):
                     yield self._block(rows[start : start + self.steps_per_call], self.train)
 
-        return self._dataset(blocks, self.train, self.steps_per_call, weighted=False)
+        number_of_blocks = epochs * self.num_blocks(steps)
+        return self._dataset(blocks, number_of_blocks, self.train, self.steps_per_call, weighted=False)
 
     def validation(self) -> tf.data.Dataset:
         """Returns blocks over all validation data in order; padding has weight 0."""
@@ -96,7 +97,7 @@ class Feed:
                 padded[: block["count"]] = weight[start : start + length]
                 yield {**block, "weight": padded}
 
-        return self._dataset(blocks, self.valid, length, weighted=True)
+        return self._dataset(blocks, math.ceil(batches / length), self.valid, length, weighted=True)
 
     def batch(self, block: dict, i) -> tf.Tensor:
         """Returns batch i of a block, (batch_size, *event), in the dtype of the data."""
@@ -113,7 +114,7 @@ class Feed:
             return {"rows": padded, "count": np.int32(count)}
         return {"x": x[padded], "count": np.int32(count)}
 
-    def _dataset(self, blocks, x: np.ndarray, length: int, weighted: bool) -> tf.data.Dataset:
+    def _dataset(self, blocks, number: int, x: np.ndarray, length: int, weighted: bool) -> tf.data.Dataset:
         shape = (length, self.batch_size)
         signature = {"count": tf.TensorSpec((), tf.int32)}
         if self.resident:
@@ -122,4 +123,6 @@ class Feed:
             signature["x"] = tf.TensorSpec((*shape, *x.shape[1:]), tf.as_dtype(x.dtype))
         if weighted:
             signature["weight"] = tf.TensorSpec(shape, tf.float32)
-        return tf.data.Dataset.from_generator(blocks, output_signature=signature).prefetch(2)
+        found = tf.data.Dataset.from_generator(blocks, output_signature=signature)
+        # A known length keeps Keras from asking when the data will end.
+        return found.apply(tf.data.experimental.assert_cardinality(number)).prefetch(2)

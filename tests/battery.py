@@ -1,0 +1,63 @@
+"""The table of models that every shared test runs over: one row per model.
+
+A row gives the flags that matter to the model; networks are tiny, so that fourteen models take minutes.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from pae_zoo import models
+from pae_zoo import hparams as hp
+
+EVENT_SHAPE = (6, 6, 1)
+LATENT_DIM = 3
+TOTAL_STEPS = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One model of the battery.
+
+    Args:
+      model: its module's name.
+      flags: flags beyond the shared tiny ones.
+      offers: which of elbo, likelihood, sample, prior, predictive the model has.
+      oracle: whether a linear decoder makes its importance-sampled likelihood exact enough to test.
+    """
+
+    model: str
+    flags: dict = dataclasses.field(default_factory=dict)
+    offers: tuple[str, ...] = ("elbo", "likelihood", "sample", "prior", "predictive")
+    oracle: bool = True
+
+
+ROWS = {
+    "ae": Row("ae", offers=(), oracle=False),
+    "vae": Row("vae"),
+}
+
+
+def hparams(name: str, **changes):
+    """Returns the hyper-parameters of the row `name`, tiny."""
+    row = ROWS[name]
+    tiny = dict(model=row.model, hidden_units=(12, 8), latent_dim=LATENT_DIM, batch_size=16, epochs=3, seed=3)
+    return hp.check(models.find(row.model).HParams(**{**tiny, **row.flags, **changes}))
+
+
+def build(name: str, event_shape=EVENT_SHAPE, adapted: bool = True, **changes):
+    """Returns a tiny model of the row `name`, its data statistics set from `images()`."""
+    params = hparams(name, **changes)
+    model = models.find(params.model).MODEL.from_hparams(params, event_shape, TOTAL_STEPS)
+    if adapted:
+        model.adapt(images(128, event_shape=event_shape))
+    return model
+
+
+def images(num: int, seed: int = 0, event_shape=EVENT_SHAPE) -> np.ndarray:
+    """Returns smooth random images in [0, 1], float32, (num, *event_shape)."""
+    generator = np.random.default_rng(seed)
+    codes = generator.normal(size=(num, 2))
+    directions = np.random.default_rng(99).normal(size=(2, int(np.prod(event_shape))))
+    noise = 0.1 * generator.normal(size=(num, directions.shape[1]))
+    return (1 / (1 + np.exp(-(codes @ directions + noise)))).astype(np.float32).reshape(num, *event_shape)

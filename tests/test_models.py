@@ -1,0 +1,179 @@
+"""What every model must do, whatever it is: the shared battery."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from battery import EVENT_SHAPE, LATENT_DIM, ROWS, build, images
+
+from pae_zoo import models
+
+NAMES = list(ROWS)
+
+
+def offering(*what):
+    return [name for name, row in ROWS.items() if set(what) <= set(row.offers)]
+
+
+def test_every_model_has_a_row():
+    assert {row.model for row in ROWS.values()} == set(models.MODULES)
+
+
+@pytest.fixture(scope="module")
+def built():
+    """Each model of the battery, built once; tests that change a model build their own."""
+    return {name: build(name) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes(built, name):
+    model, row = built[name], ROWS[name]
+    for batch in (1, 3, 64):
+        x = images(batch)
+        assert model(x).shape == (batch, *EVENT_SHAPE)
+        posterior = model.encode(x)
+        assert posterior.event_shape == (LATENT_DIM,)
+        z = posterior.mean()
+        assert z.shape == (batch, LATENT_DIM)
+        assert model.decode(z).event_shape == EVENT_SHAPE
+        assert model.decode(z).log_prob(x).shape == (batch,)
+        assert model.decode_mean(z).shape == (batch, *EVENT_SHAPE)
+        for score in model.ood_scores(x, seed=(0, 1)).values():
+            assert score.shape == (batch,) and np.isfinite(score).all()
+        if "elbo" in row.offers:
+            assert model.elbo(x, seed=(0, 1)).shape == (batch,)
+        if "likelihood" in row.offers:
+            assert model.log_likelihood(x, 5, seed=(0, 1)).shape == (batch,)
+        if "predictive" in row.offers:
+            found = model.predictive(x, 4, seed=(0, 1))
+            assert found["mean"].shape == found["aleatoric_variance"].shape == (batch, *EVENT_SHAPE)
+            assert found["epistemic_variance"].shape == (batch, *EVENT_SHAPE)
+            assert found["latent_mean"].shape == found["latent_variance"].shape == (batch, LATENT_DIM)
+    if "prior" in row.offers:
+        assert model.prior().event_shape == (LATENT_DIM,)
+    if "sample" in row.offers:
+        assert model.sample(5, seed=(0, 1)).shape == (5, *EVENT_SHAPE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_model_lacks_is_said_in_a_sentence(built, name):
+    model, lacking = built[name], set(ROWS["vae"].offers) - set(ROWS[name].offers)
+    x = images(2)
+    calls = {
+        "elbo": lambda: model.elbo(x),
+        "likelihood": lambda: model.log_likelihood(x, 2),
+        "sample": lambda: model.sample(2, seed=(0, 1)),
+        "prior": lambda: model.prior(),
+        "predictive": lambda: model.predictive(x, 2),
+    }
+    for what in lacking:
+        with pytest.raises(NotImplementedError, match=r"\w+ \w+.*\."):
+            calls[what]()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_reaches_every_trainable_weight(name):
+    model = build(name)
+    # Noise breaks the symmetry of zero biases; a large batch leaves no hidden unit without an active datum.
+    x = tf.constant(images(64))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model.objective(x, (1, 2), training=True)["loss"])
+    gradients = tape.gradient(loss, model.trainable_variables)
+    missing = [v.path for v, g in zip(model.trainable_variables, gradients) if g is None or not np.any(g)]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_xla_equals_eager(built, name):
+    model, row = built[name], ROWS[name]
+    x, seed = tf.constant(images(6)), tf.constant([4, 5])
+    functions = {
+        "call": lambda: model(x),
+        "objective": lambda: model.objective(x, seed, training=False),
+        "ood_scores": lambda: model.ood_scores(x, seed),
+        "encode": lambda: model.encode(x).sample(seed=seed),
+    }
+    if "elbo" in row.offers:
+        functions["elbo"] = lambda: model.elbo(x, seed)
+    if "likelihood" in row.offers:
+        functions["importance"] = lambda: model.importance_estimate(x, 7, seed)
+    if "sample" in row.offers:
+        functions["sample"] = lambda: model.sample(4, seed)
+    for what, function in functions.items():
+        eager = tf.nest.flatten(function())
+        compiled = tf.nest.flatten(tf.function(function, jit_compile=True, autograph=False)())
+        for a, b in zip(eager, compiled):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4, err_msg=what)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_model_gives_the_same_numbers(name, tmp_path):
+    model, row = build(name), ROWS[name]
+    model.compile(optimizer="adam")
+    model.fit(images(48), epochs=1, batch_size=16, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    x, seed = images(5, seed=1), (7, 8)
+    for mine, theirs in zip(model.variables, loaded.variables):
+        if "seed_generator" not in mine.path:
+            np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(model(x), loaded(x))
+    for key, value in model.ood_scores(x, seed).items():
+        np.testing.assert_array_equal(value, loaded.ood_scores(x, seed)[key])
+    if "elbo" in row.offers:
+        np.testing.assert_array_equal(model.elbo(x, seed), loaded.elbo(x, seed))
+    assert loaded.get_config() == model.get_config()
+    assert int(loaded.step) == 3
+
+
+@pytest.mark.parametrize("name", offering("sample"))
+def test_samplers_are_deterministic(built, name):
+    model, x = built[name], images(4)
+    draws = {
+        "sample": lambda seed: model.sample(6, seed),
+        "encode": lambda seed: model.encode(x).sample(seed=seed),
+        "elbo": lambda seed: model.elbo(x, seed),
+        "noisy": lambda seed: model.sample(6, seed, observation_noise=True),
+    }
+    generator = tf.random.get_global_generator().state.numpy()
+    own = model.seed_generator.state.numpy()
+    for what, draw in draws.items():
+        first, again, other = draw((1, 2)), draw((1, 2)), draw((1, 3))
+        np.testing.assert_array_equal(first, again, err_msg=what)
+        assert np.abs(first - other).max() > 1e-6, what
+    np.testing.assert_array_equal(generator, tf.random.get_global_generator().state.numpy())
+    np.testing.assert_array_equal(own, model.seed_generator.state.numpy())
+    assert np.abs(model.sample(6) - model.sample(6)).max() > 1e-6  # unseeded calls differ
+    assert len(np.unique(np.asarray(model.sample(6, (1, 2))).reshape(6, -1), axis=0)) == 6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_codes_do_not_depend_on_the_batch(built, name):
+    model, x = built[name], images(9)
+    together = model.encode(x).mean()
+    apart = tf.concat([model.encode(x[:4]).mean(), model.encode(x[4:]).mean()], axis=0)
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+    np.testing.assert_array_equal(together, model.encode(x).mean())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_uint8_images_are_divided_by_255(built, name):
+    bytes_ = np.round(images(3) * 255).astype(np.uint8)
+    np.testing.assert_allclose(built[name](bytes_), built[name](bytes_.astype(np.float32) / 255), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keras_entry_points(name):
+    model = build(name, adapted=False)
+    model.compile(optimizer="adam")
+    x = images(40)
+    history = model.fit(x, epochs=2, batch_size=16, validation_data=(images(20, seed=5),), verbose=0).history
+    assert {"loss", "val_loss"} <= set(history) and np.isfinite(history["val_loss"]).all()
+    assert int(model.adapted) == 1
+    found = model.evaluate(x, batch_size=16, verbose=0, return_dict=True)
+    assert np.isfinite(found["loss"]) and found["loss"] != 0.0
+    assert model.predict(x, verbose=0).shape == x.shape
+    dataset = tf.data.Dataset.from_tensor_slices(x).batch(8)
+    model.fit(dataset, validation_data=dataset, epochs=1, verbose=0)
+    with pytest.raises(ValueError, match="its own objective"):
+        model.compile(optimizer="adam", loss="mse")
