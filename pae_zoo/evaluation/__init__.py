@@ -1,0 +1,70 @@
+"""Evaluation of a trained model: a task is a module here that has a `run(context)`; no list names them.
+
+A task yields (key, value) pairs for metrics.json and saves its figures through the context. What a model
+cannot do is reported as "unsupported", together with the sentence that the model gives for it.
+"""
+
+import difflib
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Sequence
+from typing import Union
+
+from pae_zoo.errors import UserError
+from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
+
+__all__ = ["UNSUPPORTED", "Context", "check_tasks", "describe", "evaluate", "tasks"]
+
+Value = Union[float, str]
+
+
+def tasks() -> dict[str, Callable]:
+    """Returns {task: its `run` function}, in alphabetical order."""
+    found = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        if callable(getattr(module, "run", None)):
+            found[info.name] = module.run
+    return dict(sorted(found.items()))
+
+
+def describe() -> dict[str, str]:
+    """Returns {task: the first line of its docstring}, for help texts."""
+    return {name: run.__doc__.strip().splitlines()[0] for name, run in tasks().items()}
+
+
+def check_tasks(names: Sequence[str]) -> None:
+    """Raises UserError, with the nearest names, when one of `names` is not a task."""
+    known = list(tasks())
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"Unknown task {name!r}.{hint} Tasks are: {', '.join(known)}.")
+
+
+def evaluate(context: Context, names: Sequence[str]) -> dict[str, Value]:
+    """Runs the tasks `names` in order and returns their flat {key: value}; see docs/metrics.md.
+
+    Values are Python floats or short strings. The scalars, the pictures and the codes also go to TensorBoard
+    under `tensorboard/evaluation`. Raises UserError for an unknown task or a bad OOD data set.
+    """
+    check_tasks(names)
+    found = tasks()
+    results: dict[str, Value] = {}
+    for number, name in enumerate(dict.fromkeys(names), start=1):
+        context.progress_prefix = f"[{number}/{len(set(names))}] {name}"
+        try:
+            for key, value in found[name](context):
+                results[key] = value if isinstance(value, str) else float(value)
+        except NotImplementedError as error:
+            context.say(f"{name}: unsupported. {sentence(error)}")
+            results[name] = UNSUPPORTED
+    for key, value in results.items():
+        if not isinstance(value, str) and not math.isfinite(value):
+            context.say(f"{key} is {value}: the model gave numbers that are not finite.")
+    context.board.scalars(results)
+    context.board.config()
+    context.board.close()
+    return results

@@ -1,0 +1,235 @@
+"""What a task is given: the model, its data and run, and the loop over padded batches."""
+
+import functools
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+import tensorflow as tf
+
+from pae_zoo import plotting, seeds
+from pae_zoo.evaluation.tensorboard import Board
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+UNSUPPORTED = "unsupported"
+
+
+def sentence(error: Exception) -> str:
+    """Returns the message of `error` as one line."""
+    return " ".join(str(error).split())
+
+
+def to_unit(x: np.ndarray) -> np.ndarray:
+    """Returns x as float32: uint8 is divided by 255, anything else keeps its values."""
+    return x.astype(np.float32) / np.float32(255.0) if x.dtype == np.uint8 else x.astype(np.float32)
+
+
+@dataclass(eq=False, repr=False)
+class Context:
+    """The model under evaluation with everything a task may use.
+
+    Args:
+      model: a model of `pae_zoo.models`; only the contract of `models/base.py` is used.
+      dataset: a `pae_zoo.data.Dataset`; its test split is what tasks report on.
+      hparams: needs `batch_size`, `jit_compile`, `importance_samples`, `ood_datasets`, `data_dir`, `download`.
+      run: the work directory: `.workdir`, `.figures` (paths) and `.save(relative path, writer)`.
+      seed: integer from which all randomness of the evaluation follows.
+    """
+
+    model: Any
+    dataset: Any
+    hparams: Any
+    run: Any
+    seed: int = 0
+    figures: list = field(default_factory=list)  # paths of the pictures saved so far
+    notes: list = field(default_factory=list)  # lines told to the user so far
+    progress_prefix: str = ""
+
+    def __post_init__(self):
+        self._compiled: dict[Callable, Callable] = {}
+        self.board = Board(self.run, step=training_step(self.model))
+
+    @property
+    def is_image(self) -> bool:
+        """Whether one datum is an image (H, W, C)."""
+        return len(self.dataset.event_shape) == 3
+
+    def say(self, line: str) -> None:
+        """Tells the user one line, on stderr, and keeps it in `notes`."""
+        self.notes.append(line)
+        print(line, file=sys.stderr, flush=True)
+
+    def unsupported(self, keys, error: NotImplementedError) -> list[tuple[str, str]]:
+        """Says why the model does not offer `keys` and returns them marked as such."""
+        keys = list(keys)
+        self.say(f"{', '.join(keys)}: unsupported. {sentence(error)}")
+        return [(key, UNSUPPORTED) for key in keys]
+
+    def figure(self, name: str, figure: "Figure") -> None:
+        """Saves `figure` as figures/<name>.png, whole or not at all."""
+        self.save(f"figures/{name}.png", lambda path: figure.savefig(path, format="png", dpi=plotting.DPI))
+        self.figures.append(self.run.figures / f"{name}.png")
+
+    def save(self, relative: str, writer: Callable) -> None:
+        """Lets `writer(path)` write one file of the work directory, whole or not at all."""
+        self.run.save(relative, writer)
+
+    def table(self, relative: str, columns: dict[str, Any]) -> None:
+        """Saves equally long columns as a CSV file with a header line."""
+
+        def write(path):
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(",".join(columns) + "\n")
+                for row in zip(*columns.values()):
+                    file.write(",".join(_cell(value) for value in row) + "\n")
+
+        self.save(relative, write)
+
+    # ---- randomness --------------------------------------------------------------------------------
+
+    def seed_for(self, purpose: str) -> tf.Tensor:
+        """Returns the seed pair of one purpose: its noise does not depend on which other tasks run."""
+        return seeds.fold_in((self.seed, 0), zlib.crc32(purpose.encode()) & 0x7FFFFFFF)
+
+    def choose(self, num_data: int, num: int, purpose: str) -> np.ndarray:
+        """Returns up to `num` sorted indices below `num_data`, drawn once from the seed and `purpose`."""
+        generator = np.random.default_rng([self.seed & 0xFFFFFFFF, zlib.crc32(purpose.encode())])
+        return np.sort(generator.permutation(num_data)[:num])
+
+    # ---- loops -------------------------------------------------------------------------------------
+
+    def compile(self, fn: Callable) -> Callable:
+        """Returns `fn` as a compiled function; asking again for the same `fn` gives the same one."""
+        if fn not in self._compiled:
+            jit = bool(self.hparams.jit_compile)
+            self._compiled[fn] = tf.function(fn, jit_compile=jit, autograph=False)
+        return self._compiled[fn]
+
+    def batches(self, x: np.ndarray, batch_size: Optional[int] = None) -> Iterator[tuple[np.ndarray, int]]:
+        """Yields (batch, count): float32 batches of one size, the last padded with copies of its last row.
+
+        Only the first `count` rows are data. One size means one compilation.
+        """
+        size = batch_size or int(self.hparams.batch_size)
+        for start in range(0, len(x), size):
+            batch = to_unit(x[start : start + size])
+            count = len(batch)
+            if count < size:
+                batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])
+            yield batch, count
+
+    def stream(self, fn: Callable, x: np.ndarray, purpose: str, unit: str = "batch") -> Iterator[Any]:
+        """Yields fn(batch, seed) for each batch of x, as numpy arrays cut to the rows that are data.
+
+        `fn` returns a tensor or a structure of tensors whose first axis is the batch; it is compiled once
+        for all sets of data. Batch i has the seed fold_in(seed_for(purpose), i).
+        """
+        compiled, base = self.compile(fn), self.seed_for(purpose)
+        num_batches = -(-len(x) // int(self.hparams.batch_size))
+        with self.progress(num_batches, purpose, unit) as bar:
+            for index, (batch, count) in enumerate(self.batches(x)):
+                outputs = compiled(tf.constant(batch), seeds.fold_in(base, index))
+                yield tf.nest.map_structure(lambda values: values.numpy()[:count], outputs)  # noqa: B023
+                bar.update()
+
+    def map_batches(self, fn: Callable, x: np.ndarray, purpose: str) -> Any:
+        """Returns what `stream` yields, concatenated over all of x."""
+        parts = list(self.stream(fn, x, purpose))
+        return tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+
+    def progress(self, total: int, description: str, unit: str = "batch"):
+        """Returns a progress bar on stderr; loops that end soon show none, logs get a line now and then."""
+        from tqdm import tqdm
+
+        terminal = sys.stderr.isatty()
+        return tqdm(
+            total=total,
+            desc=f"{self.progress_prefix} {description}".strip(),
+            unit=unit,
+            file=sys.stderr,
+            leave=False,
+            delay=0.5 if terminal else 10.0,
+            mininterval=0.2 if terminal else 30.0,
+        )
+
+    # ---- numbers shared by tasks -------------------------------------------------------------------
+
+    def reconstruct(self, x: np.ndarray) -> np.ndarray:
+        """Returns the model's reconstruction of x (n, *event), in the space of x."""
+        return self.map_batches(self._reconstruct, x, "reconstructions")
+
+    def decode(self, z: np.ndarray) -> np.ndarray:
+        """Returns the decoder's means for z (n, latent_dim), in the space of x: (n, *event)."""
+        return self.map_batches(self._decode, z, "decode")
+
+    def encode(self, x: np.ndarray, purpose: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (codes, variances) of x, each (n, latent_dim): posterior means, or a seeded draw.
+
+        A posterior without closed-form moments gives a draw and zero variance, and a line says so.
+        """
+        try:
+            return self.map_batches(self._moments, x, purpose)
+        except NotImplementedError as error:
+            codes = self.map_batches(self._draw, x, purpose)
+            self.say(f"Codes are draws: the posterior has no closed-form moments. {sentence(error)}")
+            return codes, np.zeros_like(codes)
+
+    @functools.cached_property
+    def test_codes(self) -> tuple[np.ndarray, np.ndarray]:
+        """`encode` of the test split, computed once."""
+        return self.encode(self.dataset.test.x, "codes")
+
+    def _reconstruct(self, x, seed):
+        return self.model(x)
+
+    def _decode(self, z, seed):
+        return self.model.decode_mean(z)
+
+    def _moments(self, x, seed):
+        posterior = self.model.encode(x, seed)
+        return posterior.mean(), posterior.variance()
+
+    def _draw(self, x, seed):
+        return self.model.encode(x, seed).sample(seed=seed)
+
+
+class Projection:
+    """Two coordinates of vectors: themselves when there are two, else their first principal components."""
+
+    def __init__(self, vectors: np.ndarray, name: str = "z"):
+        vectors = np.asarray(vectors, np.float64)
+        self.mean, self.axes, self.shares = np.zeros(vectors.shape[1]), None, None
+        if vectors.shape[1] == 2:
+            self.axes, self.labels = np.eye(2), (f"{name}[0]", f"{name}[1]")
+        elif vectors.shape[1] == 1:
+            self.axes, self.labels = np.array([[1.0, 0.0]]), (f"{name}[0]", "")
+        else:
+            self.mean = vectors.mean(axis=0)
+            variances, axes = np.linalg.eigh(np.cov(vectors.T))
+            axes = axes[:, ::-1][:, :2]
+            # The sign of an eigenvector is arbitrary: the largest entry is made positive, for a stable picture.
+            self.axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(2)])
+            self.shares = np.maximum(variances[::-1][:2], 0.0) / max(variances.sum(), 1e-300)
+            self.labels = tuple(
+                f"principal component {i + 1} ({100 * share:.0f} % of the variance)"
+                for i, share in enumerate(self.shares)
+            )
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns coordinates (n, 2) of vectors (n, d)."""
+        return (np.asarray(vectors, np.float64) - self.mean) @ self.axes
+
+
+def training_step(model: Any) -> int:
+    """Returns the number of training steps that `model` has taken, 0 when it keeps no count."""
+    step = getattr(model, "step", None)
+    return 0 if step is None else int(step)
+
+
+def _cell(value) -> str:
+    return f"{value:.9g}" if isinstance(value, (float, np.floating)) else str(value)

@@ -1,0 +1,147 @@
+"""What the model generates: samples, interpolations, a map of its latent space."""
+
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import numpy as np
+
+from pae_zoo import plotting
+from pae_zoo.evaluation.context import Context, Projection, to_unit
+
+SHOWN_SAMPLES = 100
+SHOWN_POINTS = 2000
+NUM_STRIPS, NUM_FRAMES = 8, 9
+GRID_SIDE = 20
+PRIOR_DRAWS = 10_000
+ACTIVE_VARIANCE = 0.01
+SAMPLE_KEYS = (
+    "generation/sample_mean", "generation/sample_std", "generation/prior_mean_abs", "generation/prior_std_mean",
+)  # fmt: skip
+
+
+def run(context: Context) -> Iterator[tuple[str, Any]]:
+    """Sample grid, interpolation strips, 2-D latent map, and how the codes fill the prior.
+
+    Interpolations are linear in z between the codes of two test data, both ends included. A latent unit is
+    active when the variance of its code over the test data exceeds 0.01 (Burda et al., arXiv 1509.00519).
+    """
+    yield from draw_samples(context)
+    codes, variances = context.test_codes
+    over_data = codes.var(axis=0, dtype=np.float64)
+    yield "generation/latent_mean_abs", np.abs(codes.mean(axis=0, dtype=np.float64)).mean()
+    yield "generation/latent_std_mean", np.sqrt(over_data + variances.mean(axis=0, dtype=np.float64)).mean()
+    yield "generation/active_units", (over_data > ACTIVE_VARIANCE).sum()
+    prior = draw_prior(context)
+    if prior is not None:
+        yield "generation/prior_mean_abs", np.abs(prior.mean(axis=0, dtype=np.float64)).mean()
+        yield "generation/prior_std_mean", prior.std(axis=0, dtype=np.float64).mean()
+    yield from draw_latent_map(context, codes, prior)
+    if context.is_image:
+        draw_interpolations(context, codes)
+        if codes.shape[1] == 2:
+            draw_latent_grid(context, codes if prior is None else prior, prior is not None)
+    write_projector(context, codes)
+
+
+def draw_samples(context: Context) -> Iterator[tuple[str, Any]]:
+    """Saves samples of the model: a grid of images, or a scatter over the data."""
+    num = SHOWN_SAMPLES if context.is_image else SHOWN_POINTS
+    try:
+        samples = context.compile(lambda seed: context.model.sample(num, seed))(context.seed_for("samples"))
+    except NotImplementedError as error:
+        yield from context.unsupported(SAMPLE_KEYS, error)
+        return
+    samples = samples.numpy()
+    if context.is_image:
+        table = plotting.square(samples)
+        context.figure("samples", plotting.image_table(table, f"{context.dataset.name}: samples of the model"))
+        context.board.images("generated", table)
+    else:
+        test = context.dataset.test.x
+        data = to_unit(test[context.choose(len(test), SHOWN_POINTS, "samples")])
+        project = Projection(data, "x")
+        title = f"{context.dataset.name}: samples of the model over test data"
+        groups = {"data": project(data), "samples": project(samples)}
+        context.figure("samples", plotting.points(groups, title, project.labels))
+    yield "generation/sample_mean", samples.mean(dtype=np.float64)
+    yield "generation/sample_std", samples.std(dtype=np.float64)
+
+
+def draw_prior(context: Context) -> Optional[np.ndarray]:
+    """Returns draws (10,000, K) of the latents that the decoder takes when it samples; None without a prior."""
+    draw = context.compile(lambda seed: context.model.sample_latent(PRIOR_DRAWS, seed))
+    try:
+        return draw(context.seed_for("prior")).numpy()
+    except NotImplementedError:
+        return None  # said already: a model without a prior has no samples either
+
+
+def draw_latent_map(
+    context: Context, codes: np.ndarray, prior: Optional[np.ndarray]
+) -> Iterator[tuple[str, float]]:
+    """Saves the codes of test data in two dimensions, coloured by label."""
+    test = context.dataset.test
+    chosen = context.choose(len(codes), SHOWN_POINTS, "latent_map")
+    project = Projection(codes)
+    title = f"{context.dataset.name}: codes of {len(chosen):,} test data"
+    labels = None if test.y is None else test.y[chosen]
+    if labels is not None and context.dataset.label_names:
+        labels = np.asarray(context.dataset.label_names)[labels]
+    title += "" if labels is None else ", by class"
+    figure = plotting.latent_map(project(codes[chosen]), labels, title, project.labels)
+    context.figure("latent_map", figure)
+    if project.shares is not None:
+        yield "generation/latent_map_variance", project.shares.sum()
+
+
+def draw_interpolations(context: Context, codes: np.ndarray) -> None:
+    """Saves strips of decoded points on straight lines between pairs of codes, of two classes if there are."""
+    test = context.dataset.test
+    starts, ends = pairs(context, test.y, len(codes))
+    weights = np.linspace(0.0, 1.0, NUM_FRAMES, dtype=np.float32)[None, :, None]
+    z = (1.0 - weights) * codes[starts][:, None] + weights * codes[ends][:, None]
+    frames = context.decode(z.reshape(-1, z.shape[-1]).astype(np.float32))
+    frames = frames.reshape(len(starts), NUM_FRAMES, *frames.shape[1:])
+    table = np.concatenate(
+        [to_unit(test.x[starts])[:, None], frames, to_unit(test.x[ends])[:, None]], axis=1
+    )
+    labels = ["datum A", *(f"{w:.3g}" for w in weights[0, :, 0]), "datum B"]
+    title = f"{context.dataset.name}: decoded (1 - w) z(A) + w z(B), with w above each column"
+    context.figure("interpolations", plotting.image_table(table, title, column_labels=labels))
+
+
+def pairs(context: Context, labels: Optional[np.ndarray], num_data: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns indices (starts, ends) of up to 8 pairs of data, of different classes where possible."""
+    order = context.choose(num_data, 8 * NUM_STRIPS, "interpolations")
+    order = np.random.default_rng(context.seed & 0xFFFFFFFF).permutation(order)
+    starts = order[: min(NUM_STRIPS, -(-len(order) // 2))]
+    rest = list(order[len(starts) :]) or list(starts)
+    ends = []
+    for start in starts[: len(rest)]:
+        other = [i for i in rest if labels is None or labels[i] != labels[start]] or rest
+        ends.append(other[0])
+        rest.remove(other[0])
+    return starts[: len(ends)], np.array(ends)
+
+
+def draw_latent_grid(context: Context, latents: np.ndarray, from_prior: bool) -> None:
+    """Saves what a two-dimensional latent space decodes to, over quantiles of `latents` on each axis."""
+    levels = (np.arange(GRID_SIDE) + 0.5) / GRID_SIDE
+    first, second = np.quantile(latents[:, 0], levels), np.quantile(latents[:, 1], levels[::-1])
+    z = np.stack(np.meshgrid(first, second), axis=-1).reshape(-1, 2).astype(np.float32)
+    table = context.decode(z).reshape(GRID_SIDE, GRID_SIDE, *context.dataset.event_shape)
+    every = range(0, GRID_SIDE, 4)
+    columns = [f"{first[i]:.2f}" if i in every else "" for i in range(GRID_SIDE)]
+    rows = [f"{second[i]:.2f}" if i in every else "" for i in range(GRID_SIDE)]
+    source = "the prior" if from_prior else "the codes"
+    title = f"{context.dataset.name}: decoded quantiles of {source}, z[0] to the right, z[1] upwards"
+    context.figure("latent_grid", plotting.image_table(table, title, rows, columns))
+
+
+def write_projector(context: Context, codes: np.ndarray) -> None:
+    """Writes the codes, with labels and small images, for TensorBoard's projector."""
+    test = context.dataset.test
+    chosen = context.choose(len(codes), context.board.capacity(context.dataset.event_shape), "projector")
+    images = plotting.to_rgb(to_unit(test.x[chosen])) if context.is_image else None
+    context.board.embedding(codes[chosen], None if test.y is None else test.y[chosen], images)
+

@@ -1,0 +1,94 @@
+"""Evidence lower bound and importance-sampled log-likelihood of the test data, in nats."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pae_zoo import plotting, seeds
+from pae_zoo.data import preprocessing
+from pae_zoo.evaluation.context import Context
+from pae_zoo.evaluation.reconstruction import standard_error
+
+BOUND_KEYS = ("test/elbo", "test/elbo_stderr", "test/elbo_model_space")
+LIKELIHOOD_KEYS = (
+    "test/log_likelihood", "test/log_likelihood_stderr", "test/log_likelihood_model_space", "test/elbo_gap",
+    "test/effective_sample_size", "test/effective_sample_size_min",
+)  # fmt: skip
+
+
+def run(context: Context) -> Iterator[tuple[str, Any]]:
+    """Evidence lower bound and importance-sampled log p(x) of the test split, with standard errors.
+
+    log p(x) ~ logsumexp_s [log p(x|z_s) + log p(z_s) - log q(z_s|x)] - log S, z_s ~ q(z|x) with the model's
+    own proposal (Burda et al., arXiv 1509.00519, eq. 8); `importance_samples` is S. The bound is the mean of
+    the same log weights. Both are densities of x (of [0, 1] pixels); *_model_space are those of y.
+    """
+    model, num_samples = context.model, int(context.hparams.importance_samples)
+    x, labels = context.dataset.test.x, context.dataset.test.y
+
+    def estimate(batch, seed):
+        found = model.importance_estimate(batch, num_samples, seed)
+        return {
+            "elbo": found.elbo,
+            "log_likelihood": found.log_likelihood,
+            "effective_sample_size": found.effective_sample_size,
+            "log_det": log_det(model, batch, seed),
+        }
+
+    def bound(batch, seed):
+        return {"elbo": model.elbo(batch, seed), "log_det": log_det(model, batch, seed)}
+
+    keys = list(LIKELIHOOD_KEYS) + (["test/bits_per_dim"] if has_bits(context) else [])
+    try:
+        values = context.map_batches(estimate, x, "likelihood")
+    except NotImplementedError as error:
+        yield from context.unsupported(keys, error)
+        try:
+            values = context.map_batches(bound, x, "likelihood")
+        except NotImplementedError as error:
+            yield from context.unsupported(BOUND_KEYS, error)
+            return
+    values = {key: value.astype(np.float64) for key, value in values.items()}
+    columns = {"index": range(len(x)), **({} if labels is None else {"label": labels}), **values}
+    context.table("likelihood.csv", columns)
+
+    elbo = values["elbo"]
+    yield "test/elbo", elbo.mean()
+    yield "test/elbo_stderr", standard_error(elbo)
+    yield "test/elbo_model_space", (elbo - values["log_det"]).mean()
+    groups, marks = {"ELBO": elbo}, {f"mean ELBO {elbo.mean():.5g}": elbo.mean()}
+    if "log_likelihood" in values:
+        log_p, ess = values["log_likelihood"], values["effective_sample_size"]
+        yield "test/log_likelihood", log_p.mean()
+        yield "test/log_likelihood_stderr", standard_error(log_p)
+        yield "test/log_likelihood_model_space", (log_p - values["log_det"]).mean()
+        yield "test/elbo_gap", (log_p - elbo).mean()
+        yield "test/effective_sample_size", ess.mean()
+        yield "test/effective_sample_size_min", ess.min()
+        yield "test/importance_samples", num_samples
+        if has_bits(context):
+            yield "test/bits_per_dim", preprocessing.bits_per_dim(log_p.mean(), math.prod(context.dataset.event_shape))
+        groups["log p(x)"] = log_p
+        marks[f"mean log p(x) {log_p.mean():.5g}"] = log_p.mean()
+    title = f"{context.dataset.name}, {len(x):,} test data: log density of x"
+    if "log_likelihood" in values:
+        title += f" (S = {num_samples})"
+    context.figure("likelihood", plotting.histogram(groups, title, "nats per datum", marks))
+
+
+def log_det(model: Any, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Returns log |dy/dx|, shape (batch,), with the noise that `elbo` and `importance_estimate` use at `seed`.
+
+    Models draw preprocessing noise from the first of three seeds split off the one they are given.
+    """
+    return model.preprocess(x, seeds.split(seed, 3)[0])[1]
+
+
+def has_bits(context: Context) -> bool:
+    """Whether bits per dimension mean something: 8-bit images that the model sees dequantised."""
+    steps = getattr(context.model.preprocessing, "steps", [context.model.preprocessing])
+    dequantised = any(isinstance(step, preprocessing.Dequantise) for step in steps)
+    return context.is_image and context.dataset.test.x.dtype == np.uint8 and dequantised

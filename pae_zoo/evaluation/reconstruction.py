@@ -1,0 +1,76 @@
+"""Reconstruction error of the clean test data, in the units of x."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pae_zoo import plotting
+from pae_zoo.evaluation.context import Context, Projection, to_unit
+
+SHOWN_IMAGES = 12
+SHOWN_POINTS = 2000
+
+
+def run(context: Context) -> Iterator[tuple[str, float]]:
+    """Mean squared error on the test split, where in the image it arises, originals and reconstructions.
+
+    xhat = model(x) is the deterministic reconstruction; errors are (x - xhat)^2 of clean x, for images in
+    [0, 1] units (Boehm & Seljak, arXiv 2006.05479, print the same number for pixels in [-0.5, 0.5]).
+    """
+    x = context.dataset.test.x
+
+    def squared_error(batch, seed):
+        return (batch - context.model(batch)) ** 2
+
+    per_datum, per_pixel = [], np.zeros(context.dataset.event_shape)
+    for errors in context.stream(squared_error, x, "reconstruction"):
+        per_datum.append(errors.reshape(len(errors), -1).mean(axis=1, dtype=np.float64))
+        per_pixel += errors.sum(axis=0, dtype=np.float64)
+    per_datum, per_pixel = np.concatenate(per_datum), per_pixel / len(x)
+
+    yield "test/mse", per_datum.mean()
+    yield "test/mse_stderr", standard_error(per_datum)
+    yield "test/mse_pixel_min", per_pixel.min()
+    yield "test/mse_pixel_max", per_pixel.max()
+
+    title = f"{context.dataset.name}, {len(x):,} test data: mean squared error {per_datum.mean():.4g}"
+    if context.is_image:
+        draw_images(context, title)
+        rms = np.sqrt(per_pixel.mean(axis=-1))
+        label = "RMS of x - reconstruction, x in [0, 1]"
+        title = f"{context.dataset.name}: error of each pixel\nover {len(x):,} test data"
+        context.figure("residual_map", plotting.heatmap(rms, title, label))
+    else:
+        draw_vectors(context, title)
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Returns the standard error of the mean of values (n,); NaN for a single one."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def draw_images(context: Context, title: str) -> None:
+    """Saves a grid of originals, reconstructions and their differences."""
+    test = context.dataset.test
+    chosen = context.choose(len(test.x), SHOWN_IMAGES, "reconstruction")
+    x = to_unit(test.x[chosen])
+    xhat = context.reconstruct(test.x[chosen])
+    limit = max(float(np.abs(x - xhat).mean(axis=-1).max()), 1e-6)
+    table = np.stack(
+        [plotting.to_rgb(x), plotting.to_rgb(xhat), plotting.signed_rgb(x - xhat, limit)]
+    )
+    labels = ("original", "reconstruction", "difference")
+    note = f"difference = original - reconstruction: red +{limit:.2f}, white 0, blue -{limit:.2f}"
+    context.figure("reconstructions", plotting.image_table(table, title, labels, note=note))
+    context.board.images("data", table[:1])
+    context.board.images("reconstruction_z", table[1:2])
+
+
+def draw_vectors(context: Context, title: str) -> None:
+    """Saves a scatter of data and their reconstructions in two dimensions."""
+    test = context.dataset.test
+    chosen = context.choose(len(test.x), SHOWN_POINTS, "reconstruction")
+    x = to_unit(test.x[chosen])
+    project = Projection(x, "x")
+    groups = {"data": project(x), "reconstruction": project(context.reconstruct(test.x[chosen]))}
+    context.figure("reconstructions", plotting.points(groups, title, project.labels))

@@ -1,0 +1,253 @@
+"""Pictures from arrays: each function takes numbers and returns a matplotlib figure, saved by the caller.
+
+Figures are built without pyplot, so that no global state, display or backend of a caller is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Optional
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours, which colour-blind readers tell apart; the pale yellow comes last
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+INSIDE, OUTSIDE = COLOURS[0], COLOURS[1]
+#: Paul Tol's "muted" set, for up to ten classes
+CLASS_COLOURS = (
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#888888",
+)  # fmt: skip
+GREY = 0.72
+DPI = 100
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Returns an empty figure of the given size in inches whose layout keeps labels inside."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def to_rgb(images: np.ndarray) -> np.ndarray:
+    """Returns images (..., H, W, C) in [0, 1] as RGB; other than 1 or 3 channels are averaged to grey."""
+    images = np.clip(np.asarray(images, np.float32), 0.0, 1.0)
+    if images.shape[-1] == 3:
+        return images
+    return np.repeat(images.mean(axis=-1, keepdims=True), 3, axis=-1)
+
+
+def signed_rgb(differences: np.ndarray, limit: float) -> np.ndarray:
+    """Returns signed images (..., H, W, C) as RGB: blue below zero, white at zero, red above."""
+    import matplotlib
+
+    grey = np.asarray(differences, np.float32).mean(axis=-1)
+    scaled = np.clip(0.5 + 0.5 * grey / limit, 0.0, 1.0)
+    return matplotlib.colormaps["RdBu_r"](scaled)[..., :3].astype(np.float32)
+
+
+def mosaic(images: np.ndarray, pad: int = 2) -> np.ndarray:
+    """Lays a table of images (rows, columns, H, W, C) on grey: one RGB image with `pad` pixels between."""
+    images = to_rgb(images)
+    rows, columns, height, width, _ = images.shape
+    sheet = np.full((rows * (height + pad) + pad, columns * (width + pad) + pad, 3), GREY, np.float32)
+    for row in range(rows):
+        for column in range(columns):
+            top, left = pad + row * (height + pad), pad + column * (width + pad)
+            sheet[top : top + height, left : left + width] = images[row, column]
+    return sheet
+
+
+def square(images: np.ndarray) -> np.ndarray:
+    """Arranges images (n, H, W, C) as a table (rows, columns, H, W, C), dropping what fills no row."""
+    columns = max(1, int(np.sqrt(len(images))))
+    rows = len(images) // columns
+    return images[: rows * columns].reshape(rows, columns, *images.shape[1:])
+
+
+def image_table(
+    images: np.ndarray,
+    title: str,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    note: str = "",
+) -> Figure:
+    """Draws a table of images (rows, columns, H, W, C) in [0, 1], with labels left and above."""
+    rows, columns, height, width, _ = images.shape
+    pad = max(1, round(max(height, width) / 16))
+    cell = min(0.8, max(0.3, 9.0 / columns))
+    left = 0.3 + 0.085 * max((len(label) for label in row_labels), default=0)
+    above_and_below = 0.45 + 0.2 * bool(len(column_labels)) + 0.25 * bool(note)
+    figure = new_figure(
+        max(4.5, columns * cell + left), rows * cell * (height + pad) / (width + pad) + above_and_below
+    )
+    axes = figure.add_subplot()
+    axes.imshow(mosaic(images, pad), interpolation="nearest")
+    axes.set_title(title, fontsize=11)
+    centres = pad + (height - 1) / 2 + np.arange(rows) * (height + pad)
+    axes.set_yticks(centres if len(row_labels) else [], row_labels if len(row_labels) else [])
+    centres = pad + (width - 1) / 2 + np.arange(columns) * (width + pad)
+    axes.set_xticks(centres if len(column_labels) else [], column_labels if len(column_labels) else [])
+    axes.tick_params(length=0, labelsize=9, top=False, labeltop=True, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if note:
+        axes.set_xlabel(note, fontsize=9)
+    return figure
+
+
+def heatmap(values: np.ndarray, title: str, label: str) -> Figure:
+    """Draws a map (H, W) of values >= 0 with a colour bar."""
+    figure = new_figure(5.2, 4.4)
+    axes = figure.add_subplot()
+    image = axes.imshow(values, cmap="viridis", vmin=0.0, interpolation="nearest")
+    figure.colorbar(image, ax=axes, label=label)
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel("column (pixels)")
+    axes.set_ylabel("row (pixels)")
+    return figure
+
+
+def points(groups: Mapping[str, np.ndarray], title: str, axis_labels: Sequence[str]) -> Figure:
+    """Draws named groups of points (n, 2) over one another, in order, with a legend."""
+    figure = new_figure(6.0, 5.2)
+    axes = figure.add_subplot()
+    markers = ("o", "x", "^", "s")
+    for index, (name, values) in enumerate(groups.items()):
+        style = dict(s=14, alpha=0.55, linewidths=0.0) if index != 1 else dict(s=16, alpha=0.7, linewidths=1.0)
+        axes.scatter(values[:, 0], values[:, 1], color=COLOURS[index], marker=markers[index], label=name, **style)
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(axis_labels[0])
+    axes.set_ylabel(axis_labels[1])
+    for handle in axes.legend(fontsize=9, loc="best", framealpha=0.85).legend_handles:
+        handle.set_alpha(1.0)
+    return figure
+
+
+def latent_map(
+    codes: np.ndarray, labels: Optional[np.ndarray], title: str, axis_labels: Sequence[str]
+) -> Figure:
+    """Draws codes (n, 2), coloured by labels (n,) of at most ten classes, each named at its median."""
+    import matplotlib
+
+    figure = new_figure(6.4, 5.6)
+    axes = figure.add_subplot()
+    classes = np.unique(labels) if labels is not None else []
+    if 1 < len(classes) <= len(CLASS_COLOURS):
+        for colour, name in zip(CLASS_COLOURS, classes):
+            chosen = codes[labels == name]
+            axes.scatter(chosen[:, 0], chosen[:, 1], color=colour, s=9, alpha=0.6, linewidths=0.0)
+        for colour, name in zip(CLASS_COLOURS, classes):
+            x, y = np.median(codes[labels == name], axis=0)
+            box = dict(boxstyle="round,pad=0.2", facecolor="white", edgecolor=colour, linewidth=1.8, alpha=0.9)
+            axes.text(x, y, str(name), fontsize=10, weight="bold", ha="center", va="center", bbox=box)
+    elif len(classes) > 1:
+        colours = matplotlib.colormaps["viridis"](np.searchsorted(classes, labels) / (len(classes) - 1))
+        axes.scatter(codes[:, 0], codes[:, 1], c=colours, s=9, alpha=0.6, linewidths=0.0)
+    else:
+        axes.scatter(codes[:, 0], codes[:, 1], color=COLOURS[0], s=9, alpha=0.6, linewidths=0.0)
+    axes.set_title(title, fontsize=11)
+    axes.set_xlabel(axis_labels[0])
+    axes.set_ylabel(axis_labels[1])
+    return figure
+
+
+def histogram(
+    groups: Mapping[str, np.ndarray], title: str, xlabel: str, marks: Optional[Mapping[str, float]] = None
+) -> Figure:
+    """Draws the histograms of named groups of values (n,) on common bins, with vertical marks."""
+    figure = new_figure(6.4, 4.2)
+    axes = figure.add_subplot()
+    _histograms(axes, groups, xlabel)
+    for index, (name, value) in enumerate((marks or {}).items()):
+        style = ("--", ":")[index % 2]
+        axes.axvline(value, color=COLOURS[index], linestyle=style, linewidth=2.0, label=name)
+    axes.set_title(title, fontsize=11)
+    axes.set_ylabel("share of the data per bin")
+    axes.legend(fontsize=9, loc="best", framealpha=0.85)
+    return figure
+
+
+def score_histograms(
+    inside: Mapping[str, np.ndarray], outside: Mapping[str, np.ndarray], names: Sequence[str], title: str,
+    captions: Mapping[str, str],
+) -> Figure:  # fmt: skip
+    """Draws a panel per score: its histogram inside and outside; `names` are those of the two groups."""
+    columns = min(2, len(inside))
+    rows = -(-len(inside) // columns)
+    figure = new_figure(5.0 * columns + 0.2, 3.1 * rows + 0.7)
+    figure.suptitle(title, fontsize=12)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, score in zip(panels, inside):
+        _histograms(axes, {names[0]: inside[score], names[1]: outside[score]}, f"{score} (higher = more unusual)")
+        axes.set_title(captions[score], fontsize=10)
+        axes.set_ylabel("share per bin")
+    for axes in panels[len(inside) :]:
+        axes.set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def roc_and_precision_recall(
+    roc: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    precision_recall: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    title: str,
+    chance: float,
+) -> Figure:
+    """Draws ROC curves (fpr, tpr) and precision-recall curves (recall, precision), a line per label."""
+    figure = new_figure(10.0, 4.8)
+    figure.suptitle(title, fontsize=12)
+    left, right = figure.subplots(1, 2)
+    dashes = ("-", "--", "-.", ":")
+    for axes, curves in ((left, roc), (right, precision_recall)):
+        for index, (label, (x, y)) in enumerate(curves.items()):
+            colour = COLOURS[index % (len(COLOURS) - 1)]
+            axes.plot(x, y, color=colour, linestyle=dashes[index % 4], linewidth=2.0, label=label)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(color="0.9")
+        axes.set_aspect("equal")
+    left.plot([0, 1], [0, 1], color="0.6", linewidth=1.0, label="chance (0.500)")
+    right.axhline(chance, color="0.6", linewidth=1.0, label=f"chance ({chance:.3f})")
+    left.set(title="ROC (area)", xlabel="false positive rate", ylabel="true positive rate")
+    right.set(title="precision-recall (average precision)", xlabel="recall", ylabel="precision")
+    for axes in (left, right):
+        axes.legend(fontsize=9, loc="lower right" if axes is left else "lower left", framealpha=0.85)
+    return figure
+
+
+def _histograms(axes, groups: Mapping[str, np.ndarray], xlabel: str, num_bins: int = 50) -> None:
+    """Draws groups on common bins; ranges apart by over 20 get an asinh axis, tails go to the end bins."""
+    spans = [np.quantile(values, (0.005, 0.995)) for values in groups.values()]
+    low, high = min(s[0] for s in spans), max(s[1] for s in spans)
+    if high <= low:
+        low, high = low - 0.5, low + 0.5
+    narrow = min(max(s[1] - s[0], 1e-9 * (high - low)) for s in spans)
+    anchor = min(spans, key=lambda s: s[1] - s[0])[0]
+    if len(groups) > 1 and high - low > 20.0 * narrow:
+        width = max(narrow, (high - low) * 1e-4)
+
+        def forward(value):
+            return np.arcsinh((np.asarray(value, float) - anchor) / width)
+
+        def inverse(value):
+            return np.sinh(np.asarray(value, float)) * width + anchor
+
+        edges = inverse(np.linspace(forward(low), forward(high), num_bins + 1))
+        axes.set_xscale("function", functions=(forward, inverse))
+        ticks = inverse(np.linspace(forward(low), forward(high), 6))
+        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        xlabel += "\n(axis compressed: asinh)"
+    else:
+        edges = np.linspace(low, high, num_bins + 1)
+    for (name, values), colour, hatch in zip(groups.items(), COLOURS, ("", "////", "....")):
+        counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+        share = counts / len(values)
+        axes.stairs(share, edges, fill=True, color=colour, alpha=0.25)
+        axes.stairs(
+            share, edges, fill=True, facecolor="none", edgecolor=colour, hatch=hatch, linewidth=1.4, label=name
+        )
+    axes.set_xlabel(xlabel)

@@ -1,0 +1,57 @@
+"""Samples, interpolations, latent map and the codes for the projector."""
+
+import numpy as np
+import pytest
+
+from pae_zoo.evaluation import generation
+
+
+def test_images_with_two_latents(make_context):
+    context = make_context()
+    results = dict(generation.run(context))
+    codes, variances = context.test_codes
+    expected = np.sqrt(codes.var(axis=0) + variances.mean(axis=0)).mean()
+    assert results["generation/latent_std_mean"] == pytest.approx(expected, rel=1e-5)
+    assert results["generation/prior_std_mean"] == pytest.approx(1.0, abs=0.02)
+    assert results["generation/active_units"] == (codes.var(axis=0) > 0.01).sum()
+    assert "generation/latent_map_variance" not in results
+    assert {path.stem for path in context.figures} == {"samples", "latent_map", "interpolations", "latent_grid"}
+
+
+def test_images_with_many_latents_are_projected(make_context):
+    context = make_context(event_shape=(6, 9, 3), model_options={"latent_dim": 5})
+    results = dict(generation.run(context))
+    assert 0 < results["generation/latent_map_variance"] <= 1
+    assert {path.stem for path in context.figures} == {"samples", "latent_map", "interpolations"}
+
+
+def test_vectors(make_context):
+    context = make_context(event_shape=(4,), model_options={"latent_dim": 1})
+    assert dict(generation.run(context))["generation/sample_std"] > 0
+    assert {path.stem for path in context.figures} == {"samples", "latent_map"}
+
+
+@pytest.mark.parametrize("num", [1, 2, 5, 40])
+def test_pairs_are_of_different_classes_where_possible(make_context, num):
+    context = make_context(num=num)
+    labels = np.arange(num) % 2
+    starts, ends = generation.pairs(context, labels, num)
+    assert 1 <= len(starts) == len(ends) <= 8
+    if num == 40:
+        assert (labels[starts] != labels[ends]).all() and len({*starts, *ends}) == 16
+
+
+def test_projector_files_are_what_tensorboard_reads(make_context):
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector import projector_config_pb2
+
+    context = make_context()
+    list(generation.run(context))
+    folder = context.run.workdir / "tensorboard" / "evaluation"
+    config = projector_config_pb2.ProjectorConfig()
+    text_format.Parse((folder / "projector_config.pbtxt").read_text(), config)
+    (embedding,) = config.embeddings
+    assert np.loadtxt(folder / embedding.tensor_path, delimiter="\t").shape == (70, 2)
+    assert len((folder / embedding.metadata_path).read_text().split()) == 70
+    assert list(embedding.sprite.single_image_dim) == [8, 8]
+    assert (folder / embedding.sprite.image_path).exists()

@@ -1,0 +1,76 @@
+"""The importance-sampled likelihood against the closed form of a linear-Gaussian model."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+
+from pae_zoo import seeds
+from pae_zoo.evaluation import likelihood
+from pae_zoo.evaluation.context import to_unit
+
+
+@pytest.mark.parametrize("event_shape", [(8, 8, 1), (3,)])
+def test_exact_proposal_gives_the_closed_form(make_context, event_shape):
+    context = make_context(event_shape=event_shape)
+    results = dict(likelihood.run(context))
+    exact = context.model.exact(to_unit(context.dataset.test.x))
+    assert results["test/log_likelihood"] == pytest.approx(exact.mean(), abs=2e-3)
+    assert results["test/elbo"] == pytest.approx(exact.mean(), abs=2e-3)
+    assert results["test/log_likelihood_stderr"] == pytest.approx(exact.std(ddof=1) / np.sqrt(70), rel=1e-3)
+    assert results["test/effective_sample_size"] == pytest.approx(20, rel=1e-2)
+    assert results["test/elbo_gap"] == pytest.approx(0.0, abs=1e-3)
+    assert results["test/importance_samples"] == 20
+    assert "test/bits_per_dim" not in results
+
+
+def test_wrong_proposal_gives_a_gap_and_few_effective_samples(make_context):
+    context = make_context(event_shape=(3,), model_options={"bias": 0.3}, importance_samples=500)
+    results = dict(likelihood.run(context))
+    exact = context.model.exact(to_unit(context.dataset.test.x))
+    assert results["test/elbo"] < results["test/log_likelihood"] - 0.1
+    assert results["test/log_likelihood"] == pytest.approx(exact.mean(), abs=0.02)
+    assert 1 <= results["test/effective_sample_size_min"] < results["test/effective_sample_size"] < 400
+
+
+def test_model_space_value_uses_the_noise_of_the_estimate(make_context):
+    chain = ("dequantise", "logit")
+    context = make_context(model_options={"preprocess": chain}, num=32)
+    results = dict(likelihood.run(context))
+    seed = seeds.fold_in(context.seed_for("likelihood"), 0)
+    x = to_unit(context.dataset.test.x)
+    y, log_det = context.model.preprocess(x, seeds.split(seed, 3)[0])
+    expected = context.model.exact(x, seeds.split(seed, 3)[0]) - log_det.numpy()
+    assert results["test/log_likelihood_model_space"] == pytest.approx(expected.mean(), rel=1e-4)
+    assert results["test/log_likelihood"] - results["test/log_likelihood_model_space"] == pytest.approx(
+        log_det.numpy().mean(), rel=1e-4
+    )
+
+
+def test_bits_per_dim_of_dequantised_images(make_context):
+    context = make_context(model_options={"preprocess": ("dequantise",)})
+    results = dict(likelihood.run(context))
+    expected = 8 - results["test/log_likelihood"] / (64 * math.log(2))
+    assert results["test/bits_per_dim"] == pytest.approx(expected)
+
+
+def test_bound_alone_is_reported_where_there_is_no_estimate(make_context, linear_gaussian):
+    class BoundOnly(linear_gaussian):
+        def importance_estimate(self, x, num_samples, seed=None):
+            if num_samples > 1:
+                raise NotImplementedError("Only a bound.")
+            return super().importance_estimate(x, num_samples, seed)
+
+    results = dict(likelihood.run(make_context(BoundOnly)))
+    assert results["test/log_likelihood"] == "unsupported" and np.isfinite(results["test/elbo"])
+
+
+def test_per_datum_values_average_to_the_metric(make_context):
+    context = make_context()
+    results = dict(likelihood.run(context))
+    with open(context.run.workdir / "likelihood.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 70 and [int(row["label"]) for row in rows] == list(context.dataset.test.y)
+    values = [float(row["log_likelihood"]) for row in rows]
+    assert np.mean(values) == pytest.approx(results["test/log_likelihood"], rel=1e-6)

@@ -1,0 +1,51 @@
+"""Tasks are found by module name; what a model cannot do is reported, not invented."""
+
+import pytest
+
+from pae_zoo import evaluation
+from pae_zoo.errors import UserError
+
+
+def test_tasks_are_found_by_module_name():
+    assert {"reconstruction", "likelihood", "generation", "ood"} <= set(evaluation.tasks())
+    assert "context" not in evaluation.tasks()
+    assert all(line.endswith(".") for line in evaluation.describe().values())
+
+
+def test_unknown_task_suggests_the_nearest():
+    evaluation.check_tasks(["ood", "likelihood"])
+    with pytest.raises(UserError, match="Unknown task 'likelyhood'. Did you mean 'likelihood'"):
+        evaluation.check_tasks(["ood", "likelyhood"])
+
+
+def test_results_are_plain_numbers_and_words(make_context):
+    results = evaluation.evaluate(make_context(), ["reconstruction", "likelihood"])
+    assert all(type(value) in (float, str) for value in results.values())
+    assert {"test/mse", "test/elbo", "test/log_likelihood"} <= set(results)
+
+
+def test_what_a_model_cannot_do_is_unsupported(make_context, plain_autoencoder, capsys):
+    names = ["reconstruction", "likelihood", "generation", "ood"]
+    results = evaluation.evaluate(make_context(plain_autoencoder), names)
+    assert results["test/mse"] > 0
+    for key in ("test/elbo", "test/log_likelihood", "test/effective_sample_size", "generation/sample_mean",
+                "ood/constant"):  # fmt: skip
+        assert results[key] == "unsupported", key
+    assert results["generation/active_units"] >= 0
+    assert "A plain autoencoder has no density." in capsys.readouterr().err
+
+
+def test_same_seed_same_numbers_whatever_else_runs(make_context):
+    alone = evaluation.evaluate(make_context(), ["likelihood"])
+    together = evaluation.evaluate(make_context(), ["reconstruction", "likelihood"])
+    assert {key: together[key] for key in alone} == alone
+
+
+def test_non_finite_numbers_are_told(make_context, linear_gaussian, capsys):
+    class Broken(linear_gaussian):
+        def __call__(self, x):
+            return super().__call__(x) * float("nan")
+
+    results = evaluation.evaluate(make_context(Broken, event_shape=(3,)), ["reconstruction"])
+    assert results["test/mse"] != results["test/mse"]
+    assert "test/mse is nan" in capsys.readouterr().err
