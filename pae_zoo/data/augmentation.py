@@ -1,8 +1,8 @@
 """Random changes of training images, as Keras layers that are functions of (x, seed) alone.
 
-Keras' own RandomRotation fails under XLA and hides its random state; these layers warp with a gather of their own
-and draw from `pae_zoo.seeds`. All take float images (batch, H, W, C) in [0, 1] and return the same shape; with
-`seed=None` the images come back unchanged.
+Keras' own RandomRotation fails under XLA and hides its random state; these layers warp with a gather of
+their own and draw from `pae_zoo.seeds`. All take float images (batch, H, W, C) in [0, 1] and return the same
+shape; with `seed=None` the images come back unchanged.
 """
 
 import difflib
@@ -64,7 +64,7 @@ class Augmentation(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("pae_zoo")
 class Rotate(Augmentation):
-    """Turns each image about its centre by an angle from U(-degrees, degrees); bilinear, zero fill, same size.
+    """Turns each image about its centre by an angle from U(-degrees, degrees), bilinear, with zero fill.
 
     `per_batch` draws one angle for the whole batch, as the original PAE did.
     """
@@ -85,7 +85,7 @@ class Rotate(Augmentation):
 
 
 def rotate(x: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
-    """Turns images (batch, H, W, C) about their centres by `angle` (batch,), in radians, counter-clockwise."""
+    """Turns images (batch, H, W, C) about their centres by `angle` (batch,), radians, counter-clockwise."""
     height, width = tf.shape(x)[1], tf.shape(x)[2]
     middle_row = tf.cast(height - 1, x.dtype) / 2
     middle_column = tf.cast(width - 1, x.dtype) / 2
@@ -129,7 +129,9 @@ class Crop(Augmentation):
             point = (tf.range(size, dtype=x.dtype)[None] + 0.5) * ((size - free) / size) - 0.5
             points.append(tf.clip_by_value(point, 0.0, size - free - 1) + offset)
         grid = [batch, height, width]
-        return warp(x, tf.broadcast_to(rows[0][:, :, None], grid), tf.broadcast_to(columns[0][:, None, :], grid))
+        return warp(
+            x, tf.broadcast_to(rows[0][:, :, None], grid), tf.broadcast_to(columns[0][:, None, :], grid)
+        )
 
     def get_config(self):
         return {**super().get_config(), "margin": self.margin}
@@ -167,7 +169,10 @@ class AugmentationChain(Augmentation):
         return x
 
     def get_config(self):
-        return {**super().get_config(), "steps": [keras.saving.serialize_keras_object(step) for step in self.steps]}
+        return {
+            **super().get_config(),
+            "steps": [keras.saving.serialize_keras_object(step) for step in self.steps],
+        }
 
     @classmethod
     def from_config(cls, config):
@@ -176,7 +181,7 @@ class AugmentationChain(Augmentation):
 
 # name of the flag -> (class, {option: argument})
 _STEPS = {
-    "rotate": (Rotate, {"rot_angle": "degrees", "rot_per_batch": "per_batch"}),
+    "rotate": (Rotate, {"rotate_degrees": "degrees", "rotate_per_batch": "per_batch"}),
     "flip": (Flip, {}),
     "crop": (Crop, {"crop_margin": "margin"}),
     "brightness": (Brightness, {"brightness_delta": "delta"}),
@@ -187,8 +192,8 @@ NAMES = tuple(_STEPS)
 def build_augmentation(names: Sequence[str], **options) -> Optional[Augmentation]:
     """Returns a layer that applies the named augmentations (`NAMES`) in order, or None for no names.
 
-    Options: `rot_angle` (degrees, default 5), `rot_per_batch` (False), `crop_margin` (6 pixels), `brightness_delta`
-    (0.2). Raises UserError for an unknown name or option, or a value out of range.
+    Options: `rotate_degrees` (default 5), `rotate_per_batch` (False), `crop_margin` (6 pixels),
+    `brightness_delta` (0.2). Raises UserError for an unknown name or option, or a value out of range.
     """
     known = [option for _, arguments in _STEPS.values() for option in arguments]
     for option in options:
@@ -202,7 +207,9 @@ def build_augmentation(names: Sequence[str], **options) -> Optional[Augmentation
             raise UserError(f"Unknown augmentation {name!r}.{did} Allowed: {', '.join(NAMES)}.")
         kind, arguments = _STEPS[name]
         try:
-            steps.append(kind(**{arguments[key]: value for key, value in options.items() if key in arguments}))
+            steps.append(
+                kind(**{arguments[key]: value for key, value in options.items() if key in arguments})
+            )
         except ValueError as error:
             raise UserError(f"augmentation {name}: {error}") from error
     return AugmentationChain(steps) if steps else None

@@ -19,7 +19,10 @@ def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
     """Returns a reader if `folder` holds CelebA's images or its partition file, else None."""
     places = [place / name for name in _PARTITIONS for place in (folder, folder / "Eval")]
     partitions = [path for path in places if path.is_file()]
-    images = [*folder.glob("img_align_celeba*.zip"), *[p for p in folder.glob("img_align_celeba") if p.is_dir()]]
+    images = [
+        *folder.glob("img_align_celeba*.zip"),
+        *[p for p in folder.glob("img_align_celeba") if p.is_dir()],
+    ]
     if not partitions and not images:
         return None
     return lambda: _read_set(folder, partitions, images)
@@ -27,21 +30,29 @@ def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
 
 def _read_set(folder: pathlib.Path, partitions: list, images: list) -> Raw:
     if not partitions:
-        raise UserError(f"{folder} holds CelebA's images without {_PARTITIONS[0]}; put that file, from the same source, "
-                        "beside them.")
+        raise UserError(
+            f"{folder} holds CelebA's images without {_PARTITIONS[0]}; put that file, from the same source, "
+            "beside them."
+        )
     if not images:
-        raise UserError(f"{folder} holds {partitions[0].name} without img_align_celeba.zip or the folder "
-                        "img_align_celeba; put the aligned images beside it.")
+        raise UserError(
+            f"{folder} holds {partitions[0].name} without img_align_celeba.zip or the folder "
+            "img_align_celeba; put the aligned images beside it."
+        )
     place = Place(images[0])
     by_name = {name.rpartition("/")[2]: name for name in place.names()}
     splits = {0: [], 1: [], 2: []}
     for name, number in _partition(partitions[0]):
         if name not in by_name:
-            raise UserError(f"{images[0]} lacks {name}, which {partitions[0].name} lists; fetch the images again.")
+            raise UserError(
+                f"{images[0]} lacks {name}, which {partitions[0].name} lists; fetch the images again."
+            )
         splits[number].append((place, by_name[name]))
     if not splits[0] or not splits[2]:
-        raise UserError(f"{partitions[0]} lists {len(splits[0])} training and {len(splits[2])} test images; both "
-                        "splits are needed: fetch it again.")
+        raise UserError(
+            f"{partitions[0]} lists {len(splits[0])} training and {len(splits[2])} test images; both "
+            "splits are needed: fetch it again."
+        )
     # All aligned images have one size; a glance at the first saves 200,000 headers.
     shape = ImageRows(splits[0][:1]).shape
     rows = {number: ImageRows(files, (*shape[:2], 3)) if files else None for number, files in splits.items()}

@@ -1,4 +1,4 @@
-"""CIFAR-10 as its authors publish it: binary batches, or Python batches read without running their pickles."""
+"""CIFAR-10 as its authors publish it: binary batches, or Python ones read without running their pickles."""
 
 import io
 import pathlib
@@ -33,9 +33,13 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
-    """Returns a reader if `folder` (or the folder of the unpacked archive in it) holds CIFAR batches, else None."""
+    """Returns a reader if `folder`, or the unpacked archive in it, holds CIFAR batches, else None."""
     for place in _PLACES:
-        batches = [p for p in (folder / place).glob("*_batch*") if re.fullmatch(r"(data_batch_\d+|test_batch)(\.bin)?", p.name)]
+        batches = [
+            p
+            for p in (folder / place).glob("*_batch*")
+            if re.fullmatch(r"(data_batch_\d+|test_batch)(\.bin)?", p.name)
+        ]
         if batches:
             suffix = ".bin" if any(p.suffix == ".bin" for p in batches) else ""
             return lambda: _read_set(folder / place, suffix)
@@ -43,9 +47,12 @@ def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
 
 
 def _read_set(folder: pathlib.Path, suffix: str) -> Raw:
-    numbers = sorted(int(re.search(r"\d+", p.name)[0]) for p in folder.glob(f"data_batch_*{suffix}")
-                     if p.suffix == suffix)
-    names = [f"data_batch_{i}{suffix}" for i in range(1, max(numbers, default=1) + 1)] + [f"test_batch{suffix}"]
+    numbers = sorted(
+        int(re.search(r"\d+", p.name)[0]) for p in folder.glob(f"data_batch_*{suffix}") if p.suffix == suffix
+    )
+    names = [f"data_batch_{i}{suffix}" for i in range(1, max(numbers, default=1) + 1)] + [
+        f"test_batch{suffix}"
+    ]
     for name in names:
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds CIFAR batches but not {name}; unpack the whole archive there.")
@@ -58,8 +65,10 @@ def _read_set(folder: pathlib.Path, suffix: str) -> Raw:
 def _binary(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     data = np.fromfile(path, np.uint8)
     if not len(data) or len(data) % (_PIXELS + 1):
-        raise UserError(f"{path} has {len(data)} bytes, not a multiple of {_PIXELS + 1}; it is truncated or no CIFAR-10 "
-                        "batch: fetch it again.")
+        raise UserError(
+            f"{path} has {len(data)} bytes, not a multiple of {_PIXELS + 1}; it is truncated or no CIFAR-10 "
+            "batch: fetch it again."
+        )
     return _batch(data.reshape(-1, _PIXELS + 1)[:, 1:], data[:: _PIXELS + 1], path)
 
 
@@ -67,18 +76,32 @@ def _python(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
         data, labels = content[b"data"], content[b"labels"]
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"{path} is not a readable CIFAR-10 Python batch ({error}); fetch it again.") from error
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+    ) as error:
+        raise UserError(
+            f"{path} is not a readable CIFAR-10 Python batch ({error}); fetch it again."
+        ) from error
     data = np.asarray(data)
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PIXELS:
-        raise UserError(f"{path} holds data of shape {data.shape} and type {data.dtype}; a CIFAR-10 batch has uint8 of "
-                        f"shape (n, {_PIXELS}).")
+        raise UserError(
+            f"{path} holds data of shape {data.shape} and type {data.dtype}; a CIFAR-10 batch has uint8 of "
+            f"shape (n, {_PIXELS})."
+        )
     return _batch(data, labels, path)
 
 
 def _batch(data: np.ndarray, labels, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     labels = check_labels(labels, len(data), str(path))
     if labels.min() < 0 or labels.max() > 9:
-        raise UserError(f"{path} has labels from {labels.min()} to {labels.max()}; CIFAR-10 has 0 to 9: it is no "
-                        "CIFAR-10 batch or broken.")
+        raise UserError(
+            f"{path} has labels from {labels.min()} to {labels.max()}; CIFAR-10 has 0 to 9: it is no "
+            "CIFAR-10 batch or broken."
+        )
     return np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels

@@ -35,7 +35,7 @@ class Geometry:
         return height, width, 1 if self.grey and channels == 3 else channels
 
     def apply(self, images: np.ndarray, where: str = "images") -> np.ndarray:
-        """Returns the images (n, H, W, C) after all steps, in their dtype; raises UserError if the crop does not fit."""
+        """Returns the images (n, H, W, C) after all steps, in their dtype; UserError if the crop does not fit."""
         images = self._cropped(images, where)
         if self.size and images.shape[1:3] != (self.size, self.size):
             images = _resized(images, self.size)
@@ -77,7 +77,7 @@ def _resized(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def parse_crop(crop: str) -> tuple:
-    """Returns "H,W" or "top,left,height,width" as a tuple of integers, () for ""; raises UserError for others."""
+    """Returns "H,W" or "top,left,height,width" as integers, () for ""; raises UserError for anything else."""
     if not crop:
         return ()
     try:

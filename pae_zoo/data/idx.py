@@ -38,24 +38,30 @@ def _read(file, path: pathlib.Path, rank: int) -> np.ndarray:
         raise EOFError
     if magic != bytes([0, 0, _UBYTE, rank]):
         raise UserError(
-            f"{path} starts with the bytes {magic.hex()}, an IDX file of unsigned bytes with {rank} axes starts with "
-            f"{bytes([0, 0, _UBYTE, rank]).hex()}; check that the file is what its name says."
+            f"{path} starts with the bytes {magic.hex()}; an IDX file of unsigned bytes with {rank} axes starts "
+            f"with {bytes([0, 0, _UBYTE, rank]).hex()}; check that the file is what its name says."
         )
     shape = struct.unpack(f">{rank}I", file.read(4 * rank))
     count = math.prod(shape)
     if count == 0 or count > path.stat().st_size * (_MAX_RATIO if path.suffix == ".gz" else 1):
-        raise UserError(f"{path} claims the shape {shape}, which its {path.stat().st_size} bytes cannot hold; "
-                        "fetch it again.")
+        raise UserError(
+            f"{path} claims the shape {shape}, which its {path.stat().st_size} bytes cannot hold; "
+            "fetch it again."
+        )
     array = np.empty(count, np.uint8)
     view, filled = memoryview(array), 0
     while filled < count:
         got = file.readinto(view[filled:])
         if not got:
-            raise UserError(f"{path} is truncated: {count} bytes of data expected for shape {shape}, {filled} found; "
-                            "fetch it again.")
+            raise UserError(
+                f"{path} is truncated: {count} bytes of data expected for shape {shape}, {filled} found; "
+                "fetch it again."
+            )
         filled += got
     if file.read(1):
-        raise UserError(f"{path} has bytes left after the {count} that its shape {shape} needs; fetch it again.")
+        raise UserError(
+            f"{path} has bytes left after the {count} that its shape {shape} needs; fetch it again."
+        )
     return array.reshape(shape)
 
 
@@ -74,10 +80,17 @@ def _read_set(folder: pathlib.Path) -> Raw:
         path = _path(folder, split, "labels", 1)
         labels[split] = check_labels(read(path, 1), len(images[split]), f"The {split} split of {folder}")
     if images["train"].shape[1:] != images["test"].shape[1:]:
-        raise UserError(f"{folder} has training images of {images['train'].shape[1:3]} and test images of "
-                        f"{images['test'].shape[1:3]} pixels; both must be alike.")
-    return Raw(ArrayRows(images["train"]), labels["train"], ArrayRows(images["test"]), labels["test"],
-               source=str(folder))
+        raise UserError(
+            f"{folder} has training images of {images['train'].shape[1:3]} and test images of "
+            f"{images['test'].shape[1:3]} pixels; both must be alike."
+        )
+    return Raw(
+        ArrayRows(images["train"]),
+        labels["train"],
+        ArrayRows(images["test"]),
+        labels["test"],
+        source=str(folder),
+    )
 
 
 def _path(folder: pathlib.Path, split: str, kind: str, rank: int) -> pathlib.Path:
@@ -87,5 +100,7 @@ def _path(folder: pathlib.Path, split: str, kind: str, rank: int) -> pathlib.Pat
                 path = folder / f"{prefix}-{kind}{joint}idx{rank}-ubyte{suffix}"
                 if path.is_file():
                     return path
-    raise UserError(f"{folder} holds IDX files but not {_SPLITS[split][-1 if split == 'train' else 0]}-{kind}-idx{rank}"
-                    "-ubyte[.gz]; all four files of the set are needed.")
+    raise UserError(
+        f"{folder} holds IDX files but not {_SPLITS[split][-1 if split == 'train' else 0]}-{kind}-idx{rank}"
+        "-ubyte[.gz]; all four files of the set are needed."
+    )

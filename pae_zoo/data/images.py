@@ -20,7 +20,16 @@ from pae_zoo.errors import UserError
 DESCRIPTION = "*.zip or folders of images"
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 _GREY, _COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, zipfile.BadZipFile, RuntimeError)
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    RuntimeError,
+)
 _CHUNK = 1024
 
 
@@ -38,7 +47,9 @@ class Place:
                 with zipfile.ZipFile(self.path) as archive:
                     names = [name for name in archive.namelist() if not name.endswith("/")]
             except (zipfile.BadZipFile, OSError) as error:
-                raise UserError(f"{self.path} is not a readable zip archive ({error}); fetch it again.") from error
+                raise UserError(
+                    f"{self.path} is not a readable zip archive ({error}); fetch it again."
+                ) from error
         else:
             names = [
                 os.path.relpath(os.path.join(folder, name), self.path).replace(os.sep, "/")
@@ -88,7 +99,9 @@ class ImageRows:
         for index, image in self._opened(range(len(self.files)), lambda image: (image.size, image.mode)):
             (width, height), mode = image
             if mode not in _GREY + _COLOUR:
-                raise UserError(f"{self._name(index)} has Pillow's mode {mode}; allowed are images of 8 bits a channel.")
+                raise UserError(
+                    f"{self._name(index)} has Pillow's mode {mode}; allowed are images of 8 bits a channel."
+                )
             channels = 3 if mode in _COLOUR else channels
             sizes.setdefault((height, width), self.files[index])
         return sizes, channels
@@ -98,7 +111,9 @@ class ImageRows:
         from PIL import Image
 
         with contextlib.ExitStack() as stack:
-            readers = {place: stack.enter_context(place.reader()) for place in {place for place, _ in self.files}}
+            readers = {
+                place: stack.enter_context(place.reader()) for place in {place for place, _ in self.files}
+            }
 
             def work(index):
                 place, name = self.files[index]
@@ -108,9 +123,12 @@ class ImageRows:
                 except UserError:
                     raise
                 except (*_BROKEN, Image.DecompressionBombError) as error:
-                    reason = "its data are no image" if isinstance(error, Image.UnidentifiedImageError) else error
-                    raise UserError(f"{self._name(index)} cannot be read as an image ({reason}); "
-                                    "repair or remove it.") from error
+                    reason = (
+                        "its data are no image" if isinstance(error, Image.UnidentifiedImageError) else error
+                    )
+                    raise UserError(
+                        f"{self._name(index)} cannot be read as an image ({reason}); repair or remove it."
+                    ) from error
 
             indices = list(indices)
             with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -125,9 +143,13 @@ class ImageRows:
         """Returns the decoded parts, uint8; raises UserError if sizes differ after `geometry`."""
         shapes = {geometry.shape((*size, self.channels)): file for size, file in self._sizes.items()}
         if len(shapes) > 1:
-            named = [f"{h}x{w} ({place.label(name)})" for (h, w), (place, name) in list(self._sizes.items())[:2]]
-            raise UserError(f"The images have {len(self._sizes)} sizes, such as {' and '.join(named)}; all must be alike: "
-                            "give image_size=N or crop=HEIGHT,WIDTH.")
+            named = [
+                f"{h}x{w} ({place.label(name)})" for (h, w), (place, name) in list(self._sizes.items())[:2]
+            ]
+            raise UserError(
+                f"The images have {len(self._sizes)} sizes, such as {' and '.join(named)}; all must be "
+                "alike: give image_size=N or crop=HEIGHT,WIDTH."
+            )
         shape = next(iter(shapes))
         mode = "RGB" if self.channels == 3 else "L"
         results = []
@@ -140,8 +162,10 @@ class ImageRows:
 
             for row, (index, pixels) in enumerate(self._opened(part, decode)):
                 if pixels.shape != shape:
-                    raise UserError(f"{self._name(index)} has the shape {pixels.shape}, others have {shape}; "
-                                    "all must be alike.")
+                    raise UserError(
+                        f"{self._name(index)} has the shape {pixels.shape}, others have {shape}; "
+                        "all must be alike."
+                    )
                 out[row] = pixels
             results.append(out)
         return results
@@ -164,7 +188,11 @@ def labels_of(names: Sequence[str]) -> tuple[Optional[list], tuple]:
 
 def _without_root(names: list[str]) -> list[str]:
     """Drops first components that all names share, as long as a folder per image remains below."""
-    while names and min(name.count("/") for name in names) >= 2 and len({name.split("/")[0] for name in names}) == 1:
+    while (
+        names
+        and min(name.count("/") for name in names) >= 2
+        and len({name.split("/")[0] for name in names}) == 1
+    ):
         names = [name.partition("/")[2] for name in names]
     return names
 
@@ -172,8 +200,8 @@ def _without_root(names: list[str]) -> list[str]:
 def arrange(files: list[tuple[Place, str]], names: list[str], source: str, pairs=(("train", "test"),)) -> Raw:
     """Sorts image files into splits and labels.
 
-    Where the first folders hold both members of one of `pairs`, those are the splits and other folders are left
-    out. Labels are the folders of the images, common to both splits.
+    Where the first folders hold both members of one of `pairs`, those are the splits and other folders are
+    left out. Labels are the folders of the images, common to both splits.
     """
     if not files:
         raise UserError(f"{source} holds no images ({', '.join(EXTENSIONS)}); check the path.")
@@ -193,7 +221,9 @@ def arrange(files: list[tuple[Place, str]], names: list[str], source: str, pairs
     splits = []
     for split in (0, 1):
         splits.append(ImageRows([file for file, _ in rows[split]]) if rows[split] else None)
-        splits.append(np.asarray([label for _, label in rows[split]], np.int64) if labels and rows[split] else None)
+        splits.append(
+            np.asarray([label for _, label in rows[split]], np.int64) if labels and rows[split] else None
+        )
     if splits[2] is not None and splits[0].channels != splits[2].channels:
         splits[0].channels = splits[2].channels = 3
         for split in (splits[0], splits[2]):
@@ -202,7 +232,7 @@ def arrange(files: list[tuple[Place, str]], names: list[str], source: str, pairs
 
 
 def read(path: pathlib.Path) -> Raw:
-    """Returns the images of a folder (or of one zip archive); raises UserError if it is missing or has none."""
+    """Returns the images of a folder or one zip archive; raises UserError if it is missing or has none."""
     path = pathlib.Path(path).expanduser()
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder of images, for example folder:pictures.")

@@ -6,7 +6,7 @@ from typing import Sequence
 import numpy as np
 
 from pae_zoo.data import sources
-from pae_zoo.data.dataset import Dataset, Split
+from pae_zoo.data.dataset import Dataset, Info, Split
 from pae_zoo.data.geometry import Geometry, parse_crop
 from pae_zoo.data.rows import Raw
 from pae_zoo.errors import UserError
@@ -34,12 +34,14 @@ def load(
 ) -> Dataset:
     """Loads a set of the grammar of `--dataset` and splits it by a fixed rule.
 
-    Order: read, hold out a test split where none is official (the last 1/6 of `default_rng(42).permutation(n)`),
-    keep `classes`, crop, resize, grey, invert, hold out validation (the last `validation_fraction` of
-    `default_rng(42).permutation(n)` of the training rows, unless the source has an official one), keep at most
-    `num_train` training and `num_test` test rows. `seed` only draws the synthetic sets. `ood` looks in
-    `<data_dir>/<name>/` but never in `data_dir` itself. `static_binarise` draws every image once, with a fixed
-    seed, as 0 or 255. Images stay uint8 where their source is.
+    Order: read; hold out a test split where none is official (the last 1/6 of
+    `default_rng(42).permutation(n)`); keep `classes`; crop, resize, grey, invert; hold out validation (the last
+    `validation_fraction` of `default_rng(42).permutation(n)` of the training rows, unless the source has an
+    official one); keep at most `num_train` training and `num_test` test rows.
+
+    `seed` only draws the synthetic sets. `ood` looks in `<data_dir>/<name>/` but never in `data_dir` itself.
+    `static_binarise` draws every image once, with a fixed seed, as 0 or 255. Images stay uint8 where their
+    source is.
 
     Raises UserError, one line, for anything wrong with the arguments or the files.
     """
@@ -47,12 +49,20 @@ def load(
     user = Geometry(parse_crop(crop), image_size, grey, invert)
     raw, info, prepared = sources.find(name, data_dir=data_dir, download=download, ood=ood, seed=seed)
     geometry = Geometry(
-        user.crop or prepared.crop, user.size or prepared.size, user.grey or prepared.grey,
+        user.crop or prepared.crop,
+        user.size or prepared.size,
+        user.grey or prepared.grey,
         user.invert != prepared.invert,  # a set that is inverted by default is turned back
     )
-    if raw.train.shape is not None and len(raw.train.shape) == 1 and (not geometry.is_identity or static_binarise):
-        raise UserError(f"{name} holds vectors of shape {raw.train.shape}; image_size, crop, grey, invert and "
-                        "static binarisation are for images.")
+    if (
+        raw.train.shape is not None
+        and len(raw.train.shape) == 1
+        and (not geometry.is_identity or static_binarise)
+    ):
+        raise UserError(
+            f"{name} holds vectors of shape {raw.train.shape}; image_size, crop, grey, invert and "
+            "static binarisation are for images."
+        )
     train, test = _hold_out_test(raw)
     train, test = _of_classes(name, raw, classes, train, test)
     train, valid = _hold_out_validation(raw, train, validation_fraction, classes)
@@ -63,13 +73,25 @@ def load(
     splits = _take(raw, train, valid, test, geometry)
     if static_binarise:
         splits = [_binarised(split, number) for number, split in enumerate(splits)]
-    shape = splits[0].x.shape[1:]
-    if not info.splits:
-        value_range = sources.BYTES if splits[0].x.dtype == np.uint8 else "[0, 1]" if len(shape) == 3 else "reals"
-        rule = "as given" if raw.test is not None else "test: the last 1/6 of default_rng(42).permutation"
-        info = dataclasses.replace(info, shape=shape, value_range=value_range, splits=rule)
-    info = dataclasses.replace(info, source=raw.source)
-    return Dataset(name, *splits, tuple(shape), info, raw.log_prob, raw.label_names)
+    info = _stated(info, raw, splits)
+    return Dataset(name, *splits, info.shape, info, raw.log_prob, raw.label_names)
+
+
+def _stated(info: Info, raw: Raw, splits: Sequence[Split]) -> Info:
+    """Completes what a set states by what was found and done here."""
+    x = splits[0].x
+    value_range = info.value_range
+    if value_range in ("", sources.BYTES):
+        value_range = sources.BYTES if x.dtype == np.uint8 else "[0, 1]" if x.ndim == 4 else "reals"
+    rule = "official" if raw.test is not None else "test: the last 1/6 of default_rng(42).permutation"
+    here = " / ".join(f"{name} {len(split):,}" for name, split in zip(("train", "valid", "test"), splits))
+    return dataclasses.replace(
+        info,
+        shape=tuple(x.shape[1:]),
+        value_range=value_range,
+        splits=f"{info.splits or rule}; here {here}",
+        source=raw.source,
+    )
 
 
 def _check(num_train: int, num_test: int, image_size: int, validation_fraction: float) -> None:
@@ -87,7 +109,9 @@ def _hold_out_test(raw: Raw) -> tuple[np.ndarray, np.ndarray]:
     if raw.held_out is not None:
         return np.setdiff1d(np.arange(count), raw.held_out), raw.held_out
     if count < 3:
-        raise UserError(f"{raw.source} holds {count} rows and no test split; at least 3 are needed to split it.")
+        raise UserError(
+            f"{raw.source} holds {count} rows and no test split; at least 3 are needed to split it."
+        )
     order = np.random.default_rng(SPLIT_SEED).permutation(count)
     size = max(1, round(count * TEST_FRACTION))
     return np.sort(order[:-size]), np.sort(order[-size:])
@@ -102,10 +126,14 @@ def _of_classes(name: str, raw: Raw, classes: Sequence[int], train: np.ndarray, 
     for label in classes:
         if label not in raw.train_y[train]:
             present = _listed(np.unique(raw.train_y).tolist())
-            raise UserError(f"classes={_listed(classes)}: {name} has no label {label}; labels present: {present}.")
+            raise UserError(
+                f"classes={_listed(classes)}: {name} has no label {label}; labels present: {present}."
+            )
         if label not in test_y:
-            raise UserError(f"classes={_listed(classes)}: the test split of {name} has no label {label}; labels present "
-                            f"there: {_listed(np.unique(test_y).tolist())}.")
+            raise UserError(
+                f"classes={_listed(classes)}: the test split of {name} has no label {label}; labels present "
+                f"there: {_listed(np.unique(test_y).tolist())}."
+            )
     return train[np.isin(raw.train_y[train], classes)], test[np.isin(test_y, classes)]
 
 
@@ -122,16 +150,23 @@ def _hold_out_validation(raw: Raw, train: np.ndarray, fraction: float, classes: 
     count = len(train)
     size = max(1, round(count * fraction)) if fraction else 0
     if count - size < 1:
-        raise UserError(f"{raw.source} has {count} training rows; at least 2 are needed, one of them for validation.")
+        raise UserError(
+            f"{raw.source} has {count} training rows; at least 2 are needed, one of them for validation."
+        )
     order = np.random.default_rng(SPLIT_SEED).permutation(count)
     return train[order[: count - size]], train[order[count - size :]]
 
 
-def _take(raw: Raw, train: np.ndarray, valid: np.ndarray, test: np.ndarray, geometry: Geometry) -> list[Split]:
+def _take(
+    raw: Raw, train: np.ndarray, valid: np.ndarray, test: np.ndarray, geometry: Geometry
+) -> list[Split]:
     """Takes all parts of one source in a single call, so that it can do without a second copy."""
     origin = {"train": raw.train, "valid": raw.valid or raw.train, "test": raw.test or raw.train}
-    labels = {"train": raw.train_y, "valid": raw.valid_y if raw.valid else raw.train_y,
-              "test": raw.test_y if raw.test else raw.train_y}
+    labels = {
+        "train": raw.train_y,
+        "valid": raw.valid_y if raw.valid else raw.train_y,
+        "test": raw.test_y if raw.test else raw.train_y,
+    }
     wanted = {"train": train, "valid": valid, "test": test}
     taken = {}
     for rows in {id(rows): rows for rows in origin.values()}.values():
@@ -139,8 +174,13 @@ def _take(raw: Raw, train: np.ndarray, valid: np.ndarray, test: np.ndarray, geom
         taken.update(zip(names, rows.take([wanted[split] for split in names], geometry)))
     shapes = {taken[split].shape[1:] for split in taken}
     if len(shapes) > 1:
-        raise UserError(f"{raw.source} has splits of different shapes {sorted(shapes)}; give image_size=N or crop=H,W.")
-    return [Split(taken[split], None if labels[split] is None else labels[split][wanted[split]]) for split in wanted]
+        raise UserError(
+            f"{raw.source} has splits of different shapes {sorted(shapes)}; give image_size=N or crop=H,W."
+        )
+    return [
+        Split(taken[split], None if labels[split] is None else labels[split][wanted[split]])
+        for split in wanted
+    ]
 
 
 def _binarised(split: Split, number: int) -> Split:

@@ -15,20 +15,25 @@ _KEYS = "x or x_train, and optionally x_test, y (or y_train), y_test"
 
 
 def read(path: pathlib.Path) -> Raw:
-    """Returns the rows of an .npz file; raises UserError if it is missing, broken or holds what is not allowed."""
+    """Returns the rows of an .npz file; raises UserError if it is missing, broken or not allowed."""
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the path of an .npz file, for example npz:digits.npz.")
     try:
         _refuse_pickles(path)
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files if key in
-                      ("x", "x_train", "x_test", "y", "y_train", "y_test")}
+            arrays = {
+                key: archive[key]
+                for key in archive.files
+                if key in ("x", "x_train", "x_test", "y", "y_train", "y_test")
+            }
             found = ", ".join(archive.files) or "nothing"
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is not a readable .npz file ({error}); write it with numpy.savez.") from error
+        raise UserError(
+            f"{path} is not a readable .npz file ({error}); write it with numpy.savez."
+        ) from error
     if ("x" in arrays) == ("x_train" in arrays):
         raise UserError(f"{path} holds {found}; exactly one of x and x_train is needed (keys: {_KEYS}).")
     if "y" in arrays and "y_train" in arrays:
@@ -39,25 +44,33 @@ def read(path: pathlib.Path) -> Raw:
     if "x_test" in arrays:
         test = images_or_vectors(arrays.pop("x_test"), f"{path}: x_test")
         if test.shape[1:] != train.shape[1:] or test.dtype != train.dtype:
-            raise UserError(f"{path} has training rows of shape {train.shape[1:]} ({train.dtype}) and test rows of shape "
-                            f"{test.shape[1:]} ({test.dtype}); both must be alike.")
+            raise UserError(
+                f"{path} has training rows of shape {train.shape[1:]} ({train.dtype}) and test rows of shape "
+                f"{test.shape[1:]} ({test.dtype}); both must be alike."
+            )
         raw.test, raw.test_y = ArrayRows(test), _labels(arrays.get("y_test"), len(test), f"{path}: test")
         if (raw.test_y is None) != (train_y is None):
-            raise UserError(f"{path} has labels for one split only; give both y_train and y_test, or neither.")
+            raise UserError(
+                f"{path} has labels for one split only; give both y_train and y_test, or neither."
+            )
     elif "y_test" in arrays:
         raise UserError(f"{path} holds y_test without x_test; give both or neither.")
     return raw
 
 
 def images_or_vectors(array: np.ndarray, where: str) -> np.ndarray:
-    """Returns images as (n, H, W, C), uint8 or float32, and vectors as (n, d); raises UserError for anything else."""
+    """Returns images as (n, H, W, C), uint8 or float32, and vectors as (n, d); else raises UserError."""
     if array.ndim not in (2, 3, 4) or 0 in array.shape:
-        raise UserError(f"{where} have shape {array.shape}; allowed are (n, d) for vectors, (n, H, W) or (n, H, W, C) "
-                        "for images, none of them empty.")
+        raise UserError(
+            f"{where} have shape {array.shape}; allowed are (n, d) for vectors, (n, H, W) or (n, H, W, C) "
+            "for images, none of them empty."
+        )
     is_image = array.ndim > 2
     if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[-1] > 4:
-        raise UserError(f"{where} have shape {array.shape}, which looks channels-first; images are (n, H, W, C): "
-                        "use numpy.moveaxis(x, 1, -1).")
+        raise UserError(
+            f"{where} have shape {array.shape}, which looks channels-first; images are (n, H, W, C): "
+            "use numpy.moveaxis(x, 1, -1)."
+        )
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     elif array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype != np.uint8 and not is_image):
@@ -66,8 +79,10 @@ def images_or_vectors(array: np.ndarray, where: str) -> np.ndarray:
             array = array.astype(np.float32, copy=False)
         check_values(array, f"{where}, as float32,", unit=False)
     elif array.dtype != np.uint8:
-        raise UserError(f"{where} have type {array.dtype}; images are uint8 (0 to 255) or floats in [0, 1]: "
-                        "use x.astype('uint8').")
+        raise UserError(
+            f"{where} have type {array.dtype}; images are uint8 (0 to 255) or floats in [0, 1]: "
+            "use x.astype('uint8')."
+        )
     return array[..., None] if array.ndim == 3 else array
 
 
@@ -81,19 +96,26 @@ def _refuse_pickles(path: pathlib.Path) -> None:
         for member in archive.namelist():
             with archive.open(member) as file:
                 version = np.lib.format.read_magic(file)
-                header = (np.lib.format.read_array_header_1_0 if version == (1, 0)
-                          else np.lib.format.read_array_header_2_0)
+                header = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
                 if header(file)[2].hasobject:
-                    raise UserError(f"{path} holds a pickled object array ({member}); pickles are refused because they "
-                                    "can run code: store plain numbers.")
+                    raise UserError(
+                        f"{path} holds a pickled object array ({member}); pickles are refused because they "
+                        "can run code: store plain numbers."
+                    )
 
 
 def find(folder: pathlib.Path):
-    """Returns a reader if `folder` holds .npz files, else None; raises UserError when reading more than one."""
+    """Returns a reader if `folder` holds an .npz file, else None; raises UserError for several."""
     files = sorted(folder.glob("*.npz"))
     if not files:
         return None
     if len(files) > 1:
-        raise UserError(f"{folder} holds {len(files)} .npz files ({', '.join(f.name for f in files[:3])}); keep one, "
-                        f"or name it: npz:{files[0]}.")
+        raise UserError(
+            f"{folder} holds {len(files)} .npz files ({', '.join(f.name for f in files[:3])}); keep one, "
+            f"or name it: npz:{files[0]}."
+        )
     return lambda: read(files[0])

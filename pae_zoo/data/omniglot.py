@@ -18,11 +18,14 @@ HELD_OUT_DRAWERS = range(17, 21)
 _PAIRS = (("images_background", "images_evaluation"), ("train", "test"))
 
 
-def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
-    """Returns a reader if `folder` holds Omniglot's archives or folders, or any images; else None."""
-    archives = sorted(folder.glob("*.zip"))
+def find(folder: pathlib.Path, only_named: bool = False) -> Optional[Callable[[], Raw]]:
+    """Returns a reader if `folder` holds Omniglot's archives or folders, or any images; else None.
+
+    With `only_named`, only archives and folders with Omniglot's own names count.
+    """
+    archives = sorted(folder.glob("images_*.zip" if only_named else "*.zip"))
     folders = [] if archives else sorted(path for path in folder.glob("images_*") if path.is_dir())
-    if not archives and not folders and not images.Place(folder).names():
+    if not archives and not folders and (only_named or not images.Place(folder).names()):
         return None
     return lambda: _read_set(folder, archives, folders)
 
@@ -38,7 +41,7 @@ def _read_set(folder: pathlib.Path, archives: list, folders: list) -> Raw:
 
 
 def drawn_by(names: list[str], drawers) -> Optional[np.ndarray]:
-    """Returns the rows whose file names end in _DD with DD in `drawers`; None unless all names have that form."""
+    """Returns the rows whose names end in _DD with DD in `drawers`; None unless all have that form."""
     matches = [re.search(r"_(\d\d)\.\w+$", name) for name in names]
     if not all(matches):
         return None

@@ -1,4 +1,4 @@
-"""Preprocessing chains: from pixels in [0, 1] to what networks and likelihood see, with the change of density."""
+"""Preprocessing chains: from pixels in [0, 1] to what networks see, with the change of density."""
 
 import difflib
 import math
@@ -30,7 +30,7 @@ __all__ = [
 
 @keras.saving.register_keras_serializable("pae_zoo")
 class Chain(Preprocessor):
-    """Steps applied in order, y = f_n(... f_1(x)); its log_det is the sum of theirs. `Chain([])` is the identity."""
+    """Steps applied in order, y = f_n(... f_1(x)); log_det is the sum of theirs. `Chain([])` is the identity."""
 
     def __init__(self, steps: Sequence[Preprocessor] = (), **kwargs):
         super().__init__(**kwargs)
@@ -79,8 +79,8 @@ class Chain(Preprocessor):
     def adapt(self, x: np.ndarray) -> None:
         """Sets the statistics of every step in order, each on the output of the steps before it.
 
-        Noise of earlier steps is drawn with a fixed seed. The data, (n, *event), uint8 or float, is read in chunks,
-        once for each step that has statistics.
+        Noise of earlier steps is drawn with a fixed seed. The data, (n, *event), uint8 or float, is read in
+        chunks, once for each step that has statistics.
         """
         if not self.built:
             self.build((None, *x.shape[1:]))
@@ -113,7 +113,11 @@ _STEPS = {
     "dequantise": (Dequantise, {}, {}),
     "logit": (Logit, {}, {"margin": "margin"}),
     "binarise_dynamic": (Binarise, {"mode": "dynamic"}, {}),
-    "binarise_static": (Binarise, {"mode": "threshold"}, {}),  # `load(static_binarise=True)` has drawn the images
+    "binarise_static": (
+        Binarise,
+        {"mode": "threshold"},
+        {},
+    ),  # `load(static_binarise=True)` has drawn the images
 }
 NAMES = tuple(_STEPS)
 _NEED_UNIT = (Dequantise, Logit, Binarise)
@@ -122,8 +126,8 @@ _NEED_UNIT = (Dequantise, Logit, Binarise)
 def build_chain(names: Sequence[str], **options) -> Chain:
     """Returns the chain of the named steps (`NAMES`), in order.
 
-    Options: `low`, `high` (scale), `margin` (logit), `std_floor` (standardise). Raises UserError for an unknown name
-    or option, and for a step that needs values in [0, 1] after one that leaves them.
+    Options: `low`, `high` (scale), `margin` (logit), `std_floor` (standardise). Raises UserError for an unknown
+    name or option, and for a step that needs values in [0, 1] after one that leaves them.
     """
     known = {option for _, _, arguments in _STEPS.values() for option in arguments}
     for option in options:
@@ -142,16 +146,18 @@ def build_chain(names: Sequence[str], **options) -> Chain:
         except ValueError as error:
             raise UserError(f"preprocessing {name}: {error}") from error
         if kind in _NEED_UNIT and (value_range is None or value_range[0] < 0 or value_range[1] > 1):
-            raise UserError(f"preprocessing {','.join(names)}: {name} takes values in [0, 1], but the steps before it "
-                            f"leave {value_range or 'unbounded values'}; put {name} first.")
+            raise UserError(
+                f"preprocessing {','.join(names)}: {name} takes values in [0, 1], but the steps before it "
+                f"leave {value_range or 'unbounded values'}; put {name} first."
+            )
         steps.append(step)
         value_range = step.value_range(value_range)
     return Chain(steps)
 
 
 def bits_per_dim(log_prob_u, num_dims: int):
-    """Returns -(log p - D log 256) / (D log 2), bits per dimension of 8-bit data, from log p of u on [0, 1]^D in nats.
+    """Returns -(log p - D log 256) / (D log 2): bits per dimension of 8-bit data from log p of u in nats.
 
-    The uniform density, log p = 0, gives 8. Takes arrays or tensors of any shape.
+    u lies in [0, 1]^D. The uniform density, log p = 0, gives 8. Takes arrays or tensors of any shape.
     """
     return 8.0 - log_prob_u / (num_dims * math.log(2.0))

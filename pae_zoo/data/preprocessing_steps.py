@@ -1,8 +1,8 @@
 """Single preprocessing steps y = f(x) with inverse and log |dy/dx|; `preprocessing.Chain` puts them in a row.
 
 Each step is a Keras layer whose statistics are non-trainable weights, so that they travel with the model. All
-methods take and return float tensors of shape (batch, *event); images are pixels in [0, 1]. With `seed=None` a
-random step takes its deterministic form.
+methods take and return float tensors of shape (batch, *event); images are pixels in [0, 1]. With `seed=None`
+a random step takes its deterministic form.
 """
 
 import math
@@ -52,7 +52,7 @@ class Preprocessor(keras.layers.Layer):
         return self.forward_and_log_det(x, seed)[0]
 
     def log_det(self, x, seed=None) -> tf.Tensor:
-        """Returns log |dy/dx| per datum in nats, shape (batch,); the same seed means the same noise as `forward`."""
+        """Returns log |dy/dx| per datum in nats, (batch,); the same seed means the same noise as `forward`."""
         return self.forward_and_log_det(x, seed)[1]
 
     def forward_and_log_det(self, x, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
@@ -95,7 +95,11 @@ def unit_chunks(x: np.ndarray) -> Iterator[np.ndarray]:
     """Yields float32 chunks of x; uint8 is divided by 255."""
     for start in range(0, len(x), _CHUNK):
         chunk = x[start : start + _CHUNK]
-        yield chunk.astype(np.float32) / np.float32(255) if chunk.dtype == np.uint8 else chunk.astype(np.float32)
+        yield (
+            chunk.astype(np.float32) / np.float32(255)
+            if chunk.dtype == np.uint8
+            else chunk.astype(np.float32)
+        )
 
 
 def _log(value: float, where: str) -> float:
@@ -129,7 +133,7 @@ class Scale(Preprocessor):
 
 @keras.saving.register_keras_serializable("pae_zoo")
 class Centre(Preprocessor):
-    """y = x - m with m the mean of every pixel over the training data; log_det = 0 (specs of VLAE, raw Gaussian)."""
+    """y = x - m with m the mean of every pixel over the training data; log_det = 0."""
 
     has_statistics = True
 
@@ -151,7 +155,7 @@ class Centre(Preprocessor):
 
 @keras.saving.register_keras_serializable("pae_zoo")
 class Standardise(Preprocessor):
-    """y = (x - m) / max(s, floor) with mean m and standard deviation s of every pixel; log_det = -sum log max(s, floor).
+    """y = (x - m) / max(s, floor) with every pixel's mean m and deviation s; log_det = -sum log max(s, floor).
 
     The floor keeps pixels that hardly vary in training from exploding on other data.
     """
@@ -193,7 +197,9 @@ def _moments(chunks: Callable[[], Iterator[np.ndarray]]) -> tuple[np.ndarray, np
     for chunk in chunks():
         size, chunk_mean = len(chunk), chunk.mean(axis=0, dtype=np.float64)
         delta = chunk_mean - mean
-        squares = squares + size * chunk.var(axis=0, dtype=np.float64) + delta**2 * (count * size / (count + size))
+        squares = (
+            squares + size * chunk.var(axis=0, dtype=np.float64) + delta**2 * (count * size / (count + size))
+        )
         mean = mean + delta * (size / (count + size))
         count += size
     if not count:
@@ -226,9 +232,9 @@ class Dequantise(Preprocessor):
 
 @keras.saving.register_keras_serializable("pae_zoo")
 class Logit(Preprocessor):
-    """v = a + (1 - 2 a) u, y = log v - log(1 - v) with margin a; log_det = sum [log(1 - 2 a) - log v - log(1 - v)].
+    """v = a + (1 - 2 a) u, y = log v - log(1 - v); log_det = sum [log(1 - 2 a) - log v - log(1 - v)].
 
-    Takes u in [0, 1]; with the default margin 0.05, |y| <= 2.9445.
+    Takes u in [0, 1]. a is the margin; with the default 0.05, |y| <= 2.9445.
     """
 
     def __init__(self, margin: float = 0.05, **kwargs):
@@ -259,8 +265,8 @@ class Logit(Preprocessor):
 class Binarise(Preprocessor):
     """y in {0, 1}: y = 1[U < x] ("dynamic", redrawn at every use) or y = 1[x >= 1/2] ("threshold").
 
-    Without a seed, "dynamic" thresholds. log_det counts 0, since probabilities of y are masses; the inverse is the
-    identity: probabilities of y = 1 are grey levels.
+    Without a seed, "dynamic" thresholds. log_det counts 0, since probabilities of y are masses; the inverse is
+    the identity: probabilities of y = 1 are grey levels.
     """
 
     MODES = ("dynamic", "threshold")

@@ -27,7 +27,7 @@ class Rows(Protocol):
 
 @dataclasses.dataclass
 class Raw:
-    """What a reader found: rows and labels; `test` or `valid` None means the set has no such official split."""
+    """What a reader found: rows and labels; `test` or `valid` None: there is no such official split."""
 
     train: Rows
     train_y: Optional[np.ndarray] = None
@@ -52,7 +52,7 @@ class ArrayRows:
         return len(self.array)
 
     def take(self, parts: Sequence[np.ndarray], geometry: Geometry) -> list[np.ndarray]:
-        """Returns the parts; when together they are all rows, they share the (reordered) memory of the array."""
+        """Returns the parts; if they are all rows together, they share the array's memory, reordered."""
         if not geometry.is_identity:
             return [self._transformed(part, geometry) for part in parts]
         order = np.concatenate([np.asarray(part, np.int64) for part in parts])
@@ -93,7 +93,7 @@ def check_labels(labels, count: int, where: str) -> np.ndarray:
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "biuf":
         raise UserError(
-            f"{where} has labels of shape {labels.shape} and type {labels.dtype}; allowed are integers of shape (n,)."
+            f"{where} has labels of shape {labels.shape} and type {labels.dtype}; allowed are integers, (n,)."
         )
     if len(labels) != count:
         raise UserError(

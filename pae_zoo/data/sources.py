@@ -12,7 +12,7 @@ from typing import Callable, Optional, Sequence
 
 import numpy as np
 
-from pae_zoo.data import celeba, cifar, idx, images, npz, omniglot, synthetic, tfds_source
+from pae_zoo.data import celeba, cifar, idx, images, mat, npz, omniglot, synthetic, tfds_source
 from pae_zoo.data.dataset import Info
 from pae_zoo.data.geometry import Geometry
 from pae_zoo.data.rows import ArrayRows, Raw
@@ -25,9 +25,8 @@ BYTES = "uint8, 0 to 255 (/255 -> [0, 1])"
 class NamedSet:
     """A row of the table.
 
-    `forms` are the modules whose `find(folder)` recognises a local copy. `geometry` prepares images that come in
-    their `native` size (H, W). `flat` are the patterns by which archives or folders count when they lie in
-    `data_dir` itself. `make(seed)` builds sets that need no files.
+    `forms` are the modules whose `find(folder)` recognises a local copy. `geometry` prepares images that come
+    in their `native` size (H, W). `make(seed)` builds sets that need no files.
     """
 
     info: Info
@@ -36,7 +35,6 @@ class NamedSet:
     debian: str = ""
     native: tuple = ()
     geometry: Geometry = Geometry()
-    flat: tuple = ()
     make: Optional[Callable[[int], Raw]] = None
 
 
@@ -50,42 +48,75 @@ def _digits(seed: int) -> Raw:
 
 def _mnist_like(title: str, licence: str, tfds: str, debian: str = "") -> NamedSet:
     info = Info(title, (28, 28, 1), BYTES, licence, "train 60,000 / test 10,000, official")
-    return NamedSet(info, (tfds_source, idx, npz, images), tfds, debian)
+    return NamedSet(info, (idx, npz, images, tfds_source), tfds, debian)
 
 
 SETS = {
     "digits": NamedSet(
-        Info("scikit-learn's 1,797 handwritten digits", (8, 8, 1), "float32, k/16 for k = 0 to 16",
-             "UCI Optical Recognition of Handwritten Digits, CC BY 4.0, embedded in scikit-learn",
-             "train 1,497 / test 300: the last 1/6 of default_rng(42).permutation"),
+        Info(
+            "scikit-learn's 1,797 handwritten digits",
+            (8, 8, 1),
+            "float32, k/16 for k = 0 to 16",
+            "UCI Optical Recognition of Handwritten Digits, CC BY 4.0, embedded in scikit-learn",
+            "train 1,497 / test 300: the last 1/6 of default_rng(42).permutation",
+        ),
         make=_digits,
     ),
     "mnist": _mnist_like("MNIST handwritten digits", "LeCun, Cortes, Burges; CC BY-SA 3.0", "mnist"),
-    "fashion_mnist": _mnist_like("Fashion-MNIST pictures of clothes", "Zalando, MIT", "fashion_mnist",
-                                 "/usr/share/datasets/fashion-mnist"),
+    "fashion_mnist": _mnist_like(
+        "Fashion-MNIST pictures of clothes",
+        "Zalando, MIT",
+        "fashion_mnist",
+        "/usr/share/datasets/fashion-mnist",
+    ),
     "kmnist": _mnist_like("Kuzushiji-MNIST cursive characters", "CODH, CC BY-SA 4.0", "kmnist"),
     "omniglot": NamedSet(
-        Info("Omniglot characters, inverted, 28x28", (28, 28, 1), BYTES, "Lake et al., MIT",
-             "images_background train / images_evaluation test; of one part only: drawers 17 to 20 are test"),
-        (tfds_source, npz, omniglot), "omniglot",
-        native=omniglot.NATIVE, geometry=Geometry(size=28, grey=True, invert=True),
-        flat=("images_background*", "images_evaluation*"),
+        Info(
+            "Omniglot characters, inverted, 28x28",
+            (28, 28, 1),
+            BYTES,
+            "Lake et al., MIT",
+            "images_background train / images_evaluation test; of one part only: drawers 17 to 20 are test",
+        ),
+        (npz, omniglot, tfds_source),
+        "omniglot",
+        native=omniglot.NATIVE,
+        geometry=Geometry(size=28, grey=True, invert=True),
     ),
     "cifar10": NamedSet(
-        Info("CIFAR-10 photographs", (32, 32, 3), BYTES, "Krizhevsky 2009, no licence stated",
-             "train 50,000 / test 10,000, official"),
-        (tfds_source, npz, cifar, images), "cifar10",
+        Info(
+            "CIFAR-10 photographs",
+            (32, 32, 3),
+            BYTES,
+            "Krizhevsky 2009, no licence stated",
+            "train 50,000 / test 10,000, official",
+        ),
+        (npz, cifar, images, tfds_source),
+        "cifar10",
     ),
     "svhn_cropped": NamedSet(
-        Info("Street View House Numbers, cropped", (32, 32, 3), BYTES, "Netzer et al. 2011, non-commercial use",
-             "train 73,257 / test 26,032, official (extra unused)"),
-        (tfds_source, npz, images), "svhn_cropped",
+        Info(
+            "Street View House Numbers, cropped",
+            (32, 32, 3),
+            BYTES,
+            "Netzer et al. 2011, non-commercial use",
+            "train 73,257 / test 26,032, official (extra unused)",
+        ),
+        (mat, npz, images, tfds_source),
+        "svhn_cropped",
     ),
     "celeb_a": NamedSet(
-        Info("CelebA faces, rows 45-172, columns 25-152, 64x64", (64, 64, 3), BYTES,
-             "Liu et al. 2015, non-commercial research", "train 162,770 / valid 19,867 / test 19,962, official"),
-        (tfds_source, npz, celeba), "celeb_a",
-        native=celeba.SHAPE[:2], geometry=Geometry(crop=(45, 25, 128, 128), size=64), flat=("img_align_celeba*",),
+        Info(
+            "CelebA faces, rows 45-172, columns 25-152, 64x64",
+            (64, 64, 3),
+            BYTES,
+            "Liu et al. 2015, non-commercial research",
+            "train 162,770 / valid 19,867 / test 19,962, official",
+        ),
+        (npz, celeba, tfds_source),
+        "celeb_a",
+        native=celeba.SHAPE[:2],
+        geometry=Geometry(crop=(45, 25, 128, 128), size=64),
     ),
     **{
         name: NamedSet(density.info, make=lambda seed, name=name: synthetic.draw(name, seed))
@@ -93,17 +124,25 @@ SETS = {
     },
 }
 
+# prefix -> (what follows it, help, reader of (what follows, data_dir, download))
 PREFIXES = {
-    "npz:FILE": "your own arrays: x or x_train (and x_test, y_*)",
-    "folder:DIR": "your own images, sorted; subfolders are labels, train/ and test/ are splits",
-    "tfds:NAME": "any image set of tensorflow-datasets, prepared or downloaded",
+    "npz": ("FILE", "your own arrays: x or x_train (and x_test, y_*)", lambda rest, *_: npz.read(rest)),
+    "folder": (
+        "DIR",
+        "your own images, sorted; subfolders are labels, train/ and test/ are splits",
+        lambda rest, *_: images.read(rest),
+    ),
+    "tfds": ("NAME", "any image set of tensorflow-datasets, prepared or downloaded", tfds_source.read),
 }
 
 
 def describe() -> dict[str, str]:
     """Returns a line for every value that `--dataset` takes."""
-    lines = {name: f"{named.info.title}; {_by(named.info.shape)}; {named.info.splits}" for name, named in SETS.items()}
-    return {**lines, **PREFIXES}
+    lines = {
+        name: f"{named.info.title}; {_by(named.info.shape)}; {named.info.splits}"
+        for name, named in SETS.items()
+    }
+    return {**lines, **{f"{prefix}:{what}": line for prefix, (what, line, _) in PREFIXES.items()}}
 
 
 def _by(shape: tuple) -> str:
@@ -112,24 +151,29 @@ def _by(shape: tuple) -> str:
 
 def check_name(name: str) -> None:
     """Raises UserError unless `name` is a known name or has a known prefix; touches no file."""
-    kind, colon, rest = name.partition(":")
-    if name in SETS or (colon and rest and f"{kind}:" in {key.split(":")[0] + ":" for key in PREFIXES}):
+    prefix, _, rest = name.partition(":")
+    if name in SETS or (prefix in PREFIXES and rest):
         return
     guess = difflib.get_close_matches(name.lower().replace("-", "_"), list(SETS), n=1)
     did = f" Did you mean {guess[0]}?" if guess else ""
-    raise UserError(f"Unknown dataset {name!r}.{did} Allowed: {', '.join([*SETS, *PREFIXES])}.")
+    raise UserError(f"Unknown dataset {name!r}.{did} Allowed: {', '.join(describe())}.")
 
 
-def find(name: str, *, data_dir: str = "", download: bool = True, ood: bool = False, seed: int = 0) -> tuple[Raw, Info, Geometry]:
-    """Returns rows, what the set states, and the geometry its images need; raises UserError if it cannot be had."""
+def find(
+    name: str, *, data_dir: str = "", download: bool = True, ood: bool = False, seed: int = 0
+) -> tuple[Raw, Info, Geometry]:
+    """Returns rows, what the set states, and the geometry its images need, or raises UserError."""
     check_name(name)
     if data_dir and not pathlib.Path(data_dir).expanduser().is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder; give an existing one, or leave data_dir out.")
-    kind, _, rest = name.partition(":")
-    if name not in SETS:
-        raw = {"npz": lambda: npz.read(rest), "folder": lambda: images.read(rest),
-               "tfds": lambda: tfds_source.read(rest, data_dir, download)}[kind]()
-        return raw, Info(name, raw.train.shape or (), "", "your own" if kind != "tfds" else "see tfds", ""), Geometry()
+    prefix, _, rest = name.partition(":")
+    if prefix in PREFIXES:
+        raw = PREFIXES[prefix][2](rest, data_dir, download)
+        return (
+            raw,
+            Info(name, (), "", "your own" if prefix != "tfds" else "see tensorflow-datasets", ""),
+            Geometry(),
+        )
     named = SETS[name]
     raw = named.make(seed) if named.make else _search(name, named, data_dir, download, ood)
     native = raw.train.shape is not None and raw.train.shape[:2] == named.native
@@ -141,19 +185,30 @@ def _search(name: str, named: NamedSet, data_dir: str, download: bool, ood: bool
     if own is not None and own.exists():
         found = _first(own, named.forms) if own.is_dir() else None
         if found is None:
-            what = "no files" if own.is_dir() and not any(own.iterdir()) else "none of the forms that are read"
-            raise UserError(f"{own} exists but holds {what}; allowed: {'; '.join(form.DESCRIPTION for form in named.forms)}.")
+            empty = own.is_dir() and not any(own.iterdir())
+            what = "no files" if empty else "none of the forms that are read"
+            raise UserError(f"{own} exists but holds {what}; allowed: {_allowed(named.forms)}.")
         return found()
     found = _flat(name, named, pathlib.Path(data_dir).expanduser()) if data_dir and not ood else None
     if found is None and named.debian and pathlib.Path(named.debian).is_dir():
         found = _first(pathlib.Path(named.debian), named.forms)
         if found is None:
-            raise UserError(f"{named.debian} holds none of the forms that are read; reinstall its Debian package.")
+            raise UserError(
+                f"{named.debian} holds none of the forms that are read; reinstall its Debian package."
+            )
     if found is not None:
         return found()
     place = own if own is not None else pathlib.Path("<data_dir>") / name
-    return tfds_source.read(named.tfds, data_dir, download, f"put its files in {place}/ and give --data_dir (forms: "
-                            f"{'; '.join(form.DESCRIPTION for form in named.forms if form is not tfds_source)})")
+    return tfds_source.read(
+        named.tfds,
+        data_dir,
+        download,
+        f"put its files in {place}/ and give --data_dir (allowed: {_allowed(named.forms)})",
+    )
+
+
+def _allowed(forms: Sequence) -> str:
+    return "; ".join(form.DESCRIPTION for form in forms)
 
 
 def _first(folder: pathlib.Path, forms: Sequence) -> Optional[Callable[[], Raw]]:
@@ -167,16 +222,18 @@ def _first(folder: pathlib.Path, forms: Sequence) -> Optional[Callable[[], Raw]]
 def _flat(name: str, named: NamedSet, folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
     """Looks in `data_dir` itself, where other sets lie too: what could be another's is passed by."""
     for form in named.forms:
-        if form in (idx, cifar, celeba):
+        if form in (idx, cifar, mat, celeba):
             found = form.find(folder)
         elif form is npz:
             files = [path for path in sorted(folder.glob("*.npz")) if _owner(path.stem) == name]
             found = (lambda path=files[0]: npz.read(path)) if len(files) == 1 else None
             if len(files) > 1:
-                raise UserError(f"{folder} holds {len(files)} files for {name} ({files[0].name}, {files[1].name}); "
-                                "keep one.")
-        elif form is omniglot and any(path for pattern in named.flat for path in folder.glob(pattern)):
-            found = omniglot.find(folder)
+                raise UserError(
+                    f"{folder} holds {len(files)} files for {name} ({files[0].name}, {files[1].name}); "
+                    "keep one."
+                )
+        elif form is omniglot:
+            found = omniglot.find(folder, only_named=True)
         else:
             found = None
         if found is not None:

@@ -37,7 +37,12 @@ def _circle_log_prob(x: np.ndarray) -> np.ndarray:
     from scipy import special
 
     radius, variance = np.linalg.norm(x, axis=-1), CIRCLE_NOISE**2
-    return -LOG_2PI - np.log(variance) - (radius - 1) ** 2 / (2 * variance) + np.log(special.ive(0, radius / variance))
+    return (
+        -LOG_2PI
+        - np.log(variance)
+        - (radius - 1) ** 2 / (2 * variance)
+        + np.log(special.ive(0, radius / variance))
+    )
 
 
 def _spiral(u: np.ndarray) -> np.ndarray:
@@ -50,7 +55,7 @@ def _swissroll(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _swissroll_log_prob(x: np.ndarray) -> np.ndarray:
-    """The integral over the spiral by the midpoint rule with 4,096 nodes, spaced by less than a tenth of the noise."""
+    """The integral over the spiral by the midpoint rule, 4,096 nodes, a tenth of the noise apart at most."""
     from scipy import special
 
     nodes = _spiral((np.arange(4096) + 0.5) / 4096)
@@ -77,7 +82,7 @@ def _banana(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _banana_log_prob(x: np.ndarray) -> np.ndarray:
-    """log p = -sum [(a^2 - b)^2 / Q + (a - 1)^2] - 16 log(pi sqrt Q), with the constant +18.5257 at Q = 0.01."""
+    """log p = -sum [(a^2 - b)^2 / Q + (a - 1)^2] - 16 log(pi sqrt Q); the constant is +18.5257."""
     pairs = (np.asarray(x, np.float64) @ banana_rotation()).reshape(len(x), 16, 2)
     a, b = pairs[..., 0], pairs[..., 1]
     energy = np.sum((a**2 - b) ** 2 / ROSENBROCK_Q + (a - 1) ** 2, axis=1)
@@ -117,7 +122,9 @@ def _linear_gaussian_log_prob(x: np.ndarray) -> np.ndarray:
 
 
 def _info(title: str, dim: int, value_range: str = "reals") -> Info:
-    return Info(title, (dim,), value_range, "drawn from its density", f"train {NUM_TRAIN} / test {NUM_TEST}, drawn")
+    return Info(
+        title, (dim,), value_range, "drawn from its density", f"train {NUM_TRAIN} / test {NUM_TEST}, drawn"
+    )
 
 
 SYNTHETIC = {
@@ -125,7 +132,9 @@ SYNTHETIC = {
     "swissroll": Synthetic(_info("spiral in the plane, noise 0.05", 2), _swissroll, _swissroll_log_prob),
     "banana": Synthetic(_info("32-D rotated Rosenbrock density", 32), _banana, _banana_log_prob),
     "lognormal4": Synthetic(
-        _info("four standard log-normals, entropy 5.6758 nats", 4, "positive reals"), _lognormal, _lognormal_log_prob
+        _info("four standard log-normals, entropy 5.6758 nats", 4, "positive reals"),
+        _lognormal,
+        _lognormal_log_prob,
     ),
     "linear_gaussian": Synthetic(
         _info("3 Gaussian factors in 10-D, noise 0.3", 10), _linear_gaussian, _linear_gaussian_log_prob
@@ -138,6 +147,10 @@ def draw(name: str, seed: int = 0) -> Raw:
     density = SYNTHETIC[name]
     rows = density.sample(np.random.default_rng(seed), NUM_TRAIN + NUM_TEST).astype(np.float32)
     return Raw(
-        ArrayRows(rows[:NUM_TRAIN]), None, ArrayRows(rows[NUM_TRAIN:]), None,
-        source=f"drawn with seed {seed}", log_prob=density.log_prob,
+        ArrayRows(rows[:NUM_TRAIN]),
+        None,
+        ArrayRows(rows[NUM_TRAIN:]),
+        None,
+        source=f"drawn with seed {seed}",
+        log_prob=density.log_prob,
     )

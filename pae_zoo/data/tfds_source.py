@@ -1,9 +1,10 @@
-"""tensorflow-datasets as the last source: a prepared copy first, then, if allowed and reachable, a download."""
+"""tensorflow-datasets, the last source: a prepared copy, then, if allowed and reachable, a download."""
 
 import os
 import pathlib
 import socket
 import threading
+import time
 import urllib.parse
 import urllib.request
 from typing import Callable, Iterable, Optional, Sequence
@@ -23,8 +24,10 @@ def _tfds():
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise UserError(f"tensorflow-datasets cannot be imported ({error}); "
-                        "pip install tensorflow-datasets importlib_resources, or give the files in --data_dir.") from error
+        raise UserError(
+            f"tensorflow-datasets cannot be imported ({error}); "
+            "pip install tensorflow-datasets importlib_resources, or give the files in --data_dir."
+        ) from error
     return tfds
 
 
@@ -55,19 +58,22 @@ class TfdsRows:
             where[part, 0], where[part, 1] = number, np.arange(len(part))
         data = self.builder.as_dataset(split=self.split).map(lambda row: row["image"])
         data = data.batch(_BATCH if self.shape else 1).prefetch(2)
-        outs, row = None, 0
+        outs, row, name = None, 0, self.builder.info.full_name
         for batch in data.as_numpy_iterator():
-            batch = batch[where[row : row + len(batch), 0] >= 0], where[row : row + len(batch)], row + len(batch)
-            images, places, row = batch
-            if not len(images):
+            places = where[row : row + len(batch)]
+            row += len(batch)
+            wanted = places[:, 0] >= 0
+            if not wanted.any():
                 continue
-            images = geometry.apply(images, self.builder.info.full_name)
+            images = geometry.apply(batch[wanted], name)
             if outs is None:
                 outs = [np.empty((len(part), *images.shape[1:]), images.dtype) for part in parts]
             if images.shape[1:] != outs[0].shape[1:]:
-                raise UserError(f"{self.builder.info.full_name} has images of {outs[0].shape[1:3]} and "
-                                f"{images.shape[1:3]} pixels; give image_size=N.")
-            for image, (number, place) in zip(images, places[places[:, 0] >= 0]):
+                raise UserError(
+                    f"{name} has images of {outs[0].shape[1:3]} and {images.shape[1:3]} pixels; give "
+                    "image_size=N."
+                )
+            for image, (number, place) in zip(images, places[wanted]):
                 outs[number][place] = image
         return outs
 
@@ -83,12 +89,16 @@ def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
 def read(name: str, data_dir: str, download: bool, hint: str = "") -> Raw:
     """Returns the set `name` of tensorflow-datasets.
 
-    A prepared copy is looked for in `data_dir` and in the library's own folder; then, with `download`, the network
-    is probed for a few seconds before the library may try, since it would retry for minutes. Raises UserError if
-    the set is unknown, holds no images, or can neither be found nor fetched; `hint` says what to do then.
+    A prepared copy is looked for in `data_dir` and in the library's own folder; then, with `download`, the
+    network is probed for a few seconds before the library may try, since it would retry for minutes. Raises
+    UserError if the set is unknown, holds no images, or can neither be found nor fetched; `hint` says what to do
+    then.
     """
     tfds = _tfds()
-    hint = hint or f"prepare it on a machine with a network (tfds build {name}) and copy the result to --data_dir"
+    hint = (
+        hint
+        or f"prepare it on a machine with a network (tfds build {name}) and copy the result to --data_dir"
+    )
     try:
         for place in [data_dir, None] if data_dir else [None]:
             builder = tfds.builder(name, data_dir=place, try_gcs=False)
@@ -97,25 +107,33 @@ def read(name: str, data_dir: str, download: bool, hint: str = "") -> Raw:
     except (ValueError, AttributeError, ImportError, OSError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"tensorflow-datasets cannot make {name!r} ({_first_line(error)}); see its catalogue for "
-                        "the names.") from error
+        raise UserError(
+            f"tensorflow-datasets cannot make {name!r} ({_first_line(error)}); see its catalogue for "
+            "the names."
+        ) from error
     if not download:
         raise UserError(f"{name} is not on this machine and --download=false forbids fetching it; {hint}.")
     hosts = _hosts(builder)
     if not reachable(hosts):
-        raise UserError(f"{name} is not on this machine and {hosts[0]} cannot be reached within {PROBE_SECONDS:.0f} s "
-                        f"(no network?); {hint}.")
+        raise UserError(
+            f"{name} is not on this machine and {hosts[0]} cannot be reached within {PROBE_SECONDS:.0f} s "
+            f"(no network?); {hint}."
+        )
     try:
         builder.download_and_prepare()
     except Exception as error:  # whatever the library or the servers do wrong, the user gets one line
-        raise UserError(f"tensorflow-datasets could not fetch {name} ({_first_line(error)}); {hint}.") from error
+        raise UserError(
+            f"tensorflow-datasets could not fetch {name} ({_first_line(error)}); {hint}."
+        ) from error
     return _raw(builder)
 
 
 def _raw(builder) -> Raw:
     info = builder.info
     if not hasattr(info.features, "keys") or "image" not in info.features:
-        raise UserError(f"{info.full_name} has no feature called image; use a set of images, or write it as .npz.")
+        raise UserError(
+            f"{info.full_name} has no feature called image; use a set of images, or write it as .npz."
+        )
     if "train" not in info.splits:
         raise UserError(f"{info.full_name} has the splits {', '.join(info.splits)}; a train split is needed.")
     raw = Raw(TfdsRows(builder, "train"), source=f"tensorflow-datasets {info.full_name}")
@@ -137,7 +155,7 @@ def _hosts(builder) -> list[str]:
 
 
 def reachable(hosts: Iterable[str], seconds: float = PROBE_SECONDS) -> bool:
-    """Whether a TCP connection to one of `hosts` (name or name:port) opens within `seconds`, name look-up included."""
+    """Whether a connection to one of `hosts` (name or name:port) opens within `seconds`, look-up included."""
     done = threading.Event()
 
     def probe(host: str) -> None:
@@ -154,11 +172,10 @@ def reachable(hosts: Iterable[str], seconds: float = PROBE_SECONDS) -> bool:
     threads = [threading.Thread(target=probe, args=(host,), daemon=True) for host in hosts]
     for thread in threads:
         thread.start()
-    deadline = threading.Event()
-    waited = 0.0
-    while waited < seconds and not done.is_set() and any(thread.is_alive() for thread in threads):
-        deadline.wait(0.05)
-        waited += 0.05
+    stop = time.monotonic() + seconds
+    while time.monotonic() < stop and any(thread.is_alive() for thread in threads):
+        if done.wait(0.05):
+            break
     return done.is_set()
 
 
