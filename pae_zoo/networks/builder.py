@@ -73,8 +73,8 @@ def encoder_from_config(
     """Returns the encoder that a config describes; see `build_encoder`."""
     family = _family(config)
     units = config.latent_dim * (1 if deterministic else 2)
-    chain = family.encoder(config, Maker(config, ENCODER), units)
-    return keras.Sequential([keras.Input(config.event_shape, name="x"), *chain], name=name)
+    chain = family.encoder(config, Maker(config, ENCODER, name), units)
+    return _model(keras.Input(config.event_shape, name="x"), chain, name)
 
 
 def decoder_from_config(
@@ -86,9 +86,17 @@ def decoder_from_config(
         raise UserError(f"channels_factor={channels_factor!r}: must be 1 (mean) or 2 (mean, log-variance).")
     if output not in OUTPUTS:
         raise UserError(f"output={output!r}: must be one of {', '.join(OUTPUTS)}.")
-    make = Maker(config, DECODER, output, channels_factor)
+    make = Maker(config, DECODER, name, output, channels_factor)
     chain = [*family.decoder(config, make), *make.nonlinearity()]
-    return keras.Sequential([keras.Input((config.latent_dim,), name="z"), *chain], name=name)
+    return _model(keras.Input((config.latent_dim,), name="z"), chain, name)
+
+
+def _model(inputs: keras.KerasTensor, chain: list[keras.Layer], name: str) -> keras.Sequential:
+    # Built here, layers have the paths that they will have after loading; Sequential would prepend its name.
+    value = inputs
+    for layer in chain:
+        value = layer(value)
+    return keras.Sequential([inputs, *chain], name=name)
 
 
 def _config(

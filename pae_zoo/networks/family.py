@@ -36,14 +36,21 @@ class Maker:
     """Makes the layers of one network, with names and seeds that depend on nothing but the config.
 
     Keras numbers unnamed layers by a global counter and seeds initialisers at random; both would differ
-    between two builds of the same network in one process.
+    between two builds of the same network in one process. Names begin with the model's, so that the
+    variables of an encoder and a decoder have different paths.
     """
 
     def __init__(
-        self, config: NetworkConfig, role: int, output: str = "linear", channels_factor: int = 1
+        self,
+        config: NetworkConfig,
+        role: int,
+        model_name: str,
+        output: str = "linear",
+        channels_factor: int = 1,
     ) -> None:
         self.config = config
         self.role = role
+        self.model_name = model_name
         self.output = output
         self.channels_factor = channels_factor
         self._names: collections.Counter = collections.Counter()
@@ -62,10 +69,10 @@ class Maker:
         return int(sequence.generate_state(1)[0] & 0x7FFFFFFF)
 
     def name(self, stem: str) -> str:
-        """Returns the stem with the next number."""
+        """Returns the name of the next layer of this sort."""
         number = self._names[stem]
         self._names[stem] += 1
-        return f"{stem}_{number}"
+        return f"{self.model_name}_{stem}_{number}"
 
     def dense(
         self,
@@ -146,10 +153,10 @@ class Maker:
         shift = -0.5 if self.output == "sigmoid_centred" else 0.0
         policy = _head_policy()
         if self.channels_factor == 2:
-            return [zoo_layers.MeanSigmoid(shift=shift, dtype=policy, name="output")]
-        chain = [keras.layers.Activation("sigmoid", dtype=policy, name="output")]
+            return [zoo_layers.MeanSigmoid(shift=shift, dtype=policy, name=self.name("output"))]
+        chain = [keras.layers.Activation("sigmoid", dtype=policy, name=self.name("output"))]
         if shift:
-            chain.append(keras.layers.Rescaling(1.0, offset=shift, dtype=policy, name="output_shift"))
+            chain.append(keras.layers.Rescaling(1.0, offset=shift, dtype=policy, name=self.name("shift")))
         return chain
 
 
@@ -181,10 +188,10 @@ def _margins(make: Maker, sides: Sequence[int]) -> tuple[tuple[int, int], ...]:
 def pad(make: Maker, sides: Sequence[int]) -> list[keras.Layer]:
     """A centred padding of the data to `sides` with zeros, or nothing."""
     margins = _margins(make, sides)
-    return [keras.layers.ZeroPadding2D(margins, name="pad")] if any(map(any, margins)) else []
+    return [keras.layers.ZeroPadding2D(margins, name=make.name("pad"))] if any(map(any, margins)) else []
 
 
 def crop(make: Maker, sides: Sequence[int]) -> list[keras.Layer]:
     """A centred cropping from `sides` to the size of the data, or nothing."""
     margins = _margins(make, sides)
-    return [keras.layers.Cropping2D(margins, name="crop")] if any(map(any, margins)) else []
+    return [keras.layers.Cropping2D(margins, name=make.name("crop"))] if any(map(any, margins)) else []

@@ -68,7 +68,7 @@ def _conv_encoder(config: NetworkConfig, make: Maker, units: int) -> list[keras.
             side, channels = -(-side // 2), 2 * channels
             chain.append(make.conv(channels, config.kernel_size, 2))
     chain += [
-        keras.layers.GlobalAveragePooling2D(name="pool"),
+        keras.layers.GlobalAveragePooling2D(name=make.name("pool")),
         _block(make, (channels,), lambda: make.dense(config.fc_dim), norm=False),
         make.dense(units, last=True),
     ]

@@ -1,0 +1,295 @@
+"""One battery for every kind of network, on small widths."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pae_zoo import networks
+
+LATENT = 5
+SMALL = dict(
+    hidden_units=(16, 8), num_filters=4, dense_size=16, num_layers=2, base_dim=4, num_scale=2, fc_dim=16)
+IMAGES = [(28, 28, 1), (32, 32, 3), (8, 8, 1), (9, 14, 2)]
+FLAT_KINDS = ("mlp", "vlae", "vae10", "fully_connected", "resnet_fc")
+IMAGE_KINDS = ("conv", "infogan", "resnet_conv")
+CASES = [(kind, shape) for kind in FLAT_KINDS + IMAGE_KINDS for shape in IMAGES]
+CASES += [(kind, (7,)) for kind in FLAT_KINDS]
+kinds = pytest.mark.parametrize("kind", networks.KINDS)
+
+
+def build(kind, shape=(8, 8, 1), seed=0, output="linear", channels_factor=1, **options):
+    options = {**SMALL, **options}
+    encoder = networks.build_encoder(kind, shape, LATENT, seed=seed, **options)
+    decoder = networks.build_decoder(
+        kind, shape, LATENT, seed=seed, output=output, channels_factor=channels_factor, **options)
+    return encoder, decoder
+
+
+def data(shape, count=4):
+    return np.random.default_rng(0).random((count, *shape), np.float32) - 0.5
+
+
+def num_trainable(*models):
+    return sum(int(np.prod(weight.shape)) for model in models for weight in model.trainable_weights)
+
+
+def test_every_kind_is_in_the_battery():
+    assert set(networks.KINDS) == set(FLAT_KINDS + IMAGE_KINDS)
+    assert set(networks.describe()) == set(networks.DEFAULT_OUTPUT) == set(networks.KINDS)
+
+
+@pytest.mark.parametrize("kind, shape", CASES)
+def test_shapes_and_range(kind, shape):
+    encoder, decoder = build(kind, shape, output="sigmoid_centred")
+    assert networks.check_pair(encoder, decoder) == (shape, LATENT)
+    for batch in (1, 3, 64):
+        codes = encoder(data(shape, batch))
+        assert codes.shape == (batch, 2 * LATENT)
+        image = decoder(codes[:, :LATENT])
+        assert image.shape == (batch, *shape)
+        assert np.all(np.abs(image) <= 0.5)
+
+
+@kinds
+def test_two_halves_and_code_only(kind):
+    shape = (8, 8, 3)
+    _, decoder = build(kind, shape, output="sigmoid", channels_factor=2)
+    output = decoder(1e3 * data((LATENT,)))
+    assert output.shape == (4, 8, 8, 6)
+    mean, raw = np.split(output, 2, axis=-1)
+    assert mean.min() >= 0 and mean.max() <= 1
+    assert raw.min() < 0 or raw.max() > 1
+    encoder = networks.build_encoder(kind, shape, LATENT, deterministic=True, **SMALL)
+    assert encoder(data(shape)).shape == (4, LATENT)
+
+
+@kinds
+def test_inference_depends_on_the_datum_alone(kind):
+    encoder, _ = build(kind, dropout_rate=0.5)
+    x = data((8, 8, 1), 6)
+    first = encoder(x).numpy()
+    encoder(data((8, 8, 1), 64))
+    np.testing.assert_array_equal(encoder(x), first)
+    np.testing.assert_allclose(encoder(x[2:3])[0], first[2], rtol=1e-5, atol=1e-6)
+
+
+@kinds
+def test_gradient_reaches_every_weight(kind):
+    encoder, decoder = build(kind, dropout_rate=0.2, output="sigmoid", channels_factor=2)
+    with tf.GradientTape() as tape:
+        codes = encoder(data((8, 8, 1), 16), training=True)
+        loss = tf.reduce_sum(decoder(codes[:, :LATENT], training=True) ** 2) + tf.reduce_sum(codes**2)
+    weights = encoder.trainable_weights + decoder.trainable_weights
+    for weight, gradient in zip(weights, tape.gradient(loss, [w.value for w in weights])):
+        assert gradient is not None and np.any(gradient), weight.path
+
+
+@kinds
+def test_xla_equals_eager(kind):
+    x = data((8, 8, 1))
+    results = []
+    for compiled in (False, True):
+        encoder, decoder = build(kind, dropout_rate=0.3)
+
+        def autoencode(x, encoder=encoder, decoder=decoder):
+            trained = decoder(encoder(x, training=True)[:, :LATENT], training=True)
+            return [trained, decoder(encoder(x)[:, :LATENT])]
+
+        run = tf.function(autoencode, jit_compile=True) if compiled else autoencode
+        results.append([*run(x), *run(x)])
+    for eager, xla in zip(*results):
+        np.testing.assert_allclose(eager, xla, rtol=1e-4, atol=1e-5)
+    assert np.any(results[0][0] != results[0][2])
+
+
+@pytest.mark.parametrize(
+    "kind, batch_norm", [(k, "affine") for k in networks.KINDS] + [(k, "batch") for k in IMAGE_KINDS])
+def test_saved_networks_return_whole(kind, batch_norm, tmp_path):
+    for index, model in enumerate(build(kind, dropout_rate=0.3, batch_norm=batch_norm)):
+        x = data(model.input_shape[1:])
+        model(x, training=True)
+        path = str(tmp_path / f"{index}.keras")
+        model.save(path)
+        loaded = keras.saving.load_model(path)
+        names = [[w.path.split("/")[-2:] for w in m.weights] for m in (model, loaded)]
+        assert names[0] == names[1]
+        for before, after in zip(model.weights, loaded.weights):
+            np.testing.assert_array_equal(before, after)
+        np.testing.assert_array_equal(model(x), loaded(x))
+        np.testing.assert_array_equal(model(x, training=True), loaded(x, training=True))
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+        assert again.get_config() == model.get_config()
+        again.set_weights(model.get_weights())
+        np.testing.assert_array_equal(model(x), again(x))
+
+
+@kinds
+def test_seed_fixes_the_initial_weights(kind):
+    pair = build(kind, dropout_rate=0.1)
+    paths = [weight.path for model in pair for weight in model.weights]
+    assert len(paths) == len(set(paths))
+    first, same, other = (sum((m.get_weights() for m in build(kind, seed=s)), []) for s in (3, 3, 4))
+    random = [i for i, weight in enumerate(first) if np.size(weight) > 1 and np.std(weight) > 0]
+    assert random
+    for index, weight in enumerate(first):
+        np.testing.assert_array_equal(weight, same[index])
+    assert all(np.any(first[index] != other[index]) for index in random)
+    shapes = {}
+    for index in random:
+        shapes.setdefault(first[index].shape, []).append(index)
+    for indices in shapes.values():
+        for a, b in zip(indices, indices[1:]):
+            assert np.any(first[a] != first[b]), "two layers share their initial weights"
+
+
+def dense(*sizes):
+    return sum(i * o + o for i, o in zip(sizes, sizes[1:]))
+
+
+def conv(size, channels_in, channels_out, bias=True):
+    return size * size * channels_in * channels_out + bias * channels_out
+
+
+def test_counts_of_dense_networks():
+    def count(kind, **options):
+        pair = (make(kind, (28, 28, 1), 32, **options) for make in (
+            networks.build_encoder, networks.build_decoder))
+        return [num_trainable(model) for model in pair]
+
+    assert count("mlp", hidden_units=(30, 20)) == [dense(784, 30, 20, 64), dense(32, 20, 30, 784)]
+    assert count("vae10") == [dense(784, 256, 64, 64), dense(32, 64, 256, 256, 1024, 784)]
+    assert count("fully_connected") == [dense(784, 512, 256, 128, 64), dense(32, 128, 256, 512, 784)]
+    blocks = 4 * dense(256, 256, 256)
+    assert count("resnet_fc") == [
+        dense(784, 256) + blocks + dense(256, 64), dense(32, 256) + blocks + dense(256, 784)]
+
+
+def test_count_of_vlae():
+    pair = [
+        make("vlae", (28, 28, 1), 50, hidden_units=(500, 500))
+        for make in (networks.build_encoder, networks.build_decoder)
+    ]
+    # Published with the likelihood's scalar: 1,361,885.
+    assert num_trainable(*pair) == 1_361_884
+
+
+@pytest.mark.parametrize("batch_norm, expected", [("affine", 13_233_217), ("none", 13_216_193)])
+def test_count_of_infogan(batch_norm, expected):
+    pair = [
+        make("infogan", (28, 28, 1), 32, batch_norm=batch_norm)
+        for make in (networks.build_encoder, networks.build_decoder)
+    ]
+    assert num_trainable(*pair) == expected
+    assert pair[0].count_params() - num_trainable(pair[0]) == 64 + 128 + 1024 + 64
+
+
+@pytest.mark.parametrize("side, channels, levels", [(28, 1, 2), (32, 3, 2), (64, 3, 3)])
+def test_counts_of_conv(side, channels, levels):
+    f, coarse = 8, side // 2**levels
+    widths, sizes = [f, 2 * f, 4 * f][:levels], [5, 3, 5][:levels]
+    encoder = sum(
+        conv(size, i, o, bias=False) + 2 * o for size, i, o in zip(sizes, [channels, *widths], widths))
+    encoder += dense(coarse**2 * widths[-1], 64)
+    ups = [4 * f, *reversed(widths)]
+    decoder = dense(32, coarse**2 * 4 * f) + conv(4, f, channels)
+    decoder += sum(
+        conv(size, i, o, bias=False) + 2 * o for size, i, o in zip(reversed(sizes), ups, ups[1:]))
+    for make, expected in ((networks.build_encoder, encoder), (networks.build_decoder, decoder)):
+        assert num_trainable(make("conv", (side, side, channels), 32, num_filters=f)) == expected
+
+
+def test_counts_of_resnet_conv():
+    def block(i, o, depth=2):
+        return sum(2 * c + conv(3, c, o) for c in (i, *[o] * (depth - 1))) + conv(3, i, o)
+
+    channels = [4, 8, 16]
+    encoder = conv(3, 1, 4) + sum(block(c, c) for c in channels) + conv(3, 4, 8) + conv(3, 8, 16)
+    encoder += dense(16, 20, 20) + dense(16, 20) + dense(20, 64)
+    ups = [64, 32, 16, 8, 4]
+    decoder = dense(32, 2 * 2 * 64) + conv(3, 4, 1)
+    decoder += sum(conv(3, i, o) + block(o, o) for i, o in zip(ups, ups[1:]))
+    for make, expected in ((networks.build_encoder, encoder), (networks.build_decoder, decoder)):
+        for side in (28, 32):
+            model = make("resnet_conv", (side, side, 1), 32, base_dim=4, num_scale=3, fc_dim=20)
+            assert num_trainable(model) == expected
+
+
+def test_vlae_initial_weights():
+    for init, scale in (("default", 1.5874), ("upstream", 0.77298)):
+        model = networks.build_encoder("vlae", (784,), 50, hidden_units=(500, 500), init=init)
+        for layer in (layer for layer in model.layers if layer.weights):
+            fan_in, fan_out = layer.kernel.shape
+            bound = np.sqrt(3 * scale / fan_out)
+            assert 0.99 * bound < np.abs(layer.kernel).max() <= bound * (1 + 1e-5)
+            assert np.std(layer.kernel) == pytest.approx(bound / np.sqrt(3), rel=0.02)
+            assert 0.9 * fan_in**-0.5 < np.abs(layer.bias).max() <= fan_in**-0.5
+
+
+def test_infogan_initial_weights():
+    encoder, decoder = build("infogan", (28, 28, 1))
+    for layer in (*encoder.layers, *decoder.layers):
+        wrapped = getattr(layer, "layer", layer)
+        if hasattr(wrapped, "kernel"):
+            # A normal cut at two standard deviations has 0.88 of its width.
+            cut = 0.8796 if type(wrapped) is keras.layers.Conv2D else 1.0
+            assert np.std(wrapped.kernel) == pytest.approx(0.02 * cut, rel=0.05), layer.name
+            assert not np.any(wrapped.bias)
+
+
+def test_upstream_outputs():
+    assert networks.DEFAULT_OUTPUT == {
+        "mlp": "linear", "vlae": "linear", "vae10": "sigmoid", "fully_connected": "linear", "conv": "linear",
+        "infogan": "sigmoid", "resnet_fc": "linear", "resnet_conv": "sigmoid",
+    }
+
+
+@kinds
+def test_last_layer_is_full_precision_under_a_mixed_policy(kind):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        encoder, decoder = build(kind, dropout_rate=0.1, output="sigmoid_centred")
+        codes = encoder(data((8, 8, 1)), training=True)
+        image = decoder(codes[:, :LATENT])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert codes.dtype == image.dtype == tf.float32
+    assert np.all(np.isfinite(image))
+
+
+@pytest.mark.parametrize("kind", IMAGE_KINDS)
+@pytest.mark.parametrize("shape, what", [((7,), "takes images"), ((3, 8, 1), "at least 4x4")])
+def test_image_networks_refuse(kind, shape, what):
+    for make in (networks.build_encoder, networks.build_decoder):
+        with pytest.raises(ValueError, match=what):
+            make(kind, shape, LATENT)
+
+
+@pytest.mark.parametrize(
+    "arguments, what",
+    [
+        (dict(kind="mpl"), "the kinds are mlp"),
+        (dict(event_shape=(8, 8)), "vector"),
+        (dict(event_shape=(8, 0, 1)), "vector"),
+        (dict(latent_dim=0), "latent_dim=0"),
+        (dict(latent_dim=2.5), "latent_dim=2.5"),
+        (dict(activation="rleu"), "rleu"),
+        (dict(hidden_units=(16, 0)), "hidden_units"),
+        (dict(hidden_units=(16, 2.5)), "hidden_units"),
+        (dict(batch_norm="yes"), "affine, batch, none"),
+        (dict(dropout_rate=1.0), "from 0.0 to 0.95"),
+        (dict(dropout_rate="half"), "float"),
+        (dict(width=3), "the options are hidden_units"),
+    ],
+)
+def test_bad_options_are_told(arguments, what):
+    arguments = {"kind": "mlp", "event_shape": (8, 8, 1), "latent_dim": LATENT, **arguments}
+    with pytest.raises(ValueError, match=what):
+        networks.build_encoder(**arguments)
+
+
+def test_bad_outputs_are_told():
+    with pytest.raises(ValueError, match="linear, sigmoid, sigmoid_centred"):
+        networks.build_decoder("mlp", (8,), 2, output="softmax")
+    with pytest.raises(ValueError, match="channels_factor=3"):
+        networks.build_decoder("mlp", (8,), 2, channels_factor=3)
