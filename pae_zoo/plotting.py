@@ -28,7 +28,9 @@ def new_figure(width: float, height: float) -> Figure:
     """Returns an empty figure of the given size in inches whose layout keeps labels inside."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    return figure
 
 
 def to_rgb(images: np.ndarray) -> np.ndarray:
@@ -79,7 +81,7 @@ def image_table(
     pad = max(1, round(max(height, width) / 16))
     cell = min(0.8, max(0.3, 9.0 / columns))
     left = 0.3 + 0.085 * max((len(label) for label in row_labels), default=0)
-    above_and_below = 0.45 + 0.2 * bool(len(column_labels)) + 0.25 * bool(note)
+    above_and_below = 0.5 + 0.25 * bool(len(column_labels)) + 0.25 * bool(note)
     figure = new_figure(
         max(4.5, columns * cell + left), rows * cell * (height + pad) / (width + pad) + above_and_below
     )
@@ -116,7 +118,7 @@ def points(groups: Mapping[str, np.ndarray], title: str, axis_labels: Sequence[s
     axes = figure.add_subplot()
     markers = ("o", "x", "^", "s")
     for index, (name, values) in enumerate(groups.items()):
-        style = dict(s=14, alpha=0.55, linewidths=0.0) if index != 1 else dict(s=16, alpha=0.7, linewidths=1.0)
+        style = dict(s=14, alpha=0.55, linewidths=0.0) if index != 1 else dict(s=16, alpha=0.45, linewidths=1.0)
         axes.scatter(values[:, 0], values[:, 1], color=COLOURS[index], marker=markers[index], label=name, **style)
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(axis_labels[0])
@@ -221,14 +223,16 @@ def roc_and_precision_recall(
 
 def _histograms(axes, groups: Mapping[str, np.ndarray], xlabel: str, num_bins: int = 50) -> None:
     """Draws groups on common bins; ranges apart by over 20 get an asinh axis, tails go to the end bins."""
+    from matplotlib.colors import to_rgba
+
     spans = [np.quantile(values, (0.005, 0.995)) for values in groups.values()]
     low, high = min(s[0] for s in spans), max(s[1] for s in spans)
     if high <= low:
         low, high = low - 0.5, low + 0.5
-    narrow = min(max(s[1] - s[0], 1e-9 * (high - low)) for s in spans)
-    anchor = min(spans, key=lambda s: s[1] - s[0])[0]
-    if len(groups) > 1 and high - low > 20.0 * narrow:
-        width = max(narrow, (high - low) * 1e-4)
+    spread = [s for s in spans if s[1] - s[0] > 1e-6 * (high - low)]  # constant scores need no room
+    anchor, end = min(spread or [(low, high)], key=lambda s: s[1] - s[0])
+    width = end - anchor
+    if len(spread) > 1 and high - low > 20.0 * width:
 
         def forward(value):
             return np.arcsinh((np.asarray(value, float) - anchor) / width)
@@ -239,15 +243,14 @@ def _histograms(axes, groups: Mapping[str, np.ndarray], xlabel: str, num_bins: i
         edges = inverse(np.linspace(forward(low), forward(high), num_bins + 1))
         axes.set_xscale("function", functions=(forward, inverse))
         ticks = inverse(np.linspace(forward(low), forward(high), 6))
-        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        labels = [f"{tick:,.0f}" if abs(tick) >= 100 else f"{tick:.3g}" for tick in ticks]
+        axes.set_xticks(ticks, labels, fontsize=8)
         xlabel += "\n(axis compressed: asinh)"
     else:
         edges = np.linspace(low, high, num_bins + 1)
-    for (name, values), colour, hatch in zip(groups.items(), COLOURS, ("", "////", "....")):
+    for (name, values), colour, hatch in zip(groups.items(), COLOURS, ("", "////") * 4):
         counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
         share = counts / len(values)
-        axes.stairs(share, edges, fill=True, color=colour, alpha=0.25)
-        axes.stairs(
-            share, edges, fill=True, facecolor="none", edgecolor=colour, hatch=hatch, linewidth=1.4, label=name
-        )
+        style = dict(facecolor=to_rgba(colour, 0.25), edgecolor=colour, hatch=hatch, linewidth=1.4)
+        axes.stairs(share, edges, fill=True, label=name, **style)
     axes.set_xlabel(xlabel)

@@ -199,15 +199,16 @@ class Context:
 
 
 class Projection:
-    """Two coordinates of vectors: themselves when there are two, else their first principal components."""
+    """Two coordinates of vectors: themselves when there are two, else their first principal components.
+
+    Vectors of one dimension have no map; `draw` gives their histogram.
+    """
 
     def __init__(self, vectors: np.ndarray, name: str = "z"):
         vectors = np.asarray(vectors, np.float64)
         self.mean, self.axes, self.shares = np.zeros(vectors.shape[1]), None, None
-        if vectors.shape[1] == 2:
-            self.axes, self.labels = np.eye(2), (f"{name}[0]", f"{name}[1]")
-        elif vectors.shape[1] == 1:
-            self.axes, self.labels = np.array([[1.0, 0.0]]), (f"{name}[0]", "")
+        if vectors.shape[1] <= 2:
+            self.axes, self.labels = np.eye(vectors.shape[1]), (f"{name}[0]", f"{name}[1]")
         else:
             self.mean = vectors.mean(axis=0)
             variances, axes = np.linalg.eigh(np.cov(vectors.T))
@@ -221,8 +222,15 @@ class Projection:
             )
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """Returns coordinates (n, 2) of vectors (n, d)."""
+        """Returns coordinates (n, 2) of vectors (n, d), or (n, 1) where d = 1."""
         return (np.asarray(vectors, np.float64) - self.mean) @ self.axes
+
+    def draw(self, groups: dict[str, np.ndarray], title: str) -> "Figure":
+        """Returns a scatter of named groups of vectors (n, d), or their histograms where d = 1."""
+        groups = {name: self(vectors) for name, vectors in groups.items()}
+        if next(iter(groups.values())).shape[1] == 1:
+            return plotting.histogram({name: v[:, 0] for name, v in groups.items()}, title, self.labels[0])
+        return plotting.points(groups, title, self.labels)
 
 
 def training_step(model: Any) -> int:

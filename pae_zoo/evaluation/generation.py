@@ -35,7 +35,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     if prior is not None:
         yield "generation/prior_mean_abs", np.abs(prior.mean(axis=0, dtype=np.float64)).mean()
         yield "generation/prior_std_mean", prior.std(axis=0, dtype=np.float64).mean()
-    yield from draw_latent_map(context, codes, prior)
+    yield from draw_latent_map(context, codes)
     if context.is_image:
         draw_interpolations(context, codes)
         if codes.shape[1] == 2:
@@ -59,10 +59,9 @@ def draw_samples(context: Context) -> Iterator[tuple[str, Any]]:
     else:
         test = context.dataset.test.x
         data = to_unit(test[context.choose(len(test), SHOWN_POINTS, "samples")])
-        project = Projection(data, "x")
         title = f"{context.dataset.name}: samples of the model over test data"
-        groups = {"data": project(data), "samples": project(samples)}
-        context.figure("samples", plotting.points(groups, title, project.labels))
+        groups = {"data": data, "samples": samples}
+        context.figure("samples", Projection(data, "x").draw(groups, title))
     yield "generation/sample_mean", samples.mean(dtype=np.float64)
     yield "generation/sample_std", samples.std(dtype=np.float64)
 
@@ -76,9 +75,7 @@ def draw_prior(context: Context) -> Optional[np.ndarray]:
         return None  # said already: a model without a prior has no samples either
 
 
-def draw_latent_map(
-    context: Context, codes: np.ndarray, prior: Optional[np.ndarray]
-) -> Iterator[tuple[str, float]]:
+def draw_latent_map(context: Context, codes: np.ndarray) -> Iterator[tuple[str, float]]:
     """Saves the codes of test data in two dimensions, coloured by label."""
     test = context.dataset.test
     chosen = context.choose(len(codes), SHOWN_POINTS, "latent_map")
@@ -87,8 +84,11 @@ def draw_latent_map(
     labels = None if test.y is None else test.y[chosen]
     if labels is not None and context.dataset.label_names:
         labels = np.asarray(context.dataset.label_names)[labels]
-    title += "" if labels is None else ", by class"
-    figure = plotting.latent_map(project(codes[chosen]), labels, title, project.labels)
+    title += "" if labels is None or codes.shape[1] == 1 else ", by class"
+    if codes.shape[1] == 1:
+        figure = project.draw({"codes": codes[chosen]}, title)
+    else:
+        figure = plotting.latent_map(project(codes[chosen]), labels, title, project.labels)
     context.figure("latent_map", figure)
     if project.shares is not None:
         yield "generation/latent_map_variance", project.shares.sum()

@@ -198,12 +198,11 @@ def draw_codes(context: Context, name: str, x: np.ndarray) -> Iterator[tuple[str
     spread = math.sqrt(((inside - centre) ** 2).sum(axis=1).mean())
     shift = np.linalg.norm(outside.mean(axis=0, dtype=np.float64) - centre) / max(spread, 1e-300)
     yield f"ood/{name}/code_shift", shift
-    project = Projection(inside)
     chosen_in = context.choose(len(inside), SHOWN_POINTS, "ood")
     chosen_out = context.choose(len(outside), SHOWN_POINTS, "ood")
     groups = {
-        f"{context.dataset.name} (in)": project(inside[chosen_in]),
-        f"{name} (out)": project(outside[chosen_out]),
+        f"{context.dataset.name} (in)": inside[chosen_in],
+        f"{name} (out)": outside[chosen_out],
     }
     title = f"codes of {context.dataset.name} and {name}: means {shift:.2f} spreads apart"
-    context.figure(f"ood_{name}_codes", plotting.points(groups, title, project.labels))
+    context.figure(f"ood_{name}_codes", Projection(inside).draw(groups, title))

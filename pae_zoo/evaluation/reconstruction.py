@@ -71,6 +71,5 @@ def draw_vectors(context: Context, title: str) -> None:
     test = context.dataset.test
     chosen = context.choose(len(test.x), SHOWN_POINTS, "reconstruction")
     x = to_unit(test.x[chosen])
-    project = Projection(x, "x")
-    groups = {"data": project(x), "reconstruction": project(context.reconstruct(test.x[chosen]))}
-    context.figure("reconstructions", plotting.points(groups, title, project.labels))
+    groups = {"data": x, "reconstruction": context.reconstruct(test.x[chosen])}
+    context.figure("reconstructions", Projection(x, "x").draw(groups, title))

@@ -109,4 +109,4 @@ def test_projection():
     assert project.shares.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(np.abs(coordinates - plane @ np.diag(np.sign(coordinates[0] / plane[0]))), 0, atol=0.5)
     np.testing.assert_array_equal(Projection(plane)(plane), plane)
-    assert Projection(plane[:, :1])(plane[:, :1]).shape == (500, 2)
+    assert Projection(plane[:, :1])(plane[:, :1]).shape == (500, 1)
