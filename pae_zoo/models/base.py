@@ -360,6 +360,14 @@ class Autoencoder(keras.Model):
         config.update(scale_annealing_steps=self.scale_annealing_steps, seed=self.seed, name=self.name)
         return config
 
+    def get_compile_config(self) -> dict[str, Any]:
+        optimizer = keras.saving.serialize_keras_object(self.optimizer)
+        return {"optimizer": optimizer, "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly}
+
+    def compile_from_config(self, config) -> None:
+        self.compile(**{**config, "optimizer": keras.saving.deserialize_keras_object(config["optimizer"])})
+        self.optimizer.build(self.trainable_variables)
+
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)

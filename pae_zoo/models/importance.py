@@ -13,6 +13,8 @@ from pae_zoo import seeds
 
 # Decoded images held at once: enough to keep the matrix products busy, small enough for a laptop.
 DECODES_PER_CHUNK = 8192
+# Samples that share one seed.
+BLOCK = 16
 
 
 class ImportanceEstimate(NamedTuple):
@@ -24,12 +26,19 @@ class ImportanceEstimate(NamedTuple):
 
 
 def sample_noise(shape: tuple, seed: tf.Tensor, start, count: int) -> tf.Tensor:
-    """Returns standard normal noise (count, *shape) of samples start, start+1, ...
+    """Returns standard normal noise (count, *shape) of samples start, start + 1, ...; start is a multiple of BLOCK.
 
-    Each sample has its own seed, so the noise does not depend on how samples are cut into chunks.
+    Each block of samples has its own seed, so the noise does not depend on how samples are cut into chunks.
     """
-    draw = lambda i: seeds.normal(shape, seeds.fold_in(seed, start + i))  # noqa: E731
-    return tf.map_fn(draw, tf.range(count), fn_output_signature=tf.float32)
+    blocks = -(-count // BLOCK)
+
+    def draw(block):
+        return seeds.normal((BLOCK, *shape), seeds.fold_in(seed, start // BLOCK + block))
+
+    if blocks == 1:
+        return draw(0)[:count]
+    noise = tf.map_fn(draw, tf.range(blocks), fn_output_signature=tf.float32)
+    return tf.reshape(noise, (blocks * BLOCK, *shape))[:count]
 
 
 def estimate(
@@ -46,7 +55,7 @@ def estimate(
       noise_shape: (batch, K); batch may be a scalar tensor.
       num_samples: S, a positive Python integer.
       seed: pair of integers.
-      chunk: samples decoded at once; 0 chooses it from the batch size.
+      chunk: samples decoded at once, rounded up to a multiple of BLOCK; 0 chooses it from the batch size.
 
     Returns an ImportanceEstimate; its effective sample size is (sum w)^2 / sum w^2.
     """
@@ -55,7 +64,7 @@ def estimate(
     batch = noise_shape[0]
     if not chunk:
         chunk = max(1, DECODES_PER_CHUNK // batch) if isinstance(batch, int) else 64
-    chunk = min(chunk, num_samples)
+    chunk = min(-(-chunk // BLOCK) * BLOCK, num_samples)
     num_chunks = math.ceil(num_samples / chunk)
 
     def body(i, first, second, total):

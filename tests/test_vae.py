@@ -1,0 +1,194 @@
+"""vae: objectives against closed forms, and a linear decoder whose log p(x) is known exactly."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from battery import LATENT_DIM, build, images
+
+import pae_zoo
+from pae_zoo import networks
+from pae_zoo.models import importance
+
+tfd = tfp.distributions
+
+
+def terms(model, seed=(1, 2), training=False):
+    return {k: v.numpy() for k, v in model.objective(tf.constant(images(16)), seed, training).items()}
+
+
+def test_plain_objective_is_the_negative_elbo():
+    found = terms(build("vae"))
+    np.testing.assert_allclose(found["loss"], -found["elbo"], rtol=1e-5)
+    np.testing.assert_allclose(found["elbo"], -found["reconstruction"] - found["kl"], rtol=1e-5)
+
+
+def test_analytic_kl_equals_tfp_and_the_mean_of_samples():
+    model = build("vae")
+    x = images(16)
+    expected = tfd.kl_divergence(model.encode(x), model.prior())
+    np.testing.assert_allclose(terms(model)["kl"], expected, rtol=1e-5, atol=1e-5)
+    sampled = terms(build("vae", kl="mc", num_latent_samples=4000))["kl"]
+    np.testing.assert_allclose(sampled, expected, atol=0.15)
+
+
+@pytest.mark.parametrize("kl", ["analytic", "mc"])
+def test_beta_weighs_the_kl(kl):
+    found = terms(build("vae", beta=7.0, kl=kl))
+    np.testing.assert_allclose(found["loss"], found["reconstruction"] + 7 * found["kl"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("step,capacity", [(0, 0.0), (50, 2.5), (100, 5.0), (1000, 5.0)])
+def test_capacity_rises_linearly_and_stays(step, capacity):
+    model = build("vae", beta=3.0, capacity=5.0, capacity_steps=100)
+    model.step.assign(step)
+    np.testing.assert_allclose(model.capacity_now(), capacity, rtol=1e-6)
+    found = terms(model)
+    # The absolute value is taken for each datum, not for the mean.
+    np.testing.assert_allclose(found["loss"], found["reconstruction"] + 3 * np.abs(found["kl"] - capacity), rtol=1e-4)
+    assert model.schedule_steps == 100
+
+
+def test_free_bits_cost_nothing():
+    found = terms(build("vae", free_bits=1000.0))
+    np.testing.assert_allclose(found["loss"], found["reconstruction"], rtol=1e-6)
+    found = terms(build("vae", free_bits=0.001, beta=2.0))
+    expected = found["reconstruction"] + 2 * np.maximum(found["kl"] - 0.001, 0)
+    np.testing.assert_allclose(found["loss"], expected, rtol=1e-4)
+
+
+def test_capacity_and_free_bits_exclude_each_other():
+    with pytest.raises(ValueError, match="exclude each other"):
+        build("vae", free_bits=1.0, capacity=1.0)
+
+
+@pytest.mark.parametrize("name", ["ae", "vae"])
+@pytest.mark.parametrize("step,scale", [(0, 1.0), (100, 0.55), (200, 0.1), (10_000, 0.1)])
+def test_scale_annealing(name, step, scale):
+    model = build(name, likelihood="gaussian", scale=0.1, scale_annealing_steps=200)
+    model.step.assign(step)
+    np.testing.assert_allclose(model.scale_now(), scale, rtol=1e-5)
+
+
+def test_scale_annealing_needs_a_constant_scale():
+    with pytest.raises(ValueError, match="needs the likelihood 'gaussian'"):
+        build("vae", scale_annealing_steps=10)
+
+
+@pytest.mark.parametrize("kind", ["softplus", "exp"])
+def test_posterior_std(kind):
+    model = build("vae", posterior_std=kind)
+    y = tf.constant(images(4))
+    _, raw = model.encoder_outputs(y)
+    expected = np.log1p(np.exp(raw)) + 1e-6 if kind == "softplus" else np.exp(np.clip(raw, -10, 10) / 2)
+    np.testing.assert_allclose(model.posterior(y).stddev, expected, rtol=1e-5)
+
+
+# ---- linear-Gaussian oracle ----------------------------------------------------------------------------
+
+
+def linear_model(sigma=0.3, dim=7, latent=LATENT_DIM, **changes):
+    encoder = networks.build_encoder("mlp", (dim,), latent, hidden_units=(), seed=1)
+    decoder = networks.build_decoder("mlp", (dim,), latent, hidden_units=(), seed=2)
+    model = pae_zoo.VAE(encoder, decoder, likelihood="gaussian", scale=sigma, **changes)
+    generator = np.random.default_rng(0)
+    weight, bias = generator.normal(size=(latent, dim)) * 0.7, generator.normal(size=dim)
+    decoder.set_weights([weight, bias])
+    return model, weight, bias
+
+
+def set_exact_posterior(model, weight, bias, sigma):
+    """Makes the encoder's mean the exact posterior mean, and its std the exact one where it is diagonal."""
+    precision = np.eye(len(weight)) + weight @ weight.T / sigma**2
+    gain = np.linalg.solve(precision, weight) / sigma**2
+    std = np.sqrt(np.diag(np.linalg.inv(precision)))
+    raw = np.log(np.expm1(std - 1e-6))
+    kernel = np.concatenate([gain.T, np.zeros_like(gain.T)], axis=1)
+    model.encoder.set_weights([kernel, np.concatenate([-gain @ bias, raw])])
+
+
+def exact_log_prob(x, weight, bias, sigma):
+    covariance = weight.T @ weight + sigma**2 * np.eye(len(bias))
+    return tfd.MultivariateNormalFullCovariance(bias, covariance).log_prob(x.astype(np.float64)).numpy()
+
+
+def test_importance_sampling_meets_the_closed_form():
+    sigma = 0.6
+    model, weight, bias = linear_model(sigma)
+    set_exact_posterior(model, weight, bias, sigma)
+    generator = np.random.default_rng(1)
+    x = (generator.normal(size=(20, len(weight))) @ weight + bias).astype(np.float32)
+    x += sigma * generator.normal(size=x.shape).astype(np.float32)
+    exact = exact_log_prob(x, weight, bias, sigma)
+    estimate = tf.function(lambda: model.importance_estimate(x, 20_000, (0, 1)), jit_compile=True)
+    found = estimate()
+    np.testing.assert_allclose(found.log_likelihood, exact, atol=0.05)
+    assert (found.elbo.numpy() <= exact + 0.05).all()
+    assert (found.effective_sample_size.numpy() > 100).all()
+    elbo = tf.function(lambda seed: model.elbo(x, seed), jit_compile=True)
+    mean_elbo = np.mean([elbo(tf.constant((0, i))).numpy() for i in range(200)], axis=0)
+    assert mean_elbo.mean() < exact.mean()
+
+
+def test_with_the_exact_posterior_every_weight_is_equal():
+    # Orthogonal columns make the posterior diagonal, so q is exact and ELBO = IS = log p(x) for any S.
+    sigma = 0.5
+    model, _, bias = linear_model(sigma, kl="mc")
+    weight = np.linalg.qr(np.random.default_rng(3).normal(size=(7, LATENT_DIM)))[0].T * np.array([[1.0], [2.0], [0.5]])
+    model.decoder.set_weights([weight, bias])
+    set_exact_posterior(model, weight, bias, sigma)
+    x = np.random.default_rng(4).normal(size=(12, 7)).astype(np.float32)
+    exact = exact_log_prob(x, weight, bias, sigma)
+    np.testing.assert_allclose(model.elbo(x, (0, 5)), exact, atol=1e-3)
+    for samples in (1, 100):
+        found = model.importance_estimate(x, samples, (0, 1))
+        np.testing.assert_allclose(found.log_likelihood, exact, atol=1e-3)
+        np.testing.assert_allclose(found.effective_sample_size, samples, rtol=1e-3)
+
+
+def test_importance_estimate_is_the_same_in_chunks():
+    model, x = build("vae"), images(6)
+    whole = model.importance_estimate(x, 50, (2, 3), chunk=50)
+    parts = model.importance_estimate(x, 50, (2, 3), chunk=16)
+    for a, b in zip(whole, parts):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_importance_estimate_rises_with_samples():
+    model, x = build("vae"), images(40)
+    means = []
+    for samples in (1, 10, 100):
+        estimate = tf.function(lambda seed, s=samples: model.log_likelihood(x, s, seed), jit_compile=True)
+        values = [estimate(tf.constant((i, samples))).numpy().mean() for i in range(20)]
+        means.append((np.mean(values), np.std(values) / np.sqrt(20)))
+    assert means[0][0] < means[1][0] + 2 * means[0][1] and means[1][0] < means[2][0] + 2 * means[1][1]
+    assert means[0][0] < means[2][0]
+
+
+def test_one_sample_is_refused_below_one():
+    with pytest.raises(ValueError, match="at least 1"):
+        importance.estimate(lambda n: n, (2, 3), 0, (0, 1))
+
+
+def test_predictive_moments_of_a_linear_decoder():
+    model, weight, bias = linear_model(0.3)
+    x = np.random.default_rng(5).normal(size=(3, 7)).astype(np.float32)
+    found = model.predictive(x, 4000, (0, 1))
+    q = model.encode(x)
+    np.testing.assert_allclose(found["mean"], q.mean().numpy() @ weight + bias, atol=0.15)
+    np.testing.assert_allclose(found["epistemic_variance"], q.variance().numpy() @ weight**2, rtol=0.15)
+    np.testing.assert_allclose(found["aleatoric_variance"], 0.09, rtol=1e-4)
+
+
+def test_densities_count_the_preprocessing():
+    plain = build("vae", likelihood="gaussian", adapted=False)
+    scaled = build("vae", likelihood="gaussian", preprocess=("scale",), adapted=False)
+    x, seed = images(5), (1, 2)
+    shifted = scaled.elbo(x, seed).numpy()  # x - 1/2 has the log determinant 0
+    np.testing.assert_allclose(shifted, scaled.objective(tf.constant(x), seed, False)["elbo"], rtol=1e-5)
+    logit = build("vae", likelihood="gaussian", preprocess=("dequantise", "logit"), adapted=False)
+    y, log_det = logit.preprocess(x, (3, 4))
+    assert (np.abs(log_det) > 1).all() and y.shape == x.shape
+    value = logit.importance_estimate(x, 3, seed)
+    assert np.isfinite(value.log_likelihood).all()
+    assert np.isfinite(plain.elbo(x, seed)).all()
