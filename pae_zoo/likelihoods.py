@@ -184,15 +184,21 @@ class GaussianPixel(_SharedGaussian):
         log p(y|z) = -1/2 sum_p ((y_p - g_p) / sigma_p)^2 - sum_p log sigma_p - D/2 log 2 pi
 
     The map is a non-trainable weight: `scale` everywhere until `measure(residuals)` or `assign_scale(map)`
-    sets it; values below `min_scale` are raised to it, since constant pixels would have sigma_p near 0. Boehm
-    & Seljak, arXiv 2006.05479, section 3. Raises UserError unless scale and min_scale are > 0.
+    sets it; values below `min_scale` (None: 0.01, or `scale` if that is less) are raised to it, since
+    constant pixels would have sigma_p near 0. Boehm & Seljak, arXiv 2006.05479, section 3. Raises UserError
+    unless scale and min_scale are > 0.
     """
 
     def __init__(
-        self, event_shape: Sequence[int], scale: float = 0.1, min_scale: float = 0.01, **kwargs: Any
+        self,
+        event_shape: Sequence[int],
+        scale: float = 0.1,
+        min_scale: Optional[float] = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, **kwargs)
-        self.initial_scale, self.min_scale = _positive("scale", scale), _positive("min_scale", min_scale)
+        self.initial_scale = _positive("scale", scale)
+        self.min_scale = min(0.01, scale) if min_scale is None else _positive("min_scale", min_scale)
         self.scale = self.add_weight(
             shape=self.event_shape,
             initializer=keras.initializers.Constant(max(self.initial_scale, self.min_scale)),

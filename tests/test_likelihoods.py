@@ -210,6 +210,7 @@ def test_pixel_scale_is_measured_and_floored():
     tf.function(likelihood.assign_scale, jit_compile=True)(tf.constant([0.01, 0.1, 1.0]))
     np.testing.assert_allclose(likelihood.scale, [0.05, 0.1, 1.0])
     assert likelihood.trainable_weights == []
+    np.testing.assert_allclose(likelihoods.build("gaussian_pixel", (2,), scale=0.001).scale, [0.001] * 2)
     for bad in ([1.0, -1.0, 1.0], [1.0, np.nan, 1.0]):
         with pytest.raises(ValueError, match="finite and not negative"):
             likelihood.assign_scale(bad)
