@@ -1,0 +1,32 @@
+"""Folders that appear whole or not at all: written beside, then renamed."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import Iterator
+
+
+@contextlib.contextmanager
+def folder(target: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `target`; it becomes `target` by one rename when the block ends well.
+
+    An exception removes it, and the parents that were made for it. Raises FileExistsError if `target` exists
+    and is not an empty folder.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists.")
+    missing = [parent for parent in target.parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A name that is no number: a model server polls the parent and takes every number for a version.
+    temporary = target.parent / f".writing-{target.name}-{os.getpid()}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):  # another process has put something there meanwhile
+                parent.rmdir()
+        raise

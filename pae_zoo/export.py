@@ -1,0 +1,59 @@
+"""Writes a finished run for TensorFlow Serving: python -m pae_zoo.export --workdir=RUN --export_dir=DIR."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from pae_zoo import hparams as hp
+from pae_zoo import launch, serving
+from pae_zoo.errors import UserError
+from pae_zoo.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of the export."""
+
+    workdir: str = hp.option("", "Work directory of a finished run.")
+    export_dir: str = hp.option("", "Base path of the served model; the version becomes a folder in it.")
+    version: int = hp.option(0, "Version number (0: the next free one).", low=0)
+    importance_samples: int = hp.option(100, "Samples per datum of the signature log_likelihood.", low=1)
+    device: str = hp.option("auto", "Where to trace.", choices=("auto", "cpu", "gpu"))
+    verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
+
+
+def main(argv: list[str]) -> int:
+    argv = launch.expand_flagfiles(argv)
+    if launch.wants_help(argv):
+        print(f"{__doc__}\n\n{hp.help_text(Flags)}\n")
+        return 0
+    options, _ = launch.parse(Flags, argv)
+    if not options.workdir:
+        raise UserError("--workdir is needed: the folder that `python -m pae_zoo.main` wrote.")
+    if not options.export_dir:
+        raise UserError("--export_dir is needed: the base path that the model server will read, such as "
+                        "serving/my_model.")
+    run = Run(options.workdir)
+    run.read_hparams()
+    serving.check_target(Path(options.export_dir), options.version)
+    launch.set_device(options.device)
+    found = serving.export(run.load_model(), options.export_dir, options.version, options.importance_samples)
+    print(report(found))
+    return 0
+
+
+def report(found: serving.Exported) -> str:
+    """Returns what was written, signature by signature, what was left out and why, and what to do next."""
+    lines = [f"wrote {found.path}"]
+    for name, (inputs, outputs) in found.signatures.items():
+        lines.append(f"  {name:16} {', '.join(inputs)} -> {', '.join(outputs)}")
+    lines += [f"  {name:16} left out: {reason}" for name, reason in found.left_out.items()]
+    name, base = found.path.parent.resolve().name, found.path.parent.resolve()
+    lines.append(f"""Next:
+  saved_model_cli show --dir {found.path} --all
+  docker run --rm -p 8501:8501 -v {base}:/models/{name} -e MODEL_NAME={name} tensorflow/serving""")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(launch.run(main, sys.argv[1:]))
