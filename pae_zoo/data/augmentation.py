@@ -45,9 +45,13 @@ class Augmentation(keras.layers.Layer):
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
+        self.built = True  # there are no weights to build
 
     def call(self, x, seed=None):
-        """Returns the changed images, or x itself without a seed."""
+        """Returns the changed images, or x itself without a seed.
+
+        As Keras has it, a seed given by position must be a tensor; `layer(x, seed=(0, 1))` takes a pair too.
+        """
         if seed is None:
             return x
         y = self.apply(x, seed)

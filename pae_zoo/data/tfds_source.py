@@ -155,7 +155,7 @@ def _hosts(builder) -> list[str]:
 
 
 def reachable(hosts: Iterable[str], seconds: float = PROBE_SECONDS) -> bool:
-    """Whether a connection to one of `hosts` (name or name:port) opens within `seconds`, look-up included."""
+    """Returns whether a connection to one of `hosts` (name or name:port) opens within `seconds`, look-up included."""
     done = threading.Event()
 
     def probe(host: str) -> None:
