@@ -221,12 +221,13 @@ def roc_and_precision_recall(
     return figure
 
 
-def _histograms(axes, groups: Mapping[str, np.ndarray], xlabel: str, num_bins: int = 50) -> None:
+def _histograms(axes, groups: Mapping[str, np.ndarray], xlabel: str) -> None:
     """Draws groups on common bins; ranges apart by over 20 get an asinh axis, tails go to the end bins."""
     from matplotlib.colors import to_rgba
 
     spans = [np.quantile(values, (0.005, 0.995)) for values in groups.values()]
     low, high = min(s[0] for s in spans), max(s[1] for s in spans)
+    num_bins = int(np.clip(2.5 * min(map(len, groups.values())) ** (1 / 3), 10, 60))
     if high <= low:
         low, high = low - 0.5, low + 0.5
     spread = [s for s in spans if s[1] - s[0] > 1e-6 * (high - low)]  # constant scores need no room

@@ -106,8 +106,10 @@ class Context:
     def compile(self, fn: Callable) -> Callable:
         """Returns `fn` as a compiled function; asking again for the same `fn` gives the same one."""
         if fn not in self._compiled:
+            # TensorFlow warns when the same code is traced anew, as it must be for each of many runs; it tells
+            # functions apart by their code, and partial objects by themselves.
             jit = bool(self.hparams.jit_compile)
-            self._compiled[fn] = tf.function(fn, jit_compile=jit, autograph=False)
+            self._compiled[fn] = tf.function(functools.partial(fn), jit_compile=jit, autograph=False)
         return self._compiled[fn]
 
     def batches(self, x: np.ndarray, batch_size: Optional[int] = None) -> Iterator[tuple[np.ndarray, int]]:
@@ -161,7 +163,7 @@ class Context:
 
     def reconstruct(self, x: np.ndarray) -> np.ndarray:
         """Returns the model's reconstruction of x (n, *event), in the space of x."""
-        return self.map_batches(self._reconstruct, x, "reconstructions")
+        return self.map_batches(self.reconstruction, x, "reconstructions")
 
     def decode(self, z: np.ndarray) -> np.ndarray:
         """Returns the decoder's means for z (n, latent_dim), in the space of x: (n, *event)."""
@@ -184,7 +186,8 @@ class Context:
         """`encode` of the test split, computed once."""
         return self.encode(self.dataset.test.x, "codes")
 
-    def _reconstruct(self, x, seed):
+    def reconstruction(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the deterministic reconstruction of one batch, for `stream`; the seed is not used."""
         return self.model(x)
 
     def _decode(self, z, seed):

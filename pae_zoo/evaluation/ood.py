@@ -73,7 +73,7 @@ def load_sets(context: Context) -> dict[str, tuple[np.ndarray, str]]:
                 name, ood=True, data_dir=hparams.data_dir, download=hparams.download,
                 image_size=hparams.image_size, grey=hparams.grey, invert=hparams.invert,
                 static_binarise="binarise_static" in hparams.preprocess,
-                num_test=len(test.x) if hparams.smoke else 0,
+                num_test=len(test.x) if hparams.smoke else 0, seed=hparams.seed,
             )  # fmt: skip
             slug, x = loaded.slug, loaded.test.x
         if slug in sets:

@@ -19,11 +19,10 @@ def run(context: Context) -> Iterator[tuple[str, float]]:
     """
     x = context.dataset.test.x
 
-    def squared_error(batch, seed):
-        return (batch - context.model(batch)) ** 2
-
-    per_datum, per_pixel = [], np.zeros(context.dataset.event_shape)
-    for errors in context.stream(squared_error, x, "reconstruction"):
+    per_datum, per_pixel, start = [], np.zeros(context.dataset.event_shape), 0
+    for xhat in context.stream(context.reconstruction, x, "reconstruction"):
+        errors = (to_unit(x[start : start + len(xhat)]) - xhat) ** 2
+        start += len(xhat)
         per_datum.append(errors.reshape(len(errors), -1).mean(axis=1, dtype=np.float64))
         per_pixel += errors.sum(axis=0, dtype=np.float64)
     per_datum, per_pixel = np.concatenate(per_datum), per_pixel / len(x)

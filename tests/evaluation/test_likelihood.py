@@ -3,8 +3,10 @@
 import csv
 import math
 
+import battery
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pae_zoo import seeds
 from pae_zoo.evaluation import likelihood
@@ -74,3 +76,22 @@ def test_per_datum_values_average_to_the_metric(make_context):
     assert len(rows) == 70 and [int(row["label"]) for row in rows] == list(context.dataset.test.y)
     values = [float(row["log_likelihood"]) for row in rows]
     assert np.mean(values) == pytest.approx(results["test/log_likelihood"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, row in battery.ROWS.items() if "likelihood" in row.offers])
+@pytest.mark.parametrize("method", ["elbo", "importance_estimate"])
+def test_log_det_is_the_one_that_the_model_adds(name, method, monkeypatch):
+    model = battery.build(name, preprocess=("dequantise", "logit"))
+    x, seed = tf.constant(battery.images(4)), seeds.as_seed((1, 2))
+    expected, used = likelihood.log_det(model, x, seed), []
+    preprocess = model.preprocess
+
+    def recording(*args, **kwargs):
+        y, log_det = preprocess(*args, **kwargs)
+        used.append(log_det)
+        return y, log_det
+
+    monkeypatch.setattr(model, "preprocess", recording)
+    model.elbo(x, seed) if method == "elbo" else model.importance_estimate(x, 2, seed)
+    np.testing.assert_array_equal(used[0], expected)
+    assert np.abs(expected - preprocess(x, seed)[1]).max() > 1e-3

@@ -49,3 +49,23 @@ def test_non_finite_numbers_are_told(make_context, linear_gaussian, capsys):
     results = evaluation.evaluate(make_context(Broken, event_shape=(3,)), ["reconstruction"])
     assert results["test/mse"] != results["test/mse"]
     assert "test/mse is nan" in capsys.readouterr().err
+
+
+def test_evaluating_many_runs_is_quiet(make_context, capsys, caplog):
+    for _ in range(6):
+        context = make_context(num=5)
+        context.reconstruct(context.dataset.test.x)
+    assert "retracing" not in capsys.readouterr().err + caplog.text
+
+
+def test_tensorboard_shows_scalars_images_and_config(make_context):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    context = make_context()
+    (context.run.workdir / "config.json").write_text('{"seed": 3}')
+    evaluation.evaluate(context, ["reconstruction", "generation"])
+    events = EventAccumulator(str(context.run.workdir / "tensorboard" / "evaluation"))
+    events.Reload()
+    tags = events.Tags()["tensors"]
+    assert {"test/mse", "data", "reconstruction_z", "generated", "config"} <= set(tags)
+    assert events.Tensors("test/mse")[0].step == 7
