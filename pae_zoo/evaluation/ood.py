@@ -25,7 +25,6 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     sets = load_sets(context)
     if not sets:
         context.say("ood: the data are vectors, of which no set is made; name some with --ood_datasets.")
-        yield "ood", UNSUPPORTED
         return
     try:
         inside = context.map_batches(context.model.ood_scores, context.dataset.test.x, "ood test")
