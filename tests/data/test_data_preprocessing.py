@@ -16,7 +16,8 @@ SEED = (3, 4)
 CHAINS = {
     "identity": [], "scale": ["scale"], "centre": ["centre"], "standardise": ["standardise"], "logit": ["logit"],
     "dequantise": ["dequantise"], "binarise": ["binarise_dynamic"], "static": ["binarise_static"],
-    "vlae": ["dequantise", "logit", "centre"], "pae": ["dequantise", "scale"], "all": ["dequantise", "logit", "standardise", "scale"],
+    "vlae": ["dequantise", "logit", "centre"], "pae": ["dequantise", "scale"],
+    "all": ["dequantise", "logit", "standardise", "scale"],
 }  # fmt: skip
 SMOOTH = [name for name in CHAINS if name not in ("binarise", "static")]
 

@@ -1,6 +1,7 @@
 """The table of named sets and the order in which a set is looked for."""
 
 import dataclasses
+import pathlib
 import pickle
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 from data_files import write_idx
 
 from pae_zoo import data
-from pae_zoo.data import sources, tfds_source
+from pae_zoo.data import augmentation, preprocessing, sources, tfds_source
 from pae_zoo.errors import UserError
 
 
@@ -109,6 +110,33 @@ def test_the_probe_gives_up_in_time(monkeypatch):
     monkeypatch.setattr(tfds_source.socket, "create_connection", refuse)
     assert not tfds_source.reachable(["example.org"], seconds=5)
     assert time.monotonic() - start < 3
+
+
+def test_a_failing_download_is_one_line(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Builder:
+        data_path, url_infos = tmp_path / "nowhere", {"https://example.org/a.gz": None}
+
+        def download_and_prepare(self):
+            raise RuntimeError("checksum differs\nand more lines")
+
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: Builder())
+    seen = []
+    monkeypatch.setattr(tfds_source, "reachable", lambda hosts: seen.extend(hosts) or True)
+    monkeypatch.setattr(tfds_source.urllib.request, "getproxies", dict)
+    with pytest.raises(UserError, match="could not fetch kmnist .RuntimeError: checksum differs") as caught:
+        data.load("kmnist")
+    assert "\n" not in str(caught.value) and "<data_dir>/kmnist" in str(caught.value)
+    assert seen == ["example.org"]
+    monkeypatch.setattr(tfds_source.urllib.request, "getproxies", lambda: {"https": "http://me:pw@proxy:3128"})
+    assert tfds_source._hosts(Builder()) == ["proxy:3128"]
+
+
+def test_the_documentation_lists_every_set():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    for name in [*data.describe(), *data.CORRUPTIONS, *preprocessing.NAMES, *augmentation.NAMES]:
+        assert f"`{name}`" in page, name
 
 
 def test_prepared_copy_of_tensorflow_datasets(tmp_path):
