@@ -1,0 +1,60 @@
+"""Uses a trained model on your own files: python -m pae_zoo.apply --workdir=RUN --input=folder:DIR --out=codes.npz."""
+
+import dataclasses
+import sys
+
+from pae_zoo import applying, evaluation, launch, results, user_data
+from pae_zoo import hparams as hp
+from pae_zoo.errors import UserError
+from pae_zoo.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of the application."""
+
+    workdir: str = hp.option("", "Work directory of a finished run.")
+    input: str = hp.option("", "Your data: npz:FILE (x, or x_train and x_test) or folder:DIR (images).")
+    outputs: tuple[str, ...] = hp.option(("codes",), "What to compute; see the list above.")
+    out: str = hp.option("", "Where the results go: FILE.npz, FILE.csv, or a folder for pictures and scores.csv.")
+    importance_samples: int = hp.option(100, "Samples per datum of log_likelihood.", low=1)
+    batch_size: int = hp.option(0, "Data per batch (0: the run's own).", low=0)
+    limit: int = hp.option(0, "Take only the first so many data (0: all).", low=0)
+    seed: int = hp.option(0, "Chooses the noise of the outputs that are estimates.", low=0, high=2**31 - 1)
+    crop: str = hp.option("", "Crop instead of the run's own; --crop= crops nothing.")
+    image_size: int = hp.option(0, "Resize to this size instead of the run's own; 0 resizes nothing.", low=0)
+    grey: bool = hp.option(False, "Turn to grey, or not, instead of what the run did.")
+    invert: bool = hp.option(False, "Replace x by 1 - x, or not, instead of what the run did.")
+    jit_compile: bool = hp.option(True, "Compile with XLA.")
+    device: str = hp.option("auto", "Where to compute.", choices=("auto", "cpu", "gpu"))
+    verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
+
+
+def main(argv: list[str]) -> int:
+    argv = launch.expand_flagfiles(argv)
+    if launch.wants_help(argv):
+        lines = "\n".join(f"  {name:16} {line}" for name, line in applying.describe().items())
+        print(f"{__doc__}\n\nOutputs:\n{lines}\n\n{hp.help_text(Flags)}\n")
+        return 0
+    options, given = launch.parse(Flags, argv)
+    for name in ("workdir", "input", "out"):
+        if not getattr(options, name):
+            raise UserError(f"--{name} is needed. Use --help to see what it takes.")
+    applying.check_outputs(options.outputs)
+    run = Run(options.workdir)
+    hparams = run.read_hparams()
+    launch.set_device(options.device)
+    model = run.load_model()
+    form = results.check_out(options.out, options.outputs, model.event_shape)
+    found = user_data.read(options.input, model.event_shape, hparams, options, given)
+    batch_size = min(options.batch_size or hparams.batch_size, len(found.x))
+    hparams = dataclasses.replace(hparams, batch_size=batch_size, jit_compile=options.jit_compile)
+    context = evaluation.Context(model, None, hparams, run, seed=options.seed)
+    arrays = applying.compute(context, options, found.x, options.outputs)
+    path = results.write(options.out, form, arrays, found.names)
+    print(f"{found.note}\nwrote {path}: {', '.join(arrays)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(launch.run(main, sys.argv[1:]))

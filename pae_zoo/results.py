@@ -1,0 +1,93 @@
+"""Results of `pae_zoo.apply` as one npz, one table, or a folder of pictures with a table."""
+
+import collections
+import csv
+from pathlib import Path
+from typing import Optional, Sequence
+
+import numpy as np
+
+from pae_zoo import atomic
+from pae_zoo.errors import UserError
+from pae_zoo.run import Run
+
+
+def check_out(out: str, names: Sequence[str], event_shape: tuple[int, ...]) -> str:
+    """Returns the form of --out, "npz", "csv" or "folder"; raises UserError for one that cannot be written."""
+    path = Path(out)
+    form = {".npz": "npz", ".csv": "csv"}.get(path.suffix, "folder")
+    if not out:
+        raise UserError("--out is needed: FILE.npz, FILE.csv, or a folder for pictures and scores.csv.")
+    if form == "folder" and path.suffix and not path.is_dir() and not out.endswith("/"):
+        raise UserError(f"--out={out} ends in {path.suffix}; allowed: FILE.npz, FILE.csv, or a folder (end its name "
+                        "with / if it has a dot).")
+    if path.exists() and (form != "folder" or not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"--out={out} exists; give a new name, or remove it.")
+    if "reconstruction" in names and form == "csv":
+        raise UserError(f"--out={out}: a table holds no reconstructions; write FILE.npz or a folder, or leave "
+                        "reconstruction out of --outputs.")
+    if "reconstruction" in names and form == "folder" and (len(event_shape) != 3 or event_shape[-1] not in (1, 3)):
+        shape = "x".join(map(str, event_shape))
+        raise UserError(f"--out={out}: reconstructions of shape {shape} are no pictures; write FILE.npz.")
+    return form
+
+
+def write(out: str, form: str, found: dict[str, np.ndarray], names: Optional[list[str]]) -> Path:
+    """Writes the results whole or not at all and returns the path; see docs/apply.md for the forms."""
+    path = Path(out)
+    if form == "folder":
+        with atomic.folder(path) as folder:
+            _write_folder(folder, found, names)
+        return path
+    if form == "npz":
+        arrays = dict(found) if names is None else {**found, "names": np.array(names)}
+        return Run(path.parent).save(path.name, lambda temporary: np.savez(temporary, **arrays))
+    return Run(path.parent).save(path.name, lambda temporary: _write_table(temporary, found, names))
+
+
+def _write_folder(folder: Path, found: dict[str, np.ndarray], names: Optional[list[str]]) -> None:
+    from PIL import Image
+
+    pictures = None
+    if "reconstruction" in found:
+        x = found["reconstruction"]
+        pictures = [f"reconstruction/{name}" for name in picture_names(names, len(x))]
+        for name, values in zip(pictures, x):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
+            Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / name)
+    rest = {name: values for name, values in found.items() if name != "reconstruction"}
+    _write_table(folder / "scores.csv", rest, names, pictures)
+
+
+def picture_names(names: Optional[list[str]], count: int) -> list[str]:
+    """Returns a PNG's name per datum: the input file's, with .png for its ending unless two would be the same.
+
+    Arrays give numbers, and so do the names of an archive that would lead out of the folder.
+    """
+    if names is None or any(name.startswith("/") or ".." in name.split("/") for name in names):
+        return [f"{index:06d}.png" for index in range(count)]
+    stems = [str(Path(name).with_suffix("")) for name in names]
+    times = collections.Counter(stems)
+    found = [f"{stem if times[stem] == 1 else name}.png" for stem, name in zip(stems, names)]
+    return found if len(set(found)) == count else picture_names(None, count)
+
+
+def _write_table(path, found: dict[str, np.ndarray], names: Optional[list[str]], pictures=None) -> None:
+    count = len(pictures or names or next(iter(found.values())))
+    columns: dict[str, Sequence] = {"index": range(count)}
+    if names is not None:
+        columns["name"] = names
+    for name, values in found.items():
+        prefix = {"codes": "code"}.get(name, name)
+        if values.ndim == 1:
+            columns[name] = values
+        else:
+            columns.update({f"{prefix}_{k}": values[:, k] for k in range(values.shape[1])})
+    if pictures is not None:
+        columns["picture"] = pictures
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for row in zip(*columns.values()):
+            writer.writerow(f"{value:.9g}" if isinstance(value, np.floating) else value for value in row)

@@ -1,0 +1,141 @@
+"""A user's own files as input of a trained model: all rows in order, prepared as the training data were."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import numpy as np
+
+from pae_zoo.data import images, npz, sources
+from pae_zoo.data.geometry import Geometry, parse_crop
+from pae_zoo.data.rows import Rows
+from pae_zoo.errors import UserError
+
+#: flags that replace the run's own steps -> fields of Geometry
+GEOMETRY_FLAGS = {"crop": "crop", "image_size": "size", "grey": "grey", "invert": "invert"}
+
+
+@dataclasses.dataclass(frozen=True)
+class UserData:
+    """Data in the order of the file or of the sorted file names.
+
+    `names` are the paths of a folder's images in it, None for arrays; `note` says in words what was read and done.
+    """
+
+    x: np.ndarray
+    names: Optional[list[str]]
+    note: str
+
+
+def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, given: set[str]) -> UserData:
+    """Reads npz:FILE or folder:DIR for a model that takes data of shape `event_shape`.
+
+    An npz gives its rows of x or x_train, then those of x_test. A folder (or zip archive) gives all its images,
+    sorted by path; grey ones become colour for a colour model.
+
+    Args:
+      hparams: the run's hyper-parameters, whose crop, image_size, grey and invert are applied.
+      options: has the same four, which replace the run's where their names are in `given`; `limit` keeps the
+        first rows, 0 all.
+
+    Raises UserError for what cannot be read, and for shapes that do not fit, with both shapes and a remedy.
+    """
+    kind, _, path = name.partition(":")
+    if kind not in ("npz", "folder") or not path:
+        raise UserError(f"--input={name!r} is not understood; allowed: npz:FILE or folder:DIR.")
+    parts, names = _archive(Path(path)) if kind == "npz" else _folder(Path(path), event_shape)
+    total = sum(len(rows) for rows in parts)
+    chosen, left = [], options.limit or total
+    for rows in parts:
+        if left > 0:
+            geometry = geometry_of(hparams, options, given, rows.shape)
+            check_shape(rows.shape, event_shape, geometry, name)
+            chosen += rows.take([np.arange(min(left, len(rows)))], geometry)
+            check_shape(chosen[-1].shape[1:], event_shape, Geometry(), name)
+            left -= len(chosen[-1])
+    x = chosen[0] if len(chosen) == 1 else np.concatenate(chosen)
+    order = ", those of x_train before those of x_test" if len(chosen) > 1 else ""
+    steps = [f"{flag}={getattr(geometry, field)}" for flag, field in GEOMETRY_FLAGS.items() if getattr(geometry, field)]
+    prepared = f"; prepared with {', '.join(steps)}" if steps else ""
+    return UserData(x, names and names[: len(x)], f"{len(x)} of {total} rows of {name}{order}{prepared}")
+
+
+def _archive(path: Path) -> tuple[list[Rows], None]:
+    raw = npz.read(path)
+    return [raw.train] if raw.test is None else [raw.train, raw.test], None
+
+
+def _folder(path: Path, event_shape: tuple[int, ...]) -> tuple[list[Rows], list[str]]:
+    path = path.expanduser()
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a folder of images, for example folder:pictures.")
+    place = images.Place(path)
+    names = place.names()
+    if not names:
+        raise UserError(f"{path} holds no images ({', '.join(images.EXTENSIONS)}); check the path.")
+    rows = images.ImageRows([(place, name) for name in names])
+    if len(event_shape) == 3 and event_shape[-1] == 3 and rows.channels == 1:
+        # Grey pictures are colour pictures with equal channels; a file rarely says which it was meant to be.
+        rows.channels, rows.shape = 3, rows.shape and (*rows.shape[:2], 3)
+    return [rows], names
+
+
+def geometry_of(hparams: Any, options: Any, given: set[str], stored: Optional[tuple[int, ...]]) -> Geometry:
+    """Returns crop, size, grey and invert: the run's own, replaced by those among the flags `given`.
+
+    A named training set has steps of its own for images of its published size (omniglot is inverted and made
+    28x28); they are taken for input images of that size, `stored`, too.
+    """
+    named = sources.SETS.get(hparams.dataset)
+    native = named is not None and stored is not None and named.native and tuple(stored[:2]) == named.native
+    prepared = named.geometry if native else Geometry()
+    run = Geometry(  # merged as `data.load` does it
+        parse_crop(hparams.crop) or prepared.crop,
+        hparams.image_size or prepared.size,
+        hparams.grey or prepared.grey,
+        hparams.invert != prepared.invert,
+    )
+    own = Geometry(parse_crop(options.crop), options.image_size, options.grey, options.invert)
+    changed = [field for flag, field in GEOMETRY_FLAGS.items() if flag in given]
+    return dataclasses.replace(run, **{field: getattr(own, field) for field in changed})
+
+
+def check_shape(shape: Optional[tuple], event_shape: tuple, geometry: Geometry, name: str) -> None:
+    """Raises UserError unless data of `shape`, after `geometry`, are what the model takes; None is not known yet."""
+    if shape is None:
+        return
+    if len(shape) == 3:
+        after = geometry.shape(shape)
+        crop = geometry.crop[-2:]
+        if crop and (crop[0] > shape[0] or crop[1] > shape[1]):
+            raise UserError(
+                f"{name} holds images of {_by(shape)}, too small for the crop {_by(crop)} of the training; the model "
+                f"takes {_by(event_shape)}. If the images are cropped already, give --crop= with no value."
+            )
+    else:
+        after = tuple(shape)
+        if not geometry.is_identity and len(event_shape) == 1:
+            raise UserError(f"{name} holds vectors of {_by(shape)} values; crop, image_size, grey and invert are for "
+                            "images.")
+    if after == tuple(event_shape):
+        return
+    prepared = "" if after == tuple(shape) else f" ({_by(after)} after crop, image_size, grey and invert)"
+    raise UserError(f"{name} holds data of shape {_by(shape)}{prepared}; the model takes {_by(event_shape)}: "
+                    f"{_remedy(after, tuple(event_shape))}.")
+
+
+def _remedy(shape: tuple, wanted: tuple) -> str:
+    if len(shape) != 3 or len(wanted) != 3:
+        same = np.prod(shape) == np.prod(wanted)
+        return f"use x.reshape(-1, {', '.join(map(str, wanted))})" if same else "give data like the training data"
+    steps = []
+    if shape[:2] != wanted[:2]:
+        square = wanted[0] == wanted[1]
+        steps.append(f"--image_size={wanted[0]}" if square else f"resize the images to {_by(wanted[:2])}")
+    if shape[2] != wanted[2]:
+        steps.append("--grey" if (shape[2], wanted[2]) == (3, 1) else f"give images of {wanted[2]} channels")
+    return "give " + " ".join(steps) if all(s.startswith("--") for s in steps) else " and ".join(steps)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

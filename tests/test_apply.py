@@ -1,0 +1,230 @@
+"""A trained model on a user's own files: what is read, in which order, what is written, what is refused."""
+
+import csv
+import dataclasses
+import zipfile
+
+import numpy as np
+import pytest
+from battery import EVENT_SHAPE, build, hparams, images
+from PIL import Image
+
+from pae_zoo import apply, evaluation, launch, results, user_data
+from pae_zoo.errors import UserError
+from pae_zoo.run import Run
+
+
+def finished(folder, name, event_shape=EVENT_SHAPE, model=None, **changes):
+    """Writes the work directory of a finished run of the battery's model `name` and returns (model, its path)."""
+    run, model = Run(folder), model or build(name, event_shape, **changes)
+    run.write_config(hparams(name, **changes))
+    model.compile()
+    model.optimizer.build(model.trainable_variables)
+    run.save("model.keras", model.save)
+    return model, folder
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    """A run on 6x6 pictures that were made from 8x8 by a crop, and the model."""
+    return finished(tmp_path_factory.mktemp("runs") / "vae", "vae", preprocess=("dequantise", "logit"), crop="6,6",
+                    dataset="folder:pictures")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ae(tmp_path_factory):
+    return finished(tmp_path_factory.mktemp("runs") / "ae", "ae")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """19 pictures of 8x8 pixels in a folder, with subfolders, and the same as arrays, sorted by path."""
+    folder = tmp_path_factory.mktemp("pictures")
+    x = (255 * images(19, seed=7, event_shape=(8, 8, 1))).astype(np.uint8)
+    names = sorted([f"b/{i:02d}.png" for i in range(6)] + [f"a,{i}.bmp" for i in range(12)] + ["a,0.png"])
+    for name, pixels in zip(names, x):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels[..., 0]).save(folder / name)
+    return folder, names, x
+
+
+def command(*flags):
+    return launch.run(apply.main, list(flags))
+
+
+ALL = ("codes", "reconstruction", "elbo", "ood_scores", "log_likelihood")
+
+
+def test_npz_and_folder_give_the_models_numbers_in_order(vae, pictures, tmp_path, capsys):
+    model, workdir = vae
+    folder, names, x = pictures
+    np.savez(tmp_path / "mine.npz", x_train=x[:11], x_test=x[11:])
+    flags = [f"--workdir={workdir}", f"--outputs={','.join(ALL)}", "--importance_samples=4", "--batch_size=8"]
+    assert command(*flags, f"--input=folder:{folder}", f"--out={tmp_path}/deep/a.npz") == 0
+    assert command(*flags, f"--input=npz:{tmp_path}/mine.npz", f"--out={tmp_path}/b.npz", "--nojit_compile") == 0
+    text = capsys.readouterr().out
+    assert "19 of 19 rows" in text and "prepared with crop=(6, 6)" in text and "x_train before those of x_test" in text
+    with np.load(tmp_path / "deep" / "a.npz") as file:
+        found = dict(file)
+    assert found.pop("names").tolist() == names
+    with np.load(tmp_path / "b.npz") as file:
+        again = dict(file)
+    assert set(found) == set(again) == {
+        "codes", "code_std", "reconstruction", "elbo", "ood_elbo", "ood_reconstruction", "ood_kl", "ood_likelihood",
+        "log_likelihood",
+    }  # fmt: skip
+    for name, values in found.items():
+        assert len(values) == 19 and values.dtype == np.float32
+        np.testing.assert_allclose(values, again[name], rtol=1e-5, atol=1e-5 * np.abs(values).max(), err_msg=name)
+    inner = x[:, 1:7, 1:7]
+    posterior = model.encode(inner)
+    np.testing.assert_allclose(found["codes"], posterior.mean(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["code_std"], posterior.stddev(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["reconstruction"], model(inner), rtol=1e-5, atol=1e-5)
+    # The estimates draw noise of their own: near the model's, equal for the same seed.
+    np.testing.assert_allclose(found["elbo"], model.elbo(inner, (0, 1)), atol=25)
+    np.testing.assert_array_less(found["elbo"], found["log_likelihood"] + 25)
+
+
+def test_the_seed_and_the_limit(vae, pictures, tmp_path):
+    _, workdir = vae
+    flags = [f"--workdir={workdir}", f"--input=folder:{pictures[0]}", "--outputs=elbo", "--limit=5"]
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert command(*flags, f"--out={tmp_path}/{name}.npz", f"--seed={seed}") == 0
+    a, b, c = (np.load(tmp_path / f"{name}.npz") for name in "abc")
+    assert a["names"].tolist() == pictures[1][:5]
+    np.testing.assert_array_equal(a["elbo"], b["elbo"])
+    assert not np.allclose(a["elbo"], c["elbo"])
+
+
+def test_table(ae, tmp_path):
+    model, workdir = ae
+    x = images(9)
+    np.savez(tmp_path / "mine.npz", x=x)
+    assert command(f"--workdir={workdir}", f"--input=npz:{tmp_path}/mine.npz", "--outputs=codes,ood_scores",
+                   f"--out={tmp_path}/codes.csv") == 0  # fmt: skip
+    with open(tmp_path / "codes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["index", "code_0", "code_1", "code_2", "ood_reconstruction"]
+    codes = np.array([[float(row[f"code_{k}"]) for k in range(3)] for row in rows])
+    np.testing.assert_allclose(codes, model.codes(x), rtol=1e-5, atol=1e-5)
+    assert [int(row["index"]) for row in rows] == list(range(9))
+
+
+def test_folder_of_pictures(vae, pictures, tmp_path):
+    model, workdir = vae
+    folder, names, x = pictures
+    out = tmp_path / "results"
+    assert command(f"--workdir={workdir}", f"--input=folder:{folder}", "--outputs=reconstruction,codes",
+                   f"--out={out}") == 0  # fmt: skip
+    with open(out / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == names
+    assert {row["picture"] for row in rows if row["name"].startswith("a,0")} == {
+        "reconstruction/a,0.bmp.png", "reconstruction/a,0.png.png"}  # fmt: skip
+    assert rows[-1]["picture"] == "reconstruction/b/05.png"
+    expected = np.rint(255 * np.asarray(model(x[:, 1:7, 1:7]))).astype(int)
+    for row, pixels in zip(rows, expected):
+        shown = np.asarray(Image.open(out / row["picture"]), int)
+        assert np.abs(shown - pixels[..., 0]).max() <= 1
+    assert not [path for path in tmp_path.iterdir() if path.name != "results"]
+
+
+def test_names_of_pictures_stay_inside_and_differ():
+    assert results.picture_names(["a/x.jpg", "b.c/y"], 2) == ["a/x.png", "b.c/y.png"]
+    assert results.picture_names(["../x.png", "y.png"], 2) == ["000000.png", "000001.png"]
+    assert results.picture_names(["a.jpg", "a.png", "a.jpg.bmp"], 3) == ["000000.png", "000001.png", "000002.png"]
+
+
+def test_zip_archives_and_grey_pictures_for_a_colour_model(tmp_path):
+    model, workdir = finished(tmp_path / "run", "ae", event_shape=(6, 6, 3))
+    x = (255 * images(4)).astype(np.uint8)
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        for i, pixels in enumerate(x):
+            Image.fromarray(pixels[..., 0]).save(tmp_path / "one.png")
+            archive.write(tmp_path / "one.png", f"{i}.png")
+    assert command(f"--workdir={workdir}", f"--input=folder:{tmp_path}/mine.zip", f"--out={tmp_path}/a.npz") == 0
+    codes = np.load(tmp_path / "a.npz")["codes"]
+    np.testing.assert_allclose(codes, model.codes(np.repeat(x, 3, -1)), rtol=1e-5, atol=1e-5)
+
+
+def test_flags_replace_what_the_run_did(vae, tmp_path):
+    params = hparams("vae", crop="6,6", invert=True, dataset="omniglot")
+    geometry = user_data.geometry_of(params, apply.Flags(), set(), (8, 8, 1))
+    assert (geometry.crop, geometry.size, geometry.grey, geometry.invert) == ((6, 6), 0, False, True)
+    native = user_data.geometry_of(params, apply.Flags(), set(), (105, 105, 1))
+    assert (native.size, native.grey, native.invert) == (28, True, False)
+    given = {"crop", "image_size", "invert"}
+    changed = user_data.geometry_of(params, apply.Flags(image_size=6), given, (105, 105, 1))
+    assert (changed.crop, changed.size, changed.grey, changed.invert) == ((), 6, True, False)
+    model, workdir = vae
+    np.savez(tmp_path / "cropped.npz", x=images(3))
+    assert command(f"--workdir={workdir}", f"--input=npz:{tmp_path}/cropped.npz", "--crop=",
+                   f"--out={tmp_path}/a.npz") == 0  # fmt: skip
+
+
+def test_an_interrupted_run_leaves_nothing(vae, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "_write_table", lambda *args: 1 / 0)
+    _, workdir = vae
+    with pytest.raises(ZeroDivisionError):
+        command(f"--workdir={workdir}", f"--input=folder:{pictures[0]}", f"--out={tmp_path}/deep/results/")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--input=npz:{good}", "--out={new}.npz"], "--workdir is needed"),
+        (["--workdir={ae}", "--out={new}.npz"], "--input is needed"),
+        (["--workdir={ae}", "--input=npz:{good}"], "--out is needed"),
+        (["--workdir={ae}", "--input=mine.npz", "--out={new}.npz"], "allowed: npz:FILE or folder:DIR"),
+        (["--workdir={tmp}", "--input=npz:{good}", "--out={new}.npz"], "is not the work directory of a run"),
+        (["--workdir={ae}", "--input=npz:{tmp}/none.npz", "--out={new}.npz"], "does not exist"),
+        (["--workdir={ae}", "--input=folder:{tmp}/none", "--out={new}.npz"], "does not exist"),
+        (["--workdir={ae}", "--input=folder:{tmp}/empty", "--out={new}.npz"], "holds no images"),
+        (["--workdir={ae}", "--input=npz:{good}", "--out={new}.npz", "--outputs=code"], "did you mean codes"),
+        (["--workdir={ae}", "--input=npz:{good}", "--out={new}.npz", "--outputs=codes,elbo"],
+         "AE has no evidence lower bound. Leave elbo out"),
+        (["--workdir={ae}", "--input=npz:{good}", "--out={good}"], "exists; give a new name"),
+        (["--workdir={ae}", "--input=npz:{good}", "--out={new}.txt"], "ends in .txt"),
+        (["--workdir={ae}", "--input=npz:{good}", "--out={new}.csv", "--outputs=reconstruction"], "holds no recons"),
+        (["--workdir={ae}", "--input=npz:{flat}", "--out={new}.npz"], "36; the model takes 6x6x1: use x.reshape"),
+        (["--workdir={ae}", "--input=npz:{large}", "--out={new}.npz"],
+         "9x8x3; the model takes 6x6x1: give --image_size=6 --grey."),
+        (["--workdir={vae}", "--input=npz:{small}", "--out={new}.npz"], "too small for the crop 6x6"),
+        (["--workdir={ae}", "--input=npz:{nan}", "--out={new}.npz"], "NaN"),
+        (["--workdir={ae}", "--input=npz:{good}", "--out={new}.npz", "--limit=-1"], "at least 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(ae, vae, tmp_path, capsys, flags, words):
+    arrays = {"good": images(3), "flat": images(3).reshape(3, -1), "large": np.zeros((3, 9, 8, 3), np.uint8),
+              "small": np.zeros((3, 5, 8), np.uint8), "nan": np.full((3, 6, 6), np.nan, np.float32)}  # fmt: skip
+    for name, x in arrays.items():
+        np.savez(tmp_path / f"{name}.npz", x=x)
+    (tmp_path / "empty").mkdir()
+    places = {"ae": ae[1], "vae": vae[1], "tmp": tmp_path, "new": tmp_path / "new",
+              **{name: tmp_path / f"{name}.npz" for name in arrays}}  # fmt: skip
+    before = sorted(tmp_path.rglob("*"))
+    status = command(*[flag.format(**places) for flag in flags])
+    error = capsys.readouterr().err
+    assert status == 2 and words in error and error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_vectors_and_their_reconstructions(tmp_path):
+    model, workdir = finished(tmp_path / "run", "vae", event_shape=(5,))
+    x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", x=x)
+    flags = [f"--workdir={workdir}", f"--input=npz:{tmp_path}/mine.npz", "--outputs=reconstruction"]
+    assert command(*flags, f"--out={tmp_path}/a.npz") == 0
+    np.testing.assert_allclose(np.load(tmp_path / "a.npz")["reconstruction"], model(x), rtol=1e-5, atol=1e-5)
+    assert command(*flags, f"--out={tmp_path}/folder") == 2
+    with pytest.raises(UserError, match="are for images"):
+        user_data.check_shape((5,), (5,), dataclasses.replace(user_data.Geometry(), grey=True), "npz:mine.npz")
+
+
+def test_every_output_is_in_the_help(capsys):
+    assert command("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in ALL) and "--importance_samples=100" in text
+    assert evaluation.UNSUPPORTED not in text
