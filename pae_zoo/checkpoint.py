@@ -32,9 +32,16 @@ class Position:
         return self.epoch == 0 and self.step_in_epoch == 0
 
 
-def model_arrays(model: keras.Model) -> list[np.ndarray]:
-    """Returns every variable of the model, metrics and random states included."""
-    return [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
+def state(model: keras.Model) -> list:
+    """Returns every variable of the model: weights, random states, and its metrics, which Keras leaves out."""
+    variables = list(model.variables)
+    known = {id(v) for v in variables}
+    return variables + [v for m in model.metrics for v in m.variables if id(v) not in known]
+
+
+def arrays_of(variables) -> list[np.ndarray]:
+    """Returns the values of variables, copied."""
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
 def assign(variables, arrays: list[np.ndarray], what: str) -> None:
@@ -49,9 +56,9 @@ def assign(variables, arrays: list[np.ndarray], what: str) -> None:
 
 def save(run: Run, model: keras.Model, position: Position) -> None:
     """Writes checkpoints/last.npz: model, optimizer, position."""
-    arrays = model_arrays(model) + [
-        np.array(keras.ops.convert_to_numpy(v)) for v in model.optimizer.variables
-    ]
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    arrays = arrays_of([*state(model), *model.optimizer.variables])
     run.save_arrays("last", arrays, dataclasses.asdict(position))
 
 
@@ -62,5 +69,5 @@ def restore(run: Run, model: keras.Model) -> Position:
         return Position()
     arrays, note = found
     model.optimizer.build(model.trainable_variables)
-    assign([*model.variables, *model.optimizer.variables], arrays, "checkpoints/last.npz")
+    assign([*state(model), *model.optimizer.variables], arrays, "checkpoints/last.npz")
     return Position(**note)

@@ -36,6 +36,7 @@ def main(argv: list[str]) -> int:
         return 0
     options, given = launch.parse(Flags, argv)
     evaluation.check_tasks(options.tasks)
+    evaluation.check_ood_datasets(options.ood_datasets)
     runs = [Run(path) for path in workdirs(options)]
     for run in runs:  # every mistake is told before the first number is computed
         run.read_hparams()

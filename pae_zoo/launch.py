@@ -118,5 +118,4 @@ def load_dataset(hparams):
         static_binarise="binarise_static" in hparams.preprocess,
         validation_fraction=hparams.validation_fraction,
         num_test=64 if hparams.smoke else 0,
-        seed=hparams.seed,
     )

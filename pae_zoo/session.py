@@ -29,6 +29,7 @@ def prepare(hparams, module) -> Session:
     run = Run(hparams.workdir)
     _check_same(run, hparams)
     evaluation.check_tasks(hparams.tasks)
+    evaluation.check_ood_datasets(hparams.ood_datasets)
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = launch.load_dataset(hparams)
     batch_size = _batch_size(hparams, dataset)

@@ -79,6 +79,7 @@ class Keeper(keras.callbacks.Callback):
     def __init__(self, run: Run, feed: Feed, position: Position, hparams):
         super().__init__()
         self.run, self.feed, self.position, self.hparams = run, feed, position, hparams
+        self.steps = total_steps(hparams, feed.steps_per_epoch)
         self.history_lines = [line for line in run.read_history() if line["epoch"] <= position.epoch]
         self.best = run.load_arrays("best")
         self.best_written = True
@@ -102,12 +103,8 @@ class Keeper(keras.callbacks.Callback):
             raise NotFinite(self._not_finite(steps))
         self.position.step_in_epoch += steps - self.position.steps
         self.position.steps = steps
-        due = time.monotonic() - self.saved_at >= self.hparams.checkpoint_seconds
-        # The end of an epoch has its own checkpoint, after validation.
-        if self.signum is not None or (due and self.position.step_in_epoch < self.feed.steps_per_epoch):
-            self.write()
-        if self.signum is not None:
-            raise Interrupted(self.signum, steps)
+        if self.position.step_in_epoch < self.feed.steps_per_epoch and steps < self.steps:
+            self._pause()  # the end of an epoch has its own pause, after validation
 
     def on_epoch_end(self, epoch, logs=None):
         position = self.position
@@ -120,8 +117,15 @@ class Keeper(keras.callbacks.Callback):
         line["seconds"] = round(position.seconds, 3)
         self.history_lines.append(line)
         self._judge(line["valid/loss"])
-        if position.stopped_early or time.monotonic() - self.saved_at >= self.hparams.checkpoint_seconds:
+        if position.steps < self.steps:
+            self._pause()
+
+    def _pause(self) -> None:
+        """Writes a checkpoint when one is due, and ends the training when a signal has asked for it."""
+        if self.signum is not None or time.monotonic() - self.saved_at >= self.hparams.checkpoint_seconds:
             self.write()
+        if self.signum is not None:
+            raise Interrupted(self.signum, self.position.steps)
 
     def _judge(self, loss: float) -> None:
         """Keeps the best weights and counts the epochs without a better validation loss."""
@@ -130,7 +134,7 @@ class Keeper(keras.callbacks.Callback):
             return
         if position.best_value is None or loss < position.best_value:
             position.best_value, position.best_epoch, position.wait = loss, position.epoch, 0
-            self.best = (checkpoint.model_arrays(self.model), {"epoch": position.epoch})
+            self.best = (checkpoint.arrays_of(checkpoint.state(self.model)), {"epoch": position.epoch})
             self.best_written = False
             return
         position.wait += 1
@@ -151,7 +155,7 @@ class Keeper(keras.callbacks.Callback):
     def restore_best(self) -> None:
         """Loads the weights that were best on validation into the model; keeps the last ones if none were."""
         if self.best is not None and self.position.best_value is not None:
-            checkpoint.assign(self.model.variables, self.best[0], "checkpoints/best.npz")
+            checkpoint.assign(checkpoint.state(self.model), self.best[0], "checkpoints/best.npz")
 
     def _metric_variables(self):
         return [v for metric in self.model.metrics for v in metric.variables]
@@ -159,7 +163,7 @@ class Keeper(keras.callbacks.Callback):
     def resume_metrics(self) -> None:
         """Remembers the metrics of a half-finished epoch, which Keras resets when the epoch begins."""
         if self.position.step_in_epoch:
-            self.pending_metrics = [np.array(keras.ops.convert_to_numpy(v)) for v in self._metric_variables()]
+            self.pending_metrics = checkpoint.arrays_of(self._metric_variables())
 
     def _not_finite(self, steps: int) -> str:
         in_epoch = self.position.step_in_epoch + steps - self.position.steps
