@@ -159,8 +159,8 @@ def export(model: Any, export_dir: Union[str, Path], version: int = 0, importanc
     """
     target = check_target(Path(export_dir), version)
     functions, left_out = trace(model, importance_samples)
+    # Not `archive.track(model)`: the functions bring the variables they read, and tracking would save each twice.
     archive = keras.export.ExportArchive()
-    archive.track(model)
     for name, function in functions.items():
         archive.add_endpoint(name, function)
     found, requests = {}, []

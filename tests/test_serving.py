@@ -170,6 +170,13 @@ def test_versions_count_up_and_never_change(model, tmp_path):
     assert sorted(child.name for child in base.iterdir()) == ["7", "8", "notes"]
 
 
+def test_each_weight_is_saved_once(served):
+    exported, _, _, _ = served["vae"]
+    saved = tf.train.list_variables(str(exported.path / "variables" / "variables"))
+    count = sum(int(np.prod(shape)) for name, shape in saved if "OBJECT_GRAPH" not in name)
+    assert count == build("vae").count_params() - 2  # but the counters `step` and `adapted`, which no function reads
+
+
 def test_a_failed_export_leaves_nothing(model, tmp_path, monkeypatch):
     monkeypatch.setattr(serving, "write_warmup", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
