@@ -46,7 +46,7 @@ class Autoencoder(keras.Model):
         many steps (Boehm & Seljak, arXiv 2006.05479, code); 0 switches it off.
       seed: base of every random number drawn in training: step t uses the seed (seed, t).
 
-    Raises ValueError when encoder, decoder and likelihood do not fit together.
+    Raises UserError, a ValueError, when encoder, decoder and likelihood do not fit together.
     """
 
     #: per-datum terms that `objective` returns besides "loss", tracked as metrics
@@ -81,7 +81,7 @@ class Autoencoder(keras.Model):
         if not self.preprocessing.built:
             self.preprocessing.build((None, *self.event_shape))
         if scale_annealing_steps and not isinstance(self.likelihood, likelihoods.Gaussian):
-            raise ValueError(
+            raise UserError(
                 f"scale_annealing_steps={scale_annealing_steps} needs the likelihood 'gaussian' (a constant "
                 f"scale); received {type(self.likelihood).__name__}. Set it to 0 or change the likelihood."
             )
@@ -243,7 +243,7 @@ class Autoencoder(keras.Model):
         """Keras' compile; the objective is the model's own, so `loss` and `metrics` are refused."""
         for name in ("loss", "metrics", "weighted_metrics"):
             if kwargs.get(name):
-                raise ValueError(
+                raise UserError(
                     f"{type(self).__name__} has its own objective and metrics {sorted(self._trackers)}; "
                     f"received {name}={kwargs[name]!r}. Leave it out, or override `objective`."
                 )
@@ -360,7 +360,9 @@ class Autoencoder(keras.Model):
         config.update(scale_annealing_steps=self.scale_annealing_steps, seed=self.seed, name=self.name)
         return config
 
-    def get_compile_config(self) -> dict[str, Any]:
+    def get_compile_config(self) -> Optional[dict[str, Any]]:
+        if not self.compiled:
+            return None
         optimizer = keras.saving.serialize_keras_object(self.optimizer)
         return {"optimizer": optimizer, "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly}
 
