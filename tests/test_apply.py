@@ -18,8 +18,6 @@ def finished(folder, name, event_shape=EVENT_SHAPE, model=None, **changes):
     """Writes the work directory of a finished run of the battery's model `name` and returns (model, its path)."""
     run, model = Run(folder), model or build(name, event_shape, **changes)
     run.write_config(hparams(name, **changes))
-    model.compile()
-    model.optimizer.build(model.trainable_variables)
     run.save("model.keras", model.save)
     return model, folder
 

@@ -240,10 +240,7 @@ def finished(tmp_path_factory):
 
     run = Run(tmp_path_factory.mktemp("run") / "ae")
     run.write_config(hparams("ae"))
-    model = build("ae")
-    model.compile()
-    model.optimizer.build(model.trainable_variables)
-    run.save("model.keras", model.save)
+    run.save("model.keras", build("ae").save)
     return run.workdir
 
 
