@@ -154,6 +154,14 @@ def test_importance_estimate_is_the_same_in_chunks():
         np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
+def test_noise_of_a_datum_does_not_depend_on_the_batch():
+    model, x = build("vae", num_latent_samples=3), images(6)
+    few, many = (model.importance_estimate(part, 20, (2, 3)) for part in (x[:4], x))
+    np.testing.assert_allclose(few.log_likelihood, many.log_likelihood[:4], rtol=1e-5)
+    few, many = (model.objective(tf.constant(part), (2, 3), False)["elbo"] for part in (x[:4], x))
+    np.testing.assert_allclose(few, many[:4], rtol=1e-5)
+
+
 def test_importance_estimate_rises_with_samples():
     model, x = build("vae"), images(40)
     means = []

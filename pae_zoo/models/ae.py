@@ -9,6 +9,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import hparams as hp
 from pae_zoo import likelihoods
+from pae_zoo.errors import UserError
 from pae_zoo.models import base
 from pae_zoo.models.posteriors import standard_normal_log_prob
 
@@ -50,12 +51,12 @@ class AE(base.Autoencoder):
                  hybrid_steps: int = 0, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         if objective_type not in ("plain", "hybrid"):
-            raise ValueError(f"objective_type is 'plain' or 'hybrid'; received {objective_type!r}.")
+            raise UserError(f"objective_type is 'plain' or 'hybrid'; received {objective_type!r}.")
         self.objective_type = objective_type
         self.hybrid_steps = int(hybrid_steps)
         if objective_type == "hybrid":
             if not isinstance(self.likelihood, likelihoods.GaussianPixel) or self.hybrid_steps < 2:
-                raise ValueError(
+                raise UserError(
                     "objective_type 'hybrid' needs likelihood 'gaussian_pixel' and hybrid_steps >= 2 (the "
                     f"number of training steps); received {type(self.likelihood).__name__} and {hybrid_steps}."
                 )

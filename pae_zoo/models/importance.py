@@ -25,15 +25,22 @@ class ImportanceEstimate(NamedTuple):
     effective_sample_size: tf.Tensor
 
 
+def latent_noise(shape: tuple, count: int, seed: tf.Tensor) -> tf.Tensor:
+    """Returns standard normal noise (count, batch, K) for shape (batch, K), the same for a padded batch."""
+    batch, *rest = shape
+    return tf.transpose(seeds.normal((batch, count, *rest), seed), (1, 0, *range(2, 2 + len(rest))))
+
+
 def sample_noise(shape: tuple, seed: tf.Tensor, start, count: int) -> tf.Tensor:
     """Returns standard normal noise (count, *shape) of samples start, start + 1, ...; start is a multiple of BLOCK.
 
-    Each block of samples has its own seed, so the noise does not depend on how samples are cut into chunks.
+    Each block of samples has its own seed, so the noise does not depend on how samples are cut into chunks;
+    nor does that of a datum depend on how many data follow it in the batch.
     """
     blocks = -(-count // BLOCK)
 
     def draw(block):
-        return seeds.normal((BLOCK, *shape), seeds.fold_in(seed, start // BLOCK + block))
+        return latent_noise(shape, BLOCK, seeds.fold_in(seed, start // BLOCK + block))
 
     if blocks == 1:
         return draw(0)[:count]

@@ -8,6 +8,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import hparams as hp
 from pae_zoo import seeds
+from pae_zoo.errors import UserError
 from pae_zoo.models import base, importance
 from pae_zoo.models.posteriors import DiagonalPosterior, diag_normal, standard_normal_log_prob
 
@@ -68,12 +69,12 @@ class VAE(base.Autoencoder):
                  free_bits: float = 0.0, posterior_std: str = "softplus", **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         if kl not in ("analytic", "mc") or posterior_std not in ("softplus", "exp"):
-            raise ValueError(
+            raise UserError(
                 "kl is 'analytic' or 'mc' and posterior_std 'softplus' or 'exp'; "
                 f"received {kl!r} and {posterior_std!r}."
             )
         if capacity and free_bits:
-            raise ValueError(
+            raise UserError(
                 f"capacity and free_bits exclude each other; received {capacity} and {free_bits}. "
                 "Set one of them to 0."
             )
@@ -109,8 +110,7 @@ class VAE(base.Autoencoder):
         preprocess_seed, proposal_seed, noise_seed = seeds.split(seed, 3)
         y, log_det = self.preprocess(x, preprocess_seed)
         posterior = self.posterior(y, proposal_seed, training)
-        shape = (self.num_latent_samples, *_batch_shape(y), self.latent_dim)
-        z, log_q = posterior.from_noise(seeds.normal(shape, noise_seed))
+        z, log_q = posterior.from_noise(self._noise(y, self.num_latent_samples, noise_seed))
         outputs = self.decoder_outputs(z, training)
         log_prob = tf.reduce_mean(self.likelihood.log_prob(outputs, y, scale=self.scale_now()), axis=0)
         if self.kl == "analytic":
@@ -152,9 +152,9 @@ class VAE(base.Autoencoder):
         preprocess_seed, proposal_seed, noise_seed = seeds.split(seed, 3)
         y, log_det = self.preprocess(x, preprocess_seed)
         posterior = self.posterior(y, proposal_seed)
-        z, log_q = posterior.from_noise(seeds.normal((*_batch_shape(y), self.latent_dim), noise_seed))
-        log_prob = self.likelihood.log_prob(self.decoder_outputs(z), y)
-        kl = posterior.kl_to_prior() if self.kl == "analytic" else log_q - standard_normal_log_prob(z)
+        z, log_q = posterior.from_noise(self._noise(y, 1, noise_seed))
+        log_prob = self.likelihood.log_prob(self.decoder_outputs(z), y)[0]
+        kl = posterior.kl_to_prior() if self.kl == "analytic" else (log_q - standard_normal_log_prob(z))[0]
         return {"elbo": log_prob - kl + log_det, "reconstruction": -log_prob, "kl": kl}
 
     def importance_estimate(self, x, num_samples: int, seed=None, chunk: int = 0) -> importance.ImportanceEstimate:
@@ -171,8 +171,7 @@ class VAE(base.Autoencoder):
             log_joint = self.likelihood.log_prob(self.decoder_outputs(z), y) + standard_normal_log_prob(z)
             return log_joint - log_q
 
-        shape = (*_batch_shape(y), self.latent_dim)
-        found = importance.estimate(log_weight, shape, num_samples, noise_seed, chunk)
+        found = importance.estimate(log_weight, self._noise_shape(y), num_samples, noise_seed, chunk)
         return found._replace(log_likelihood=found.log_likelihood + log_det, elbo=found.elbo + log_det)
 
     def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
@@ -195,8 +194,7 @@ class VAE(base.Autoencoder):
         y, _ = self.preprocess(x)
         proposal_seed, noise_seed = seeds.split(self.next_seed(seed), 2)
         posterior = self.posterior(y, proposal_seed)
-        shape = (num_samples, *_batch_shape(y), self.latent_dim)
-        z, _ = posterior.from_noise(seeds.normal(shape, noise_seed))
+        z, _ = posterior.from_noise(self._noise(y, num_samples, noise_seed))
         outputs = self.decoder_outputs(z)
         means = self.likelihood.mean(outputs)
         variances = tf.broadcast_to(self.likelihood.variance(outputs), tf.shape(means))
@@ -210,14 +208,17 @@ class VAE(base.Autoencoder):
             "latent_variance": latent.variance(),
         }
 
+    def _noise_shape(self, y: tf.Tensor) -> tuple:
+        """Returns (batch, K); batch is a tensor where it is not static."""
+        return (y.shape[0] if y.shape[0] is not None else tf.shape(y)[0], self.latent_dim)
+
+    def _noise(self, y: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
+        """Returns standard normal noise (count, batch, K) for y (batch, *event)."""
+        return importance.latent_noise(self._noise_shape(y), count, seed)
+
     def get_config(self):
         own = ("beta", "kl", "num_latent_samples", "capacity", "capacity_steps", "free_bits", "posterior_std")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
 MODEL = VAE
-
-
-def _batch_shape(y: tf.Tensor) -> tuple:
-    """Returns the batch size of y as a tuple of one number, a tensor where it is not static."""
-    return (y.shape[0] if y.shape[0] is not None else tf.shape(y)[0],)

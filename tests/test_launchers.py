@@ -1,0 +1,292 @@
+"""The command line: what is printed, what is written, exit statuses, resume after SIGKILL and SIGTERM."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from battery import ROWS
+
+from pae_zoo import evaluate, launch, main, models
+from pae_zoo import hparams as hp
+from pae_zoo.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE = ["--smoke", "--nojit_compile", "--latent_dim=2"]
+
+
+def call(*argv, launcher=main):
+    return launch.run(launcher.main, list(argv))
+
+
+def refused(capsys, *argv, launcher=main):
+    """Runs a command that must fail: status 2, one line on stderr; returns that line."""
+    assert call(*argv, launcher=launcher) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("pae_zoo: error: "), lines
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished smoke run of vae."""
+    workdir = tmp_path_factory.mktemp("finished") / "vae"
+    assert call("--model=vae", *SMOKE, f"--workdir={workdir}") == 0
+    return workdir
+
+
+# ---- help --------------------------------------------------------------------------------------------------
+
+
+def test_help_without_a_model_lists_what_there_is(capsys):
+    assert call("--help") == 0
+    text = capsys.readouterr().out
+    for word in ("vae", "ae", "digits", "fashion_mnist", "npz:FILE", "mlp", "infogan", "reconstruction", "ood"):
+        assert word in text
+
+
+@pytest.mark.parametrize("name", list(models.MODULES))
+def test_helpfull_lists_shared_and_own_flags_only(name, capsys):
+    assert call(f"--model={name}", "--helpfull") == 0
+    text = capsys.readouterr().out
+    mine = {f.name for f in hp.dataclasses.fields(models.find(name).HParams)}
+    others = {f.name for m in models.MODULES.values() for f in hp.own_fields(m.HParams)} - mine
+    shown = {line.split("=")[0].strip().removeprefix("--").removeprefix("[no]")
+             for line in text.splitlines() if line.startswith("  --")}
+    assert shown == mine and not shown & others
+
+
+def test_helpfull_finds_the_model_in_a_flagfile(tmp_path, capsys):
+    config = tmp_path / "a.cfg"
+    config.write_text("# comment\n--model=ae\n")
+    assert call(f"--flagfile={config}", "--helpfull") == 0
+    assert "--objective_type=plain" in capsys.readouterr().out
+
+
+# ---- a run and its files -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_smoke_run_leaves_its_files(name, tmp_path, capsys):
+    flags = [f"--{k}={v}" for k, v in ROWS[name].flags.items()]
+    workdir = tmp_path / "run"
+    assert call(f"--model={ROWS[name].model}", *flags, *SMOKE, f"--workdir={workdir}") == 0
+    out = capsys.readouterr().out
+    assert "device" in out and "python -m pae_zoo.evaluate" in out and "picture: " in out
+    for file in ("config.json", "flags.cfg", "metrics.jsonl", "metrics.json", "model.keras", "checkpoints/last.npz"):
+        assert (workdir / file).is_file(), file
+    assert list((workdir / "figures").glob("*.png")) and list((workdir / "tensorboard").rglob("events*"))
+    assert not list(workdir.rglob(".writing-*"))
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    assert metrics["test/mse"] > 0 and metrics["train/steps"] == 16
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["hparams"]["smoke"] and config["versions"]["keras"]
+    loaded = keras.saving.load_model(workdir / "model.keras")
+    assert loaded.latent_dim == 2
+
+
+def test_flags_cfg_repeats_the_run(finished, tmp_path):
+    assert call(f"--flagfile={finished}/flags.cfg", f"--workdir={tmp_path / 'again'}") == 0
+    for key in ("test/mse", "test/elbo", "test/log_likelihood"):
+        assert Run(finished).read_metrics()[key] == Run(tmp_path / "again").read_metrics()[key]
+
+
+def test_a_finished_run_is_left_alone(finished, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    assert call("--model=vae", *SMOKE, f"--workdir={finished}") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+
+
+def test_a_run_killed_after_training_finishes_its_evaluation(finished, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    for name in ("metrics.json", "model.keras"):
+        (copy / name).unlink()
+    assert call("--model=vae", *SMOKE, f"--workdir={copy}") == 0
+    assert Run(copy).read_metrics()["test/elbo"] == Run(finished).read_metrics()["test/elbo"]
+
+
+def test_another_hyper_parameter_is_refused_with_the_difference(finished, capsys):
+    line = refused(capsys, "--model=vae", *SMOKE, "--beta=2", f"--workdir={finished}")
+    assert "beta: 1.0 -> 2.0" in line
+    assert "may only be raised" in refused(capsys, "--model=vae", *SMOKE, "--epochs=1", f"--workdir={finished}")
+
+
+def test_evaluate_merges_its_keys(finished, capsys):
+    before = Run(finished).read_metrics()
+    assert call(f"--workdir={finished}", "--tasks=ood", "--ood_datasets=noise", launcher=evaluate) == 0
+    after = Run(finished).read_metrics()
+    assert {k: after[k] for k in before} == before
+    assert 0 <= after["ood/noise/elbo/auroc"] <= 1
+    assert "ood/noise/elbo/auroc" in capsys.readouterr().out
+
+
+def test_init_workdir_starts_from_another_run(finished, tmp_path, capsys):
+    workdir = tmp_path / "next"
+    assert call("--model=vae", *SMOKE, f"--init_workdir={finished}", f"--workdir={workdir}", "--learning_rate=1e-9") == 0
+    mine, theirs = (keras.saving.load_model(d / "model.keras") for d in (workdir, finished))
+    np.testing.assert_allclose(mine.decoder.get_weights()[0], theirs.decoder.get_weights()[0], atol=1e-6)
+    line = refused(capsys, "--model=vae", "--smoke", "--latent_dim=3", f"--init_workdir={finished}",
+                   f"--workdir={tmp_path / 'misfit'}")
+    assert "does not fit" in line
+
+
+def test_the_default_workdir(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert call("--model=ae", *SMOKE) == 0
+    assert (tmp_path / "runs/ae/digits/0/metrics.json").is_file()
+
+
+# ---- bad input -----------------------------------------------------------------------------------------------
+
+
+BAD = {
+    "unknown model": (["--model=vea"], "did you mean vae"),
+    "unknown flag": (["--latnt_dim=2"], "did you mean latent_dim"),
+    "wrong type": (["--latent_dim=two"], "--latent_dim=two"),
+    "wrong boolean": (["--jit_compile=perhaps"], "jit_compile"),
+    "out of range": (["--latent_dim=0"], "at least 1"),
+    "not finite": (["--beta=nan"], "not a finite number"),
+    "unknown word": (["--likelihood=gausian"], "did you mean gaussian"),
+    "unknown data set": (["--dataset=digit"], "digits"),
+    "unknown task": (["--tasks=reconstrction"], "reconstruction"),
+    "unknown ood set": (["--ood_datasets=mnits"], "mnist"),
+    "unknown network": (["--encoder=mpl"], "mlp"),
+    "unknown preprocessing": (["--preprocess=dequantize"], "dequantise"),
+    "unknown augmentation": (["--augment=spin"], "rotate"),
+    "illegal network": (["--encoder=conv", "--dataset=circle"], "conv"),
+    "range and output": (["--output=sigmoid", "--preprocess=centre"], "--output=sigmoid"),
+    "exclusive options": (["--capacity=3", "--free_bits=2"], "exclude each other"),
+    "stray word": (["vae"], "unexpected word"),
+    "missing flagfile": (["--flagfile=missing.cfg"], "missing.cfg"),
+    "missing npz": (["--dataset=npz:missing.npz"], "missing.npz"),
+    "missing data_dir": (["--dataset=mnist", "--data_dir=missing_dir"], "missing_dir"),
+    "missing class": (["--classes=0,11"], "11"),
+    "no gpu": (["--device=gpu"], "--device=cpu"),
+    "init without a run": (["--init_workdir=missing_run"], "missing_run"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(what, tmp_path, capsys):
+    flags, expected = BAD[what]
+    if what == "no gpu" and keras.backend.backend() and launch_sees_gpu():
+        pytest.skip("this machine has a GPU, so --device=gpu is no error")
+    line = refused(capsys, *flags, "--smoke", f"--workdir={tmp_path / 'run'}")
+    assert expected in line
+    assert not (tmp_path / "run").exists()
+
+
+def launch_sees_gpu():
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def test_a_workdir_that_holds_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("precious")
+    assert "not empty" in refused(capsys, *SMOKE, f"--workdir={tmp_path}")
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+    assert "is a file" in refused(capsys, *SMOKE, f"--workdir={tmp_path / 'thesis.txt'}")
+
+
+@pytest.mark.parametrize("flags,expected", [
+    ([], "--workdir is needed"),
+    (["--workdir=missing"], "missing"),
+    (["--workdirs=nothing_*"], "matches no folder"),
+])  # fmt: skip
+def test_evaluate_refuses_what_is_no_run(flags, expected, capsys):
+    assert expected in refused(capsys, *flags, launcher=evaluate)
+
+
+def test_evaluate_refuses_an_unknown_task(finished, capsys):
+    line = refused(capsys, f"--workdir={finished}", "--tasks=odd", launcher=evaluate)
+    assert "ood" in line
+
+
+def test_a_broken_model_file_is_told_in_one_line(finished, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "broken"
+    shutil.copytree(finished, copy)
+    (copy / "model.keras").write_bytes(b"no zip file")
+    assert "cannot be loaded" in refused(capsys, f"--workdir={copy}", launcher=evaluate)
+
+
+# ---- processes -----------------------------------------------------------------------------------------------
+
+
+def start(*argv, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "pae_zoo.main", *argv]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_importing_the_launcher_is_quiet_and_lazy():
+    # TensorFlow and Keras bring some of these themselves: what counts is what this package adds.
+    code = (
+        "import sys; sys.argv = ['-m']; import pae_zoo; before = set(sys.modules); import pae_zoo.main; "
+        "heavy = ('sklearn', 'matplotlib', 'scipy', 'tensorflow_datasets', 'tensorboard'); "
+        "print('added:', sorted(m for m in set(sys.modules) - before if m.split('.')[0] in heavy)); "
+        "print('tfds' if 'tensorflow_datasets' in sys.modules or 'tensorboard' in sys.modules else 'none')"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.split("\n")[:2] == ["added: []", "none"]
+
+
+FLAGS = ["--latent_dim=2", "--hidden_units=16", "--batch_size=64", "--epochs=25", "--steps_per_call=3",
+         "--checkpoint_seconds=0", "--tasks=reconstruction"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ae", "vae"])
+def test_resume_after_sigkill_equals_the_uninterrupted_run(name, tmp_path):
+    flags = [f"--model={name}", *FLAGS, f"--{'no' if name == 'ae' else ''}jit_compile"]
+    whole = start(*flags, f"--workdir={tmp_path / 'whole'}")
+    parts = [*flags, f"--workdir={tmp_path / 'parts'}"]
+    killed = start(*parts)
+    checkpoint = tmp_path / "parts/checkpoints/last.npz"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(random.uniform(0.0, 1.0))
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "parts/metrics.json").exists(), "killed too late to test anything"
+    resumed = start(*parts)
+    out, err = resumed.communicate()
+    assert resumed.returncode == 0, err
+    assert "resuming after epoch" in out
+    _, err = whole.communicate()
+    assert whole.returncode == 0, err
+    a, b = (Run(tmp_path / part).load_arrays("last")[0] for part in ("whole", "parts"))
+    for mine, theirs in zip(a, b):
+        np.testing.assert_array_equal(mine, theirs)
+    lines = [[{k: v for k, v in line.items() if k != "seconds"} for line in Run(tmp_path / part).read_history()]
+             for part in ("whole", "parts")]
+    assert lines[0] == lines[1]
+    for key in ("test/mse",):
+        assert Run(tmp_path / "whole").read_metrics()[key] == Run(tmp_path / "parts").read_metrics()[key]
+
+
+def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tmp_path):
+    process = start("--model=ae", *FLAGS, f"--workdir={tmp_path}", "--epochs=4000")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoints/last.npz").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in err and "Start the same command again" in err
+    assert Run(tmp_path).load_arrays("last")[1]["steps"] > 0 and not (tmp_path / "metrics.json").exists()
