@@ -4,7 +4,7 @@ import dataclasses
 import glob
 import sys
 
-from pae_zoo import evaluation, launch
+from pae_zoo import evaluation, launch, report
 from pae_zoo import hparams as hp
 from pae_zoo.errors import UserError
 from pae_zoo.run import Run
@@ -70,10 +70,7 @@ def _evaluate(run: Run, options: Flags, given: set[str]) -> None:
     values = evaluation.evaluate(context, names)
     run.merge_metrics(values)
     print(f"{run.workdir}:")
-    for key, value in values.items():
-        print(f"  {key:52} {value}" if isinstance(value, str) else f"  {key:52} {value:.6g}")
-    for picture in context.figures:
-        print(f"  picture: {picture}")
+    print("\n".join(report.lines(values) + report.pictures(context.figures)))
 
 
 if __name__ == "__main__":

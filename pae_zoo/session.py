@@ -4,7 +4,7 @@ import dataclasses
 import time
 from typing import Any
 
-from pae_zoo import data, evaluation, launch, training
+from pae_zoo import data, evaluation, launch, report, training
 from pae_zoo import hparams as hp
 from pae_zoo.data.pipelines import Feed
 from pae_zoo.errors import UserError
@@ -82,7 +82,7 @@ def finish(session: Session) -> int:
         "time/train_s": round(position.seconds, 2),
         "time/evaluate_s": round(time.monotonic() - start, 2),
     })
-    report(run)
+    tell(run)
     return 0
 
 
@@ -92,12 +92,9 @@ def default_tasks(model) -> tuple[str, ...]:
     return ("reconstruction", "likelihood") if offered else ("reconstruction",)
 
 
-def report(run: Run) -> None:
+def tell(run: Run) -> None:
     """Prints the metrics, where the pictures are, and what to do next."""
-    for key, value in run.read_metrics().items():
-        print(f"  {key:44} {value:.6g}" if isinstance(value, (int, float)) else f"  {key:44} {value}")
-    for picture in sorted(run.figures.glob("*.png")):
-        print(f"  picture: {picture}")
+    print("\n".join(report.lines(run.read_metrics()) + report.pictures(run.figures.glob("*.png"))))
     print(f"""Next:
   python -m pae_zoo.evaluate --workdir={run.workdir} --tasks=generation,ood
   python -m pae_zoo.apply --workdir={run.workdir} --input=folder:DIR --outputs=codes,reconstruction --out=codes.npz

@@ -1,0 +1,34 @@
+"""What a launcher prints at its end: metrics as lines, scores of the task ood as a table, pictures."""
+
+from typing import Iterable, Union
+
+LEAVES = ("auroc", "auprc", "fpr95", "fpr80")
+
+
+def lines(metrics: dict[str, Union[float, str]]) -> list[str]:
+    """Returns metrics as text: `ood/<set>/<score>/<leaf>` in one table, everything else a line each."""
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    found = []
+    for key, value in metrics.items():
+        parts = key.split("/")
+        if len(parts) == 4 and parts[0] == "ood" and parts[3] in LEAVES:
+            rows.setdefault((parts[1], parts[2]), {})[parts[3]] = value
+        else:
+            found.append(f"  {key:42} {number(value)}")
+    if rows:
+        found.append(f"  {'out-of-distribution set':26} {'score':16}" + "".join(f"{leaf:>9}" for leaf in LEAVES))
+        for (name, score), values in rows.items():
+            found.append(f"  {name:26} {score:16}" + "".join(f"{number(values.get(leaf, '-')):>9}" for leaf in LEAVES))
+    return found
+
+
+def number(value: Union[float, str, None]) -> str:
+    """Returns a number in five digits, a word as it is, '-' for nothing."""
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:.5g}"
+
+
+def pictures(paths: Iterable) -> list[str]:
+    """Returns one line per picture."""
+    return [f"  picture: {path}" for path in sorted(map(str, paths))]

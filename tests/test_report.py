@@ -1,0 +1,19 @@
+"""What launchers print at their end."""
+
+from pae_zoo import report
+
+
+def test_scores_become_a_table_and_the_rest_lines():
+    metrics = {"test/mse": 0.0123456, "ood/mnist/elbo/auroc": 0.5, "ood/mnist/elbo/fpr95": 1.0, "test/elbo": "unsupported",
+               "ood/mnist/code_shift": 0.2}  # fmt: skip
+    text = report.lines(metrics)
+    assert text[0].split() == ["test/mse", "0.012346"]
+    assert text[1].split() == ["test/elbo", "unsupported"]
+    assert text[2].split() == ["ood/mnist/code_shift", "0.2"]
+    assert text[3].split()[-4:] == ["auroc", "auprc", "fpr95", "fpr80"]
+    assert text[4].split() == ["mnist", "elbo", "0.5", "-", "1", "-"]
+    assert len(text) == 5
+
+
+def test_nothing_is_said_to_be_missing():
+    assert report.number(None) == "-" and report.lines({}) == [] and report.pictures([]) == []
