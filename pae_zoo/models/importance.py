@@ -70,7 +70,7 @@ def estimate(
         raise ValueError(f"num_samples must be at least 1; received {num_samples}.")
     batch = noise_shape[0]
     if not chunk:
-        chunk = max(1, DECODES_PER_CHUNK // batch) if isinstance(batch, int) else 64
+        chunk = max(1, DECODES_PER_CHUNK // batch) if isinstance(batch, int) else BLOCK
     chunk = min(-(-chunk // BLOCK) * BLOCK, num_samples)
     num_chunks = math.ceil(num_samples / chunk)
 

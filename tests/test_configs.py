@@ -1,0 +1,38 @@
+"""Every flagfile in configs/ parses, says what it is, and builds its model at its own size."""
+
+from pathlib import Path
+
+import pytest
+
+from pae_zoo import launch, models
+
+CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.cfg"))
+SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "digits": (8, 8, 1), "celeb_a": (64, 64, 3)}
+ids = [f"{path.parent.name}/{path.stem}" for path in CONFIGS]
+
+
+def hparams(path):
+    argv = launch.expand_flagfiles([f"--flagfile={path}"])
+    module = models.find(launch.value_of(argv, "model", ""))
+    return module, launch.parse(module.HParams, argv)[0]
+
+
+def test_there_is_a_config_of_every_model():
+    assert {path.parent.name for path in CONFIGS} == set(models.MODULES)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=ids)
+def test_config_parses_and_says_what_it_is(path):
+    module, params = hparams(path)
+    assert params.model == path.parent.name
+    assert path.stem.startswith(params.dataset)
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("Command:  python -m pae_zoo.main" in line for line in head)
+    assert len(head) >= 2
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if "celeb_a" not in p.stem], ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_config_builds_its_model(path):
+    module, params = hparams(path)
+    model = module.MODEL.from_hparams(params, SHAPES[params.dataset], 1000)
+    assert model.latent_dim == params.latent_dim
