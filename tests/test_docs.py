@@ -1,0 +1,223 @@
+"""The documentation: links lead somewhere, code compiles, flags exist, the worked example runs."""
+
+import dataclasses
+import itertools
+import re
+import sys
+import types
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from battery import EVENT_SHAPE, TOTAL_STEPS, images
+
+from pae_zoo import apply, evaluate, export, launch, models
+from pae_zoo import hparams as hp
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+GUIDE = ROOT / "docs" / "adding_a_model.md"
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+CONFIGS = sorted((ROOT / "configs").glob("*/*.cfg"))
+TEXTS = [README, *PAGES]
+
+HELP = {"help", "helpfull", "flagfile"}
+# Flags of other programs that prose speaks of.
+FOREIGN = {"enable_batching", "model_config_file", "logdir"}
+# A flag of the worked example in adding_a_model.md, whose model is not in the zoo.
+EXAMPLE = {"latent_std"}
+# Programs whose own flags a line of shell may have.
+PROGRAMS = {
+    "apt", "apt-get", "bash", "cd", "curl", "docker", "git", "jupyter", "make", "nvidia-smi", "pip", "pip3", "pytest",
+    "saved_model_cli", "source", "sudo", "tensorboard", "uv", "wget",
+}  # fmt: skip
+FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def read(path):
+    """The text of a file of the project."""
+    if path == README and not path.exists():
+        pytest.skip("README.md is not written yet")
+    return path.read_text(encoding="utf-8")
+
+
+def names(cls):
+    return {field.name for field in dataclasses.fields(cls)}
+
+
+def flags_of_main(line=""):
+    """The flags of main with the model that `line` names, or of every model when it names none."""
+    chosen = re.search(r"--model=(\w+)", line)
+    modules = [models.MODULES[chosen[1]]] if chosen and chosen[1] in models.MODULES else models.MODULES.values()
+    return set(itertools.chain.from_iterable(names(module.HParams) for module in modules))
+
+
+LAUNCHERS = {"evaluate": evaluate.Flags, "apply": apply.Flags, "export": export.Flags}
+ALL = flags_of_main().union(*(names(cls) for cls in LAUNCHERS.values()))
+
+
+def flags_of_tool(file):
+    """The flags that a script of tools/ defines, by its source: argparse flags are written out."""
+    sources = [file, *(file.parent / file.stem).glob("*.py"), *(file.parent / f"{file.stem}s").glob("*.py")]
+    return set(FLAG.findall("\n".join(source.read_text() for source in sources if source.is_file())))
+
+
+def without_upstream(path):
+    """The text of a page; of coming_from.md without the left columns of its tables, which are other programs'."""
+    text = read(path)
+    if path.name != "coming_from.md":
+        return text
+    lines = text.splitlines()
+    return "\n".join(line.split("|", 2)[-1] if line.startswith("|") else line for line in lines)
+
+
+def joined_lines(text):
+    """The lines of a text, those continued by a backslash joined."""
+    return re.sub(r"\\\n\s*", " ", text).splitlines()
+
+
+def unknown_flags(line):
+    """The flags in a line that the command it shows, or any of ours in prose, does not have."""
+    found = []
+    command = re.compile(r"-m pae_zoo\.(\w+)([^`|]*)|(tools/\w+\.py)([^`|]*)")
+    for launcher, rest, tool, rest_of_tool in command.findall(line):
+        if launcher:
+            known = flags_of_main(rest) if launcher == "main" else names(LAUNCHERS[launcher])
+        else:
+            known = ALL | flags_of_tool(ROOT / tool)
+        found += [flag for flag in FLAG.findall(rest + rest_of_tool) if not known & spellings(flag)]
+    line = command.sub("", line)
+    commands = [line.strip().lstrip("$ "), *re.findall(r"`([^`]+)", line)]
+    if any(words.split(" ", 1)[0] in PROGRAMS for words in commands) or re.search(r"-m (pip|pytest|venv)\b", line):
+        return found
+    return found + [flag for flag in FLAG.findall(line) if not ALL & spellings(flag)]
+
+
+def spellings(flag):
+    """The names that a flag may stand for: --nodownload is download."""
+    return {flag, flag.removeprefix("no")}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", read(path), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        found = (path.parent / file).resolve() if file else path
+        assert found.exists(), f"{name_of(path)} links to {target}"
+        if anchor and found.suffix == ".md":
+            heads = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+            assert anchor in slugs, f"{name_of(path)} links to {target}, but there is no such heading"
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    missing = [name_of(path) for path in PAGES if path.name != "README.md"
+               and f"({path.relative_to(ROOT / 'docs')})" not in index]
+    assert not missing
+
+
+def blocks(path, language):
+    """The fenced blocks of a page that are marked with a language, or with none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", read(path), flags=re.DOTALL | re.MULTILINE)
+    return [text for marked, text in found if marked == language]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_python_blocks_compile(path):
+    for number, block in enumerate(blocks(path, "python")):
+        compile(block, f"{name_of(path)}, block {number}", "exec")
+
+
+@pytest.mark.parametrize("path", [*TEXTS, *CONFIGS], ids=name_of)
+def test_flags_exist(path):
+    allowed = HELP | FOREIGN | (EXAMPLE if path == GUIDE else set())
+    unknown = [f"--{flag} in: {line.strip()}" for line in joined_lines(without_upstream(path))
+               for flag in unknown_flags(line) if flag not in allowed]
+    assert not unknown, "\n".join(unknown)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_configs_parse(path):
+    argv = launch.expand_flagfiles([f"--flagfile={path}"])
+    model = launch.value_of(argv, "model", "")
+    assert model == path.parent.name
+    launch.parse(models.find(model).HParams, argv)
+    head = read(path)
+    assert head.startswith("#") and f"--flagfile={name_of(path)}" in head  # the command that runs it
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_a_models_page_links_its_configs(path):
+    assert f"](../../{name_of(path)})" in read(ROOT / "docs" / "models" / f"{path.parent.name}.md")
+
+
+@pytest.mark.parametrize("name", models.MODULES)
+def test_a_models_page_lists_its_own_flags(name):
+    path = ROOT / "docs" / "models" / f"{name}.md"
+    assert path.exists(), f"the model {name} needs a page docs/models/{name}.md"
+    rows = dict(re.findall(r"^\| `--(\w+)` \| ([^|]*) \|", read(path), flags=re.MULTILINE))
+    fields = hp.own_fields(models.MODULES[name].HParams)
+    assert set(rows) == {field.name for field in fields}
+    for field in fields:
+        shown = rows[field.name].strip().strip("`")
+        kind = type(field.default)
+        found = shown.lower() == "true" if kind is bool else kind(shown)
+        assert found == field.default, f"--{field.name}: the page says {shown}, the code {field.default}"
+
+
+# ---- the worked example of adding_a_model.md ----------------------------------------------------------------
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """The example's module, run from the page."""
+    source = next(block for block in blocks(GUIDE, "python") if block.startswith('"""cv_vae'))
+    module = types.ModuleType("pae_zoo.models.cv_vae")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(models.MODULES, "cv_vae", module)
+    exec(compile(source, "cv_vae.py", "exec"), module.__dict__)
+    return module
+
+
+def test_the_worked_example_runs(example, tmp_path):
+    assert "cv_vae" in models.describe()
+    assert {field.name for field in hp.own_fields(example.HParams)} == {"beta", "latent_std"}
+    config = next(block for block in blocks(GUIDE, "") if "--latent_std" in block)
+    (tmp_path / "digits.cfg").write_text(config)
+    argv = launch.expand_flagfiles([f"--flagfile={tmp_path / 'digits.cfg'}", "--hidden_units=8", "--latent_std=0.5"])
+    hparams, _ = launch.parse(example.HParams, argv)
+    model = example.MODEL.from_hparams(hparams, EVENT_SHAPE, TOTAL_STEPS)
+    model.compile("adam", jit_compile=False)
+    x = images(32)
+    model.fit(x, epochs=1, batch_size=16, verbose=0)
+    np.testing.assert_allclose(model.encode(x).stddev(), 0.5)
+    assert np.isfinite(model.log_likelihood(x, 4, seed=(0, 1))).all()
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(x), model(x))
+
+
+def test_the_example_task_runs():
+    source = next(block for block in blocks(GUIDE, "python") if "def run(context)" in block)
+    scope: dict = {}
+    exec(compile(source, "codes.py", "exec"), scope)
+
+    class Context:
+        """As much of an evaluation's context as the example uses: codes are (3, 4)."""
+
+        dataset = types.SimpleNamespace(test=types.SimpleNamespace(x=np.zeros((1, 2), np.float32)))
+        model = types.SimpleNamespace(
+            encode=lambda x, seed: types.SimpleNamespace(mean=lambda: np.array([[3.0, 4.0]], np.float32)))
+
+        def map_batches(self, fn, x, purpose):
+            return fn(x, (0, 1)).numpy()
+
+    assert dict(scope["run"](Context())) == {"codes/mean_square": 12.5}
