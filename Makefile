@@ -25,7 +25,7 @@ test: install
 
 # Needs PAE_ZOO_DATA: a folder with fashion_mnist/, mnist/, cifar10/, omniglot/.
 data-test: install
-	$(BIN)/python -m pytest -q -m data tests
+	$(BIN)/python -m pytest -q -m "data and not slow" tests
 
 slow-test: install
 	$(BIN)/python -m pytest -q -m slow tests
