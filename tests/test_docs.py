@@ -29,8 +29,8 @@ FOREIGN = {"enable_batching", "model_config_file", "logdir"}
 EXAMPLE = {"latent_std"}
 # Programs whose own flags a line of shell may have.
 PROGRAMS = {
-    "apt", "apt-get", "bash", "cd", "curl", "docker", "git", "jupyter", "make", "nvidia-smi", "pip", "pip3", "pytest",
-    "saved_model_cli", "source", "sudo", "tensorboard", "uv", "wget",
+    "apt", "apt-get", "bash", "cd", "curl", "docker", "git", "jupyter", "make", "nvidia-smi", "pip", "pip3",
+    "pytest", "saved_model_cli", "source", "sudo", "tensorboard", "uv", "wget",
 }  # fmt: skip
 FLAG = re.compile(r"(?<![\w-])--([A-Za-z][\w-]*)")
 
@@ -53,7 +53,9 @@ def names(cls):
 def flags_of_main(line=""):
     """The flags of main with the model that `line` names, or of every model when it names none."""
     chosen = re.search(r"--model=(\w+)", line)
-    modules = [models.MODULES[chosen[1]]] if chosen and chosen[1] in models.MODULES else models.MODULES.values()
+    modules = models.MODULES.values()
+    if chosen and chosen[1] in models.MODULES:
+        modules = [models.MODULES[chosen[1]]]
     return set(itertools.chain.from_iterable(names(module.HParams) for module in modules))
 
 
@@ -68,7 +70,7 @@ def flags_of_tool(file):
 
 
 def without_upstream(path):
-    """The text of a page; of coming_from.md without the left columns of its tables, which are other programs'."""
+    """The text of a page; of coming_from.md without the left columns of its tables, which are upstream's."""
     text = read(path)
     if path.name != "coming_from.md":
         return text
@@ -93,7 +95,8 @@ def unknown_flags(line):
         found += [flag for flag in FLAG.findall(rest + rest_of_tool) if not known & spellings(flag)]
     line = command.sub("", line)
     commands = [line.strip().lstrip("$ "), *re.findall(r"`([^`]+)", line)]
-    if any(words.split(" ", 1)[0] in PROGRAMS for words in commands) or re.search(r"-m (pip|pytest|venv)\b", line):
+    foreign = any(words.split(" ", 1)[0] in PROGRAMS for words in commands)
+    if foreign or re.search(r"-m (pip|pytest|venv)\b", line):
         return found
     return found + [flag for flag in FLAG.findall(line) if not ALL & spellings(flag)]
 
@@ -174,7 +177,7 @@ def test_a_models_page_lists_its_own_flags(name):
         assert found == field.default, f"--{field.name}: the page says {shown}, the code {field.default}"
 
 
-# ---- the worked example of adding_a_model.md ----------------------------------------------------------------
+# ---- the worked example of adding_a_model.md ---------------------------------------------------------
 
 
 @pytest.fixture
@@ -193,7 +196,8 @@ def test_the_worked_example_runs(example, tmp_path):
     assert {field.name for field in hp.own_fields(example.HParams)} == {"beta", "latent_std"}
     config = next(block for block in blocks(GUIDE, "") if "--latent_std" in block)
     (tmp_path / "digits.cfg").write_text(config)
-    argv = launch.expand_flagfiles([f"--flagfile={tmp_path / 'digits.cfg'}", "--hidden_units=8", "--latent_std=0.5"])
+    flags = [f"--flagfile={tmp_path / 'digits.cfg'}", "--hidden_units=8", "--latent_std=0.5"]
+    argv = launch.expand_flagfiles(flags)
     hparams, _ = launch.parse(example.HParams, argv)
     model = example.MODEL.from_hparams(hparams, EVENT_SHAPE, TOTAL_STEPS)
     model.compile("adam", jit_compile=False)
