@@ -51,7 +51,7 @@ class SharedHParams:
     precision: str = option("float32", "Keras dtype policy of the networks.",
                             choices=("float32", "mixed_bfloat16", "mixed_float16"), group=RUN)
     jit_compile: bool = option(True, "Compile the training step with XLA.", group=RUN)
-    steps_per_call: int = option(0, "Training steps that one compiled call takes, at most (0: about two seconds' worth).",
+    steps_per_call: int = option(0, "Most training steps in one compiled call (0: about two seconds' worth).",
                                  low=0, high=100_000, group=RUN, operational=True)
     resident_memory: int = option(2048, "MiB of data kept on the device; a larger set streams in the same order.",
                                   low=0, group=RUN, operational=True)
@@ -61,7 +61,8 @@ class SharedHParams:
     verbosity: int = option(0, "1 shows TensorFlow's own messages.", low=-1, high=2, group=RUN, operational=True)
 
     dataset: str = option("digits", "Data set: a name, npz:FILE, folder:DIR or tfds:NAME.", group=DATA)
-    data_dir: str = option("", "Folder that holds data sets as files: <data_dir>/<name>/.", group=DATA, operational=True)
+    data_dir: str = option("", "Folder that holds data sets as files: <data_dir>/<name>/.", group=DATA,
+                           operational=True)
     download: bool = option(True, "Whether tensorflow-datasets may download a set not found on disk.",
                             group=DATA, operational=True)
     classes: tuple[int, ...] = option((), "Keep only data of these labels, such as 0,5,7.", group=DATA)
@@ -273,12 +274,10 @@ def differences(old, new) -> list[str]:
 
 def smoke(hparams):
     """Returns `hparams` shrunk to a run of seconds; what was set below these limits stays."""
-    limits = dict(num_train=256, epochs=2, batch_size=32, importance_samples=8, num_filters=4)
-    changed = {}
-    for name, limit in limits.items():
-        value = getattr(hparams, name)
-        changed[name] = limit if name == "num_train" and not value else min(value, limit)
-    changed.update(steps_per_call=4, dense_size=16, base_dim=4, fc_dim=16)
+    limits = dict(num_train=256, epochs=2, batch_size=32, importance_samples=8, num_filters=4, steps_per_call=4,
+                  dense_size=16, base_dim=4, fc_dim=16)
+    # 0 means "all" or "automatic" for some of them.
+    changed = {name: min(getattr(hparams, name) or limit, limit) for name, limit in limits.items()}
     changed["hidden_units"] = tuple(min(width, 32) for width in hparams.hidden_units)
     if hparams.max_steps:
         changed["max_steps"] = min(hparams.max_steps, 16)

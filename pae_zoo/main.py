@@ -20,7 +20,8 @@ def help_page(argv: list[str]) -> str:
         "Tasks": evaluation.describe(),
     }
     text = "\n\n".join(f"{head}:\n" + "\n".join(f"  {k:20} {v}" for k, v in d.items()) for head, d in lists.items())
-    return f"{__doc__}\n\nUsage: {usage}\n\n{text}\n\nAll flags of a model: python -m pae_zoo.main --model=vae --helpfull\n"
+    more = "All flags of a model: python -m pae_zoo.main --model=vae --helpfull"
+    return f"{__doc__}\n\nUsage: {usage}\n\n{text}\n\n{more}\n"
 
 
 def main(argv: list[str]) -> int:

@@ -27,13 +27,16 @@ class Session:
 def prepare(hparams, module) -> Session:
     """Checks everything that can be wrong before anything is written; raises UserError."""
     run = Run(hparams.workdir)
-    _check_same(run, hparams)
+    _check_same(run, hparams, module.MODEL)
     evaluation.check_tasks(hparams.tasks)
     evaluation.check_ood_datasets(hparams.ood_datasets)
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = launch.load_dataset(hparams)
+    if hparams.augment and len(dataset.event_shape) != 3:
+        raise UserError(f"--augment={','.join(hparams.augment)} is for images; {hparams.dataset} holds vectors of shape "
+                        f"{dataset.event_shape}. Leave it out.")
     batch_size = _batch_size(hparams, dataset)
-    augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees) if hparams.augment else None
+    augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
     steps = training.total_steps(hparams, len(dataset.train.x) // batch_size)
     model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
     feed = Feed(
@@ -67,6 +70,9 @@ def finish(session: Session) -> int:
             session.model.initialise_from(Run(hparams.init_workdir).load_model())
     run.write_config(hparams)
     position = training.train(session.model, feed, hparams, run)
+    if position.stopped_early:
+        print(f"stopped early after epoch {position.epoch}: no better validation loss for {hparams.patience} epochs",
+              flush=True)
     session.model.measure(session.dataset.valid.x)
     run.save("model.keras", session.model.save)
     start = time.monotonic()
@@ -102,7 +108,7 @@ def tell(run: Run) -> None:
   tensorboard --logdir={run.tensorboard}""", flush=True)
 
 
-def _check_same(run: Run, hparams) -> None:
+def _check_same(run: Run, hparams, model_class) -> None:
     """Refuses to go on in a work directory whose run had other hyper-parameters."""
     if not run.exists:
         if run.workdir.is_dir() and any(run.workdir.iterdir()):
@@ -113,6 +119,8 @@ def _check_same(run: Run, hparams) -> None:
     changed = hp.differences(before, hparams)
     if hparams.epochs < before.epochs:
         changed.append(f"epochs: {before.epochs} -> {hparams.epochs} (may only be raised)")
+    if hparams.epochs > before.epochs and not hparams.max_steps and model_class.length_matters(hparams):
+        changed.append(f"epochs: {before.epochs} -> {hparams.epochs} (this schedule or objective depends on the length)")
     if changed:
         raise UserError(f"{run.workdir} holds a run with other hyper-parameters: {'; '.join(changed)}. Choose a new "
                         "--workdir, or repeat the old flags (flags.cfg there) to resume it.")

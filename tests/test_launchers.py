@@ -122,6 +122,21 @@ def test_another_hyper_parameter_is_refused_with_the_difference(finished, capsys
     assert "may only be raised" in refused(capsys, "--model=vae", *SMOKE, "--epochs=1", f"--workdir={finished}")
 
 
+def test_a_run_whose_schedule_depends_on_the_length_cannot_be_made_longer(tmp_path, capsys):
+    flags = ["--model=ae", "--num_train=64", "--nojit_compile", "--hidden_units=4", f"--workdir={tmp_path}", "--epochs=1"]
+    assert call(*flags, "--lr_schedule=cosine", "--batch_size=32") == 0
+    capsys.readouterr()
+    line = refused(capsys, *flags, "--lr_schedule=cosine", "--batch_size=32", "--epochs=2")
+    assert "depends on the length" in line
+
+
+def test_flags_of_choices_name_what_the_code_knows():
+    from pae_zoo import likelihoods
+
+    field = next(f for f in hp.dataclasses.fields(hp.SharedHParams) if f.name == "likelihood")
+    assert set(field.metadata["choices"]) == set(likelihoods.NAMES)
+
+
 def test_evaluate_merges_its_keys(finished, capsys):
     before = Run(finished).read_metrics()
     assert call(f"--workdir={finished}", "--tasks=ood", "--ood_datasets=noise", launcher=evaluate) == 0
@@ -133,7 +148,8 @@ def test_evaluate_merges_its_keys(finished, capsys):
 
 def test_init_workdir_starts_from_another_run(finished, tmp_path, capsys):
     workdir = tmp_path / "next"
-    assert call("--model=vae", *SMOKE, f"--init_workdir={finished}", f"--workdir={workdir}", "--learning_rate=1e-9") == 0
+    start_from = f"--init_workdir={finished}"
+    assert call("--model=vae", *SMOKE, start_from, f"--workdir={workdir}", "--learning_rate=1e-9") == 0
     mine, theirs = (keras.saving.load_model(d / "model.keras") for d in (workdir, finished))
     np.testing.assert_allclose(mine.decoder.get_weights()[0], theirs.decoder.get_weights()[0], atol=1e-6)
     line = refused(capsys, "--model=vae", "--smoke", "--latent_dim=3", f"--init_workdir={finished}",
@@ -167,6 +183,7 @@ BAD = {
     "illegal network": (["--encoder=conv", "--dataset=circle"], "conv"),
     "range and output": (["--output=sigmoid", "--preprocess=centre"], "--output=sigmoid"),
     "exclusive options": (["--capacity=3", "--free_bits=2"], "exclude each other"),
+    "augmented vectors": (["--dataset=circle", "--augment=flip"], "for images"),
     "stray word": (["vae"], "unexpected word"),
     "missing flagfile": (["--flagfile=missing.cfg"], "missing.cfg"),
     "missing npz": (["--dataset=npz:missing.npz"], "missing.npz"),
@@ -229,7 +246,8 @@ def test_a_broken_model_file_is_told_in_one_line(finished, tmp_path, capsys):
 def start(*argv, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-m", "pae_zoo.main", *argv]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, **pipes, **options)
 
 
 def test_importing_the_launcher_is_quiet_and_lazy():

@@ -26,7 +26,8 @@ def test_three_epochs_of_the_ae_beat_pca(data_dir, tmp_path):
 
 @pytest.mark.data
 def test_the_main_job_on_real_images(data_dir, tmp_path):
-    flags = ["--epochs=2", "--num_train=20000", "--importance_samples=16", "--tasks=likelihood,ood", "--ood_datasets=mnist"]
+    flags = ["--epochs=2", "--num_train=20000", "--importance_samples=16"]
+    flags += ["--tasks=likelihood,ood", "--ood_datasets=mnist"]
     found = train("vae/fashion_mnist_cpu.cfg", tmp_path, data_dir, *flags)
     assert found["test/log_likelihood"] >= found["test/elbo"] > 200
     assert found["ood/mnist/likelihood/auroc"] > 0.8

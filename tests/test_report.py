@@ -4,8 +4,8 @@ from pae_zoo import report
 
 
 def test_scores_become_a_table_and_the_rest_lines():
-    metrics = {"test/mse": 0.0123456, "ood/mnist/elbo/auroc": 0.5, "ood/mnist/elbo/fpr95": 1.0, "test/elbo": "unsupported",
-               "ood/mnist/code_shift": 0.2}  # fmt: skip
+    metrics = {"test/mse": 0.0123456, "ood/mnist/elbo/auroc": 0.5, "ood/mnist/elbo/fpr95": 1.0,
+               "test/elbo": "unsupported", "ood/mnist/code_shift": 0.2}  # fmt: skip
     text = report.lines(metrics)
     assert text[0].split() == ["test/mse", "0.012346"]
     assert text[1].split() == ["test/elbo", "unsupported"]

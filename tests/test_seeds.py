@@ -27,8 +27,8 @@ def test_rows_do_not_depend_on_their_number():
 
 
 def test_seeds_differ():
-    parts = [tuple(s.numpy()) for s in seeds.split((1, 2), 4)] + [tuple(seeds.fold_in((1, 2), i).numpy()) for i in range(4)]
-    assert len(set(parts)) == 8
+    parts = seeds.split((1, 2), 4) + [seeds.fold_in((1, 2), i) for i in range(4)]
+    assert len({tuple(part.numpy()) for part in parts}) == 8
 
 
 def test_permutation():

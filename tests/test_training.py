@@ -203,7 +203,8 @@ def test_best_weights_on_validation_are_kept(tmp_path, monkeypatch):
     losses = iter([5.0, 2.0, 3.0])
     plain = training.Keeper.on_epoch_end
     monkeypatch.setattr(
-        training.Keeper, "on_epoch_end", lambda self, epoch, logs: plain(self, epoch, {**logs, "val_loss": next(losses)})
+        training.Keeper, "on_epoch_end",
+        lambda self, epoch, logs: plain(self, epoch, {**logs, "val_loss": next(losses)}),
     )
     model, position = train("vae", tmp_path)
     assert position.best_epoch == 2 and int(model.step) == 8

@@ -21,7 +21,7 @@ from pae_zoo.models import builder
 tfd = tfp.distributions
 
 # Stream numbers folded into a step's seed, so that no two uses of noise share their bits.
-PREPROCESS, LATENT, AUGMENT, VALIDATION = range(1, 5)
+PREPROCESS, AUGMENT, VALIDATION = range(1, 4)
 
 
 def to_float(x) -> tf.Tensor:
@@ -325,6 +325,11 @@ class Autoencoder(keras.Model):
     def options(cls, hparams, total_steps: int) -> dict[str, Any]:
         """Returns the constructor's arguments that the model's own flags give, by equal names."""
         return {f.name: getattr(hparams, f.name) for f in hp.own_fields(type(hparams))}
+
+    @classmethod
+    def length_matters(cls, hparams) -> bool:
+        """Whether the number of training steps shapes the training, so that a run cannot be made longer."""
+        return hparams.lr_schedule != "constant"
 
     @classmethod
     def from_hparams(cls, hparams, event_shape: tuple[int, ...], total_steps: int) -> "Autoencoder":
