@@ -18,7 +18,7 @@ def lines(metrics: dict[str, Union[float, str]]) -> list[str]:
     if rows:
         found.append(f"  {'out-of-distribution set':26} {'score':16}" + "".join(f"{leaf:>9}" for leaf in LEAVES))
         for (name, score), values in rows.items():
-            found.append(f"  {name:26} {score:16}" + "".join(f"{number(values.get(leaf, '-')):>9}" for leaf in LEAVES))
+            found.append(f"  {name:26} {score:16}" + "".join(f"{_share(values.get(leaf)):>9}" for leaf in LEAVES))
     return found
 
 
@@ -27,6 +27,11 @@ def number(value: Union[float, str, None]) -> str:
     if value is None:
         return "-"
     return value if isinstance(value, str) else f"{value:.5g}"
+
+
+def _share(value: Union[float, str, None]) -> str:
+    """Returns a number between 0 and 1 in four decimals, so that columns line up."""
+    return f"{value:.4f}" if isinstance(value, (int, float)) else number(value)
 
 
 def pictures(paths: Iterable) -> list[str]:

@@ -11,7 +11,7 @@ def test_scores_become_a_table_and_the_rest_lines():
     assert text[1].split() == ["test/elbo", "unsupported"]
     assert text[2].split() == ["ood/mnist/code_shift", "0.2"]
     assert text[3].split()[-4:] == ["auroc", "auprc", "fpr95", "fpr80"]
-    assert text[4].split() == ["mnist", "elbo", "0.5", "-", "1", "-"]
+    assert text[4].split() == ["mnist", "elbo", "0.5000", "-", "1.0000", "-"]
     assert len(text) == 5
 
 
