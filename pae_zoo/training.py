@@ -1,8 +1,6 @@
 """Trains a model in a work directory: Keras' `fit` on compiled blocks of steps, resumable at every block."""
 
-import ctypes
 import dataclasses
-import os
 import signal
 import sys
 import time
@@ -71,23 +69,6 @@ def steps_per_call(model, x: np.ndarray) -> int:
         seconds.append(time.perf_counter() - start)
     # Forward and backward cost about three forward passes.
     return int(np.clip(SECONDS_PER_CALL / (3 * min(seconds)), 1, MOST_STEPS_PER_CALL))
-
-
-def keep_freed_memory() -> None:
-    """Tells the C library to keep freed memory instead of returning it to the system after every product.
-
-    Each matrix product of a compiled step allocates and frees MiB of scratch. glibc unmaps a heap that becomes
-    free, so a step faults the same pages in again: a fifth of the time of a small dense network on two cores.
-    Only glibc is told, and not if an environment variable sets its allocator already.
-    """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
-        mallopt(trim_threshold, 1 << 30)
-        mallopt(top_pad, 64 << 20)  # a thread's heap has 64 MiB; one with less room behind it is kept
-        mallopt(mmap_threshold, 32 << 20)
 
 
 def _floats(x: np.ndarray) -> tf.Tensor:
@@ -232,7 +213,6 @@ def train(model, feed: Feed, hparams, run: Run) -> Position:
     Leaves checkpoints/, metrics.jsonl and tensorboard/, and in the model the weights best on validation.
     Raises Interrupted after SIGINT or SIGTERM (a checkpoint is written), NotFinite for a NaN loss.
     """
-    keep_freed_memory()
     steps = total_steps(hparams, feed.steps_per_epoch)
     epochs = -(-steps // feed.steps_per_epoch)
     model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=hparams.jit_compile)

@@ -6,7 +6,7 @@ set stays on the host and a block holds the data. Both give the same batches in 
 """
 
 import math
-from typing import Callable, Iterator, Optional
+from typing import Callable, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -62,8 +62,11 @@ class Feed:
     def order(self, epoch: int) -> np.ndarray:
         """Returns the row numbers of the epoch's whole batches, shape (steps_per_epoch, batch_size)."""
         with tf.device("CPU"):
-            rows = seeds.permutation(len(self.train), (self.seed, epoch)).numpy()
-        return rows[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)
+            return self._order(epoch).numpy()
+
+    def _order(self, epoch) -> tf.Tensor:
+        rows = seeds.permutation(len(self.train), tf.stack([self.seed, tf.cast(epoch, tf.int32)]))
+        return tf.reshape(rows[: self.steps_per_epoch * self.batch_size], (-1, self.batch_size))
 
     def num_blocks(self, steps: int) -> int:
         """Returns how many blocks hold so many steps."""
@@ -71,15 +74,14 @@ class Feed:
 
     def training(self, epoch: int, first_step: int, steps: int, epochs: int = 1) -> tf.data.Dataset:
         """Returns the blocks of steps [first_step, first_step + steps) of `epochs` epochs from `epoch` on."""
+        # TensorFlow's own operations, not `from_generator`: under Python 3.11 and later that one lowers malloc's
+        # limit for mmap in the whole process, and each step maps and unmaps its scratch memory anew.
+        def blocks_of(number: tf.Tensor) -> tf.data.Dataset:
+            rows = self._order(number)[first_step : first_step + steps]
+            return self._blocks(rows, steps, self.steps_per_call)
 
-        def blocks() -> Iterator[dict]:
-            for number in range(epoch, epoch + epochs):
-                rows = self.order(number)[first_step : first_step + steps]
-                for start in range(0, steps, self.steps_per_call):
-                    yield self._block(rows[start : start + self.steps_per_call], self.train)
-
-        number_of_blocks = epochs * self.num_blocks(steps)
-        return self._dataset(blocks, number_of_blocks, self.train, self.steps_per_call, weighted=False)
+        blocks = tf.data.Dataset.range(epoch, epoch + epochs).flat_map(blocks_of)
+        return self._with_data(blocks, self.train, epochs * self.num_blocks(steps))
 
     def validation(self) -> tf.data.Dataset:
         """Returns blocks over all validation data in order; padding has weight 0."""
@@ -89,15 +91,8 @@ class Feed:
         rows = np.arange(batches * self.batch_size)
         weight = (rows < num).astype(np.float32).reshape(batches, self.batch_size)
         rows = np.minimum(rows, num - 1).reshape(batches, self.batch_size)
-
-        def blocks() -> Iterator[dict]:
-            for start in range(0, batches, length):
-                block = self._block(rows[start : start + length], self.valid, length)
-                padded = np.zeros((length, self.batch_size), np.float32)
-                padded[: block["count"]] = weight[start : start + length]
-                yield {**block, "weight": padded}
-
-        return self._dataset(blocks, math.ceil(batches / length), self.valid, length, weighted=True)
+        blocks = self._blocks(rows, batches, length, {"weight": weight})
+        return self._with_data(blocks, self.valid, math.ceil(batches / length))
 
     def batch(self, block: dict, i) -> tf.Tensor:
         """Returns batch i of a block, (batch_size, *event), in the dtype of the data."""
@@ -105,24 +100,27 @@ class Feed:
             return block["x"][i]
         return tf.gather(self._valid if "weight" in block else self._train, block["rows"][i])
 
-    def _block(self, rows: np.ndarray, x: np.ndarray, length: int = 0) -> dict:
-        """Returns rows (steps, batch_size) as one block, padded to its full length."""
-        count = len(rows)
-        padded = np.zeros((length or self.steps_per_call, self.batch_size), np.int64)
-        padded[:count] = rows
-        if self.resident:
-            return {"rows": padded, "count": np.int32(count)}
-        return {"x": x[padded], "count": np.int32(count)}
+    def _blocks(self, rows, steps: int, length: int, more: Optional[dict] = None) -> tf.data.Dataset:
+        """Cuts rows (steps, batch_size), and arrays of its length in `more`, into blocks padded to `length` steps."""
+        number = math.ceil(steps / length)
+        counts = np.full(number, length, np.int32)
+        counts[-1] = steps - (number - 1) * length
 
-    def _dataset(self, blocks, number: int, x: np.ndarray, length: int, weighted: bool) -> tf.data.Dataset:
-        shape = (length, self.batch_size)
-        signature = {"count": tf.TensorSpec((), tf.int32)}
-        if self.resident:
-            signature["rows"] = tf.TensorSpec(shape, tf.int64)
-        else:
-            signature["x"] = tf.TensorSpec((*shape, *x.shape[1:]), tf.as_dtype(x.dtype))
-        if weighted:
-            signature["weight"] = tf.TensorSpec(shape, tf.float32)
-        found = tf.data.Dataset.from_generator(blocks, output_signature=signature)
+        def cut(array) -> tf.Tensor:
+            padded = tf.pad(array, ((0, number * length - steps), (0, 0)))
+            return tf.reshape(padded, (number, length, self.batch_size))
+
+        columns = {"rows": cut(rows), "count": counts, **{name: cut(array) for name, array in (more or {}).items()}}
+        return tf.data.Dataset.from_tensor_slices(columns)
+
+    def _with_data(self, blocks: tf.data.Dataset, x: np.ndarray, number: int) -> tf.data.Dataset:
+        """Replaces row numbers by data where these do not stay on the device."""
+
+        def fetch(block: dict) -> dict:
+            rows = block.pop("rows")
+            data = tf.numpy_function(lambda numbers: x[numbers], [rows], tf.as_dtype(x.dtype), stateful=False)
+            return {**block, "x": tf.ensure_shape(data, (*rows.shape, *x.shape[1:]))}
+
+        found = blocks if self.resident else blocks.map(fetch)
         # A known length keeps Keras from asking when the data will end.
         return found.apply(tf.data.experimental.assert_cardinality(number)).prefetch(2)
