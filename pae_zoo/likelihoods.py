@@ -156,7 +156,7 @@ class GaussianLearned(_SharedGaussian):
         self.log_variance = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(max(2 * math.log(self.initial_scale), MIN_LOG_VARIANCE)),
-            constraint=_above_floor,
+            constraint=_AboveFloor(),
             name="log_variance",
         )
 
@@ -367,6 +367,13 @@ def _full_precision(output: tf.Tensor) -> tf.Tensor:
 
 def _above_floor(log_variance: tf.Tensor) -> tf.Tensor:
     return tf.maximum(log_variance, tf.cast(MIN_LOG_VARIANCE, log_variance.dtype))
+
+
+class _AboveFloor(keras.constraints.Constraint):
+    """Keeps a log-variance above its floor; a class, since Keras 3.12 takes no function as constraint."""
+
+    def __call__(self, log_variance: tf.Tensor) -> tf.Tensor:
+        return _above_floor(log_variance)
 
 
 def _positive(name: str, value: float) -> float:
