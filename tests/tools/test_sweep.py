@@ -1,0 +1,167 @@
+"""Sweeps: the grid, what is skipped and resumed, the tables, and how failures and signals are told."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import sweep
+import sweep_tables
+
+from pae_zoo.run import Run
+
+
+def test_grid_is_a_product_in_order():
+    points = sweep.parse_grid("model=ae,vae latent_dim=2,8")
+    assert points[1] == (("model", "ae"), ("latent_dim", "8")) and len(points) == 4
+    assert sweep.parse_grid("hidden_units=512,256|64") == [(("hidden_units", "512,256"),), (("hidden_units", "64"),)]
+    assert sweep.parse_grid("") == [()]
+
+
+BAD = [
+    (["--grid", "latent_dim"], "is not name=value"),
+    (["--grid", "latent_dim=2,"], "is not name=value"),
+    (["--grid", "latent_dim=2 latent_dim=3"], "twice"),
+    (["--grid", "latent_dim=2,2"], "twice"),
+    (["--grid", "seed=1,2"], "use --seeds"),
+    (["--seeds", "0,x"], "list of different integers"),
+    (["--seeds", "0,0"], "list of different integers"),
+    (["--grid", "latent_dims=2"], "unknown flag --latent_dims"),
+    (["--grid", "latent_dim=0"], "out of range"),
+    (["--grid", "model=vea"], "vea"),
+    (["--", "--workdir=x"], "use --out"),
+    (["--", "stray"], "unexpected word"),
+    (["--wrong"], "unrecognized"),
+]
+
+
+@pytest.mark.parametrize("argv, message", BAD, ids=[" ".join(argv) for argv, _ in BAD])
+def test_bad_input_is_one_line_and_status_2(argv, message, tmp_path, capsys):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        sweep.main([f"--out={out}", *argv])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and len(error.splitlines()) == 1
+    assert not out.exists()
+
+
+class Launcher:
+    """Stands for the launcher's process: writes what a finished run leaves, or fails."""
+
+    def __init__(self):
+        self.ran, self.failing = [], set()
+
+    def __call__(self, runner, plan):
+        self.ran.append(plan.label)
+        if plan.label in self.failing:
+            return "status 1: no luck"
+        run = Run(plan.workdir)
+        run.write_config(plan.hparams)
+        value = plan.hparams.latent_dim + plan.seed
+        run.merge_metrics({"test/mse": value, "test/note": "unsupported", "train/steps_asked": 1, "time/train_s": 9.0})
+        return ""
+
+
+@pytest.fixture
+def launcher(monkeypatch):
+    found = Launcher()
+    monkeypatch.setattr(sweep.Runner, "run", lambda runner, plan: found(runner, plan))
+    monkeypatch.setattr(sweep.signal, "signal", lambda *args: None)
+    return found
+
+
+def call(out, *more, grid="latent_dim=2,8"):
+    return sweep.main([f"--out={out}", "--grid", grid, "--seeds=0,1,5", *more, "--", "--dataset=digits", "--epochs=5"])
+
+
+def read_csv(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_tables_hold_mean_and_deviation_over_seeds(launcher, tmp_path, capsys):
+    assert call(tmp_path) == 0
+    text = (tmp_path / "table.md").read_text()
+    assert text in capsys.readouterr().out
+    # Values 2, 3, 7: mean 4, variance (4 + 1 + 9) / 2.
+    assert text.splitlines()[2] == "| 2 | 3 | 4 ± 2.6 |"
+    rows = read_csv(tmp_path / "table.csv")
+    assert float(rows[0]["test/mse/std"]) == pytest.approx(7**0.5) and rows[1]["latent_dim"] == "8"
+    runs = read_csv(tmp_path / "runs.csv")
+    assert [row["seed"] for row in runs] == ["0", "1", "5"] * 2 and "time/train_s" not in runs[0]
+
+
+def test_chosen_metrics(launcher, tmp_path, capsys):
+    assert call(tmp_path, "--metrics=time/train_s") == 0
+    assert "| 2 | 3 | 9 ± 0 |" in (tmp_path / "table.md").read_text()
+    assert call(tmp_path, "--metrics=test/mse,test/emu") == 1
+    assert "--metrics=test/emu" in capsys.readouterr().err
+
+
+def test_finished_runs_are_skipped_and_failed_ones_tried_again(launcher, tmp_path, capsys):
+    launcher.failing = {"latent_dim=8 seed=1"}
+    assert call(tmp_path) == 1
+    captured = capsys.readouterr()
+    assert "failed: latent_dim=8 seed=1: status 1" in captured.err and "| 8 | 2 |" in captured.out
+    assert len(launcher.ran) == 6
+    launcher.failing, launcher.ran = set(), []
+    assert call(tmp_path) == 0
+    assert launcher.ran == ["latent_dim=8 seed=1"]
+
+
+def test_a_raised_number_of_epochs_goes_on_and_other_flags_are_refused(launcher, tmp_path, capsys):
+    flags = [f"--out={tmp_path}", "--grid", "latent_dim=2"]
+    assert sweep.main([*flags, "--", "--epochs=5"]) == 0
+    assert sweep.main([*flags, "--", "--epochs=6"]) == 0
+    assert len(launcher.ran) == 2
+    for other in ("--epochs=3", "--batch_size=7"):
+        with pytest.raises(SystemExit) as stop:
+            sweep.main([*flags, "--", other])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and "other flags" in error and len(error.splitlines()) == 1
+
+
+def test_one_run_has_no_deviation():
+    plan = sweep.Plan((("a", "1"),), 0, Path("x"), [], None)
+    metrics, rows = sweep_tables.summarise([plan], {Path("x"): {"m": 2.0}})
+    assert rows == [{"a": "1", "runs": 1, "m/mean": 2.0, "m/std": None}]
+    assert sweep_tables.markdown(metrics, rows).splitlines()[2] == "| 1 | 1 | 2 |"
+
+
+@pytest.fixture
+def handlers():
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+CHILD = "import signal, sys, time\nsignal.signal(15, lambda *a: sys.exit(143))\nprint('up', flush=True)\ntime.sleep(60)"
+
+
+def test_a_signal_reaches_the_child_and_ends_the_sweep(handlers, monkeypatch, tmp_path, capsys):
+    real = subprocess.Popen
+    plan = sweep.Plan((("latent_dim", "2"),), 0, tmp_path / "p" / "0", [], None)
+
+    def popen(command, **kwargs):
+        child = real([sys.executable, "-S", "-c", CHILD], **kwargs)
+        while "up" not in plan.log.read_text():
+            pass
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return child
+
+    monkeypatch.setattr(sweep.subprocess, "Popen", popen)
+    assert sweep._run_all(tmp_path, [plan, plan], set(), []) == 143
+    assert "stopped at latent_dim=2 seed=0" in capsys.readouterr().out
+
+
+def test_real_runs_in_processes_of_their_own(handlers, tmp_path, capsys):
+    flags = ["--smoke", "--nojit_compile", "--tasks=reconstruction", "--checkpoint_seconds=0"]
+    argv = [f"--out={tmp_path}", "--grid", "model=ae", "--metrics=test/mse", "--", *flags]
+    assert sweep.main(argv) == 0, (tmp_path / "model=ae" / "0.log").read_text()
+    assert "1/1" in capsys.readouterr().out
+    assert sweep.main(argv) == 0
+    assert "already finished" in capsys.readouterr().out

@@ -1,0 +1,236 @@
+"""Trains a grid of launcher flags over seeds and tabulates mean and standard deviation of the metrics.
+
+  python tools/sweep.py --grid "model=ae,vae latent_dim=2,8" --seeds=0,1,2 --out=runs/sweep \\
+      -- --dataset=digits --epochs=5
+
+Every point of the grid and seed is one `python -m pae_zoo.main` with its own work directory
+OUT/<point>/<seed>, one after the other. Words after -- go to all of them. Values are separated by commas, or by
+| where a value has commas itself: "hidden_units=512,256|64". The same command again skips finished
+runs, resumes interrupted ones and tries failed ones again. It writes OUT/table.md and OUT/table.csv (a row per
+point) and OUT/runs.csv (a row per run).
+"""
+
+import dataclasses
+import itertools
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+from command import Parser, use_package
+from sweep_tables import metrics_of, write_tables
+
+# `--seeds` and `--out` set these; help would end a run before it begins.
+RESERVED = {
+    "seed": "--seeds",
+    "workdir": "--out",
+    "flagfile": "the words after --",
+    "help": "",
+    "helpfull": "",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One run: its place in the grid, seed, work directory and parsed hyper-parameters."""
+
+    point: tuple[tuple[str, str], ...]
+    seed: int
+    workdir: Path
+    flags: list[str]
+    hparams: Any
+
+    @property
+    def label(self) -> str:
+        return " ".join([*(f"{k}={v}" for k, v in self.point), f"seed={self.seed}"])
+
+    @property
+    def log(self) -> Path:
+        """Beside the work directory, which must hold nothing but the run."""
+        return self.workdir.with_suffix(".log")
+
+
+def parse_grid(text: str) -> list[tuple[tuple[str, str], ...]]:
+    """Returns the points of a grid such as "model=ae,vae latent_dim=2,8"; raises ValueError."""
+    axes: dict[str, list[str]] = {}
+    for word in text.split():
+        name, equals, values = word.partition("=")
+        split = values.split("|" if "|" in values else ",")
+        name = name.lstrip("-")
+        if not equals or not re.fullmatch(r"[a-z_0-9]+", name) or not all(split):
+            raise ValueError(
+                f"--grid: {word!r} is not name=value,value,...; write for example latent_dim=2,8"
+            )
+        if name in axes:
+            raise ValueError(f"--grid names {name} twice; give all its values in one word")
+        if name in RESERVED:
+            instead = f"; use {RESERVED[name]}" if RESERVED[name] else ""
+            raise ValueError(f"--grid cannot set {name}{instead}")
+        if len(set(split)) < len(split):
+            raise ValueError(f"--grid gives {name} a value twice: {values}")
+        axes[name] = split
+    return [tuple(zip(axes, values)) for values in itertools.product(*axes.values())]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Returns the seeds of a flag such as 0,1,2; raises ValueError."""
+    words = text.split(",")
+    if not all(word.isascii() and word.isdigit() for word in words) or len(set(map(int, words))) < len(words):
+        raise ValueError(
+            f"--seeds={text} is not a list of different integers from 0 on; write for example 0,1,2"
+        )
+    return [int(word) for word in words]
+
+
+def make_plans(points, seeds: Sequence[int], out: Path, common: Sequence[str]) -> list[Plan]:
+    """Returns all runs, their flags checked by the launcher's own parser; raises ValueError."""
+    from pae_zoo import launch, models
+
+    common = launch.expand_flagfiles(common)
+    for word in common:
+        name = word.lstrip("-").split("=")[0]
+        if name in RESERVED:
+            raise ValueError(
+                f"--{name} cannot stand after --" + (f"; use {RESERVED[name]}" * bool(RESERVED[name]))
+            )
+    plans = []
+    for point in points:
+        folder = re.sub(r"[^A-Za-z0-9_.,=+-]", "_", "+".join(f"{k}={v}" for k, v in point)) or "all"
+        for seed in seeds:
+            # The grid's flags come last: absl takes the last value.
+            flags = [*common, *(f"--{k}={v}" for k, v in point), f"--seed={seed}"]
+            module = models.find(launch.value_of(flags, "model", "vae"))
+            hparams, _ = launch.parse(module.HParams, flags)
+            plans.append(Plan(point, seed, out / folder / str(seed), flags, hparams))
+    if len({plan.workdir for plan in plans}) < len(plans):
+        raise ValueError(
+            "--grid has points whose folders would have the same name; they differ only in unusual letters"
+        )
+    return plans
+
+
+def is_finished(plan: Plan) -> bool:
+    """Whether the work directory holds this very run, finished; raises ValueError for another run."""
+    from pae_zoo import hparams as hp
+    from pae_zoo.run import Run
+
+    run = Run(plan.workdir)
+    if not run.exists:
+        return False
+    before = run.read_hparams()
+    now = hp.smoke(plan.hparams) if plan.hparams.smoke else plan.hparams
+    changed = hp.differences(before, now)
+    if changed or now.epochs < before.epochs:
+        changed = changed or [f"epochs: {before.epochs} -> {now.epochs} (may only be raised)"]
+        raise ValueError(
+            f"{plan.workdir} holds a run with other flags ({'; '.join(changed)}); choose a new --out"
+        )
+    return before.epochs == now.epochs and "train/steps_asked" in run.read_metrics()
+
+
+class Runner:
+    """Runs the launcher, one child process at a time; signals go to the child, which checkpoints and ends.
+
+    A process per run, not a call of `main` per run: a run that dies of memory or a signal takes nobody
+    with it, dtype policy, device and registered classes of one run do not leak into the next, and each is
+    exactly the command that its log names.
+    """
+
+    def __init__(self) -> None:
+        self.child: Optional[subprocess.Popen] = None
+        self.signum = 0
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._forward)
+
+    def _forward(self, signum, frame) -> None:
+        self.signum = signum
+        if self.child is not None and self.child.poll() is None:
+            self.child.send_signal(signum)
+
+    def run(self, plan: Plan) -> str:
+        """Runs one plan; returns "" or why it failed."""
+        command = [sys.executable, "-m", "pae_zoo.main", *plan.flags, f"--workdir={plan.workdir}"]
+        plan.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(plan.log, "a", encoding="utf-8") as log:
+            log.write(f"$ {' '.join(command)}\n")
+            log.flush()
+            # A session of its own: the terminal's Ctrl-C would otherwise reach the child twice.
+            self.child = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            if self.signum:
+                self.child.send_signal(self.signum)
+            status = self.child.wait()
+        if status == 0:
+            return ""
+        lines = [
+            line
+            for line in plan.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.strip()
+        ]
+        return f"status {status}: {lines[-1].strip()} (log: {plan.log})"
+
+
+def main(argv: list[str]) -> int:
+    own, common = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    parser = Parser(prog="sweep", description=__doc__)
+    parser.add_argument("--grid", default="", help='flags and their values: "model=ae,vae latent_dim=2,8"')
+    parser.add_argument("--seeds", default="0", help="seeds, such as 0,1,2 (default: 0)")
+    parser.add_argument("--out", required=True, help="folder of all runs and of the tables")
+    parser.add_argument(
+        "--metrics", default="", help="metrics of the table, such as test/mse,test/elbo (default: test/*)"
+    )
+    args = parser.parse_args(own)
+    chosen = [name for name in args.metrics.split(",") if name]
+    out = Path(args.out)
+    try:
+        points, seeds = parse_grid(args.grid), parse_seeds(args.seeds)
+        use_package()
+        plans = make_plans(points, seeds, out, common)
+        finished = {plan.workdir for plan in plans if is_finished(plan)}
+    except ValueError as error:  # pae_zoo's UserError is one
+        parser.error(str(error).rstrip("."))
+    return _run_all(out, plans, finished, chosen)
+
+
+def _run_all(out: Path, plans: list[Plan], finished: set[Path], chosen: Sequence[str]) -> int:
+    runner, failures, values = Runner(), {}, {}
+    for number, plan in enumerate(plans, 1):
+        start = time.monotonic()
+        failure = "" if plan.workdir in finished else runner.run(plan)
+        if runner.signum:
+            print(f"stopped at {plan.label}; start the same command again to go on", flush=True)
+            return 128 + runner.signum
+        if failure:
+            failures[plan.label] = failure
+            print(f"[{number}/{len(plans)}] {plan.label}: FAILED", flush=True)
+            continue
+        values[plan.workdir] = found = metrics_of(plan, chosen)
+        took = "already finished" if plan.workdir in finished else f"{time.monotonic() - start:.1f} s"
+        shown = "  ".join(f"{name} {value:.6g}" for name, value in list(found.items())[:3])
+        print(f"[{number}/{len(plans)}] {plan.label}: {took}  {shown}", flush=True)
+    if values:
+        print(
+            f"\n{write_tables(out, plans, values)}\nmean ± standard deviation over seeds (n - 1) -> "
+            f"{out}/table.md, table.csv, runs.csv",
+            flush=True,
+        )
+    for name in chosen:
+        if values and not any(name in found for found in values.values()):
+            failures[f"--metrics={name}"] = (
+                "no run has this metric; metrics.json in a work directory shows their names"
+            )
+    for label, failure in failures.items():
+        print(f"sweep: failed: {label}: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
