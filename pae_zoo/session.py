@@ -62,8 +62,8 @@ def finish(session: Session) -> int:
         return 0
     print(f"pae_zoo {hparams.model} on {session.dataset.name} {session.dataset.event_shape}: "
           f"{len(session.dataset.train.x)} training data, {session.model.count_params():,} weights, device "
-          f"{session.device}, XLA {'on' if hparams.jit_compile else 'off'}, seed {hparams.seed}, "
-          f"{steps} steps -> {run.workdir}", flush=True)
+          f"{session.device}, XLA {'on' if training.uses_xla(session.model, hparams) else 'off'}, "
+          f"seed {hparams.seed}, {steps} steps -> {run.workdir}", flush=True)
     if not run.has_checkpoint:
         session.model.adapt(session.dataset.train.x)
         if hparams.init_workdir:

@@ -75,6 +75,16 @@ def _floats(x: np.ndarray) -> tf.Tensor:
     return tf.convert_to_tensor(x.astype(np.float32) / 255.0 if x.dtype == np.uint8 else x)
 
 
+def uses_xla(model, hparams) -> bool:
+    """Whether the training step is compiled with XLA: as --jit_compile says, but no convolutions on a CPU.
+
+    XLA's CPU compiler brings convolutions into the form of its fast kernels at the top of a program alone, not in
+    the body of the loop over steps, where the gradient of a kernel is 20 to 40 times slower than that of TensorFlow.
+    """
+    convolutional = any(len(weight.shape) == 4 for weight in model.trainable_weights)
+    return hparams.jit_compile and not (convolutional and not tf.config.list_logical_devices("GPU"))
+
+
 class Keeper(keras.callbacks.Callback):
     """Keeps the run: history, best weights, checkpoints, early stopping, signals, losses that are not finite."""
 
@@ -215,7 +225,7 @@ def train(model, feed: Feed, hparams, run: Run) -> Position:
     """
     steps = total_steps(hparams, feed.steps_per_epoch)
     epochs = -(-steps // feed.steps_per_epoch)
-    model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=hparams.jit_compile)
+    model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=uses_xla(model, hparams))
     position = checkpoint.restore(run, model)
     keeper = Keeper(run, feed, position, hparams)
     keeper.set_model(model)

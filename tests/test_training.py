@@ -1,5 +1,6 @@
 """Training in a work directory: order of data, equality with plain fit, resume, signals, losses that are not finite."""
 
+import dataclasses
 import json
 import signal
 
@@ -269,3 +270,17 @@ def test_history_holds_train_and_validation(tmp_path):
 
 def test_steps_per_call_is_chosen_from_the_time_of_a_step():
     assert 1 <= training.steps_per_call(build("vae"), images(16)) <= training.MOST_STEPS_PER_CALL
+
+
+# ---- XLA -------------------------------------------------------------------------------------------------
+
+
+def test_xla_is_off_for_convolutions_on_a_cpu(monkeypatch):
+    dense, conv = build("ae"), build("ae", encoder="conv", decoder="conv", num_filters=2)
+    params = hparams("ae")
+    assert training.uses_xla(dense, params)
+    assert not training.uses_xla(dense, dataclasses.replace(params, jit_compile=False))
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
+    assert not training.uses_xla(conv, params)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a GPU"])
+    assert training.uses_xla(conv, params)
