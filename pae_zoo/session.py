@@ -60,10 +60,12 @@ def finish(session: Session) -> int:
         print(f"{run.workdir} is finished: nothing to do. To train longer raise --epochs; to evaluate more: "
               f"python -m pae_zoo.evaluate --workdir={run.workdir} --tasks=...")
         return 0
+    xla = "on" if training.uses_xla(session.model, hparams) else "off"
+    if hparams.jit_compile and xla == "off":
+        xla = "off (convolutional steps are far slower with XLA on a CPU)"
     print(f"pae_zoo {hparams.model} on {session.dataset.name} {session.dataset.event_shape}: "
           f"{len(session.dataset.train.x)} training data, {session.model.count_params():,} weights, device "
-          f"{session.device}, XLA {'on' if training.uses_xla(session.model, hparams) else 'off'}, "
-          f"seed {hparams.seed}, {steps} steps -> {run.workdir}", flush=True)
+          f"{session.device}, XLA {xla}, seed {hparams.seed}, {steps} steps -> {run.workdir}", flush=True)
     if not run.has_checkpoint:
         session.model.adapt(session.dataset.train.x)
         if hparams.init_workdir:

@@ -57,12 +57,12 @@ def arrays(baton: Baton, argv: list[str], steps: int) -> None:
     baton.repeat(epoch)
 
 
-def hand(baton: Baton, network: Network, data: str, batch_size: int, steps: int, update: bool = True) -> None:
-    """One XLA program per epoch without Keras; see `_loops.HandLoop`."""
+def hand(baton: Baton, network: Network, data: str, batch_size: int, steps: int, **options: bool) -> None:
+    """One program per epoch without Keras; see `_loops.HandLoop`."""
     from benchmarks._loops import HandLoop
 
     x = np.load(data)
-    _loop(baton, HandLoop(network, x, update), len(x), batch_size, steps)
+    _loop(baton, HandLoop(network, x, **options), len(x), batch_size, steps)
 
 
 def torch(baton: Baton, network: Network, data: str, batch_size: int, steps: int, **adam) -> None:

@@ -42,10 +42,10 @@ class HandLoop:
     """TensorFlow without Keras: all steps of an epoch in one XLA program over data on the device.
 
     Weights and Adam's moments are loop variables. With `update=False` the gradients are only summed, which
-    tells what Adam costs.
+    tells what Adam costs; `xla=False` leaves the program to TensorFlow's own runtime.
     """
 
-    def __init__(self, network: Network, x: np.ndarray, update: bool = True):
+    def __init__(self, network: Network, x: np.ndarray, update: bool = True, xla: bool = True):
         import tensorflow as tf
 
         self.network, self.update = network, update
@@ -55,7 +55,7 @@ class HandLoop:
         self.first = [tf.zeros_like(weight) for weight in self.weights]
         self.second = [tf.zeros_like(weight) for weight in self.weights]
         self.steps = tf.constant(0.0)
-        self._epoch = tf.function(self._steps, jit_compile=True)
+        self._epoch = tf.function(self._steps, jit_compile=xla)
 
     def __call__(self, rows: np.ndarray) -> float:
         """Takes one step per row of `rows`, (steps, batch_size), row numbers; returns the mean loss."""

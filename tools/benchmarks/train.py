@@ -31,7 +31,8 @@ FLAGS = {
     # 10 steps an epoch: a step takes some fifty times as long.
     "conv": [*MODEL, "--encoder=conv", "--decoder=conv", "--num_train=1280", "--validation_fraction=0.01"],
 }
-FIT, HAND, GRADIENTS = "launcher's fit", "(a) hand-written XLA epoch", "(a) without Adam"
+FIT, HAND, PLAIN = "launcher's fit", "(a) hand-written XLA epoch", "hand-written epoch, no XLA"
+GRADIENTS = "hand-written, without Adam"
 TORCH, FOREACH, FUSED = "(b) PyTorch, default Adam", "PyTorch, foreach Adam", "PyTorch, fused Adam"
 KEPT = "PyTorch, default Adam, malloc keeps memory"
 ARRAYS, OWN, CUBE = "model.fit(array)", "matrix products of a step", "matrix product 1024^3"
@@ -138,11 +139,14 @@ def training(case: str, argv: list[str], folder: str, rounds: int) -> Cases:
 def _field(case: str, argv: list[str], network: Network, data: str, steps: int) -> list[Contender]:
     shared: dict[str, Any] = dict(network=network, data=data, batch_size=BATCH_SIZE)
     loop = dict(shared, steps=steps)
-    found = [
-        Contender(FIT, _contenders.fit, dict(argv=argv)),
-        Contender(HAND, _contenders.hand, loop),
-        Contender(GRADIENTS, _contenders.hand, dict(loop, update=False)),
-    ]
+    found = [Contender(FIT, _contenders.fit, dict(argv=argv))]
+    if case == "mlp":
+        found.append(Contender(HAND, _contenders.hand, loop))
+    else:
+        # XLA's convolutions in a loop on a CPU: seconds a step.
+        found.append(Contender(HAND, _contenders.hand, dict(shared, steps=1)))
+        found.append(Contender(PLAIN, _contenders.hand, dict(loop, xla=False)))
+    found.append(Contender(GRADIENTS, _contenders.hand, dict(loop, update=False, xla=case == "mlp")))
     if importlib.util.find_spec("torch"):
         # A quarter of an epoch: PyTorch waits in a spinning loop, which takes very long on a busy machine.
         slow = dict(shared, steps=max(1, steps // 4))
@@ -177,6 +181,7 @@ def _ratios(turns: dict[str, list[dict[str, float]]], flops: int) -> dict[str, f
     found = {}
     named = {
         HAND: "hand",
+        PLAIN: "hand_no_xla",
         TORCH: "torch",
         FOREACH: "torch_foreach",
         FUSED: "torch_fused",
@@ -224,7 +229,8 @@ def _judge(case: str, ratios: dict[str, float]) -> None:
 def _parts(turns: dict[str, list[dict[str, float]]]) -> dict[str, float]:
     """Returns differences of medians: what each layer of work adds to a step of fit, in ms."""
     fit = {name: median(turns[FIT], name) for name in ("ms", "calls_ms", "validation_ms")}
-    hand, gradients = median(turns[HAND], "ms"), median(turns[GRADIENTS], "ms")
+    # Without XLA where fit goes without it.
+    hand, gradients = (median(turns[name], "ms") for name in (PLAIN if PLAIN in turns else HAND, GRADIENTS))
     own = {"matrix products, at their own shapes": median(turns[OWN], "ms")} if OWN in turns else {}
     rest = gradients - sum(own.values())
     return {
