@@ -33,8 +33,8 @@ def prepare(hparams, module) -> Session:
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = launch.load_dataset(hparams)
     if hparams.augment and len(dataset.event_shape) != 3:
-        raise UserError(f"--augment={','.join(hparams.augment)} is for images; {hparams.dataset} holds vectors of shape "
-                        f"{dataset.event_shape}. Leave it out.")
+        raise UserError(f"--augment={','.join(hparams.augment)} is for images; {hparams.dataset} holds vectors of "
+                        f"shape {dataset.event_shape}. Leave it out.")
     batch_size = _batch_size(hparams, dataset)
     augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
     steps = training.total_steps(hparams, len(dataset.train.x) // batch_size)
@@ -122,7 +122,7 @@ def _check_same(run: Run, hparams, model_class) -> None:
     if hparams.epochs < before.epochs:
         changed.append(f"epochs: {before.epochs} -> {hparams.epochs} (may only be raised)")
     if hparams.epochs > before.epochs and not hparams.max_steps and model_class.length_matters(hparams):
-        changed.append(f"epochs: {before.epochs} -> {hparams.epochs} (this schedule or objective depends on the length)")
+        changed.append(f"epochs: {before.epochs} -> {hparams.epochs} (the schedule or objective depends on the length)")
     if changed:
         raise UserError(f"{run.workdir} holds a run with other hyper-parameters: {'; '.join(changed)}. Choose a new "
                         "--workdir, or repeat the old flags (flags.cfg there) to resume it.")

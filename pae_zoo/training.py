@@ -76,13 +76,8 @@ def _floats(x: np.ndarray) -> tf.Tensor:
 
 
 def uses_xla(model, hparams) -> bool:
-    """Whether the training step is compiled with XLA: as --jit_compile says, but no convolutions on a CPU.
-
-    XLA's CPU compiler brings convolutions into the form of its fast kernels at the top of a program alone, not in
-    the body of the loop over steps, where the gradient of a kernel is 20 to 40 times slower than that of TensorFlow.
-    """
-    convolutional = any(len(weight.shape) == 4 for weight in model.trainable_weights)
-    return hparams.jit_compile and not (convolutional and not tf.config.list_logical_devices("GPU"))
+    """Whether the training step is compiled with XLA: as --jit_compile says, where it pays."""
+    return hparams.jit_compile and model.xla_pays
 
 
 class Keeper(keras.callbacks.Callback):

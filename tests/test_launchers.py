@@ -123,7 +123,8 @@ def test_another_hyper_parameter_is_refused_with_the_difference(finished, capsys
 
 
 def test_a_run_whose_schedule_depends_on_the_length_cannot_be_made_longer(tmp_path, capsys):
-    flags = ["--model=ae", "--num_train=64", "--nojit_compile", "--hidden_units=4", f"--workdir={tmp_path}", "--epochs=1"]
+    flags = ["--model=ae", "--num_train=64", "--nojit_compile", "--hidden_units=4", "--epochs=1"]
+    flags.append(f"--workdir={tmp_path}")
     assert call(*flags, "--lr_schedule=cosine", "--batch_size=32") == 0
     capsys.readouterr()
     line = refused(capsys, *flags, "--lr_schedule=cosine", "--batch_size=32", "--epochs=2")

@@ -108,7 +108,7 @@ class Context:
         if fn not in self._compiled:
             # TensorFlow warns when the same code is traced anew, as it must be for each of many runs; it tells
             # functions apart by their code, and partial objects by themselves.
-            jit = bool(self.hparams.jit_compile)
+            jit = bool(self.hparams.jit_compile) and getattr(self.model, "xla_pays", True)
             self._compiled[fn] = tf.function(functools.partial(fn), jit_compile=jit, autograph=False)
         return self._compiled[fn]
 

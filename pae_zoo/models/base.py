@@ -232,6 +232,16 @@ class Autoencoder(keras.Model):
         """Steps after which the objective no longer changes; losses before it do not compare with later ones."""
         return self.scale_annealing_steps
 
+    @property
+    def xla_pays(self) -> bool:
+        """Whether XLA makes this model's compiled loops faster: not convolutions on a CPU.
+
+        XLA's CPU compiler brings convolutions into the form of its fast kernels at the top of a program alone, not
+        in the body of a loop, where they are many times slower than TensorFlow's.
+        """
+        convolutional = any(len(weight.shape) == 4 for weight in self.trainable_weights)
+        return not convolutional or bool(tf.config.list_logical_devices("GPU"))
+
     # ---- training ----------------------------------------------------------------------------------
 
     @property
