@@ -19,7 +19,7 @@ from pae_zoo.run import Run
 
 # One call of the compiled step should not keep a signal or the progress bar waiting longer than this.
 SECONDS_PER_CALL = 2.0
-MOST_STEPS_PER_CALL = 64
+MOST_STEPS_PER_CALL = 128
 
 
 class Interrupted(Exception):
@@ -61,14 +61,20 @@ def make_optimizer(hparams, steps: int) -> keras.optimizers.Optimizer:
 
 def steps_per_call(model, x: np.ndarray) -> int:
     """Returns how many steps one compiled call should take, from the time of a few forward passes on x."""
-    batch, seconds = _floats(x), []
-    # The first pass makes kernels, and a busy machine makes any one pass slow: the shortest of a few counts.
+    # A pass over one datum costs what starting its operations one by one costs, which a compiled step saves.
+    full, one = _pass_seconds(model, _floats(x)), _pass_seconds(model, _floats(x[:1]))
+    # Forward and backward cost about three forward passes.
+    return int(np.clip(SECONDS_PER_CALL / (3 * max(full - one, full / 20)), 1, MOST_STEPS_PER_CALL))
+
+
+def _pass_seconds(model, batch: tf.Tensor) -> float:
+    """Returns the seconds of a forward pass: the shortest of a few, since the first makes kernels."""
+    seconds: list[float] = []
     while len(seconds) < 4 and sum(seconds) < SECONDS_PER_CALL:
         start = time.perf_counter()
         model.objective(batch, (0, 0), training=False)
         seconds.append(time.perf_counter() - start)
-    # Forward and backward cost about three forward passes.
-    return int(np.clip(SECONDS_PER_CALL / (3 * min(seconds)), 1, MOST_STEPS_PER_CALL))
+    return min(seconds)
 
 
 def _floats(x: np.ndarray) -> tf.Tensor:
