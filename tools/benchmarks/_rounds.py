@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import resource
 import statistics
 import tempfile
 import time
@@ -38,19 +39,24 @@ class Baton:
         """Waits for a turn and starts the clocks; raises Finished when there are no more turns."""
         if not self._wait():
             raise Finished
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
+        self.wall, self.cpu, self.faults = time.perf_counter(), time.process_time(), _faults()
 
     def stop(self, steps: int, less: tuple[float, float] = (0.0, 0.0), **notes: float) -> None:
         """Ends a turn of `steps` steps; `less` are wall and processor seconds in it that do not count."""
         wall = time.perf_counter() - self.wall - less[0]
         cpu = time.process_time() - self.cpu - less[1]
-        self._report({"ms": 1e3 * wall / steps, "cpu_ms": 1e3 * cpu / steps, **notes})
+        faults = (_faults() - self.faults) / steps
+        self._report({"ms": 1e3 * wall / steps, "cpu_ms": 1e3 * cpu / steps, "page_faults": faults, **notes})
 
     def repeat(self, work: Callable[[], int]) -> None:
         """Calls work() -> steps once per turn, until there are no more."""
         while True:
             self.start()
             self.stop(work())
+
+
+def _faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 @dataclasses.dataclass(frozen=True)
