@@ -36,7 +36,8 @@ def check_equal(model, x, loop, arrays):
     trained = _network.describe(model)
     wanted = [array for layer in trained.layers for array in layer.arrays]
     for found, array in zip(arrays(), wanted, strict=True):
-        np.testing.assert_allclose(found, array, atol=1e-4)  # a tenth of a step of Adam
+        # Adam turns the rounding of a gradient near zero into a good part of a step of 1e-3, in a single weight.
+        assert np.mean(np.abs(found - array)) < 5e-5 and np.max(np.abs(found - array)) < 2e-3
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
