@@ -44,15 +44,15 @@ class Likelihood(keras.layers.Layer):
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
         """Returns the distribution over y, a tfd.Independent."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
         """Returns the mean of y, shape (..., batch, *event)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
 
     def variance(self, output: tf.Tensor) -> tf.Tensor:
         """Returns the variance of every value of y, shape (..., batch, *event)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
 
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
         """Returns log p(y|z) in nats, shape (..., batch).
@@ -60,7 +60,7 @@ class Likelihood(keras.layers.Layer):
         `scale` overrides the standard deviation of `gaussian`, `gaussian_learned` and `gaussian_pixel` for
         this call: a scalar, or anything that broadcasts to one datum. Raises ValueError where there is none.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
 
     def adapt(self, y: np.ndarray) -> None:
         """Sets what the model can learn from training data y before training: here nothing."""
@@ -90,7 +90,7 @@ class _SharedGaussian(Likelihood):
 
     def sigma(self, dtype: tf.DType = tf.float32) -> tf.Tensor:
         """Returns the standard deviation, a scalar or one per value of a datum."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
         output = _full_precision(output)
