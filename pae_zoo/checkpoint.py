@@ -57,7 +57,7 @@ def assign(variables, arrays: list[np.ndarray], what: str) -> None:
 def save(run: Run, model: keras.Model, position: Position) -> None:
     """Writes checkpoints/last.npz: model, optimizer, position."""
     if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+        model.optimizer.build(model.trained_variables)
     arrays = arrays_of([*state(model), *model.optimizer.variables])
     run.save_arrays("last", arrays, dataclasses.asdict(position))
 
@@ -68,6 +68,6 @@ def restore(run: Run, model: keras.Model) -> Position:
     if found is None:
         return Position()
     arrays, note = found
-    model.optimizer.build(model.trainable_variables)
+    model.optimizer.build(model.trained_variables)
     assign([*state(model), *model.optimizer.variables], arrays, "checkpoints/last.npz")
     return Position(**note)

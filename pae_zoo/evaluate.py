@@ -12,15 +12,11 @@ from pae_zoo.session import default_tasks
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags:
+class Flags(hp.EvaluationFlags):
     """Flags of the evaluation; those left out take the run's own values."""
 
     workdir: str = hp.option("", "Work directory of a finished run.")
     workdirs: tuple[str, ...] = hp.option((), "Several work directories, or patterns such as 'runs/vae_*'.")
-    tasks: tuple[str, ...] = hp.option((), "Tasks to run (empty: the run's own, or all the default ones).")
-    ood_datasets: tuple[str, ...] = hp.option(
-        (), "Sets for the task ood, in the grammar of --dataset, plus constant, noise, hflip, vflip.")
-    importance_samples: int = hp.option(100, "Samples per datum of the importance-sampled likelihood.", low=1)
     data_dir: str = hp.option("", "Folder that holds data sets as files.")
     download: bool = hp.option(True, "Whether tensorflow-datasets may download a set not found on disk.")
     seed: int = hp.option(0, "Chooses the noise of the evaluation.", low=0, high=2**31 - 1)

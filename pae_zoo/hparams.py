@@ -15,7 +15,7 @@ from pae_zoo.errors import UserError
 
 
 def option(default: Any, help: str, *, low=None, above=None, high=None, choices=None, group="",
-           operational=False) -> Any:
+           operational=False, smoke=None) -> Any:
     """Declares one hyper-parameter of a dataclass.
 
     Args:
@@ -24,9 +24,10 @@ def option(default: Any, help: str, *, low=None, above=None, high=None, choices=
       low, high: inclusive bounds; above: exclusive lower bound; choices: the allowed words.
       group: heading under which `--helpfull` lists it.
       operational: True for what does not change the result, so that a resumed run may change it.
+      smoke: the most that --smoke leaves of a number, or of each number of a tuple; None: all of it.
     """
     metadata = dict(help=help, low=low, above=above, high=high, choices=choices, group=group,
-                    operational=operational)
+                    operational=operational, smoke=smoke)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -39,7 +40,20 @@ SCHEDULES = ("constant", "cosine", "step", "exponential")
 
 
 @dataclasses.dataclass(frozen=True)
-class SharedHParams:
+class EvaluationFlags:
+    """The flags of the evaluation tasks, which the training command and `pae_zoo.evaluate` share."""
+
+    tasks: tuple[str, ...] = option((), "Evaluation tasks; empty: reconstruction, and likelihood where the model "
+                                    "offers it.", group=EVALUATION)
+    ood_datasets: tuple[str, ...] = option(
+        (), "Sets for the task ood, in the grammar of --dataset, plus constant, noise, hflip, vflip (empty: these "
+        "four).", group=EVALUATION)
+    importance_samples: int = option(100, "Samples per datum of the importance-sampled likelihood.", low=1,
+                                     group=EVALUATION, smoke=8)
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedHParams(EvaluationFlags):
     """The flags that every model has."""
 
     model: str = option("vae", "Model to train: the name of a module of pae_zoo/models.", group=RUN)
@@ -53,7 +67,7 @@ class SharedHParams:
     jit_compile: bool = option(True, "Compile the training step with XLA (never convolutional ones on a CPU, where "
                                "that is slower).", group=RUN)
     steps_per_call: int = option(0, "Most training steps in one compiled call (0: about two seconds' worth).",
-                                 low=0, high=100_000, group=RUN, operational=True)
+                                 low=0, high=100_000, group=RUN, operational=True, smoke=4)
     resident_memory: int = option(2048, "MiB of data kept on the device; a larger set streams in the same order.",
                                   low=0, group=RUN, operational=True)
     checkpoint_seconds: float = option(60.0, "Least seconds between two checkpoints; the last is always written.",
@@ -67,7 +81,7 @@ class SharedHParams:
     download: bool = option(True, "Whether tensorflow-datasets may download a set not found on disk.",
                             group=DATA, operational=True)
     classes: tuple[int, ...] = option((), "Keep only data of these labels, such as 0,5,7.", group=DATA)
-    num_train: int = option(0, "Keep only so many training data (0: all).", low=0, group=DATA)
+    num_train: int = option(0, "Keep only so many training data (0: all).", low=0, group=DATA, smoke=256)
     image_size: int = option(0, "Resize images to this many pixels a side (0: as they are).", low=0, group=DATA)
     crop: str = option("", "Crop images first: 'height,width' centred, or 'top,left,height,width'.", group=DATA)
     grey: bool = option(False, "Turn colour images to grey.", group=DATA)
@@ -85,21 +99,21 @@ class SharedHParams:
     encoder: str = option("mlp", "Kind of the encoder network.", group=NETWORK)
     decoder: str = option("mlp", "Kind of the decoder network.", group=NETWORK)
     hidden_units: tuple[int, ...] = option((512, 256), "Widths of dense hidden layers, from the data inwards.",
-                                           group=NETWORK)
+                                           group=NETWORK, smoke=32)
     activation: str = option("relu", "Activation of hidden layers, a Keras name.", group=NETWORK)
-    num_filters: int = option(32, "conv: filters of the first layer.", low=1, group=NETWORK)
+    num_filters: int = option(32, "conv: filters of the first layer.", low=1, group=NETWORK, smoke=4)
     num_levels: int = option(0, "conv: halvings of the image side (0: 3 from 64 pixels on, else 2).",
                              choices=(0, 2, 3), group=NETWORK)
     conv_bias: bool = option(False, "conv: biases in the layers that a normalisation follows.", group=NETWORK)
     spectral_norm: bool = option(True, "infogan: divide the encoder's kernels by their spectral norm.", group=NETWORK)
-    dense_size: int = option(256, "resnet_fc: width.", low=1, group=NETWORK)
+    dense_size: int = option(256, "resnet_fc: width.", low=1, group=NETWORK, smoke=16)
     num_layers: int = option(4, "resnet_fc: residual blocks.", low=1, group=NETWORK)
-    base_dim: int = option(16, "resnet_conv: channels at full resolution.", low=1, group=NETWORK)
+    base_dim: int = option(16, "resnet_conv: channels at full resolution.", low=1, group=NETWORK, smoke=4)
     kernel_size: int = option(3, "resnet_conv: side of the kernels.", low=1, group=NETWORK)
     num_scale: int = option(4, "resnet_conv: scales of the encoder.", low=1, group=NETWORK)
     block_per_scale: int = option(1, "resnet_conv: residual blocks at each scale.", low=1, group=NETWORK)
     depth_per_block: int = option(2, "resnet_conv: layers in a residual block.", low=1, group=NETWORK)
-    fc_dim: int = option(512, "resnet_conv: width of the encoder's dense block.", low=1, group=NETWORK)
+    fc_dim: int = option(512, "resnet_conv: width of the encoder's dense block.", low=1, group=NETWORK, smoke=16)
     batch_norm: str = option("affine", "Batch normalisation of infogan, conv and resnet_conv: affine (as published), "
                              "batch or none.", choices=("affine", "batch", "none"), group=NETWORK)
     dropout_rate: float = option(0.0, "Dropout of the networks that have it.", low=0.0, high=0.95, group=NETWORK)
@@ -113,9 +127,9 @@ class SharedHParams:
     scale: float = option(0.1, "Observation std of gaussian and gaussian_pixel (the latter's is measured on "
                           "validation data after training).", above=0.0, group=NETWORK)
 
-    epochs: int = option(50, "Passes over the training data.", low=1, group=TRAINING, operational=True)
+    epochs: int = option(50, "Passes over the training data.", low=1, group=TRAINING, operational=True, smoke=2)
     max_steps: int = option(0, "Training steps in all; overrides --epochs (0: off).", low=0, group=TRAINING)
-    batch_size: int = option(128, "Data per training step.", low=1, group=TRAINING)
+    batch_size: int = option(128, "Data per training step.", low=1, group=TRAINING, smoke=32)
     optimizer: str = option("adam", "Optimizer of Keras.", choices=OPTIMIZERS, group=TRAINING)
     adam_epsilon: float = option(1e-7, "Epsilon of Adam.", above=0.0, group=TRAINING)
     learning_rate: float = option(1e-3, "Initial learning rate.", above=0.0, group=TRAINING)
@@ -125,14 +139,6 @@ class SharedHParams:
     clip_norm: float = option(0.0, "Largest global norm of the gradient (0: off).", low=0.0, group=TRAINING)
     patience: int = option(0, "Stop after so many epochs without a better validation loss (0: off).", low=0,
                            group=TRAINING)
-
-    tasks: tuple[str, ...] = option((), "Evaluations after training; empty: reconstruction, and likelihood where "
-                                    "the model offers it.", group=EVALUATION)
-    ood_datasets: tuple[str, ...] = option(
-        (), "Sets for the task ood, in the grammar of --dataset, plus constant, noise, hflip, vflip (empty: these "
-        "four).", group=EVALUATION)
-    importance_samples: int = option(100, "Samples per datum of the importance-sampled likelihood.", low=1,
-                                     group=EVALUATION)
 
 
 def own_fields(cls) -> list[dataclasses.Field]:
@@ -274,12 +280,15 @@ def differences(old, new) -> list[str]:
 
 
 def smoke(hparams):
-    """Returns `hparams` shrunk to a run of seconds; what was set below these limits stays."""
-    limits = dict(num_train=256, epochs=2, batch_size=32, importance_samples=8, num_filters=4, steps_per_call=4,
-                  dense_size=16, base_dim=4, fc_dim=16)
-    # 0 means "all" or "automatic" for some of them.
-    changed = {name: min(getattr(hparams, name) or limit, limit) for name, limit in limits.items()}
-    changed["hidden_units"] = tuple(min(width, 32) for width in hparams.hidden_units)
+    """Returns `hparams` shrunk to a run of seconds; what was set below the fields' smoke limits stays."""
+    changed = {}
+    for field in dataclasses.fields(hparams):
+        limit, value = field.metadata["smoke"], getattr(hparams, field.name)
+        if limit is None:
+            continue
+        # 0 means "all" or "automatic" for some of them.
+        small = tuple(min(width, limit) for width in value) if isinstance(value, tuple) else min(value or limit, limit)
+        changed[field.name] = small
     if hparams.max_steps:
         changed["max_steps"] = min(hparams.max_steps, 16)
     return dataclasses.replace(hparams, **changed)

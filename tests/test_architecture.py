@@ -18,8 +18,11 @@ ALLOWED = {
     "data": {"errors", "seeds"},
     "networks": {"errors", "seeds"},
     "likelihoods": {"errors", "distributions"},
-    "models": {"errors", "seeds", "hparams", "data", "networks", "likelihoods", "distributions"},
-    "evaluation": {"errors", "seeds", "data", "plotting"},
+    "trainable": {"errors", "seeds"},
+    "flows": {"errors", "seeds", "distributions", "trainable"},
+    "inference": {"errors", "seeds"},
+    "models": {"errors", "seeds", "hparams", "data", "networks", "likelihoods", "distributions", "trainable", "flows"},
+    "evaluation": {"errors", "seeds", "data", "plotting", "inference"},
 }
 
 

@@ -78,8 +78,8 @@ def test_gradient_reaches_every_trainable_weight(name):
     x = tf.constant(images(64))
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(model.objective(x, (1, 2), training=True)["loss"])
-    gradients = tape.gradient(loss, model.trainable_variables)
-    missing = [v.path for v, g in zip(model.trainable_variables, gradients) if g is None or not np.any(g)]
+    gradients = tape.gradient(loss, model.trained_variables)
+    missing = [v.path for v, g in zip(model.trained_variables, gradients) if g is None or not np.any(g)]
     assert not missing
 
 

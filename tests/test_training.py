@@ -104,7 +104,7 @@ def test_plain_fit_equals_the_fast_path(name, tmp_path):
     order = np.concatenate([feed.order(0), feed.order(1)])
     batches = tf.data.Dataset.from_tensor_slices(feed.train[order])  # one element is one batch
     found = plain.fit(batches, validation_data=(feed.valid,), validation_batch_size=16, shuffle=False, verbose=0)
-    for mine, theirs in zip(plain.trainable_variables, fast.trainable_variables):
+    for mine, theirs in zip(plain.trained_variables, fast.trained_variables):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.history["val_loss"][-1], history(tmp_path)[-1]["valid/loss"], rtol=1e-5)
 
@@ -114,7 +114,7 @@ def test_xla_and_graph_train_alike(tmp_path):
     params = hparams("vae", workdir=str(tmp_path / "xla"), epochs=1)
     compiled = build("vae")
     training.train(compiled, make_feed(), params, Run(tmp_path / "xla"))
-    for mine, theirs in zip(graph.trainable_variables, compiled.trainable_variables):
+    for mine, theirs in zip(graph.trained_variables, compiled.trained_variables):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=2e-5)
 
 

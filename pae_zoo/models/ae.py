@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
 from pae_zoo import hparams as hp
-from pae_zoo import likelihoods, seeds
+from pae_zoo import likelihoods, seeds, trainable
 from pae_zoo.errors import UserError
 from pae_zoo.models import base
 from pae_zoo.models.posteriors import standard_normal_log_prob
@@ -84,7 +84,7 @@ class AE(base.Autoencoder):
         return self.encoder_outputs(self.preprocess(x)[0])[0]
 
     def objective(self, x, seed, training):
-        y, _ = self.preprocess(x, seeds.fold_in(seed, base.PREPROCESS) if training else None)
+        y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
         z, _ = self.encoder_outputs(y, training)
         outputs = self.decoder_outputs(z, training)
         mean = self.likelihood.mean(outputs)

@@ -4,7 +4,6 @@ x is data as the data set gives it (images: pixels in [0, 1], or uint8), y = pre
 networks and the likelihood see. Every public method takes and returns x; only `decode` speaks y.
 """
 
-import contextlib
 from typing import Any, Optional
 
 import keras
@@ -13,26 +12,16 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from pae_zoo import hparams as hp
-from pae_zoo import likelihoods, networks, seeds
+from pae_zoo import likelihoods, networks, seeds, trainable
 from pae_zoo.data import preprocessing as preprocessing_lib
 from pae_zoo.errors import UserError
 from pae_zoo.models import builder
+from pae_zoo.trainable import to_float
 
 tfd = tfp.distributions
 
-# Stream numbers folded into a step's seed, so that no two uses of noise share their bits.
-PREPROCESS, AUGMENT, VALIDATION = range(1, 4)
 
-
-def to_float(x) -> tf.Tensor:
-    """Returns x as floats: uint8 is divided by 255, anything else is cast to float32."""
-    x = tf.convert_to_tensor(x)
-    if x.dtype == tf.uint8:
-        return tf.cast(x, tf.float32) / 255.0
-    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
-
-
-class Autoencoder(keras.Model):
+class Autoencoder(trainable.Trainable):
     """Encoder, decoder and observation model p(y|z), with training shared by all models of the zoo.
 
     Args:
@@ -49,8 +38,6 @@ class Autoencoder(keras.Model):
     Raises UserError, a ValueError, when encoder, decoder and likelihood do not fit together.
     """
 
-    #: per-datum terms that `objective` returns besides "loss", tracked as metrics
-    tracked: tuple[str, ...] = ()
     #: whether the encoder may give K instead of 2 K outputs
     deterministic_encoder = False
 
@@ -65,7 +52,7 @@ class Autoencoder(keras.Model):
         seed: int = 0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(seed=seed, **kwargs)
         factor = likelihoods.channels_factor(likelihood)
         self.event_shape, self.latent_dim = networks.check_pair(
             encoder, decoder, channels_factor=factor, deterministic=self.deterministic_encoder
@@ -86,23 +73,9 @@ class Autoencoder(keras.Model):
                 f"scale); received {type(self.likelihood).__name__}. Set it to 0 or change the likelihood."
             )
         self.scale_annealing_steps = int(scale_annealing_steps)
-        self.seed = int(seed)
-        self.seed_generator = keras.random.SeedGenerator(self.seed)
-        self.step = self.add_weight(
-            name="step", shape=(), dtype="int64", initializer="zeros", trainable=False
-        )
-        self.adapted = self.add_weight(
-            name="adapted", shape=(), dtype="int32", initializer="zeros", trainable=False
-        )
-        self._trackers = {n: keras.metrics.Mean(name=n) for n in ("loss", *self.tracked)}
-        self._feed = None
         self.built = True
 
     # ---- what each model defines -----------------------------------------------------------------
-
-    def objective(self, x: tf.Tensor, seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
-        """Returns per-datum terms of shape (batch,), in nats: "loss" (minimised) and `self.tracked`."""
-        raise NotImplementedError(f"{type(self).__name__} defines no objective.")
 
     def encode(self, x, seed=None) -> tfd.Distribution:
         """Returns the distribution of the latent of x (batch, *event): event shape (latent_dim,)."""
@@ -187,15 +160,15 @@ class Autoencoder(keras.Model):
 
     def sample_latent(self, num, seed) -> tf.Tensor:
         """Draws `num` latents that `decode` takes, shape (num, latent_dim)."""
-        return self.prior().sample(num, seed=seed)
+        return self.latent_from_base(self.prior().sample(num, seed=seed))
+
+    def latent_from_base(self, u: tf.Tensor) -> tf.Tensor:
+        """Maps points u (..., K) of the space of `prior()` to latents z that `decode` takes; here they are the same."""
+        return u
 
     def log_likelihood(self, x, num_samples: int, seed=None) -> tf.Tensor:
         """Returns the importance-sampled log p(x), nats, shape (batch,), with the model's own proposal."""
         return self.importance_estimate(x, num_samples, seed).log_likelihood
-
-    def next_seed(self, seed=None) -> tf.Tensor:
-        """Returns `seed` as a tensor, or a fresh seed of this model's generator when it is None."""
-        return seeds.as_seed(self.seed_generator.next() if seed is None else seed)
 
     def adapt(self, x: np.ndarray) -> None:
         """Sets data statistics from training data x: preprocessing, then the likelihood's initial scale."""
@@ -205,7 +178,7 @@ class Autoencoder(keras.Model):
             [self.preprocess(x[rows[i : i + 1000]])[0].numpy() for i in range(0, len(rows), 1000)]
         )
         self.likelihood.adapt(y)
-        self.adapted.assign(1)
+        super().adapt(x)
 
     def measure(self, x: np.ndarray, batch_size: int = 500) -> None:
         """Measures what is known only after training, on held-out x: the std of "gaussian_pixel"."""
@@ -229,105 +202,7 @@ class Autoencoder(keras.Model):
 
     @property
     def schedule_steps(self) -> int:
-        """Steps after which the objective no longer changes; losses before it do not compare with later ones."""
         return self.scale_annealing_steps
-
-    @property
-    def xla_pays(self) -> bool:
-        """Whether XLA makes this model's compiled loops faster: not convolutions on a CPU.
-
-        XLA's CPU compiler brings convolutions into the form of its fast kernels at the top of a program alone, not
-        in the body of a loop, where they are many times slower than TensorFlow's.
-        """
-        convolutional = any(len(weight.shape) == 4 for weight in self.trainable_weights)
-        return not convolutional or bool(tf.config.list_logical_devices("GPU"))
-
-    # ---- training ----------------------------------------------------------------------------------
-
-    @property
-    def metrics(self):
-        # Keras' own tracker of "loss" is replaced by ours: it would hide the value and log 0.0.
-        return list(self._trackers.values())
-
-    def compile(self, optimizer="adam", jit_compile=True, **kwargs) -> None:
-        """Keras' compile; the objective is the model's own, so `loss` and `metrics` are refused."""
-        for name in ("loss", "metrics", "weighted_metrics"):
-            if kwargs.get(name):
-                raise UserError(
-                    f"{type(self).__name__} has its own objective and metrics {sorted(self._trackers)}; "
-                    f"received {name}={kwargs[name]!r}. Leave it out, or override `objective`."
-                )
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-
-    def fit(self, x=None, *args, **kwargs):
-        """Keras' fit; arrays and data sets of x, targets are ignored. Calls `adapt` first if nobody did."""
-        if not int(keras.ops.convert_to_numpy(self.adapted)):
-            self.adapt(_first_examples(x))
-        return super().fit(x, *args, **kwargs)
-
-    @contextlib.contextmanager
-    def feeding(self, feed):
-        """Inside, `fit` takes the blocks of batches that a `pae_zoo.data.pipelines.Feed` describes."""
-        self._feed = feed
-        self.train_function = self.test_function = None
-        try:
-            yield self
-        finally:
-            self._feed = None
-            self.train_function = self.test_function = None
-
-    def step_seed(self) -> tf.Tensor:
-        """Returns the seed (base, t) of training step t, shape (2,), int32."""
-        return tf.stack([tf.constant(self.seed & 0x7FFFFFFF, tf.int32), tf.cast(self.step, tf.int32)])
-
-    def update(self, x: tf.Tensor, sample_weight=None) -> tf.Tensor:
-        """Takes one optimizer step on the batch x and returns its loss, a scalar."""
-        seed = self.step_seed()
-        with tf.GradientTape() as tape:
-            terms = self.objective(x, seed, training=True)
-            loss = _weighted_mean(terms["loss"], sample_weight)
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            scaled = self.optimizer.scale_loss(loss / replicas)
-        variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self.step.assign_add(1)
-        self._track(terms, sample_weight)
-        return loss
-
-    def train_step(self, data):
-        if self._feed is None:
-            x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-            self.update(to_float(x), sample_weight)
-            return {m.name: m.result() for m in self.metrics}
-
-        def body(i, finite):
-            x = to_float(self._feed.batch(data, i))
-            if self._feed.augment is not None:
-                x = self._feed.augment(x, seeds.fold_in(self.step_seed(), AUGMENT))
-            return i + 1, tf.math.is_finite(self.update(x))
-
-        # A loss that is not finite ends the loop, so that `step` tells which step it was.
-        tf.while_loop(lambda i, finite: (i < data["count"]) & finite, body, (0, True))
-        return {m.name: m.result() for m in self.metrics}
-
-    def test_step(self, data):
-        seed = seeds.fold_in((self.seed & 0x7FFFFFFF, 0), VALIDATION)
-        if self._feed is None:
-            x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-            self._track(self.objective(to_float(x), seed, training=False), sample_weight)
-            return {m.name: m.result() for m in self.metrics}
-
-        def body(i):
-            x = to_float(self._feed.batch(data, i))
-            self._track(self.objective(x, seed, training=False), data["weight"][i])
-            return (i + 1,)
-
-        tf.while_loop(lambda i: i < data["count"], body, (0,))
-        return {m.name: m.result() for m in self.metrics}
-
-    def _track(self, terms: dict[str, tf.Tensor], sample_weight) -> None:
-        for name, tracker in self._trackers.items():
-            tracker.update_state(terms[name], sample_weight=sample_weight)
 
     # ---- building from flags -----------------------------------------------------------------------
 
@@ -375,40 +250,9 @@ class Autoencoder(keras.Model):
         config.update(scale_annealing_steps=self.scale_annealing_steps, seed=self.seed, name=self.name)
         return config
 
-    def get_compile_config(self) -> Optional[dict[str, Any]]:
-        if not self.compiled:
-            return None
-        optimizer = keras.saving.serialize_keras_object(self.optimizer)
-        return {"optimizer": optimizer, "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly}
-
-    def compile_from_config(self, config) -> None:
-        self.compile(**{**config, "optimizer": keras.saving.deserialize_keras_object(config["optimizer"])})
-        self.optimizer.build(self.trainable_variables)
-
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         for name in ("encoder", "decoder", "likelihood", "preprocessing"):
             config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
         return cls(**config)
-
-
-def _weighted_mean(values: tf.Tensor, weight) -> tf.Tensor:
-    if weight is None:
-        return tf.reduce_mean(values)
-    weight = tf.cast(weight, values.dtype)
-    return tf.math.divide_no_nan(tf.reduce_sum(values * weight), tf.reduce_sum(weight))
-
-
-def _first_examples(x, num: int = 10_000) -> np.ndarray:
-    """Returns an array whole, or the first `num` examples of a data set of batches, for `adapt`."""
-    if not isinstance(x, tf.data.Dataset) and hasattr(x, "shape"):
-        return np.asarray(x)
-    batches, count = [], 0
-    for batch in x:
-        batch = batch[0] if isinstance(batch, (tuple, list)) else batch
-        batches.append(np.asarray(batch))
-        count += len(batches[-1])
-        if count >= num:
-            break
-    return np.concatenate(batches)
