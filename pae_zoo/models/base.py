@@ -166,6 +166,10 @@ class Autoencoder(trainable.Trainable):
         """Maps points u (..., K) of the space of `prior()` to latents z that `decode` takes; here they are the same."""
         return u
 
+    def base_from_latent(self, z: tf.Tensor) -> tf.Tensor:
+        """Maps latents z (..., K) back to the space of `prior()`: the inverse of `latent_from_base`."""
+        return z
+
     def log_likelihood(self, x, num_samples: int, seed=None) -> tf.Tensor:
         """Returns the importance-sampled log p(x), nats, shape (batch,), with the model's own proposal."""
         return self.importance_estimate(x, num_samples, seed).log_likelihood
