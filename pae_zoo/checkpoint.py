@@ -69,5 +69,5 @@ def restore(run: Run, model: keras.Model) -> Position:
         return Position()
     arrays, note = found
     model.optimizer.build(model.trained_variables)
-    assign([*state(model), *model.optimizer.variables], arrays, "checkpoints/last.npz")
+    assign([*state(model), *model.optimizer.variables], arrays, run.arrays_path("last"))
     return Position(**note)

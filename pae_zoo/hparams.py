@@ -4,14 +4,13 @@ A model's module defines `HParams(SharedHParams)` with its own fields; nothing e
 """
 
 import dataclasses
-import difflib
 import math
 import typing
 from typing import Any, Optional, Sequence
 
 from absl import flags
 
-from pae_zoo.errors import UserError
+from pae_zoo.errors import UserError, suggestion
 
 
 def option(default: Any, help: str, *, low=None, above=None, high=None, choices=None, group="",
@@ -141,6 +140,12 @@ class SharedHParams(EvaluationFlags):
                            group=TRAINING)
 
 
+def with_default(name: str, default: Any) -> Any:
+    """Declares the shared hyper-parameter `name` anew, with another default for one model."""
+    field = next(f for f in dataclasses.fields(SharedHParams) if f.name == name)
+    return dataclasses.field(default=default, metadata=field.metadata)
+
+
 def own_fields(cls) -> list[dataclasses.Field]:
     """Returns the fields that a model's HParams adds to the shared ones."""
     shared = {f.name for f in dataclasses.fields(SharedHParams)}
@@ -232,12 +237,6 @@ def allowed_range(field: dataclasses.Field) -> str:
     if rule["high"] is not None:
         parts.append(f"at most {rule['high']}")
     return "allowed: " + " and ".join(parts) if parts else ""
-
-
-def suggestion(word: str, known: Sequence[str]) -> str:
-    """Returns '; did you mean X?' when a known word is close to `word`, else ''."""
-    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def to_config(hparams) -> dict[str, Any]:

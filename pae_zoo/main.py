@@ -5,7 +5,7 @@ import sys
 
 from pae_zoo import data, evaluation, launch, models, networks
 from pae_zoo import hparams as hp
-from pae_zoo.session import finish, prepare
+from pae_zoo.session import finish, inherit, prepare
 
 
 def help_page(argv: list[str]) -> str:
@@ -30,7 +30,8 @@ def main(argv: list[str]) -> int:
         print(help_page(argv))
         return 0
     module = models.find(launch.value_of(argv, "model", "vae"))
-    hparams, _ = launch.parse(module.HParams, argv)
+    hparams, given = launch.parse(module.HParams, argv)
+    hparams = inherit(hparams, module.MODEL, given)
     if hparams.smoke:
         hparams = hp.smoke(hparams)
     hparams = dataclasses.replace(hparams, workdir=hparams.workdir or default_workdir(hparams))

@@ -24,10 +24,16 @@ class Run:
 
     Files: config.json, flags.cfg, metrics.jsonl, metrics.json, model.keras, checkpoints/, tensorboard/,
     figures/. Every write goes to a temporary neighbour first and is then renamed.
+
+    Args:
+      workdir: path of the folder.
+      stage: name of a later stage of training, whose history and checkpoints are files of their own:
+        metrics_<stage>.jsonl, checkpoints/<stage>_last.npz; empty: the first stage.
     """
 
-    def __init__(self, workdir):
+    def __init__(self, workdir, stage: str = ""):
         self.workdir = Path(workdir)
+        self.stage = stage
         if self.workdir.exists() and not self.workdir.is_dir():
             raise UserError(f"--workdir={workdir} is a file; give the path of a folder.")
 
@@ -37,7 +43,7 @@ class Run:
 
     @property
     def tensorboard(self) -> Path:
-        return self.workdir / "tensorboard"
+        return self.workdir / "tensorboard" / self.stage
 
     @property
     def model_path(self) -> Path:
@@ -49,7 +55,20 @@ class Run:
 
     @property
     def has_checkpoint(self) -> bool:
-        return (self.workdir / "checkpoints" / "last.npz").exists()
+        return (self.workdir / self.arrays_path("last")).exists()
+
+    @property
+    def label(self) -> str:
+        """What a line about a later stage starts with: 'flow: ', or nothing."""
+        return f"{self.stage}: " if self.stage else ""
+
+    @property
+    def history_path(self) -> str:
+        return f"metrics_{self.stage}.jsonl" if self.stage else "metrics.jsonl"
+
+    def arrays_path(self, name: str) -> str:
+        """Returns the relative path of the file of `save_arrays(name, ...)`."""
+        return f"checkpoints/{self.stage}_{name}.npz" if self.stage else f"checkpoints/{name}.npz"
 
     # ---- writing -----------------------------------------------------------------------------------
 
@@ -122,11 +141,11 @@ class Run:
 
     def write_history(self, lines: list[dict]) -> None:
         """Writes metrics.jsonl: one line per epoch."""
-        self.write_text("metrics.jsonl", "".join(json.dumps(_plain(line)) + "\n" for line in lines))
+        self.write_text(self.history_path, "".join(json.dumps(_plain(line)) + "\n" for line in lines))
 
     def read_history(self) -> list[dict]:
         """Returns the lines of metrics.jsonl, [] if there are none yet."""
-        path = self.workdir / "metrics.jsonl"
+        path = self.workdir / self.history_path
         if not path.exists():
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -151,11 +170,11 @@ class Run:
             with open(path, "wb") as file:
                 np.savez(file, meta=np.frombuffer(json.dumps(_plain(meta)).encode(), np.uint8), **named)
 
-        self.save(f"checkpoints/{name}.npz", write)
+        self.save(self.arrays_path(name), write)
 
     def load_arrays(self, name: str) -> Optional[tuple[list[np.ndarray], dict]]:
         """Returns (arrays, note) of checkpoints/<name>.npz, None if there is no such file."""
-        path = self.workdir / "checkpoints" / f"{name}.npz"
+        path = self.workdir / self.arrays_path(name)
         if not path.exists():
             return None
         try:

@@ -2,14 +2,19 @@
 
 import dataclasses
 import time
+from collections.abc import Collection
 from typing import Any
 
 from pae_zoo import data, evaluation, launch, report, training
 from pae_zoo import hparams as hp
+from pae_zoo.checkpoint import Position
 from pae_zoo.data.pipelines import Feed
 from pae_zoo.errors import UserError
-from pae_zoo.models.base import Autoencoder
+from pae_zoo.models.base import Autoencoder, Stage
 from pae_zoo.run import Run
+
+# Shared training flags belong to the first stage; a later one starts from these and its own settings.
+NEUTRAL = dict(max_steps=0, optimizer="adam", lr_schedule="constant", weight_decay=0.0, clip_norm=0.0, patience=0)
 
 
 @dataclasses.dataclass
@@ -35,20 +40,25 @@ def prepare(hparams, module) -> Session:
     if hparams.augment and len(dataset.event_shape) != 3:
         raise UserError(f"--augment={','.join(hparams.augment)} is for images; {hparams.dataset} holds vectors of "
                         f"shape {dataset.event_shape}. Leave it out.")
-    batch_size = _batch_size(hparams, dataset)
     augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
-    steps = training.total_steps(hparams, len(dataset.train.x) // batch_size)
+    steps = training.total_steps(hparams, len(dataset.train.x) // _batch_size(hparams, len(dataset.train.x)))
     model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
-    feed = Feed(
-        dataset.train.x,
-        dataset.valid.x,
-        batch_size,
-        seed=hparams.seed,
-        steps_per_call=hparams.steps_per_call or training.steps_per_call(model, dataset.train.x[:batch_size]),
-        resident_bytes=hparams.resident_memory << 20,
-        augment=augment,
-    )
+    feed = _feed(model, dataset.train.x, dataset.valid.x, hparams, augment)
     return Session(hparams, run, dataset, model, feed, device)
+
+
+def inherit(hparams, model_class, given: Collection[str]):
+    """Returns `hparams` with the data and network flags that a run of --init_workdir passes on, where not `given`."""
+    if not hparams.init_workdir:
+        return hparams
+    return hp.check(model_class.inherit(hparams, Run(hparams.init_workdir).read_hparams(), given))
+
+
+def _feed(model, train, valid, hparams, augment=None) -> Feed:
+    batch_size = _batch_size(hparams, len(train), say=True)
+    steps_per_call = hparams.steps_per_call or training.steps_per_call(model, train[:batch_size])
+    return Feed(train, valid, batch_size, seed=hparams.seed, steps_per_call=steps_per_call,
+                resident_bytes=hparams.resident_memory << 20, augment=augment)
 
 
 def finish(session: Session) -> int:
@@ -71,11 +81,10 @@ def finish(session: Session) -> int:
         if hparams.init_workdir:
             session.model.initialise_from(Run(hparams.init_workdir).load_model())
     run.write_config(hparams)
-    position = training.train(session.model, feed, hparams, run)
-    if position.stopped_early:
-        print(f"stopped early after epoch {position.epoch}: no better validation loss for {hparams.patience} epochs",
-              flush=True)
+    position = training.train(session.model, feed, first_stage(session), run)
+    _tell_early_stop(position, hparams, run)
     session.model.measure(session.dataset.valid.x)
+    later = [_train_stage(session, stage) for stage in session.model.later_stages(hparams)]
     run.save("model.keras", session.model.save)
     start = time.monotonic()
     context = evaluation.Context(session.model, session.dataset, hparams, run, seed=hparams.seed)
@@ -88,16 +97,54 @@ def finish(session: Session) -> int:
         "train/best_epoch": position.best_epoch or position.epoch,
         "train/num_weights": session.model.count_params(),
         "time/train_s": round(position.seconds, 2),
+        **{key: value for found in later for key, value in found.items()},
         "time/evaluate_s": round(time.monotonic() - start, 2),
     })
     tell(run)
     return 0
 
 
+def first_stage(session: Session):
+    """Returns the hyper-parameters of the first stage of training: no step where another run takes its place."""
+    if not type(session.model).skips_first_stage(session.hparams):
+        return session.hparams
+    return dataclasses.replace(session.hparams, epochs=0, max_steps=0, lr_schedule="constant")
+
+
+def _train_stage(session: Session, stage: Stage) -> dict[str, Any]:
+    """Trains a later stage, from its own checkpoint if there is one; returns what metrics.json says of it."""
+    hparams = dataclasses.replace(session.hparams, **{**NEUTRAL, **stage.settings})
+    run = Run(session.run.workdir, stage=stage.name)
+    train, valid = stage.inputs(session.dataset.train.x), stage.inputs(session.dataset.valid.x)
+    feed = _feed(stage.part, train, valid, hparams)
+    print(f"{run.label}{len(train)} training data of shape {train.shape[1:]}, {stage.part.count_params():,} weights, "
+          f"{training.total_steps(hparams, feed.steps_per_epoch)} steps", flush=True)
+    if not run.has_checkpoint:
+        stage.part.adapt(train)
+    position = training.train(stage.part, feed, hparams, run)
+    _tell_early_stop(position, hparams, run)
+    best = [line for line in run.read_history() if line["epoch"] == (position.best_epoch or position.epoch)]
+    means = {key: value for line in best for key, value in line.items() if "/" in key}
+    return {
+        f"{stage.name}/steps": position.steps,
+        f"{stage.name}/epochs": position.epoch,
+        f"{stage.name}/best_epoch": position.best_epoch or position.epoch,
+        **{f"{stage.name}/{key.replace('/', '_')}": value for key, value in means.items()},
+        f"time/{stage.name}_s": round(position.seconds, 2),
+    }
+
+
+def _tell_early_stop(position: Position, hparams, run: Run) -> None:
+    if position.stopped_early:
+        print(f"{run.label}stopped early after epoch {position.epoch}: no better validation loss for "
+              f"{hparams.patience} epochs", flush=True)
+
+
 def default_tasks(model) -> tuple[str, ...]:
     """Returns the tasks that follow a training: reconstruction, and likelihood where the model offers it."""
     offered = type(model).importance_estimate is not Autoencoder.importance_estimate
-    return ("reconstruction", "likelihood") if offered else ("reconstruction",)
+    own = type(model).default_tasks
+    return ("reconstruction", "likelihood", *own) if offered else ("reconstruction", *own)
 
 
 def tell(run: Run) -> None:
@@ -128,9 +175,10 @@ def _check_same(run: Run, hparams, model_class) -> None:
                         "--workdir, or repeat the old flags (flags.cfg there) to resume it.")
 
 
-def _batch_size(hparams, dataset) -> int:
-    """Returns --batch_size, shrunk to the number of training data with a word about it."""
-    if len(dataset.train.x) >= hparams.batch_size:
+def _batch_size(hparams, num_data: int, say: bool = False) -> int:
+    """Returns --batch_size, shrunk to the number of training data, on demand with a word about it."""
+    if num_data >= hparams.batch_size:
         return hparams.batch_size
-    print(f"only {len(dataset.train.x)} training data: --batch_size={hparams.batch_size} shrinks to that", flush=True)
-    return len(dataset.train.x)
+    if say:
+        print(f"only {num_data} training data: --batch_size={hparams.batch_size} shrinks to that", flush=True)
+    return num_data

@@ -1,6 +1,7 @@
 """What trains step by step: one objective, seeded steps, compiled blocks of steps, Keras' entry points."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, Optional
 
 import keras
@@ -179,15 +180,21 @@ def _weighted_mean(values: tf.Tensor, weight) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(values * weight), tf.reduce_sum(weight))
 
 
+def batches_of(x) -> Iterator[np.ndarray]:
+    """Yields what Keras' fit takes as x: an array whole, or the batches of a data set, without their targets."""
+    if not isinstance(x, tf.data.Dataset) and hasattr(x, "shape"):
+        yield np.asarray(x)
+        return
+    for batch in x:
+        yield np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
 def _first_examples(x, num: int = 10_000) -> np.ndarray:
     """Returns an array whole, or the first `num` examples of a data set of batches, for `adapt`."""
-    if not isinstance(x, tf.data.Dataset) and hasattr(x, "shape"):
-        return np.asarray(x)
     batches, count = [], 0
-    for batch in x:
-        batch = batch[0] if isinstance(batch, (tuple, list)) else batch
-        batches.append(np.asarray(batch))
-        count += len(batches[-1])
+    for batch in batches_of(x):
+        batches.append(batch)
+        count += len(batch)
         if count >= num:
             break
     return np.concatenate(batches)

@@ -106,7 +106,7 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
         if self.pending_metrics is not None:  # a resumed epoch goes on with the means it had
-            checkpoint.assign(self._metric_variables(), self.pending_metrics, "checkpoints/last.npz")
+            checkpoint.assign(self._metric_variables(), self.pending_metrics, self.run.arrays_path("last"))
             self.pending_metrics = None
 
     def on_train_batch_end(self, batch, logs=None):
@@ -168,7 +168,7 @@ class Keeper(keras.callbacks.Callback):
     def restore_best(self) -> None:
         """Loads the weights that were best on validation into the model; keeps the last ones if none were."""
         if self.best is not None and self.position.best_value is not None:
-            checkpoint.assign(checkpoint.state(self.model), self.best[0], "checkpoints/best.npz")
+            checkpoint.assign(checkpoint.state(self.model), self.best[0], self.run.arrays_path("best"))
 
     def _metric_variables(self):
         return [v for metric in self.model.metrics for v in metric.variables]
@@ -182,11 +182,11 @@ class Keeper(keras.callbacks.Callback):
         in_epoch = self.position.step_in_epoch + steps - self.position.steps
         rows = self.feed.order(self.epoch)[in_epoch - 1]
         x = self.feed.train[rows].astype(np.float64)
-        kept = self.run.workdir / "checkpoints" / "last.npz"
+        kept = self.run.workdir / self.run.arrays_path("last")
         saved = f"the last good checkpoint is {kept}" if kept.exists() else "no checkpoint had been written yet"
         return (
-            f"the loss is not finite at step {steps} (epoch {self.epoch + 1}, batch {in_epoch}); that batch has "
-            f"min {x.min():.4g}, max {x.max():.4g}, mean {x.mean():.4g}, std {x.std():.4g}; "
+            f"{self.run.label}the loss is not finite at step {steps} (epoch {self.epoch + 1}, batch {in_epoch}); that "
+            f"batch has min {x.min():.4g}, max {x.max():.4g}, mean {x.mean():.4g}, std {x.std():.4g}; "
             f"{saved}. Lower --learning_rate, set --clip_norm, or look at the data; use a new --workdir."
         )
 
@@ -194,12 +194,13 @@ class Keeper(keras.callbacks.Callback):
 class Progress(keras.callbacks.Callback):
     """One progress bar over the whole training, with time left; without a terminal, a line per epoch."""
 
-    def __init__(self, steps: int, position: Position, epochs: int):
+    def __init__(self, steps: int, position: Position, epochs: int, label: str = ""):
         super().__init__()
         self.steps, self.position, self.epochs = steps, position, epochs
+        self.label = label
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(total=steps, initial=position.steps, unit="step", disable=not self.terminal,
-                        dynamic_ncols=True, desc="training")
+                        dynamic_ncols=True, desc=f"{self.label}training")
         self.printed = 0.0
 
     def on_train_batch_end(self, batch, logs=None):
@@ -208,10 +209,11 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         text = f"loss {float(logs['loss']):.5g}, valid {float(logs['val_loss']):.5g}"
-        self.bar.set_description_str(f"epoch {epoch + 1}/{self.epochs}, valid {float(logs['val_loss']):.5g}")
+        epoch_text = f"{self.label}epoch {epoch + 1}/{self.epochs}"
+        self.bar.set_description_str(f"{epoch_text}, valid {float(logs['val_loss']):.5g}")
         last = epoch + 1 == self.epochs or self.model.stop_training
         if not self.terminal and (last or time.monotonic() - self.printed > 10):
-            print(f"epoch {epoch + 1}/{self.epochs}: {text}", flush=True)
+            print(f"{epoch_text}: {text}", flush=True)
             self.printed = time.monotonic()
 
     def close(self) -> None:
@@ -232,8 +234,8 @@ def train(model, feed: Feed, hparams, run: Run) -> Position:
     keeper.set_model(model)
     keeper.resume_metrics()
     if not position.fresh:
-        print(f"resuming after epoch {position.epoch}, step {position.steps} of {steps}", flush=True)
-    progress = Progress(steps, position, epochs)
+        print(f"{run.label}resuming after epoch {position.epoch}, step {position.steps} of {steps}", flush=True)
+    progress = Progress(steps, position, epochs, run.label)
     board = keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False)
     previous = _watch_signals(keeper)
     validation = feed.validation()

@@ -15,6 +15,9 @@ from pae_zoo.models.posteriors import standard_normal_log_prob
 
 tfd = tfp.distributions
 
+# Stream of a step's seed that the noise on the codes is drawn from; trainable.py has the others.
+CODE_NOISE = 11
+
 
 @dataclasses.dataclass(frozen=True)
 class HParams(hp.SharedHParams):
@@ -29,6 +32,10 @@ class HParams(hp.SharedHParams):
     scale_annealing_steps: int = hp.option(
         0, "Steps over which the constant observation std falls from 1 to --scale (0: constant).", low=0
     )
+    code_noise: float = hp.option(
+        0.0, "Std of Gaussian noise added to the codes in training (1: the beta0-VAE, a VAE without KL term and with "
+        "posterior std 1).", low=0.0
+    )
 
 
 @register_keras_serializable("pae_zoo")
@@ -42,18 +49,20 @@ class AE(base.Autoencoder):
     Args beyond `Autoencoder`:
       objective_type: "plain" or "hybrid".
       hybrid_steps: training steps in all, for "hybrid".
+      code_noise: std of Gaussian noise on the codes in training.
     """
 
     deterministic_encoder = True
     tracked = ("nll", "mse")
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", objective_type="plain",
-                 hybrid_steps: int = 0, **kwargs):
+                 hybrid_steps: int = 0, code_noise: float = 0.0, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         if objective_type not in ("plain", "hybrid"):
             raise UserError(f"objective_type is 'plain' or 'hybrid'; received {objective_type!r}.")
         self.objective_type = objective_type
         self.hybrid_steps = int(hybrid_steps)
+        self.code_noise = float(code_noise)
         if objective_type == "hybrid":
             if not isinstance(self.likelihood, likelihoods.GaussianPixel) or self.hybrid_steps < 2:
                 raise UserError(
@@ -86,6 +95,8 @@ class AE(base.Autoencoder):
     def objective(self, x, seed, training):
         y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
         z, _ = self.encoder_outputs(y, training)
+        if training and self.code_noise:
+            z += self.code_noise * seeds.normal(tf.shape(z), seeds.fold_in(seed, CODE_NOISE))
         outputs = self.decoder_outputs(z, training)
         mean = self.likelihood.mean(outputs)
         log_prob = self.likelihood.log_prob(outputs, y, scale=self.scale_now())
@@ -126,6 +137,7 @@ class AE(base.Autoencoder):
             **super().get_config(),
             "objective_type": self.objective_type,
             "hybrid_steps": self.hybrid_steps,
+            "code_noise": self.code_noise,
         }
 
 

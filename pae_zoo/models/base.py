@@ -4,7 +4,8 @@ x is data as the data set gives it (images: pixels in [0, 1], or uint8), y = pre
 networks and the likelihood see. Every public method takes and returns x; only `decode` speaks y.
 """
 
-from typing import Any, Optional
+import dataclasses
+from typing import Any, Callable, NamedTuple, Optional
 
 import keras
 import numpy as np
@@ -19,6 +20,22 @@ from pae_zoo.models import builder
 from pae_zoo.trainable import to_float
 
 tfd = tfp.distributions
+
+
+class Stage(NamedTuple):
+    """A stage of training that follows the first: a part of the model on its own data.
+
+    Args:
+      name: a word, of which the stage's files are named.
+      part: what is trained.
+      inputs: maps data x (n, *event) to the stage's own training data.
+      settings: the training flags that differ in this stage, such as {"epochs": 10}.
+    """
+
+    name: str
+    part: trainable.Trainable
+    inputs: Callable[[np.ndarray], np.ndarray]
+    settings: dict[str, Any]
 
 
 class Autoencoder(trainable.Trainable):
@@ -38,6 +55,10 @@ class Autoencoder(trainable.Trainable):
     Raises UserError, a ValueError, when encoder, decoder and likelihood do not fit together.
     """
 
+    #: what the constructor is given as Keras objects
+    parts: tuple[str, ...] = ("encoder", "decoder", "likelihood", "preprocessing")
+    #: evaluation tasks that follow a training beside reconstruction and, where offered, likelihood
+    default_tasks: tuple[str, ...] = ()
     #: whether the encoder may give K instead of 2 K outputs
     deterministic_encoder = False
 
@@ -84,6 +105,10 @@ class Autoencoder(trainable.Trainable):
     def prior(self) -> tfd.Distribution:
         """Returns the distribution that decoding starts from, event shape (latent_dim,)."""
         raise NotImplementedError(f"{type(self).__name__} has no density over its latent space.")
+
+    def log_prob_latent(self, z) -> tf.Tensor:
+        """Returns the log density that the model gives to latents z (..., K), nats, shape (...)."""
+        return self.prior().log_prob(tf.convert_to_tensor(z))
 
     def elbo(self, x, seed=None) -> tf.Tensor:
         """Returns a lower bound of log p(x) in nats per datum, shape (batch,), a density of x."""
@@ -229,9 +254,28 @@ class Autoencoder(trainable.Trainable):
             seed=hparams.seed, name=hparams.model, **cls.options(hparams, total_steps),
         )
 
+    @classmethod
+    def inherit(cls, hparams, before, given):
+        """Returns `hparams` with data and network flags of the run to start from, `before`, but for those `given`."""
+        names = {f.name for f in dataclasses.fields(hp.SharedHParams) if f.metadata["group"] in (hp.DATA, hp.NETWORK)}
+        return dataclasses.replace(hparams, **{name: getattr(before, name) for name in names - set(given)})
+
+    @classmethod
+    def skips_first_stage(cls, hparams) -> bool:
+        """Whether the run of --init_workdir takes the place of the first stage of training."""
+        return False
+
+    def later_stages(self, hparams) -> list[Stage]:
+        """Returns the stages of training after the first, in order; here there are none."""
+        return []
+
+    def inherited_parts(self, other: "Autoencoder") -> tuple[str, ...]:
+        """Returns the names of the parts whose weights `initialise_from` takes from another trained model."""
+        return ("encoder", "decoder", "preprocessing", "likelihood")
+
     def initialise_from(self, other: "Autoencoder") -> None:
-        """Takes the networks' weights, likelihood and data statistics of another trained model; raises UserError."""
-        for part in ("encoder", "decoder", "preprocessing", "likelihood"):
+        """Takes the weights of `inherited_parts` from another trained model; raises UserError where shapes differ."""
+        for part in self.inherited_parts(other):
             mine, theirs = getattr(self, part).weights, getattr(other, part).weights
             if [w.shape for w in mine] != [w.shape for w in theirs]:
                 raise UserError(
@@ -249,14 +293,13 @@ class Autoencoder(trainable.Trainable):
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
-        parts = ("encoder", "decoder", "likelihood", "preprocessing")
-        config = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in parts}
+        config = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in self.parts}
         config.update(scale_annealing_steps=self.scale_annealing_steps, seed=self.seed, name=self.name)
         return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        for name in ("encoder", "decoder", "likelihood", "preprocessing"):
+        for name in cls.parts:
             config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
         return cls(**config)

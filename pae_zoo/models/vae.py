@@ -104,6 +104,10 @@ class VAE(base.Autoencoder):
         """Returns N(0, I), event shape (latent_dim,)."""
         return diag_normal(tf.zeros([self.latent_dim]), tf.ones([self.latent_dim]))
 
+    def log_prob_latent(self, z) -> tf.Tensor:
+        """Returns log p(z) of latents z (..., K), nats, shape (...): here log N(z; 0, I)."""
+        return standard_normal_log_prob(tf.convert_to_tensor(z))
+
     # ---- objective ---------------------------------------------------------------------------------
 
     def objective(self, x, seed, training):
@@ -116,7 +120,7 @@ class VAE(base.Autoencoder):
         if self.kl == "analytic":
             kl = posterior.kl_to_prior()
         else:
-            kl = tf.reduce_mean(log_q - standard_normal_log_prob(z), axis=0)
+            kl = tf.reduce_mean(log_q - self.log_prob_latent(z), axis=0)
         return {
             "loss": -log_prob + self.kl_penalty(kl),
             "elbo": log_prob - kl + log_det,
@@ -126,11 +130,16 @@ class VAE(base.Autoencoder):
 
     def kl_penalty(self, kl: tf.Tensor) -> tf.Tensor:
         """Returns what the objective adds for a KL of shape (batch,), in nats per datum."""
+        beta = self.beta_now()
         if self.free_bits:
-            return self.beta * tf.maximum(kl - self.free_bits, 0.0)
+            return beta * tf.maximum(kl - self.free_bits, 0.0)
         if self.capacity:
-            return self.beta * tf.abs(kl - self.capacity_now())
-        return self.beta * kl
+            return beta * tf.abs(kl - self.capacity_now())
+        return beta * kl
+
+    def beta_now(self):
+        """Returns the weight of the KL term at the present step, a scalar."""
+        return self.beta
 
     def capacity_now(self) -> tf.Tensor:
         """Returns C(t) = C min(t / capacity_steps, 1), a scalar in nats."""
@@ -154,7 +163,7 @@ class VAE(base.Autoencoder):
         posterior = self.posterior(y, proposal_seed)
         z, log_q = posterior.from_noise(self._noise(y, 1, noise_seed))
         log_prob = self.likelihood.log_prob(self.decoder_outputs(z), y)[0]
-        kl = posterior.kl_to_prior() if self.kl == "analytic" else (log_q - standard_normal_log_prob(z))[0]
+        kl = posterior.kl_to_prior() if self.kl == "analytic" else (log_q - self.log_prob_latent(z))[0]
         return {"elbo": log_prob - kl + log_det, "reconstruction": -log_prob, "kl": kl}
 
     def importance_estimate(self, x, num_samples: int, seed=None, chunk: int = 0) -> importance.ImportanceEstimate:
@@ -168,7 +177,7 @@ class VAE(base.Autoencoder):
 
         def log_weight(noise):
             z, log_q = posterior.from_noise(noise)
-            log_joint = self.likelihood.log_prob(self.decoder_outputs(z), y) + standard_normal_log_prob(z)
+            log_joint = self.likelihood.log_prob(self.decoder_outputs(z), y) + self.log_prob_latent(z)
             return log_joint - log_q
 
         found = importance.estimate(log_weight, self._noise_shape(y), num_samples, noise_seed, chunk)
