@@ -177,9 +177,13 @@ class Context:
         try:
             return self.map_batches(self._moments, x, purpose)
         except NotImplementedError as error:
-            codes = self.map_batches(self._draw, x, purpose)
+            codes = self.draws(x, purpose)
             self.say(f"Codes are draws: the posterior has no closed-form moments. {sentence(error)}")
             return codes, np.zeros_like(codes)
+
+    def draws(self, x: np.ndarray, purpose: str) -> np.ndarray:
+        """Returns a seeded draw from `encode` for each row of x, (n, latent_dim): the codes where they are certain."""
+        return self.map_batches(self._draw, x, purpose)
 
     @functools.cached_property
     def test_codes(self) -> tuple[np.ndarray, np.ndarray]:

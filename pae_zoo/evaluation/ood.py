@@ -132,11 +132,18 @@ def detection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
     labels, scores = _labelled(inside, outside)
     fpr, tpr, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
     return {
-        "auroc": float(metrics.roc_auc_score(labels, scores)),
+        "auroc": auroc(inside, outside),
         "auprc": float(metrics.average_precision_score(labels, scores)),
         "fpr95": float(fpr[np.argmax(tpr >= 0.95 - 1e-12)]),
         "fpr80": float(fpr[np.argmax(tpr >= 0.80 - 1e-12)]),
     }
+
+
+def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Returns P(outside > inside) + P(outside = inside) / 2 of scores (n,) and (m,)."""
+    from sklearn import metrics
+
+    return float(metrics.roc_auc_score(*_labelled(inside, outside)))
 
 
 def _labelled(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
