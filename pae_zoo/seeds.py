@@ -6,6 +6,7 @@ A seed is a pair of integers. TensorFlow's own float draws differ between eager 
 
 from typing import Sequence, Union
 
+import numpy as np
 import tensorflow as tf
 
 Seed = Union[tf.Tensor, Sequence[int]]
@@ -31,6 +32,11 @@ def as_seed(seed: Seed) -> tf.Tensor:
     if seed.dtype == tf.uint32:
         return tf.bitcast(seed, tf.int32)
     return tf.cast(tf.bitwise.bitwise_and(tf.cast(seed, tf.int64), 0x7FFFFFFF), tf.int32)
+
+
+def integer(*words: int) -> int:
+    """Returns a 31-bit integer made from non-negative integers, for Keras' initialisers."""
+    return int(np.random.SeedSequence(words).generate_state(1)[0] & 0x7FFFFFFF)
 
 
 def split(seed: Seed, num: int) -> list[tf.Tensor]:

@@ -5,8 +5,8 @@ import dataclasses
 from typing import Callable, Optional, Sequence
 
 import keras
-import numpy as np
 
+from pae_zoo import seeds
 from pae_zoo.errors import UserError
 from pae_zoo.networks import layers as zoo_layers
 from pae_zoo.networks.config import NetworkConfig
@@ -65,8 +65,7 @@ class Maker:
     def seed(self) -> int:
         """Returns the next seed of this network."""
         self._num_seeds += 1
-        sequence = np.random.SeedSequence([self.config.seed, self.role, self._num_seeds])
-        return int(sequence.generate_state(1)[0] & 0x7FFFFFFF)
+        return seeds.integer(self.config.seed, self.role, self._num_seeds)
 
     def name(self, stem: str) -> str:
         """Returns the name of the next layer of this sort."""

@@ -1,0 +1,91 @@
+"""The contract of every invertible layer: `layer(x, inverse) -> (y, log|det dy/dx|)`, base to data and back."""
+
+from typing import Any, Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from pae_zoo import seeds
+from pae_zoo.errors import UserError
+from pae_zoo.flows.bijector import FlowBijector
+
+Pair = tuple[tf.Tensor, tf.Tensor]
+
+
+def on_rows(function: Callable[[tf.Tensor], Pair], x: tf.Tensor) -> Pair:
+    """Applies function: (n, K) -> ((n, K), (n,)) to x (..., K), any number of leading axes."""
+    if x.shape.rank == 2:
+        return function(x)
+    leading = x.shape[:-1]
+    shape = leading.as_list() if leading.is_fully_defined() else tf.unstack(tf.shape(x)[:-1])
+    y, log_det = function(tf.reshape(x, (-1, x.shape[-1])))
+    return tf.reshape(y, (*shape, x.shape[-1])), tf.reshape(log_det, shape)
+
+
+class FlowLayer(keras.layers.Layer):
+    """An invertible map of the last axis: forward takes the base u to the data z, inverse the data to the base.
+
+    `layer(x, inverse=False)` maps x (..., K) to (y, log_det) of shapes (..., K) and (...); log_det is that of
+    the map applied, so that of forward and inverse cancel. Subclasses define `make_weights` and `transform`.
+
+    Args:
+      seed: pair of integers, (base, index of the layer), from which initial weights and permutations are drawn.
+
+    Raises UserError on building for fewer than `min_dims` dimensions.
+    """
+
+    #: name in the table of `pae_zoo.flows.LAYERS`
+    kind: str = ""
+    #: the fewest dimensions that the layer can take
+    min_dims: int = 1
+    #: arguments that `Flow` hands on
+    options: tuple[str, ...] = ()
+
+    def __init__(self, seed: Sequence[int] = (0, 0), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = tuple(int(word) for word in seed)
+        seeds.as_seed(self.seed)
+
+    def build(self, input_shape: Sequence[int]) -> None:
+        if self.built:
+            return
+        num_dims = input_shape[-1]
+        if num_dims is None or num_dims < self.min_dims:
+            raise UserError(
+                f"The flow layer {self.kind!r} takes data of {self.min_dims} or more dimensions, known when it is "
+                f"built; received {num_dims}. Leave it out, or take one of another type."
+            )
+        self.num_dims = int(num_dims)
+        self.make_weights()
+        self.built = True
+
+    def make_weights(self) -> None:
+        """Creates the weights for `self.num_dims` dimensions."""
+
+    def transform(self, x: tf.Tensor, inverse: bool) -> Pair:
+        """Maps rows x (n, K) to (y, log_det) of shapes (n, K) and (n,)."""
+        raise NotImplementedError(f"{type(self).__name__} defines no transform.")
+
+    def call(self, x: tf.Tensor, inverse: bool = False) -> Pair:
+        return on_rows(lambda rows: self.transform(rows, inverse), x)
+
+    def adapt(self, x: tf.Tensor) -> None:
+        """Sets what is taken from data x (n, K), given on the data side of the layer, before training."""
+
+    def bijector(self) -> FlowBijector:
+        """Returns the layer as a TFP bijector, base to data; build one per use."""
+        return FlowBijector(self, dtype=self.compute_dtype, name=self.name)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in self.options}
+        return {**super().get_config(), "seed": self.seed, **own}
+
+
+def no_volume(x: tf.Tensor) -> tf.Tensor:
+    """Returns the log-det of a map that keeps volumes, zeros of shape (n,), for rows x (n, K)."""
+    return tf.zeros_like(x[:, 0])
+
+
+def constant_volume(log_det: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Returns a scalar log-det for each of the rows x (n, K), shape (n,)."""
+    return no_volume(x) + log_det

@@ -1,0 +1,111 @@
+"""Couplings: the second half of the dimensions changes by a function of one variable that the first half sets."""
+
+from typing import Any, Sequence
+
+import keras
+import tensorflow as tf
+from keras.saving import register_keras_serializable
+
+from pae_zoo.errors import UserError
+from pae_zoo.flows import elementwise
+from pae_zoo.flows.base import FlowLayer, Pair, no_volume
+from pae_zoo.flows.conditioners import Conditioner
+
+
+class Coupling(FlowLayer):
+    """z_a = u_a, z_b = f(u_b; conditioner(u_a)), a the first ceil(K/2) dimensions, b the others.
+
+    Args:
+      hidden_units, activation: the conditioner's hidden layers.
+    """
+
+    min_dims = 2
+    options = ("hidden_units", "activation")
+
+    def __init__(self, hidden_units: Sequence[int] = (128, 128), activation: str = "relu", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.hidden_units = tuple(int(units) for units in hidden_units)
+        self.activation = activation
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of f per dimension."""
+        raise NotImplementedError
+
+    def elementwise(self, x: tf.Tensor, parameters: tf.Tensor, inverse: bool) -> Pair:
+        """Applies f to x (n, d) with parameters (p, n, d); returns (y, log dy/dx) of shapes (n, d) and (n,)."""
+        raise NotImplementedError
+
+    def make_weights(self) -> None:
+        self.num_kept = (self.num_dims + 1) // 2
+        self.conditioner = Conditioner(
+            self.num_parameters, self.num_dims - self.num_kept, self.hidden_units, self.activation,
+            seed=self.seed, dtype=self.dtype_policy, name="conditioner",
+        )
+        self.conditioner.build((None, self.num_kept))
+
+    def transform(self, x: tf.Tensor, inverse: bool) -> Pair:
+        kept = x[:, : self.num_kept]
+        changed, log_det = self.elementwise(x[:, self.num_kept :], self.conditioner(kept), inverse)
+        return tf.concat([kept, changed], axis=-1), log_det
+
+
+@register_keras_serializable("pae_zoo")
+class Additive(Coupling):
+    """z_b = u_b + m(u_a), which keeps volumes: NICE (Dinh et al., arXiv 1410.8516, section 3.2)."""
+
+    kind = "additive"
+    num_parameters = 1
+
+    def elementwise(self, x, parameters, inverse):
+        shift = parameters[0]
+        return (x - shift if inverse else x + shift), no_volume(x)
+
+
+@register_keras_serializable("pae_zoo")
+class Affine(Coupling):
+    """z_b = u_b exp(s(u_a)) + m(u_a), |s| < 2: RealNVP (Dinh et al., arXiv 1605.08803, eq. 7-8)."""
+
+    kind = "affine"
+    num_parameters = elementwise.AFFINE_PARAMETERS
+
+    def elementwise(self, x, parameters, inverse):
+        y, log_slope = elementwise.affine(x, parameters, inverse)
+        return y, tf.reduce_sum(log_slope, axis=-1)
+
+
+@register_keras_serializable("pae_zoo")
+class Spline(Coupling):
+    """z_b = rational-quadratic spline of u_b: neural spline flow (Durkan et al., arXiv 1906.04032).
+
+    The spline itself is evaluated from the data to the base, where training goes, and inverted in sampling.
+
+    Args beyond `Coupling`:
+      bins: bins of the spline, 2 or more.
+      bound: the spline lives on [-bound, bound] and is the identity outside.
+
+    Raises UserError for fewer than 2 bins, or for bins that could not be 0.01 wide.
+    """
+
+    kind = "spline"
+    options = (*Coupling.options, "bins", "bound")
+
+    def __init__(self, bins: int = 16, bound: float = 5.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.bins, self.bound = int(bins), float(bound)
+        if self.bins < 2 or self.bins * elementwise.MIN_BIN >= 2 * self.bound:
+            raise UserError(
+                f"A spline needs 2 or more bins, of {elementwise.MIN_BIN} each, within [-bound, bound]; received "
+                f"bins={bins}, bound={bound}. Take fewer bins or a larger bound."
+            )
+
+    @property
+    def num_parameters(self) -> int:
+        return elementwise.spline_parameters(self.bins)
+
+    def elementwise(self, x, parameters, inverse):
+        y, log_slope = elementwise.rational_quadratic(x, parameters, self.bound, inverse=not inverse)
+        return y, tf.reduce_sum(log_slope, axis=-1)
+
+
+LAYERS: tuple[type[keras.Layer], ...] = (Additive, Affine, Spline)

@@ -1,0 +1,201 @@
+"""A normalizing flow over rows of K numbers: density, samples, training; usable alone on any array."""
+
+import math
+from typing import Any, Optional, Sequence, Union
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from keras.saving import register_keras_serializable
+
+from pae_zoo import distributions, seeds
+from pae_zoo.errors import UserError
+from pae_zoo.flows import builder
+from pae_zoo.flows.base import Pair, on_rows
+from pae_zoo.flows.bijector import FlowBijector
+from pae_zoo.flows.linear import Whitening
+from pae_zoo.trainable import Trainable
+
+tfd = tfp.distributions
+
+LOG_2PI = math.log(2.0 * math.pi)
+# Rows on which ActNorm layers take their statistics.
+ADAPT_ROWS = 10_000
+
+
+@register_keras_serializable("pae_zoo")
+class Flow(Trainable):
+    """z = whitening(layer_n(... layer_1(u))), u ~ N(0, I_K), fitted to data z by maximum likelihood.
+
+    Minimises -log p(z) = -log N(u; 0, I) - log|det du/dz| with u the inverse of z, nats per datum. `flow(z)` and
+    `predict` give log p(z).
+
+    Args:
+      num_dims: K.
+      layers: a preset (nice, realnvp, nsf, maf) or the list of layers from the base to the data; see
+        `pae_zoo.flows.layer_types`.
+      depth: blocks of a preset.
+      hidden_units, activation: conditioners of couplings and autoregressive layers.
+      bins, bound: of splines, which live on [-bound, bound] of whitened data.
+      noise: std of Gaussian noise added to the whitened training data, 0 for none.
+      whiten: whether a fixed affine map z = m + C^(1/2) v, taken from the training data, ends the chain.
+      seed: base of initial weights, permutations and every number drawn in training.
+      dtype: "float32" or "float64" (None: Keras' default float).
+
+    Raises UserError for an unknown layer, or one that cannot take K dimensions.
+    """
+
+    tracked = ("nll",)
+
+    def __init__(
+        self,
+        num_dims: int,
+        layers: Union[str, Sequence[str]] = ("nsf",),
+        depth: int = 8,
+        hidden_units: Sequence[int] = (128, 128),
+        bins: int = 16,
+        bound: float = 5.0,
+        activation: str = "relu",
+        noise: float = 0.0,
+        whiten: bool = True,
+        seed: int = 0,
+        dtype: Optional[str] = None,
+        **kwargs: Any,
+    ) -> None:
+        # Not the global policy: densities are never computed in half precision.
+        super().__init__(seed=seed, dtype=dtype or keras.config.floatx(), **kwargs)
+        if noise < 0:
+            raise UserError(f"noise is a standard deviation, 0 or more; received {noise}.")
+        self.num_dims = int(num_dims)
+        self.spec = layers if isinstance(layers, str) else tuple(layers)
+        self.depth = int(depth)
+        units = tuple(int(units) for units in hidden_units)
+        self.options = dict(hidden_units=units, activation=activation, bins=int(bins), bound=float(bound))
+        self.noise = float(noise)
+        self.whiten = bool(whiten)
+        names = builder.layer_types(self.spec, self.depth)
+        self.chain = builder.build(names, self.num_dims, self.seed, dtype=self.dtype_policy, **self.options)
+        self.whitening = None
+        if self.whiten:
+            self.whitening = Whitening(dtype=self.dtype_policy, name="whitening")
+            self.whitening.build((None, self.num_dims))
+        self.built = True
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The types of the layers actually present, from the base to the data, without the final whitening."""
+        return [layer.kind for layer in self.chain]
+
+    # ---- the map -----------------------------------------------------------------------------------
+
+    def forward(self, u) -> Pair:
+        """Maps u (..., K) of the base to data: (z, log|det dz/du|) of shapes (..., K) and (...)."""
+        return self.transform(u, inverse=False)
+
+    def inverse(self, z) -> Pair:
+        """Maps data z (..., K) to the base: (u, log|det du/dz|) of shapes (..., K) and (...)."""
+        return self.transform(z, inverse=True)
+
+    def transform(self, x, inverse: bool = False) -> Pair:
+        """`forward`, or with inverse=True `inverse`."""
+        return on_rows(lambda rows: self._through(self._all_layers(), rows, inverse), self._rows(x))
+
+    def _all_layers(self) -> list:
+        return self.chain + ([self.whitening] if self.whiten else [])
+
+    def _through(self, layers: Sequence, x: tf.Tensor, inverse: bool) -> Pair:
+        total = tf.zeros_like(x[:, 0])
+        for layer in reversed(layers) if inverse else layers:
+            x, log_det = layer(x, inverse=inverse)
+            total += log_det
+        return x, total
+
+    def _rows(self, x) -> tf.Tensor:
+        x = tf.cast(tf.convert_to_tensor(x), self.compute_dtype)
+        if x.shape.rank == 0 or x.shape[-1] != self.num_dims:
+            raise UserError(f"This flow is over (..., {self.num_dims}); received an array of shape {x.shape}.")
+        return x
+
+    # ---- density and samples -----------------------------------------------------------------------
+
+    def log_prob(self, z) -> tf.Tensor:
+        """Returns log p(z) in nats, (..., K) -> (...)."""
+        u, log_det = self.inverse(z)
+        return self._base_log_prob(u) + log_det
+
+    def _base_log_prob(self, u: tf.Tensor) -> tf.Tensor:
+        return -0.5 * (tf.reduce_sum(tf.square(u), axis=-1) + self.num_dims * LOG_2PI)
+
+    def sample(self, num: int, seed=None) -> tf.Tensor:
+        """Draws `num` data, shape (num, K); `seed` is a pair of integers, None takes the flow's next one."""
+        return self.forward(seeds.normal((num, self.num_dims), self.next_seed(seed), self.compute_dtype))[0]
+
+    def call(self, z, training: bool = False) -> tf.Tensor:
+        """Returns log p(z) in nats, (..., K) -> (...)."""
+        return self.log_prob(z)
+
+    def bijector(self) -> FlowBijector:
+        """Returns the flow as a TFP bijector, base to data; build one per use."""
+        return FlowBijector(self.transform, dtype=self.compute_dtype, name=self.name)
+
+    def distribution(self) -> tfd.TransformedDistribution:
+        """Returns p(z) as a `tfd` distribution, event shape (K,); build one per use."""
+        zeros = tf.zeros([self.num_dims], self.compute_dtype)
+        base = tfd.Independent(distributions.Normal(zeros, tf.ones_like(zeros)), reinterpreted_batch_ndims=1)
+        return tfd.TransformedDistribution(base, self.bijector())
+
+    # ---- training ----------------------------------------------------------------------------------
+
+    def objective(self, x, seed, training):
+        """Returns "loss" and "nll", both -log p(x) in nats, (batch,); training adds `noise` in whitened space."""
+        v, log_det = self._rows(x), 0.0
+        if self.whiten:
+            v, log_det = self.whitening(v, inverse=True)
+        if training and self.noise:
+            v += self.noise * seeds.normal(tf.shape(v), seed, v.dtype)
+        u, more = self._through(self.chain, v, inverse=True)
+        nll = -self._base_log_prob(u) - log_det - more
+        return {"loss": nll, "nll": nll}
+
+    def adapt(self, x) -> None:
+        """Sets the whitening, then ActNorm layers, from data x (n, K); raises UserError if not all is finite."""
+        x = self._checked(x)
+        v = self._rows(x[np.linspace(0, len(x) - 1, min(len(x), ADAPT_ROWS)).astype(int)])
+        if self.whiten:
+            self.whitening.adapt(x)
+            v, _ = self.whitening(v, inverse=True)
+        for layer in reversed(self.chain):
+            layer.adapt(v)
+            v, _ = layer(v, inverse=True)
+        super().adapt(x)
+
+    def fit(self, x=None, *args, **kwargs):
+        """Keras' fit on an array (n, K) or a data set of batches; raises UserError if an array is not all finite."""
+        if x is not None and not isinstance(x, tf.data.Dataset) and hasattr(x, "shape"):
+            x = self._checked(x)
+        return super().fit(x, *args, **kwargs)
+
+    def _checked(self, x) -> np.ndarray:
+        x = np.asarray(x)
+        if x.ndim != 2 or x.shape[1] != self.num_dims or len(x) < 2:
+            raise UserError(
+                f"A flow over {self.num_dims} dimensions is trained on an array (n, {self.num_dims}), n >= 2; "
+                f"received shape {x.shape}."
+            )
+        bad = int(np.sum(~np.isfinite(x).all(axis=1)))
+        if bad:
+            raise UserError(
+                f"{bad} of {len(x)} rows of the training data are not finite (NaN or infinite); remove or mend them."
+            )
+        return x
+
+    # ---- saving ------------------------------------------------------------------------------------
+
+    def build(self, input_shape=None) -> None:
+        # The layers are built before the flow is; Keras calls this again on loading.
+        self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("num_dims", "depth", "noise", "whiten", "seed", "name")}
+        return {**own, **self.options, "layers": self.spec, "dtype": self.dtype_policy.name}
