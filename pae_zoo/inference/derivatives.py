@@ -1,0 +1,50 @@
+"""Derivatives of functions of u by forward mode: K products, never a matrix of outputs by weights."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+# Rows that one product pushes through at least, so that small problems do not run K tiny products in turn.
+ROWS_AT_ONCE = 1024
+
+
+def value_and_gradient(function: Callable, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns function(u), of shape (...), and its gradient, of u's shape (..., K); rows must not meet in it."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(u)
+        value = function(u)
+    return value, tape.gradient(value, u, unconnected_gradients="zero")
+
+
+def jacobian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tensor:
+    """Returns d function(u) / du_k for every k, stacked in front: (K, *shape of the value), by K forward products.
+
+    u has the static shape (..., K) and `function` takes further leading axes; rows must not meet in it. Memory is
+    that of K values. Several products run at a time when u has few rows.
+    """
+    size, rows = int(u.shape[-1]), max(u.shape[:-1].num_elements(), 1)
+    width = min(size, -(-ROWS_AT_ONCE // rows))
+    steps = -(-size // width)
+    directions = tf.reshape(tf.eye(steps * width, size, dtype=u.dtype), (steps, width, *[1] * (len(u.shape) - 1), size))
+
+    def products(tangents):
+        points = tf.broadcast_to(u, (width, *u.shape))
+        tangents = tf.broadcast_to(tangents, points.shape)
+        with tf.autodiff.ForwardAccumulator(points, tangents) as accumulator:
+            values = function(points)
+        return accumulator.jvp(values, unconnected_gradients="zero")
+
+    if steps == 1:
+        return products(directions[0])
+    found = tf.map_fn(products, directions, fn_output_signature=u.dtype)
+    return tf.reshape(found, (steps * width, *found.shape[2:]))[:size]
+
+
+def hessian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tensor:
+    """Returns the second derivatives of a function (..., K) -> (...) at u, symmetric, of shape (..., K, K).
+
+    Forward over reverse: K products with the gradient. Second derivatives at the kink of a relu count zero.
+    """
+    found = jacobian(lambda points: value_and_gradient(function, points)[1], u)
+    found = tf.transpose(found, [*range(1, len(found.shape)), 0])
+    return 0.5 * (found + tf.linalg.matrix_transpose(found))

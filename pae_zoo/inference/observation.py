@@ -1,0 +1,62 @@
+"""What is known of a datum given the decoder's outputs: log density and Fisher information, value by value."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+class Gaussian:
+    """y_p ~ N(mean_p, variance_p + noise_p^2), values independent of one another.
+
+    Args:
+      mean, variance: functions of the decoder's outputs.
+      noise: std of further Gaussian noise in the data, in units of y: a number, or one per value.
+      constant_variance: that the variance does not depend on u, which halves the work of `features`.
+    """
+
+    def __init__(self, mean: Callable, variance: Callable, noise=0.0, constant_variance: bool = False):
+        self.mean, self._variance = mean, variance
+        self.noise = noise if tf.is_tensor(noise) else tf.constant(np.asarray(noise, np.float64))
+        self.constant_variance = constant_variance
+
+    def variance(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Returns the variance of y, noise included."""
+        variance = self._variance(outputs)
+        return variance + tf.cast(self.noise, variance.dtype) ** 2
+
+    def log_prob(self, outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Returns log N(y_p; mean_p, variance_p + noise_p^2) in nats for every value."""
+        variance = self.variance(outputs)
+        square = (tf.cast(y, variance.dtype) - self.mean(outputs)) ** 2 / variance
+        return -0.5 * (square + tf.math.log(variance) + LOG_2PI)
+
+    def features(self, outputs: tf.Tensor) -> list[tf.Tensor]:
+        """Returns values f whose derivatives, at fixed scale, give the Fisher information sum_p df_p df_p^T.
+
+        The information of a Gaussian is dm dm^T / v + dv dv^T / (2 v^2), the second part being d(log v)^2 / 2.
+        """
+        variance = self.variance(outputs)
+        found = [self.mean(outputs) * tf.stop_gradient(tf.math.rsqrt(variance))]
+        return found if self.constant_variance else [*found, math.sqrt(0.5) * tf.math.log(variance)]
+
+
+class Bernoulli:
+    """y_p ~ Bernoulli(sigmoid(g_p)) from logits g, the decoder's outputs; y may lie inside (0, 1)."""
+
+    def mean(self, outputs: tf.Tensor) -> tf.Tensor:
+        return tf.sigmoid(outputs)
+
+    def variance(self, outputs: tf.Tensor) -> tf.Tensor:
+        return tf.sigmoid(outputs) * tf.sigmoid(-outputs)
+
+    def log_prob(self, outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Returns y_p g_p - softplus(g_p) for every value."""
+        return tf.cast(y, outputs.dtype) * outputs - tf.nn.softplus(outputs)
+
+    def features(self, outputs: tf.Tensor) -> list[tf.Tensor]:
+        """Returns values whose derivatives give the Fisher information sum_p v_p dg_p dg_p^T."""
+        return [outputs * tf.stop_gradient(tf.sqrt(self.variance(outputs)))]

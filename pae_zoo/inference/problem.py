@@ -1,0 +1,80 @@
+"""The posterior of a base variable u given what is seen of a batch of data."""
+
+from collections.abc import Callable
+from typing import Union
+
+import tensorflow as tf
+
+from pae_zoo.inference.derivatives import hessian, jacobian
+from pae_zoo.inference.observation import Bernoulli, Gaussian
+
+
+class Problem:
+    """log p(u, y_seen) = log p(u) + sum over seen p of log p(y_p|u), for a batch of data at once.
+
+    Boehm & Seljak, arXiv 2006.05479, section 3.4, and the notebooks on corrupted images. u has the shape
+    (..., batch, K); leading axes may be starts, chains or draws. All methods run eagerly, in tf.function and under
+    XLA.
+
+    Args:
+      log_prior: u (..., K) -> log p(u), shape (...).
+      decode: u (..., K) -> outputs of the decoder, shape (..., *event) for y, with any number of leading axes.
+      observation: `Gaussian` or `Bernoulli`.
+      y: data (batch, *event); hidden values do not matter, they need not even be finite.
+      seen: (batch, *event) or (*event), True or 1 where y is known.
+    """
+
+    def __init__(self, log_prior: Callable, decode: Callable, observation: Union[Gaussian, Bernoulli], y, seen):
+        self.log_prior, self.decode, self.observation = log_prior, decode, observation
+        y = tf.convert_to_tensor(y)
+        seen = tf.broadcast_to(tf.cast(seen, tf.bool), tf.shape(y))
+        self.seen = tf.cast(seen, y.dtype)
+        self.y = tf.where(seen, y, tf.zeros_like(y))
+        self._event_axes = list(range(1 - y.shape.rank, 0))
+
+    @property
+    def num_seen(self) -> tf.Tensor:
+        """The number of seen values of every datum, (batch,)."""
+        return self._sum(self.seen)
+
+    def log_likelihood(self, u: tf.Tensor) -> tf.Tensor:
+        """Returns log p(y_seen|u) in nats, a density of y, shape (..., batch)."""
+        values = self.observation.log_prob(self.decode(u), self.y)
+        return self._sum(values * tf.cast(self.seen, values.dtype))
+
+    def log_joint(self, u: tf.Tensor) -> tf.Tensor:
+        """Returns log p(u) + log p(y_seen|u) in nats, shape (..., batch)."""
+        return self.log_prior(u) + self.log_likelihood(u)
+
+    def chi_square(self, u: tf.Tensor) -> tf.Tensor:
+        """Returns the mean over seen values of (y - mean)^2 / variance, shape (..., batch)."""
+        outputs = self.decode(u)
+        square = (self.y - self.observation.mean(outputs)) ** 2 / self.observation.variance(outputs)
+        return self._sum(square * self.seen) / self.num_seen
+
+    def hessian(self, u: tf.Tensor) -> tf.Tensor:
+        """Returns the Hessian of -log p(u, y_seen), exact, shape (..., batch, K, K)."""
+        return -hessian(self.log_joint, u)
+
+    def fisher(self, u: tf.Tensor) -> tf.Tensor:
+        """Returns the Fisher information J^T S^-1 J of the seen values about u, shape (..., batch, K, K).
+
+        It is E[score score^T] and the mean Hessian of -log p(y_seen|u) over y ~ p(y|u); J by K forward products.
+        """
+
+        def features(points):
+            parts = self.observation.features(self.decode(points))
+            parts = [part * tf.cast(self.seen, part.dtype) for part in parts]
+            shape = points.shape[:-1]
+            return tf.concat([tf.reshape(part, (*shape, -1)) for part in parts], axis=-1)
+
+        found = jacobian(features, u)  # (K, ..., batch, values)
+        found = tf.transpose(found, [*range(1, len(found.shape) - 1), 0, len(found.shape) - 1])
+        return tf.matmul(found, found, transpose_b=True)
+
+    def gauss_newton(self, u: tf.Tensor) -> tf.Tensor:
+        """Returns the Hessian of -log p(u) plus `fisher`: I + J^T S^-1 J under a standard normal prior."""
+        return self.fisher(u) - hessian(self.log_prior, u)
+
+    def _sum(self, values: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(values, axis=self._event_axes)
