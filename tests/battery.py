@@ -30,9 +30,13 @@ class Row:
     offers: tuple[str, ...] = ("elbo", "likelihood", "sample", "prior", "predictive")
 
 
+FLOW = {"flow_depth": 1, "flow_units": (8,), "flow_bins": 4}
+
 ROWS = {
     "ae": Row("ae", offers=()),
     "vae": Row("vae"),
+    "pae": Row("pae", flags={**FLOW, "flow_epochs": 2, "flow_batch_size": 16}, offers=("sample", "prior")),
+    "flow_vae": Row("flow_vae", flags=FLOW),
 }
 
 

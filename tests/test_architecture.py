@@ -21,7 +21,8 @@ ALLOWED = {
     "trainable": {"errors", "seeds"},
     "flows": {"errors", "seeds", "distributions", "trainable"},
     "inference": {"errors", "seeds"},
-    "models": {"errors", "seeds", "hparams", "data", "networks", "likelihoods", "distributions", "trainable", "flows"},
+    "models": {"errors", "seeds", "hparams", "data", "networks", "likelihoods", "distributions", "trainable", "flows",
+               "inference"},
     "evaluation": {"errors", "seeds", "data", "plotting", "inference"},
 }
 

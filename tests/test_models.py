@@ -76,6 +76,8 @@ def test_gradient_reaches_every_trainable_weight(name):
     model = build(name)
     # Noise breaks the symmetry of zero biases; a large batch leaves no hidden unit without an active datum.
     x = tf.constant(images(64))
+    model.compile("adam", jit_compile=False)
+    model.update(x)  # a flow starts as the identity: its inner layers have a gradient once the last ones have moved
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(model.objective(x, (1, 2), training=True)["loss"])
     gradients = tape.gradient(loss, model.trained_variables)
@@ -132,10 +134,11 @@ def test_samplers_are_deterministic(built, name):
     model, x = built[name], images(4)
     draws = {
         "sample": lambda seed: model.sample(6, seed),
-        "encode": lambda seed: model.encode(x).sample(seed=seed),
-        "elbo": lambda seed: model.elbo(x, seed),
         "noisy": lambda seed: model.sample(6, seed, observation_noise=True),
     }
+    if "elbo" in ROWS[name].offers:  # a model with a bound has codes that are not certain
+        draws["encode"] = lambda seed: model.encode(x).sample(seed=seed)
+        draws["elbo"] = lambda seed: model.elbo(x, seed)
     generator = tf.random.get_global_generator().state.numpy()
     own = model.seed_generator.state.numpy()
     for what, draw in draws.items():

@@ -1,0 +1,104 @@
+"""The latent density of the model, beside simple densities fitted to the same codes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pae_zoo import plotting
+from pae_zoo.evaluation import ood
+from pae_zoo.evaluation.baselines import BASELINES, Density
+from pae_zoo.evaluation.context import Context
+
+DRAWS = 10_000
+SHOWN = 12
+MODEL = "model"
+
+
+def run(context: Context) -> Iterator[tuple[str, Any]]:
+    """Log density of test codes under the model and under a Gaussian, a mixture and kernels fitted to the same codes.
+
+    Codes are draws from `encode`, the codes themselves where it is deterministic. Beside the densities: how close
+    codes come to N(0, I) in the base space, how close decoded samples come to test data, and how well each density
+    tells other data apart. Baselines are fitted to training codes, bandwidths chosen on validation codes.
+    """
+    model = _model_density(context)
+    splits = {split: getattr(context.dataset, split).x for split in ("train", "valid", "test")}
+    codes = {split: context.draws(x, f"codes of {split}") for split, x in splits.items()}
+    nll = {split: -model.log_prob(values).mean() for split, values in codes.items()}
+    yield f"density/{MODEL}/nll", nll["test"]
+    yield f"density/{MODEL}/train_nll", nll["train"]
+    yield f"density/{MODEL}/valid_nll", nll["valid"]
+    yield from _gaussianisation(context, codes["test"])
+    densities = {MODEL: model}
+    for name, fit in BASELINES.items():
+        densities[name] = fit(codes["train"], codes["valid"], context.seed)
+        context.say(f"density/{name}: {densities[name].note}.")
+        yield f"density/{name}/nll", -densities[name].log_prob(codes["test"]).mean()
+    yield from _samples(context, densities, codes["test"])
+    yield from _outliers(context, densities, codes["test"])
+
+
+def _model_density(context: Context) -> Density:
+    """Returns the model's own density; raises NotImplementedError for a model without one."""
+    model = context.model
+    model.prior()
+
+    def log_prob(z, seed):
+        return model.log_prob_latent(z)
+
+    def sample(num, generator):
+        draw = context.compile(lambda seed: model.sample_latent(num, seed))
+        return draw(context.seed_for("density samples")).numpy()
+
+    return Density(lambda codes: context.map_batches(log_prob, codes, "density"), sample, "the model's own")
+
+
+def _gaussianisation(context: Context, codes: np.ndarray) -> Iterator[tuple[str, float]]:
+    """How far test codes in the base space are from N(0, I)."""
+
+    def to_base(z, seed):
+        return context.model.base_from_latent(z)
+
+    u = context.map_batches(to_base, codes, "base").astype(np.float64)
+    mean, std = u.mean(axis=0), u.std(axis=0)
+    yield "density/base_mean_abs_max", np.abs(mean).max()
+    yield "density/base_std_min", std.min()
+    yield "density/base_std_max", std.max()
+    square = np.square(u).sum(axis=1)
+    yield "density/base_square", square.mean() / u.shape[1]
+    generator = np.random.default_rng(context.seed)
+    groups = {"codes of test data": square, "draws of N(0, I)": generator.chisquare(u.shape[1], len(u))}
+    title = f"{context.dataset.name}: squared length of base variables, K = {u.shape[1]}"
+    context.figure("density_base", plotting.histogram(groups, title, "|u|^2"))
+
+
+def _samples(context: Context, densities: dict[str, Density], codes: np.ndarray) -> Iterator[tuple[str, Any]]:
+    """Moments of the model's samples in latent space, and decoded samples of each density."""
+    rows, labels = [], []
+    for name, density in densities.items():
+        z = density.sample(DRAWS, np.random.default_rng(context.seed)).astype(np.float32)
+        if name == MODEL:
+            spread = codes.std(axis=0)
+            yield "density/sample_mean_error", (np.abs(z.mean(axis=0) - codes.mean(axis=0)) / spread).max()
+            yield "density/sample_std_error", np.abs(z.std(axis=0) / spread - 1.0).max()
+        if not context.is_image:
+            continue
+        images = context.decode(z)
+        rows.append(images[:SHOWN])
+        labels.append(name)
+    if rows:
+        raw = np.random.default_rng(context.seed).normal(size=(SHOWN, codes.shape[1]))
+        rows.append(context.decode(raw.astype(np.float32)))
+        title = f"{context.dataset.name}: decoded samples of each density of the codes"
+        context.figure("density_samples", plotting.image_table(np.stack(rows), title, [*labels, "N(0, I)"]))
+
+
+def _outliers(context: Context, densities: dict[str, Density], codes: np.ndarray) -> Iterator[tuple[str, float]]:
+    """AUROC of -log density against each OOD set."""
+    inside = {name: -density.log_prob(codes) for name, density in densities.items()}
+    for slug, (x, _) in ood.load_sets(context).items():
+        outside = context.draws(x, f"codes of {slug}")
+        for name, density in densities.items():
+            yield f"density/{name}/auroc/{slug}", ood.auroc(inside[name], -density.log_prob(outside))
+

@@ -1,0 +1,64 @@
+"""flow_vae: variational autoencoder whose prior is a normalizing flow, trained with it."""
+
+import dataclasses
+from typing import Optional
+
+import tensorflow as tf
+from keras.saving import register_keras_serializable
+
+from pae_zoo import flows
+from pae_zoo import hparams as hp
+from pae_zoo.errors import UserError
+from pae_zoo.models import vae
+from pae_zoo.models.flow_latent import FlowFlags, FlowLatent
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams(FlowFlags, vae.HParams):
+    """Flags of the VAE with a flow as prior."""
+
+    kl: str = hp.option("mc", "KL(q||p) is estimated from the samples: a flow has no closed form.", choices=("mc",))
+    beta_annealing_steps: int = hp.option(0, "Steps over which the weight of the KL term goes from --beta to 1 "
+                                          "(0: --beta throughout).", low=0)
+
+
+@register_keras_serializable("pae_zoo")
+class FlowVAE(FlowLatent, vae.VAE):
+    """VAE with prior p(z) of z = F(u), u ~ N(0, I), F a flow trained jointly (the follow-up of arXiv 2006.05479).
+
+    Maximises log p(y|z) + log p_F(z) - log q(z|y) with samples z ~ q. `prior` is N(0, I) over the base space u;
+    `log_prob_latent` is the density of z.
+
+    Args beyond `VAE`:
+      flow: a `pae_zoo.flows.Flow` over latent_dim dimensions without whitening; None makes the preset "nsf".
+      beta_annealing_steps: T of beta(t) = beta + (1 - beta) min(t / T, 1); 0 keeps beta.
+
+    Raises UserError for a flow of another size, or kl="analytic".
+    """
+
+    parts = (*vae.VAE.parts, "flow")
+    flow_options = {"whiten": False}
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", flow: Optional[flows.Flow] = None,
+                 kl: str = "mc", beta_annealing_steps: int = 0, **kwargs):
+        if kl != "mc":
+            raise UserError(f"A flow as prior has no analytic KL; kl must be 'mc', received {kl!r}.")
+        super().__init__(encoder, decoder, likelihood=likelihood, kl=kl, **kwargs)
+        self.take_flow(flow)
+        self.beta_annealing_steps = int(beta_annealing_steps)
+
+    def beta_now(self):
+        if not self.beta_annealing_steps:
+            return self.beta
+        fraction = tf.minimum(tf.cast(self.step, tf.float32) / self.beta_annealing_steps, 1.0)
+        return self.beta + (1.0 - self.beta) * fraction
+
+    @property
+    def schedule_steps(self) -> int:
+        return max(super().schedule_steps, self.beta_annealing_steps)
+
+    def get_config(self):
+        return {**super().get_config(), "beta_annealing_steps": self.beta_annealing_steps}
+
+
+MODEL = FlowVAE

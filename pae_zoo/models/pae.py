@@ -1,0 +1,243 @@
+"""pae: probabilistic autoencoder: an autoencoder whose latent density a normalizing flow learns afterwards."""
+
+import dataclasses
+import math
+from typing import Optional
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from keras.saving import register_keras_serializable
+
+from pae_zoo import flows, trainable
+from pae_zoo import hparams as hp
+from pae_zoo.errors import UserError
+from pae_zoo.inference import derivatives
+from pae_zoo.models import ae, base
+from pae_zoo.models.flow_latent import FlowFlags, FlowLatent
+from pae_zoo.models.posteriors import diag_normal, standard_normal_log_prob
+
+tfd = tfp.distributions
+
+# Likelihoods whose decoder gives means alone: the std of each value can be measured whatever the first stage had.
+MEANS_ALONE = ("gaussian", "gaussian_learned", "gaussian_pixel")
+SPACES = ("u", "u_spherical", "z")
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams(FlowFlags, ae.HParams):
+    """Flags of the probabilistic autoencoder; shared training flags drive its first stage."""
+
+    likelihood: str = hp.with_default("likelihood", "gaussian_pixel")
+    flow_epochs: int = hp.option(40, "Passes over the codes.", low=1, smoke=2)
+    flow_batch_size: int = hp.option(256, "Codes per training step of the flow.", low=1, smoke=32)
+    flow_learning_rate: float = hp.option(1e-3, "Initial learning rate of the flow.", above=0.0)
+    flow_lr_schedule: str = hp.option("cosine", "Learning rate of the flow, as in --lr_schedule.",
+                                      choices=hp.SCHEDULES)
+    flow_clip_norm: float = hp.option(5.0, "Largest global norm of the flow's gradient (0: off).", low=0.0)
+    flow_patience: int = hp.option(10, "Stop the flow after so many epochs without a better validation loss (0: off).",
+                                   low=0)
+    flow_noise: float = hp.option(
+        0.0, "Std of Gaussian noise added to the whitened codes in training, against overfitting.", low=0.0)
+
+
+@register_keras_serializable("pae_zoo")
+class PAE(FlowLatent, ae.AE):
+    """Probabilistic autoencoder (Boehm & Seljak, arXiv 2006.05479): u ~ N(0, I), z = F(u), y ~ p(y|z).
+
+    The first stage trains encoder and decoder as `AE` does. The second freezes them and fits the flow F to the
+    codes of the training data by maximum likelihood, so that log p(z) = log N(F^-1(z); 0, I) + log |det dF^-1/dz|.
+    `fit` runs both. Spaces: u base, z latent, x data.
+
+    Args beyond `AE`:
+      flow: a `pae_zoo.flows.Flow` over latent_dim dimensions; None makes the preset "nsf".
+      flow_settings: options of plain `fit` for the second stage: epochs, batch_size, learning_rate.
+
+    Raises UserError when the flow has another number of dimensions than the latent.
+    """
+
+    parts = (*ae.AE.parts, "flow")
+    default_tasks = ("density",)
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_pixel", flow: Optional[flows.Flow] = None,
+                 flow_settings: Optional[dict] = None, **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        self.take_flow(flow)
+        if not self.flow.whiten:
+            raise UserError("The flow of a PAE whitens the codes; received whiten=False. Build it with whiten=True.")
+        self.flow_settings = {"epochs": 40, "batch_size": 256, "learning_rate": 1e-3, **(flow_settings or {})}
+
+    # ---- spaces ------------------------------------------------------------------------------------
+
+    def prior(self) -> tfd.Distribution:
+        """Returns N(0, I) over the base space u, event shape (latent_dim,)."""
+        return diag_normal(tf.zeros([self.latent_dim]), tf.ones([self.latent_dim]))
+
+    def interpolate(self, start, end, num: int = 9, space: str = "u") -> tf.Tensor:
+        """Decodes `num` points on the way from the codes of x `start` to those of `end`, both ends included.
+
+        Args:
+          start, end: data (batch, *event).
+          num: at least 2.
+          space: "u", a straight line in the base space; "u_spherical", an arc in it whose distance from 0 runs
+            evenly from one end's to the other's; "z", a straight line between the codes.
+
+        Returns x of shape (batch, num, *event). Raises UserError for another space or fewer than two points.
+        """
+        if space not in SPACES or num < 2:
+            raise UserError(f"interpolate takes space {', '.join(SPACES)} and num >= 2; received {space!r} and {num}.")
+        first, last = self.codes(start), self.codes(end)
+        weights = tf.linspace(0.0, 1.0, num)[:, None, None]
+        if space == "z":
+            z = (1.0 - weights) * first + weights * last
+        else:
+            along = _arc if space == "u_spherical" else _line
+            z = self.latent_from_base(along(self.base_from_latent(first), self.base_from_latent(last), weights))
+        frames = self.decode_mean(tf.reshape(z, (-1, self.latent_dim)))
+        frames = tf.reshape(frames, (num, -1, *self.event_shape))
+        return tf.transpose(frames, (1, 0, *range(2, len(frames.shape))))
+
+    def log_density_manifold(self, x) -> tf.Tensor:
+        """Returns log p(z) - 1/2 log det J'J at z = e(x), J = dg/dz: the density of the reconstruction of x.
+
+        It is the injective change of variables (Caterini et al., arXiv 2106.01413, eq. 2): nats per unit of
+        K-dimensional volume of the surface {g(z)} in the space of x, shape (batch,). Distance from that surface does
+        not count.
+        """
+        z = self.codes(x)
+        size = math.prod(self.event_shape)
+
+        def reconstruct(points):
+            outputs = self.decoder_outputs(tf.reshape(points, (-1, self.latent_dim)))
+            decoded = self.preprocessing.inverse(self.likelihood.mean(outputs))
+            return tf.reshape(decoded, (*points.shape[:-1], size))
+
+        jacobian = derivatives.jacobian(reconstruct, z)
+        gram = tf.einsum("kbd,lbd->bkl", jacobian, jacobian)
+        return self.log_prob_latent(z) - 0.5 * tf.linalg.logdet(gram)
+
+    def gaussian_log_prob(self, z) -> tf.Tensor:
+        """Returns log N(z; m, S) with the mean and covariance of the training codes, nats, (..., K) -> (...)."""
+        whitened, log_det = self.flow.whitening(tf.convert_to_tensor(z), inverse=True)
+        return standard_normal_log_prob(whitened) + log_det
+
+    # ---- scores ------------------------------------------------------------------------------------
+
+    def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
+        """Returns five scores at the code z = e(x), each (batch,), higher = more unusual, no search involved.
+
+        latent_density -log p(z); reconstruction -log p(y|z); joint -log p(y, z), their sum; gaussian_density
+        -log N(z; m, S) with the mean and covariance of the training codes; squared_error |y - E[y|z]|^2. All but the
+        last are in nats (Boehm & Seljak, arXiv 2006.05479, section 5).
+        """
+        y, _ = self.preprocess(x)
+        z, _ = self.encoder_outputs(y)
+        outputs = self.decoder_outputs(z)
+        latent, reconstruction = -self.log_prob_latent(z), -self.likelihood.log_prob(outputs, y)
+        residual = y - self.likelihood.mean(outputs)
+        return {
+            "latent_density": latent,
+            "reconstruction": reconstruction,
+            "joint": latent + reconstruction,
+            "gaussian_density": -self.gaussian_log_prob(z),
+            "squared_error": tf.reduce_sum(tf.square(residual), axis=list(range(1, y.shape.rank))),
+        }
+
+    # ---- training ----------------------------------------------------------------------------------
+
+    @property
+    def trained_variables(self) -> list:
+        """The variables of the first stage; the flow trains by its own objective."""
+        own = {id(v) for v in self.flow.trainable_variables}
+        return [v for v in self.trainable_variables if id(v) not in own]
+
+    def stage_codes(self, x: np.ndarray, batch_size: int = 1000) -> np.ndarray:
+        """Returns the codes of x (n, *event) that the flow is fitted to, (n, K) float32; raises UserError."""
+        encode = tf.function(self.codes, jit_compile=False, autograph=False)
+        codes = np.concatenate([encode(x[i : i + batch_size]).numpy() for i in range(0, len(x), batch_size)])
+        broken = int((~np.isfinite(codes).all(axis=1)).sum())
+        if broken:
+            raise UserError(f"{broken} of {len(codes)} codes are not finite, so no flow can be fitted to them. The "
+                            "first stage has diverged: lower --learning_rate or set --clip_norm, in a new --workdir.")
+        return codes
+
+    def later_stages(self, hparams) -> list[base.Stage]:
+        names = ("epochs", "batch_size", "learning_rate", "lr_schedule", "clip_norm", "patience")
+        settings = {name: getattr(hparams, f"flow_{name}") for name in names}
+        return [base.Stage("flow", self.flow, self.stage_codes, settings)]
+
+    def fit(self, x=None, *args, **kwargs):
+        """Keras' fit of the first stage, then the flow on the codes; the history has the flow's as flow_loss, ...
+
+        Inside `feeding`, where the stages are run one by one, it is the first stage alone.
+        """
+        history = super().fit(x, *args, **kwargs)
+        if self._feed is not None:
+            return history
+        codes = np.concatenate([self.stage_codes(batch) for batch in trainable.batches_of(x)])
+        settings = self.flow_settings
+        optimizer = keras.optimizers.Adam(settings["learning_rate"], global_clipnorm=5.0)
+        self.flow.compile(optimizer, jit_compile=self.jit_compile)
+        size = min(settings["batch_size"], len(codes))
+        found = self.flow.fit(codes, epochs=settings["epochs"], batch_size=size, verbose=kwargs.get("verbose", "auto"))
+        history.history.update({f"flow_{name}": values for name, values in found.history.items()})
+        return history
+
+    # ---- building ----------------------------------------------------------------------------------
+
+    @classmethod
+    def options(cls, hparams, total_steps: int) -> dict:
+        settings = {name: getattr(hparams, f"flow_{name}") for name in ("epochs", "batch_size", "learning_rate")}
+        return {**super().options(hparams, total_steps), "flow_settings": settings}
+
+    @classmethod
+    def length_matters(cls, hparams) -> bool:
+        return True  # the flow is fitted to the codes of the first stage as it ends
+
+    @classmethod
+    def skips_first_stage(cls, hparams) -> bool:
+        return bool(hparams.init_workdir)
+
+    @classmethod
+    def inherit(cls, hparams, before, given):
+        found = super().inherit(hparams, before, given)
+        if "likelihood" not in given and found.likelihood in MEANS_ALONE:
+            return dataclasses.replace(found, likelihood=hparams.likelihood)
+        return found
+
+    def inherited_parts(self, other: base.Autoencoder) -> tuple[str, ...]:
+        # A likelihood of another kind is measured anew.
+        same = type(other.likelihood) is type(self.likelihood)
+        return ("encoder", "decoder", "preprocessing", *(["likelihood"] if same else []))
+
+    def get_config(self):
+        return {**super().get_config(), "flow_settings": self.flow_settings}
+
+    def serving_signatures(self):
+        """Returns the signature log_prob: log densities at the code of x, and the code in both spaces."""
+
+        def log_prob(x):
+            z = self.codes(x)
+            return {"log_prob_latent": self.log_prob_latent(z), "z": z, "u": self.base_from_latent(z)}
+
+        return {"log_prob": (("x",), log_prob)}
+
+
+def _line(first: tf.Tensor, last: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    return (1.0 - weights) * first + weights * last
+
+
+def _arc(first: tf.Tensor, last: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Spherical interpolation of directions and straight interpolation of norms (Shoemake, SIGGRAPH 1985)."""
+    norms = [tf.norm(u, axis=-1, keepdims=True) for u in (first, last)]
+    a, b = (u / tf.maximum(n, 1e-12) for u, n in zip((first, last), norms))
+    angle = tf.acos(tf.clip_by_value(tf.reduce_sum(a * b, axis=-1, keepdims=True), -1.0, 1.0))
+    # Parallel directions have no arc; opposite ones have too many: both take the straight line.
+    straight = tf.sin(angle) < 1e-4
+    sine = tf.where(straight, tf.ones_like(angle), tf.sin(angle))
+    arc = (tf.sin((1.0 - weights) * angle) * a + tf.sin(weights * angle) * b) / sine
+    return tf.where(straight, _line(first, last, weights), _line(norms[0], norms[1], weights) * arc)
+
+
+MODEL = PAE

@@ -1,0 +1,232 @@
+"""pae: two stages, spaces, scores, what --init_workdir reuses."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from battery import EVENT_SHAPE, LATENT_DIM, build, hparams, images
+
+import pae_zoo
+from pae_zoo import flows, launch, main, training
+from pae_zoo.errors import UserError
+from pae_zoo.models import pae as pae_lib
+from pae_zoo.run import Run
+
+
+def call(*argv):
+    return launch.run(main.main, list(argv))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A tiny pae, both stages trained by plain `fit`."""
+    made = build("pae", flow_epochs=3, flow_learning_rate=1e-2)
+    made.compile(keras.optimizers.Adam(1e-2), jit_compile=False)
+    made.fit(images(256), epochs=4, batch_size=32, verbose=0)
+    return made
+
+
+def test_fit_runs_both_stages(model):
+    assert int(model.step) == 32 and int(model.flow.step) == 3 * (256 // 16)
+    assert int(model.flow.adapted) == 1
+
+
+def test_the_first_stage_leaves_the_flow_alone():
+    made = build("pae")
+    made.compile("adam", jit_compile=False)
+    before = [np.array(v) for v in made.flow.variables]
+    made.update(tf.constant(images(16)))
+    for old, new in zip(before, made.flow.variables):
+        np.testing.assert_array_equal(old, new)
+    assert len(made.trained_variables) + len(made.flow.trainable_variables) == len(made.trainable_variables)
+
+
+def test_the_flow_has_the_layers_that_the_flags_name():
+    assert build("pae", flow=("lu", "spline", "swap", "affine")).flow.layer_names == ["lu", "spline", "swap", "affine"]
+    assert build("pae", flow=("realnvp",), flow_depth=3).flow.layer_names == ["lu", "affine"] * 3
+
+
+def test_spaces_are_consistent(model):
+    """A12: the joints of u and z space differ by log |det dF/du|; F and its inverse cancel."""
+    u = model.prior().sample(20, seed=(0, 1))
+    z, log_det = model.flow.forward(u)
+    np.testing.assert_allclose(model.base_from_latent(z), u, atol=1e-4)
+    np.testing.assert_allclose(model.latent_from_base(u), z, atol=1e-6)
+    np.testing.assert_allclose(model.log_prob_latent(z), model.prior().log_prob(u) - log_det, atol=1e-3)
+
+
+def test_scores_are_what_their_names_say(model):
+    x = images(9, seed=5)
+    scores = model.ood_scores(x)
+    z, y = model.codes(x), model.preprocess(x)[0]
+    log_likelihood = model.decode(z).log_prob(y)
+    np.testing.assert_allclose(scores["latent_density"], -model.flow.log_prob(z), rtol=1e-5)
+    np.testing.assert_allclose(scores["reconstruction"], -log_likelihood, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(scores["joint"], scores["latent_density"] + scores["reconstruction"], rtol=1e-5)
+    np.testing.assert_allclose(scores["gaussian_density"], -model.gaussian_log_prob(z), rtol=1e-5)
+    residual = (np.asarray(y) - np.asarray(model(x))).reshape(9, -1)
+    np.testing.assert_allclose(scores["squared_error"], (residual**2).sum(1), rtol=1e-4)
+
+
+def test_the_gaussian_has_the_moments_of_the_codes():
+    from scipy.stats import multivariate_normal
+
+    generator = np.random.default_rng(0)
+    codes = generator.normal(size=(400, LATENT_DIM)) @ generator.normal(size=(LATENT_DIM, LATENT_DIM)) + 3.0
+    made = build("pae")
+    made.flow.adapt(codes.astype(np.float32))
+    expected = multivariate_normal(codes.mean(0), np.cov(codes.T, bias=True)).logpdf(codes[:50])
+    np.testing.assert_allclose(made.gaussian_log_prob(codes[:50].astype(np.float32)), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_gaussian_pixel_map_is_measured_on_validation(tmp_path):
+    workdir = tmp_path / "run"
+    assert call("--model=pae", "--smoke", "--nojit_compile", "--latent_dim=2", f"--workdir={workdir}") == 0
+    loaded = keras.saving.load_model(workdir / "model.keras")
+    x = pae_zoo.data.load("digits", num_train=256).valid.x
+    residual = loaded.preprocess(x)[0] - loaded.likelihood.mean(loaded.decoder_outputs(loaded.codes(x)))
+    expected = np.maximum(np.sqrt(np.mean(np.square(residual), axis=0)), loaded.likelihood.min_scale)
+    np.testing.assert_allclose(loaded.likelihood.scale, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("space", pae_lib.SPACES)
+def test_interpolations_hold_both_ends(model, space):
+    a, b = images(3, seed=1), images(3, seed=2)
+    frames = model.interpolate(a, b, num=5, space=space)
+    assert frames.shape == (3, 5, *EVENT_SHAPE)
+    np.testing.assert_allclose(frames[:, 0], model.decode_mean(model.codes(a)), atol=1e-3)
+    np.testing.assert_allclose(frames[:, -1], model.decode_mean(model.codes(b)), atol=1e-3)
+    same = model.interpolate(a, a, num=3, space=space)
+    np.testing.assert_allclose(same[:, 1], same[:, 0], atol=1e-3)
+
+
+def test_the_straight_line_in_u_is_straight(model):
+    a, b = images(2, seed=1), images(2, seed=2)
+    u = 0.5 * (model.base_from_latent(model.codes(a)) + model.base_from_latent(model.codes(b)))
+    expected = model.decode_mean(model.latent_from_base(u))
+    np.testing.assert_allclose(model.interpolate(a, b, num=3)[:, 1], expected, atol=1e-4)
+
+
+def test_an_unknown_space_is_refused(model):
+    with pytest.raises(UserError, match="u_spherical"):
+        model.interpolate(images(1), images(1), space="w")
+
+
+def test_manifold_density_of_a_linear_decoder():
+    """With g(z) = A z + b the density of the surface is log p(z) - 1/2 log det A'A."""
+    generator = np.random.default_rng(0)
+    matrix = generator.normal(size=(LATENT_DIM, 36)).astype(np.float32)
+    encoder = keras.Sequential([keras.Input(EVENT_SHAPE), keras.layers.Flatten(), keras.layers.Dense(LATENT_DIM)])
+    decoder = keras.Sequential(
+        [keras.Input((LATENT_DIM,)), keras.layers.Dense(36), keras.layers.Reshape(EVENT_SHAPE)])
+    decoder.layers[0].set_weights([matrix, np.zeros(36, np.float32)])
+    linear = pae_zoo.PAE(encoder, decoder)
+    x = images(4)
+    expected = linear.log_prob_latent(linear.codes(x)) - 0.5 * np.linalg.slogdet(matrix @ matrix.T)[1]
+    np.testing.assert_allclose(linear.log_density_manifold(x), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_codes_that_are_not_finite_are_refused():
+    made = build("pae", activation="tanh")  # relu turns NaN into 0
+    broken = images(8)
+    broken[3] = np.nan
+    with pytest.raises(UserError, match="1 of 8 codes are not finite"):
+        made.stage_codes(broken)
+
+
+def test_a_flow_of_another_size_is_refused():
+    made = build("pae")
+    with pytest.raises(UserError, match="2 dimensions.*3 latents"):
+        pae_zoo.PAE(made.encoder, made.decoder, flow=flows.Flow(2, depth=1, hidden_units=(4,)))
+
+
+# ---- stage 1 from another run --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory):
+    """A finished smoke run of vae with networks of its own size."""
+    workdir = tmp_path_factory.mktemp("first") / "vae"
+    flags = ["--model=vae", "--smoke", "--nojit_compile", "--latent_dim=3", "--hidden_units=20,10", "--num_train=200"]
+    assert call(*flags, f"--workdir={workdir}") == 0
+    return workdir
+
+
+def test_init_workdir_takes_the_place_of_the_first_stage(first_stage, tmp_path, capsys):
+    flags = ["--model=pae", "--smoke", "--nojit_compile", f"--init_workdir={first_stage}"]
+    assert call(*flags, f"--workdir={tmp_path / 'pae'}") == 0
+    before, after = (Run(path).load_model() for path in (first_stage, tmp_path / "pae"))
+    pairs = zip(after.encoder.weights + after.decoder.weights, before.encoder.weights + before.decoder.weights)
+    for mine, theirs in pairs:
+        np.testing.assert_array_equal(mine, theirs)
+    metrics = json.loads((tmp_path / "pae" / "metrics.json").read_text())
+    assert metrics["train/steps"] == 0 and metrics["flow/steps"] > 0 and "density/model/nll" in metrics
+    config = json.loads((tmp_path / "pae" / "config.json").read_text())["hparams"]
+    assert config["latent_dim"] == 3 and config["num_train"] == 200 and config["likelihood"] == "gaussian_pixel"
+    capsys.readouterr()
+    assert call(*flags, f"--workdir={tmp_path / 'pae'}") == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_first_stage_of_another_shape_is_refused_in_one_line(first_stage, tmp_path, capsys):
+    flags = ["--model=pae", "--smoke", f"--init_workdir={first_stage}", f"--workdir={tmp_path / 'run'}"]
+    for wrong in ("--latent_dim=5", "--hidden_units=7", "--dataset=circle"):
+        assert call(*flags, wrong) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        assert len(lines) == 1 and "does not fit" in lines[0]
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("wrong,expected", [
+    ("--flow=lu,splnie", "spline"), ("--flow=spline --latent_dim=1", "2 or more"), ("--flow_bins=1", "at least 2"),
+])  # fmt: skip
+def test_a_bad_flow_is_refused_in_one_line(wrong, expected, tmp_path, capsys):
+    assert call("--model=pae", "--smoke", *wrong.split(), f"--workdir={tmp_path / 'run'}") == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1 and expected in lines[0], lines
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_flow_stage_resumes_bit_for_bit(tmp_path, monkeypatch):
+    import signal
+
+    flags = ["--model=pae", "--smoke", "--nojit_compile", "--latent_dim=2", "--checkpoint_seconds=0"]
+    assert call(*flags, f"--workdir={tmp_path / 'whole'}") == 0
+    plain, calls = training.Keeper.on_train_batch_end, {"flow": 0}
+
+    def stop(self, batch, logs=None):
+        if self.run.stage == "flow":
+            calls["flow"] += 1
+            if calls["flow"] == 2:
+                self.signum = signal.SIGTERM
+        return plain(self, batch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Keeper, "on_train_batch_end", stop)
+        assert call(*flags, f"--workdir={tmp_path / 'parts'}") == 128 + signal.SIGTERM
+    assert not (tmp_path / "parts" / "model.keras").exists()
+    assert call(*flags, f"--workdir={tmp_path / 'parts'}") == 0
+    whole, parts = (Run(tmp_path / name, stage="flow").load_arrays("last")[0] for name in ("whole", "parts"))
+    for a, b in zip(whole, parts):
+        np.testing.assert_array_equal(a, b)
+    nll = [Run(tmp_path / name).read_metrics()["density/model/nll"] for name in ("whole", "parts")]
+    assert nll[0] == nll[1]
+
+
+# ---- code noise ----------------------------------------------------------------------------------------------
+
+
+def test_code_noise_perturbs_training_only():
+    params = hparams("ae")
+    noisy, plain = build("ae", code_noise=1.0), build("ae")
+    x, seed = tf.constant(images(8)), (1, 2)
+    assert params.code_noise == 0.0
+    np.testing.assert_array_equal(noisy.objective(x, seed, False)["loss"], plain.objective(x, seed, False)["loss"])
+    assert np.abs(noisy.objective(x, seed, True)["loss"] - plain.objective(x, seed, True)["loss"]).max() > 1e-3
+
+
+def test_dataclass_defaults():
+    assert {f.name: f.default for f in dataclasses.fields(pae_lib.HParams)}["likelihood"] == "gaussian_pixel"
