@@ -69,17 +69,17 @@ class Autoregressive(FlowLayer):
         one_pass = inverse == self.fast_inverse
         # The network always sees the side that the fast direction starts from.
         seen = x if one_pass else self._solve(x, inverse, context)
-        y, log_slope = self.scale(x, self.network(seen, context), inverse)
-        return y, tf.reduce_sum(log_slope, axis=-1)
+        y, log_slope = self.scale(tf.transpose(x), self.network(seen, context), inverse)
+        return tf.transpose(y), tf.reduce_sum(log_slope, axis=0)
 
     def _solve(self, x: tf.Tensor, inverse: bool, context: Optional[tf.Tensor]) -> tf.Tensor:
         """Returns y of the slow direction, found dimension by dimension."""
-        dims = tf.range(self.num_dims)
+        columns, dims = tf.transpose(x), tf.range(self.num_dims)
 
         def body(i, y):
-            found, _ = self.scale(x, self.network(y, context), inverse)
+            found, _ = self.scale(columns, self.network(y, context), inverse)
             # Only dimension i: later ones are not known yet and could overflow.
-            return i + 1, tf.where(dims == i, found, y)
+            return i + 1, tf.where(dims == i, tf.transpose(found), y)
 
         _, y = tf.while_loop(
             lambda i, y: i < self.num_dims, body, (0, tf.zeros_like(x)), maximum_iterations=self.num_dims

@@ -11,7 +11,7 @@ from pae_zoo import seeds
 
 @keras.saving.register_keras_serializable("pae_zoo")
 class Conditioner(keras.layers.Layer):
-    """Dense network x (n, d) -> parameters (p, n, K), zero at the start, so that the layer it drives is the identity.
+    """Dense network x (n, d) -> parameters (p, K, n), zero at the start, so that the layer it drives is the identity.
 
     Hidden kernels are Glorot uniform, biases and the last kernel zero.
 
@@ -70,7 +70,7 @@ class Conditioner(keras.layers.Layer):
                 h += tf.matmul(context, tf.convert_to_tensor(self.context_kernel))
             if number < len(self.hidden_units):
                 h = self.activation(h)
-        return tf.transpose(tf.reshape(h, (-1, self.num_parameters, self.num_dims)), (1, 0, 2))
+        return tf.reshape(tf.transpose(h), (self.num_parameters, self.num_dims, -1))
 
     def _glorot(self, number: int) -> keras.Initializer:
         return keras.initializers.GlorotUniform(seed=seeds.integer(*self.seed, number))

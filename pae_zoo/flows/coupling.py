@@ -8,7 +8,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo.errors import UserError
 from pae_zoo.flows import elementwise
-from pae_zoo.flows.base import FlowLayer, Pair, no_volume
+from pae_zoo.flows.base import FlowLayer, Pair
 from pae_zoo.flows.conditioners import Conditioner
 
 
@@ -33,7 +33,7 @@ class Coupling(FlowLayer):
         raise NotImplementedError
 
     def elementwise(self, x: tf.Tensor, parameters: tf.Tensor, inverse: bool) -> Pair:
-        """Applies f to x (n, d) with parameters (p, n, d); returns (y, log dy/dx) of shapes (n, d) and (n,)."""
+        """Applies f to x (d, n) with parameters (p, d, n); returns (y, log|det dy/dx|) of shapes (d, n) and (n,)."""
         raise NotImplementedError
 
     def make_weights(self) -> None:
@@ -46,8 +46,9 @@ class Coupling(FlowLayer):
 
     def transform(self, x: tf.Tensor, inverse: bool) -> Pair:
         kept = x[:, : self.num_kept]
-        changed, log_det = self.elementwise(x[:, self.num_kept :], self.conditioner(kept), inverse)
-        return tf.concat([kept, changed], axis=-1), log_det
+        changed = tf.transpose(x[:, self.num_kept :])
+        changed, log_det = self.elementwise(changed, self.conditioner(kept), inverse)
+        return tf.concat([kept, tf.transpose(changed)], axis=-1), log_det
 
 
 @register_keras_serializable("pae_zoo")
@@ -59,7 +60,7 @@ class Additive(Coupling):
 
     def elementwise(self, x, parameters, inverse):
         shift = parameters[0]
-        return (x - shift if inverse else x + shift), no_volume(x)
+        return (x - shift if inverse else x + shift), tf.zeros_like(x[0])
 
 
 @register_keras_serializable("pae_zoo")
@@ -71,7 +72,7 @@ class Affine(Coupling):
 
     def elementwise(self, x, parameters, inverse):
         y, log_slope = elementwise.affine(x, parameters, inverse)
-        return y, tf.reduce_sum(log_slope, axis=-1)
+        return y, tf.reduce_sum(log_slope, axis=0)
 
 
 @register_keras_serializable("pae_zoo")
@@ -105,7 +106,7 @@ class Spline(Coupling):
 
     def elementwise(self, x, parameters, inverse):
         y, log_slope = elementwise.rational_quadratic(x, parameters, self.bound, inverse=not inverse)
-        return y, tf.reduce_sum(log_slope, axis=-1)
+        return y, tf.reduce_sum(log_slope, axis=0)
 
 
 LAYERS: tuple[type[keras.Layer], ...] = (Additive, Affine, Spline)
