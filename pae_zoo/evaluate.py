@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
     options, given = launch.parse(Flags, argv)
     evaluation.check_tasks(options.tasks)
     evaluation.check_ood_datasets(options.ood_datasets)
+    evaluation.check_mask(options.mask)
     runs = [Run(path) for path in workdirs(options)]
     for run in runs:  # every mistake is told before the first number is computed
         run.read_hparams()

@@ -39,7 +39,25 @@ SCHEDULES = ("constant", "cosine", "step", "exponential")
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationFlags:
+class RestorationFlags:
+    """The flags of inpainting and denoising, which the evaluation tasks and `pae_zoo.apply` share."""
+
+    mask: str = option("", "What is hidden: none, columns:0-13, rows:8-15, rectangle:TOP,LEFT,HEIGHT,WIDTH, "
+                       "pixels:0.95 (share hidden at random), or a file (.npy, .npz, .png; 1 or white is seen).",
+                       group=EVALUATION)
+    noise: float = option(0.0, "Std of the Gaussian noise in the data to be restored, for pixels in [0, 1].", low=0.0,
+                          group=EVALUATION)
+    restoration_starts: int = option(8, "Prior draws that the search of the maximum starts from, besides the encoding.",
+                                     low=0, group=EVALUATION, smoke=1)
+    restoration_posterior: str = option(
+        "mixture", "What restorations are drawn from: Laplace at the maximum, a mixture over the maxima, or NUTS.",
+        choices=("laplace", "mixture", "nuts"), group=EVALUATION)
+    restoration_draws: int = option(200, "Posterior draws of each datum behind its mean and std (nuts: of each of 4 "
+                                    "chains).", low=4, group=EVALUATION, smoke=8)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationFlags(RestorationFlags):
     """The flags of the evaluation tasks, which the training command and `pae_zoo.evaluate` share."""
 
     tasks: tuple[str, ...] = option((), "Evaluation tasks; empty: reconstruction, and likelihood where the model "
@@ -56,6 +74,8 @@ class SharedHParams(EvaluationFlags):
     """The flags that every model has."""
 
     model: str = option("vae", "Model to train: the name of a module of pae_zoo/models.", group=RUN)
+    restoration_images: int = option(64, "Test data that the task restoration restores.", low=1, group=EVALUATION,
+                                     smoke=4)
     workdir: str = option("", "Folder of the run; empty: runs/<model>/<dataset>/<seed>.", group=RUN, operational=True)
     init_workdir: str = option("", "Finished run to start from: its weights initialise this one.", group=RUN)
     seed: int = option(0, "Chooses noise, initial weights and the order of data.", low=0, high=2**31 - 1, group=RUN)

@@ -50,6 +50,21 @@ def signed_rgb(differences: np.ndarray, limit: float) -> np.ndarray:
     return matplotlib.colormaps["RdBu_r"](scaled)[..., :3].astype(np.float32)
 
 
+def positive_rgb(values: np.ndarray, limit: float) -> np.ndarray:
+    """Returns images (..., H, W, C) of values >= 0 as RGB: black at zero, then purple, orange, pale yellow at limit."""
+    import matplotlib
+
+    grey = np.asarray(values, np.float32).mean(axis=-1)
+    return matplotlib.colormaps["inferno"](np.clip(grey / limit, 0.0, 1.0))[..., :3].astype(np.float32)
+
+
+def hidden_rgb(images: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Returns images (..., H, W, C) as RGB with the pixels that are not seen in a light blue that no grey is."""
+    from matplotlib.colors import to_rgb as colour_of
+
+    return np.where(seen.any(axis=-1, keepdims=True), to_rgb(images), np.float32(colour_of(COLOURS[5])))
+
+
 def mosaic(images: np.ndarray, pad: int = 2) -> np.ndarray:
     """Lays a table of images (rows, columns, H, W, C) on grey: one RGB image with `pad` pixels between."""
     images = to_rgb(images)

@@ -35,6 +35,7 @@ def prepare(hparams, module) -> Session:
     _check_same(run, hparams, module.MODEL)
     evaluation.check_tasks(hparams.tasks)
     evaluation.check_ood_datasets(hparams.ood_datasets)
+    evaluation.check_mask(hparams.mask)
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = launch.load_dataset(hparams)
     if hparams.augment and len(dataset.event_shape) != 3:

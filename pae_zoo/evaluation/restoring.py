@@ -1,0 +1,222 @@
+"""Restores partly seen, noisy data under a model: what the task `restoration` and `pae_zoo.apply` share."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, Optional
+
+import numpy as np
+import tensorflow as tf
+
+from pae_zoo import inference, seeds
+from pae_zoo.errors import UserError
+from pae_zoo.evaluation.context import Context, sentence
+
+SHOWN_DRAWS = 4
+CHAINS = 4
+FILLING_ROUNDS = 3
+FILLING_DRAWS = 16
+# Bytes that the derivatives of a batch of data may take, and rows that the decoder gets at once.
+JACOBIAN_BYTES, DECODER_ROWS = 2**27, 2**13
+# A mode counts when it has so much of the posterior's weight.
+LEAST_WEIGHT = 1e-3
+
+
+@dataclasses.dataclass
+class Restoration:
+    """What is known of n data; pictures are decoder means in the units of x, log densities nats of y.
+
+    Attributes:
+      map, mean, std: (n, *event): at the maximum; mean and standard deviation over posterior draws.
+      draws: (n, 4, *event), some of the draws.
+      log_joint, encoding_log_joint: (n,), log p(u, y_seen) at the maximum and at the encoding.
+      chi2: (n,), at the maximum, per seen value.
+      decrement: (n,), what a further Gauss-Newton step from the maximum promised.
+      evidence: (n,), log p(y_seen) by Laplace; NaN where the Hessian at the maximum is not positive definite.
+      information_gain: (n,), of the posterior of u over N(0, I).
+      modes: (n,), distinct maxima with at least a thousandth of the weight.
+      positive_definite: (n,), bool, at the maximum.
+      flagged_runs: (n,), share of the runs whose Hessian is not positive definite.
+      r_hat, ess, divergences: (n,), worst over u, from NUTS; None for other posteriors.
+    """
+
+    map: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    draws: np.ndarray
+    log_joint: np.ndarray
+    encoding_log_joint: np.ndarray
+    chi2: np.ndarray
+    decrement: np.ndarray
+    evidence: np.ndarray
+    information_gain: np.ndarray
+    modes: np.ndarray
+    positive_definite: np.ndarray
+    flagged_runs: np.ndarray
+    r_hat: Optional[np.ndarray] = None
+    ess: Optional[np.ndarray] = None
+    divergences: Optional[np.ndarray] = None
+
+
+class Restorer:
+    """Finds u behind data of which some values are hidden and the others noisy.
+
+    Args:
+      context: gives the model, the compiler and the progress bar.
+      options: noise, restoration_starts, restoration_posterior and restoration_draws.
+      seed: pair of integers; results do not depend on how data are batched, but for those of NUTS.
+
+    Raises NotImplementedError for a model without a prior, UserError for noise that has no Gaussian form in y.
+    """
+
+    def __init__(self, context: Context, options: Any, seed):
+        self.context, self.model, self.options, self.seed = context, context.model, options, seed
+        self.prior = self.model.prior()
+        likelihood = self.model.likelihood
+        if not likelihood.is_discrete:
+            constant = likelihood.channels_factor == 1
+            noise = options.noise and self._noise_of_y(options.noise)
+            self.observation = inference.Gaussian(likelihood.mean, likelihood.variance, noise, constant)
+        elif options.noise:
+            raise UserError(f"--noise={options.noise}: {type(likelihood).__name__} has no Gaussian noise to add to; "
+                            "leave --noise out, or train with a Gaussian likelihood.")
+        else:
+            self.observation = inference.Bernoulli()
+
+    def _noise_of_y(self, noise: float) -> tf.Tensor:
+        """Returns the std of the noise in units of y, one per value: the preprocessing must be affine."""
+        shape = (1, *self.model.event_shape)
+        low, middle, high = (self.model.preprocess(tf.fill(shape, value))[0].numpy()[0] for value in (0.0, 0.5, 1.0))
+        slope = high - low
+        if np.abs(middle - low - 0.5 * slope).max() > 1e-4 * np.abs(slope).max():
+            raise UserError(f"--noise={noise}: the model's --preprocess is not affine, so that Gaussian noise in the "
+                            "pixels is not Gaussian for it; leave --noise out.")
+        return tf.constant(noise * np.abs(slope), tf.float32)
+
+    # ---- the loop over data ------------------------------------------------------------------------
+
+    def restore(self, x: np.ndarray, seen: np.ndarray) -> Restoration:
+        """Returns the restoration of x (n, *event), of which the values with True in `seen`, alike, are known."""
+        parts = []
+        size = min(self.batch_size(), len(x))
+        pairs = zip(self.context.batches(x, size), self.context.batches(seen, size))
+        with self.context.progress(-(-len(x) // size), "restoration") as bar:
+            for number, ((batch, count), (batch_seen, _)) in enumerate(pairs):
+                found = self._batch(tf.constant(batch), tf.constant(batch_seen > 0.5), number)
+                parts.append({name: None if v is None else v[:count] for name, v in vars(found).items()})
+                bar.update()
+        names = parts[0]
+        return Restoration(**{n: None if names[n] is None else np.concatenate([p[n] for p in parts]) for n in names})
+
+    def batch_size(self) -> int:
+        """Returns how many data fit into memory with the derivatives of all their runs."""
+        runs = self.options.restoration_starts + 1
+        bytes_each = 4 * runs * self.model.latent_dim * math.prod(self.model.event_shape)
+        return int(np.clip(JACOBIAN_BYTES // bytes_each, 1, 64))
+
+    def _batch(self, x: tf.Tensor, seen: tf.Tensor, number: int) -> Restoration:
+        search_seed, draw_seed, chain_seed = seeds.split(self.seed, 3)
+        runs, hessian, at_encoding = self.context.compile(self._search)(x, seen, search_seed)
+        # Eigenvalues are found outside XLA, whose CPU kernel for them is slow.
+        modes = inference.laplace(runs.u, runs.log_joint, hessian)
+        mixture = inference.mixture(modes, single=self.options.restoration_posterior == "laplace")
+        best = mixture.modes.mean[0]
+        chi2, picture = self.context.compile(self._at_maximum)(x, seen, best)
+        chains = None
+        if self.options.restoration_posterior == "nuts":
+            starts = mixture.sample(CHAINS, draw_seed)
+            chains = self.context.compile(self._chains)(
+                x, seen, starts, best, mixture.modes.factor[0], seeds.fold_in(chain_seed, number))
+            draws = tf.reshape(chains.draws, (-1, *best.shape))
+            mean, variance = (moment.numpy() for moment in tf.nn.moments(draws, axes=[0]))
+        else:
+            draws = mixture.sample(self.options.restoration_draws, draw_seed)
+            mean, covariance = mixture.moments()
+            variance = tf.linalg.diag_part(covariance)
+        pixel_mean, pixel_std, shown = self._decoded_moments(draws)
+        index = tf.argmax(runs.log_joint, axis=0)
+        return Restoration(
+            picture.numpy(), pixel_mean, pixel_std, shown, mixture.modes.log_joint[0].numpy(), at_encoding.numpy(),
+            chi2.numpy(), tf.gather(tf.transpose(runs.decrement), index, batch_dims=1).numpy(),
+            mixture.evidence.numpy(), inference.information_gain(mean, variance).numpy(),
+            np.sum(mixture.weights.numpy() >= LEAST_WEIGHT, axis=0), mixture.valid.numpy(),
+            np.mean(~modes.positive_definite.numpy(), axis=0),
+            **({} if chains is None else {
+                "r_hat": chains.r_hat.numpy().max(axis=-1), "ess": chains.effective_samples.numpy().min(axis=-1),
+                "divergences": chains.divergences.numpy(),
+            }),
+        )
+
+    # ---- compiled functions of one batch -----------------------------------------------------------
+
+    def problem(self, x: tf.Tensor, seen: tf.Tensor) -> inference.Problem:
+        """Returns the posterior of u given the seen values of x (batch, *event)."""
+
+        def decode(u):
+            return self.model.decoder_outputs(self.model.latent_from_base(u))
+
+        return inference.Problem(self.prior.log_prob, decode, self.observation, self.model.preprocess(x)[0], seen)
+
+    def _search(self, x, seen, seed):
+        problem = self.problem(x, seen)
+        start_seed, filling_seed, encode_seed = seeds.split(seed, 3)
+        encoding = self._encoding(x, seen, filling_seed, encode_seed)
+        starts, count = encoding[None], self.options.restoration_starts
+        if count:
+            draws = self.prior.sample(count, seed=start_seed)[:, None]
+            starts = tf.concat([starts, tf.broadcast_to(draws, (count, *encoding.shape))], axis=0)
+        runs = inference.find_modes(problem, starts)
+        return runs, problem.hessian(runs.u), problem.log_joint(encoding)
+
+    def _encoding(self, x, seen, filling_seed, encode_seed) -> tf.Tensor:
+        """Returns u of the encoder for x whose hidden values are filled in, at last by what it decodes to itself."""
+        filling = tf.reduce_mean(self._decode_mean(self.prior.sample(FILLING_DRAWS, seed=filling_seed)), axis=0)
+        u = None
+        for _ in range(FILLING_ROUNDS):
+            posterior = self.model.encode(tf.where(seen, x, filling), encode_seed)
+            try:
+                z = posterior.mean()
+            except NotImplementedError as error:
+                if u is None:
+                    self.context.say("restoration: the encoding is a draw, for the encoder's posterior has no mean. "
+                                     f"{sentence(error)}")
+                z = posterior.sample(seed=encode_seed)
+            u = self.model.base_from_latent(z)
+            filling = self._decode_mean(u)
+        return u
+
+    def _at_maximum(self, x, seen, u):
+        return self.problem(x, seen).chi_square(u), self._decode_mean(u)
+
+    def _chains(self, x, seen, starts, mean, factor, seed):
+        settings = inference.Sampler(draws=self.options.restoration_draws)
+        return inference.sample(self.problem(x, seen), starts, mean, factor, seed, settings)
+
+    def _decode_mean(self, u: tf.Tensor) -> tf.Tensor:
+        """Returns pictures (rows, *event) in the units of x for u (rows, K)."""
+        return self.model.decode_mean(self.model.latent_from_base(u))
+
+    def _decoded_moments(self, draws: tf.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns mean and std over draws (S, batch, K) of their pictures, and some pictures (batch, 4, *event)."""
+        decode = self.context.compile(self._decode_mean)
+        num, batch, size = draws.shape
+        step = max(1, DECODER_ROWS // batch)
+        kept = np.linspace(0, num - 1, min(SHOWN_DRAWS, num)).astype(int)
+        total, squares, shown = 0.0, 0.0, []
+        for start, pictures in self._pictures(decode, draws, step):
+            total = total + pictures.sum(axis=0, dtype=np.float64)
+            squares = squares + np.square(pictures, dtype=np.float64).sum(axis=0)
+            shown += [pictures[k - start] for k in kept if start <= k < start + len(pictures)]
+        mean = total / num
+        std = np.sqrt(np.maximum(squares / num - mean**2, 0.0))
+        return mean.astype(np.float32), std.astype(np.float32), np.stack(shown, axis=1)
+
+    def _pictures(self, decode, draws: tf.Tensor, step: int) -> Iterator[tuple[int, np.ndarray]]:
+        num, batch, size = draws.shape
+        for start in range(0, num, step):
+            part = draws[start : start + step]
+            count = len(part)
+            if count < step <= num:  # one shape, one compilation
+                part = tf.concat([part, tf.repeat(part[-1:], step - count, axis=0)], axis=0)
+            pictures = decode(tf.reshape(part, (-1, size))).numpy()
+            yield start, pictures.reshape(len(part), batch, *pictures.shape[1:])[:count]
