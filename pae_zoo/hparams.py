@@ -65,6 +65,13 @@ class EvaluationFlags(RestorationFlags):
     ood_datasets: tuple[str, ...] = option(
         (), "Sets for the task ood, in the grammar of --dataset, plus constant, noise, hflip, vflip (empty: these "
         "four).", group=EVALUATION)
+    frechet_samples: int = option(
+        10_000, "Images on each side of a Frechet distance (fewer where the test split has fewer).", low=2,
+        group=EVALUATION, smoke=128)
+    fid_weights: str = option("", "File of the feature network: Inception's .h5 or .pb, or .npz of tools/"
+                              "train_features.py (empty: the data set's own).", group=EVALUATION)
+    fid_min_max: bool = option(False, "Stretch each image to [0, 1] before its features, as the PAE paper's notebooks "
+                               "did.", group=EVALUATION)
     importance_samples: int = option(100, "Samples per datum of the importance-sampled likelihood.", low=1,
                                      group=EVALUATION, smoke=8)
 

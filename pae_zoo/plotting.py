@@ -171,6 +171,20 @@ def latent_map(
     return figure
 
 
+def bars(values: Mapping[str, float], title: str, label: str) -> Figure:
+    """Draws a horizontal bar per named number >= 0, with the number beside it; the first on top."""
+    figure = new_figure(7.0, 1.4 + 0.42 * len(values))
+    axes = figure.add_subplot()
+    drawn = axes.barh(list(values), list(values.values()), height=0.62, color=COLOURS[0])
+    axes.bar_label(drawn, [f"{value:.4g}" for value in values.values()], padding=4, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0.0, 1.15 * max([*values.values(), 1e-12]))
+    figure.suptitle(title, fontsize=11)  # wider than the axes, which leave room for the names
+    axes.set_xlabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def histogram(
     groups: Mapping[str, np.ndarray], title: str, xlabel: str, marks: Optional[Mapping[str, float]] = None
 ) -> Figure:

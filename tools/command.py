@@ -20,11 +20,16 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}. Use --help to see what is allowed.\n")
 
 
+def natural(text: str, low: int = 0) -> int:
+    """Returns a flag's value as an integer of at least `low`."""
+    if not text.isascii() or not text.isdigit() or int(text) < low:
+        raise argparse.ArgumentTypeError(f"an integer of at least {low} is needed; received {text!r}")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """Returns a flag's value as an integer of at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"an integer of at least 1 is needed; received {text!r}")
-    return int(text)
+    return natural(text, 1)
 
 
 def use_package() -> None:

@@ -52,6 +52,7 @@ class Context:
 
     def __post_init__(self):
         self._compiled: dict[Callable, Callable] = {}
+        self._made: dict[str, Any] = {}
         self.board = Board(self.run, step=training_step(self.model))
 
     @property
@@ -89,6 +90,12 @@ class Context:
                     file.write(",".join(_cell(value) for value in row) + "\n")
 
         self.save(relative, write)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Returns `make()`; what tasks share under one name is made by the first that asks."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     # ---- randomness --------------------------------------------------------------------------------
 

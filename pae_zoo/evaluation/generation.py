@@ -1,4 +1,4 @@
-"""What the model generates: samples, interpolations, a map of its latent space."""
+"""What the model generates: samples and their quality, interpolations, a map of its latent space."""
 
 from collections.abc import Iterator
 from typing import Any, Optional
@@ -6,6 +6,7 @@ from typing import Any, Optional
 import numpy as np
 
 from pae_zoo import plotting
+from pae_zoo.evaluation import quality
 from pae_zoo.evaluation.context import Context, Projection, to_unit
 
 SHOWN_SAMPLES = 100
@@ -20,10 +21,11 @@ SAMPLE_KEYS = (
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
-    """Sample grid, interpolation strips, 2-D latent map, and how the codes fill the prior.
+    """Sample grid and quality, interpolation strips, 2-D latent map, and how the codes fill the prior.
 
-    Interpolations are linear in z between the codes of two test data, both ends included. A latent unit is
-    active when the variance of its code over the test data exceeds 0.01 (Burda et al., arXiv 1509.00519).
+    Frechet distances, precision and recall are those of `pae_zoo.evaluation.quality`. Interpolations are linear
+    in z between the codes of two test data, both ends included. A latent unit is active when the variance of its
+    code over the test data exceeds 0.01 (Burda et al., arXiv 1509.00519).
     """
     yield from draw_samples(context)
     codes, variances = context.test_codes
@@ -41,6 +43,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         if codes.shape[1] == 2:
             draw_latent_grid(context, codes if prior is None else prior, prior is not None)
     write_projector(context, codes)
+    yield from quality.model_quality(context)
 
 
 def draw_samples(context: Context) -> Iterator[tuple[str, Any]]:

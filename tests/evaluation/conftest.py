@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 
 from pae_zoo import data, seeds
 from pae_zoo.data import preprocessing
-from pae_zoo.evaluation import Context
+from pae_zoo.evaluation import Context, features
 from pae_zoo.hparams import SharedHParams
 
 tfd = tfp.distributions
@@ -173,3 +173,22 @@ def plain_autoencoder():
 def linear_gaussian():
     return LinearGaussian
 
+
+@pytest.fixture
+def blobs():
+    """`small_images`, for tests that need more than one split."""
+    return small_images
+
+
+@pytest.fixture
+def feature_file(tmp_path):
+    """Returns make(shape, seed=0) -> path of a feature network with random weights for images of that shape."""
+
+    def make(shape, seed=0):
+        options = dict(input_shape=shape, num_classes=3, filters=(4, 6), strides=(1, 2), num_features=5)
+        model = features.classifier(**options, seed=seed)
+        path = tmp_path / f"features_{seed}.npz"
+        features.save(path, model.get_weights(), dict(dataset="toy", **options))
+        return path
+
+    return make

@@ -1,0 +1,163 @@
+"""Feature networks: images to vectors in which distances between sets of images are measured.
+
+A number measured with one network does not compare with a number of another, so an extractor carries a name and
+the hash of its weights. The small classifiers in `extractors/` are the project's own: tools/train_features.py
+made them, each on the training split of the set it is named after. Inception is in `inception.py`.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Union
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pae_zoo import seeds
+from pae_zoo.errors import UserError
+
+FOLDER = Path(__file__).resolve().parent / "extractors"
+FILTERS, STRIDES, NUM_FEATURES = (16, 32, 32), (1, 2, 2), 64
+BATCH = 500
+NOTE, ARCHITECTURE = "note", ("input_shape", "num_classes", "filters", "strides", "num_features")
+TRAIN_ONE = "Train one with `python tools/train_features.py`, or give --fid_weights=FILE"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extractor:
+    """A feature network.
+
+    Args:
+      name: what the network is, such as fashion_mnist-cnn.
+      digest: sha256 of its weights, hexadecimal.
+      preparation: what is done to an image before the network, in words; "" for nothing.
+      apply: maps float32 images (b, H, W, C) in [0, 1] to features (b, d); called with up to `BATCH` rows.
+      costly: whether it takes tenths of a second per image on a CPU.
+    """
+
+    name: str
+    digest: str
+    preparation: str
+    apply: Callable[[np.ndarray], Any]
+    costly: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name and the first 12 digits of the hash: what tells two extractors apart."""
+        return f"{self.name} {self.digest[:12]}"
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """Returns the features, float64 (n, d), of images x (n, H, W, C) in [0, 1]; x is not changed.
+
+        A row depends on its own image only, up to the rounding of float32.
+        """
+        parts = [np.asarray(self.apply(x[i : i + BATCH]), np.float64) for i in range(0, len(x), BATCH)]
+        return np.concatenate(parts)
+
+
+def classifier(
+    input_shape: Sequence[int],
+    num_classes: int,
+    filters: Sequence[int] = FILTERS,
+    strides: Sequence[int] = STRIDES,
+    num_features: int = NUM_FEATURES,
+    seed: int = 0,
+) -> keras.Model:
+    """Returns the convolutional classifier whose penultimate layer gives features: images -> logits.
+
+    3x3 convolutions, a dense layer, all with ReLU, and a linear layer of classes. The dense layer is named
+    "features". Takes images (b, *input_shape) in [0, 1].
+    """
+    layers = keras.layers
+    inputs = keras.Input(tuple(input_shape), dtype="float32")
+    common = dict(activation="relu", dtype="float32")  # whatever the global policy
+    hidden = inputs
+    for number, (width, stride) in enumerate(zip(filters, strides)):
+        initial = keras.initializers.HeUniform(seed=seeds.integer(seed, number))
+        convolution = layers.Conv2D(width, 3, stride, padding="same", kernel_initializer=initial, **common)
+        hidden = convolution(hidden)
+    initial = keras.initializers.HeUniform(seed=seeds.integer(seed, len(filters)))
+    hidden = layers.Flatten(dtype="float32")(hidden)
+    hidden = layers.Dense(num_features, kernel_initializer=initial, name="features", **common)(hidden)
+    initial = keras.initializers.GlorotUniform(seed=seeds.integer(seed, len(filters) + 1))
+    return keras.Model(inputs, layers.Dense(num_classes, kernel_initializer=initial, dtype="float32")(hidden))
+
+
+def digest_of(weights: Sequence[np.ndarray]) -> str:
+    """Returns the sha256 of arrays: of their dtypes, shapes and little-endian bytes, in order."""
+    total = hashlib.sha256()
+    for array in weights:
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        total.update(f"{array.dtype.str}{array.shape}".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def save(path: Union[str, Path], weights: Sequence[np.ndarray], note: dict[str, Any]) -> dict[str, Any]:
+    """Writes weights and `note` as one .npz file and returns the note with the hash in it.
+
+    The note says how the weights came about and needs what `classifier` takes, the keys of `ARCHITECTURE`.
+    """
+    note = {**note, "sha256": digest_of(weights)}
+    arrays = {f"weight_{i:02d}": array for i, array in enumerate(weights)}
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **arrays, **{NOTE: np.array(json.dumps(note))})
+    return note
+
+
+def read(path: Union[str, Path]) -> tuple[keras.Model, dict[str, Any]]:
+    """Returns (classifier, note) of a file that `save` wrote; raises UserError for any other."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            note = json.loads(str(file[NOTE]))
+            weights = [file[name] for name in sorted(file.files) if name != NOTE]
+        model = classifier(*(note[key] for key in ARCHITECTURE))
+        model.set_weights([array.astype(np.float32) for array in weights])
+        expected = note["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise UserError(
+            f"{path} is not a feature network of tools/train_features.py ({type(error).__name__}). {TRAIN_ONE}."
+        )
+    if digest_of(weights) != expected:
+        raise UserError(f"{path}: the weights do not have the hash in their note; the file was changed. {TRAIN_ONE}.")
+    return model, note
+
+
+def load(path: Union[str, Path]) -> tuple[Extractor, dict[str, Any]]:
+    """Returns (extractor, note) of a file that tools/train_features.py wrote; raises UserError for any other."""
+    model, note = read(path)
+    network = keras.Model(model.inputs, model.get_layer("features").output)
+    # Without XLA: on a CPU it makes convolutions slower. Any number of rows is one compilation.
+    signature = [tf.TensorSpec((None, *note["input_shape"]), tf.float32)]
+    apply = tf.function(lambda x: network(x), input_signature=signature, autograph=False)
+    return Extractor(f"{note['dataset']}-cnn", note["sha256"], "", apply), note
+
+
+def find(context) -> Extractor:
+    """Returns the extractor for the images of a task's context: that of --fid_weights, or the set's own.
+
+    Raises NotImplementedError with a sentence where there is none, UserError for a bad --fid_weights.
+    """
+    from pae_zoo.evaluation import inception
+
+    hparams, shape = context.hparams, tuple(context.dataset.event_shape)
+    if not context.is_image:
+        raise NotImplementedError(f"Features are of images; {context.dataset.name} has data of shape {shape}.")
+    given = hparams.fid_weights
+    if given and not given.endswith(".npz"):
+        return inception.load(given)
+    path = Path(given) if given else FOLDER / f"{context.dataset.slug}.npz"
+    if not given and not path.is_file():
+        raise NotImplementedError(f"No feature network is kept for {context.dataset.name}. {TRAIN_ONE}.")
+    extractor, note = load(path)
+    changed = [flag for flag in ("crop", "invert") if not given and getattr(hparams, flag)]
+    if changed or tuple(note["input_shape"]) != shape:
+        why = f"--{changed[0]} changes the images" if changed else f"these have shape {shape}"
+        raise NotImplementedError(
+            f"The feature network {extractor.label} takes {note['dataset']} as {tuple(note['input_shape'])}, but "
+            f"{why}. {TRAIN_ONE}."
+        )
+    return extractor
