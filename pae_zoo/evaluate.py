@@ -34,6 +34,7 @@ def main(argv: list[str]) -> int:
     evaluation.check_tasks(options.tasks)
     evaluation.check_ood_datasets(options.ood_datasets)
     evaluation.check_mask(options.mask)
+    evaluation.check_fid_weights(options.fid_weights)
     runs = [Run(path) for path in workdirs(options)]
     for run in runs:  # every mistake is told before the first number is computed
         run.read_hparams()

@@ -2,7 +2,8 @@
 
 from typing import Iterable, Union
 
-LEAVES = ("auroc", "auprc", "fpr95", "fpr80")
+# figure of merit -> its heading in the table
+LEAVES = {"auroc": "auroc", "auroc_stderr": "+-", "auprc": "auprc", "fpr95": "fpr95", "fpr80": "fpr80"}
 
 
 def lines(metrics: dict[str, Union[float, str]]) -> list[str]:
@@ -16,7 +17,8 @@ def lines(metrics: dict[str, Union[float, str]]) -> list[str]:
         else:
             found.append(f"  {key:42} {number(value)}")
     if rows:
-        found.append(f"  {'out-of-distribution set':26} {'score':16}" + "".join(f"{leaf:>9}" for leaf in LEAVES))
+        headings = "".join(f"{heading:>9}" for heading in LEAVES.values())
+        found.append(f"  {'out-of-distribution set':26} {'score':16}{headings}")
         for (name, score), values in rows.items():
             found.append(f"  {name:26} {score:16}" + "".join(f"{_share(values.get(leaf)):>9}" for leaf in LEAVES))
     return found

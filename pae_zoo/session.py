@@ -36,6 +36,7 @@ def prepare(hparams, module) -> Session:
     evaluation.check_tasks(hparams.tasks)
     evaluation.check_ood_datasets(hparams.ood_datasets)
     evaluation.check_mask(hparams.mask)
+    evaluation.check_fid_weights(hparams.fid_weights)
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = launch.load_dataset(hparams)
     if hparams.augment and len(dataset.event_shape) != 3:

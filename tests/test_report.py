@@ -5,13 +5,14 @@ from pae_zoo import report
 
 def test_scores_become_a_table_and_the_rest_lines():
     metrics = {"test/mse": 0.0123456, "ood/mnist/elbo/auroc": 0.5, "ood/mnist/elbo/fpr95": 1.0,
-               "test/elbo": "unsupported", "ood/mnist/code_shift": 0.2}  # fmt: skip
+               "ood/mnist/elbo/auroc_stderr": 0.01, "test/elbo": "unsupported",
+               "ood/mnist/code_shift": 0.2}  # fmt: skip
     text = report.lines(metrics)
     assert text[0].split() == ["test/mse", "0.012346"]
     assert text[1].split() == ["test/elbo", "unsupported"]
     assert text[2].split() == ["ood/mnist/code_shift", "0.2"]
-    assert text[3].split()[-4:] == ["auroc", "auprc", "fpr95", "fpr80"]
-    assert text[4].split() == ["mnist", "elbo", "0.5000", "-", "1.0000", "-"]
+    assert text[3].split()[-4:] == ["+-", "auprc", "fpr95", "fpr80"]
+    assert text[4].split() == ["mnist", "elbo", "0.5000", "0.0100", "-", "1.0000", "-"]
     assert len(text) == 5
 
 

@@ -13,10 +13,14 @@ from typing import Union
 
 from pae_zoo.errors import UserError
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
+from pae_zoo.evaluation.features import check_file as check_fid_weights
 from pae_zoo.evaluation.ood import check_names as check_ood_datasets
 from pae_zoo.evaluation.restoration import check_mask
 
-__all__ = ["UNSUPPORTED", "Context", "check_mask", "check_ood_datasets", "check_tasks", "describe", "evaluate", "tasks"]
+__all__ = [
+    "UNSUPPORTED", "Context", "check_fid_weights", "check_mask", "check_ood_datasets", "check_tasks", "describe",
+    "evaluate", "tasks",
+]  # fmt: skip
 
 Value = Union[float, str]
 

@@ -22,6 +22,7 @@ from pae_zoo.errors import UserError
 FOLDER = Path(__file__).resolve().parent / "extractors"
 FILTERS, STRIDES, NUM_FEATURES = (16, 32, 32), (1, 2, 2), 64
 BATCH = 500
+SUFFIXES = (".npz", ".h5", ".pb")
 NOTE, ARCHITECTURE = "note", ("input_shape", "num_classes", "filters", "strides", "num_features")
 TRAIN_ONE = "Train one with `python tools/train_features.py`, or give --fid_weights=FILE"
 
@@ -136,6 +137,17 @@ def load(path: Union[str, Path]) -> tuple[Extractor, dict[str, Any]]:
     return Extractor(f"{note['dataset']}-cnn", note["sha256"], "", apply), note
 
 
+def check_file(given: str) -> None:
+    """Raises UserError unless `given`, the flag --fid_weights, is empty or a file of a kind that is read."""
+    if given and Path(given).suffix not in SUFFIXES:
+        raise UserError(
+            f"--fid_weights={given} is neither Keras' InceptionV3 without top (.h5), nor the 2015-12-05 graph (.pb), "
+            "nor a file of tools/train_features.py (.npz)."
+        )
+    if given and not Path(given).expanduser().is_file():
+        raise UserError(f"--fid_weights={given} is not a file; give one, or leave the flag out for the set's own net.")
+
+
 def find(context) -> Extractor:
     """Returns the extractor for the images of a task's context: that of --fid_weights, or the set's own.
 
@@ -147,9 +159,10 @@ def find(context) -> Extractor:
     if not context.is_image:
         raise NotImplementedError(f"Features are of images; {context.dataset.name} has data of shape {shape}.")
     given = hparams.fid_weights
+    check_file(given)
     if given and not given.endswith(".npz"):
         return inception.load(given)
-    path = Path(given) if given else FOLDER / f"{context.dataset.slug}.npz"
+    path = Path(given).expanduser() if given else FOLDER / f"{context.dataset.slug}.npz"
     if not given and not path.is_file():
         raise NotImplementedError(f"No feature network is kept for {context.dataset.name}. {TRAIN_ONE}.")
     extractor, note = load(path)

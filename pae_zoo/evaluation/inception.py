@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.errors import UserError
-from pae_zoo.evaluation.features import Extractor
+from pae_zoo.evaluation.features import Extractor, check_file
 
 NUM_FEATURES = 2048
 ROWS = 50  # images of 299x299 at a time
@@ -21,17 +21,10 @@ GREY = "grey repeated as RGB, "
 
 def load(path: str) -> Extractor:
     """Returns the extractor of a file of Inception weights, .h5 or .pb; raises UserError for any other."""
-    kinds = {".h5": _keras, ".pb": _frozen_graph}
-    suffix, file = Path(path).suffix, Path(path).expanduser()
-    if suffix not in kinds:
-        raise UserError(
-            f"--fid_weights={path} is neither Keras' InceptionV3 without top (.h5), nor the 2015-12-05 graph (.pb), "
-            "nor a file of tools/train_features.py (.npz)."
-        )
-    if not file.is_file():
-        raise UserError(f"--fid_weights={path} is not a file; give one, or leave the flag out for the set's own net.")
+    check_file(path)
+    file = Path(path).expanduser()
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    name, preparation, apply = kinds[suffix](file)
+    name, preparation, apply = _frozen_graph(file) if file.suffix == ".pb" else _keras(file)
     return Extractor(name, digest, GREY + preparation, _in_parts(apply), costly=True)
 
 

@@ -146,6 +146,23 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     return float(metrics.roc_auc_score(*_labelled(inside, outside)))
 
 
+def auroc_stderr(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Returns the bootstrap standard error of the AUROC of scores (n,) and (m,), each set resampled by itself.
+
+    K_ij = [out_j > in_i] + [out_j = in_i] / 2 has the mean AUROC; its variance over pairs splits into that of row
+    means, of column means and a rest. The mean of resampled rows and columns then has the variance
+    rows / n + columns / m + rest / (n m) exactly: what infinitely many resamples would give.
+    """
+    labels, ranks = _labelled(inside, outside)
+    counts_in, counts_out = (np.bincount(ranks[labels == label], minlength=ranks.max() + 1) for label in (0, 1))
+    n, m = len(inside), len(outside)
+    columns = ((np.cumsum(counts_in) - 0.5 * counts_in) / n)[ranks[labels == 1]]
+    rows = 1.0 - ((np.cumsum(counts_out) - 0.5 * counts_out) / m)[ranks[labels == 0]]
+    mean, ties = columns.mean(), counts_in @ counts_out / (n * m)
+    rest = mean - 0.25 * ties - mean**2 - rows.var() - columns.var()
+    return float(np.sqrt(max(rows.var() / n + columns.var() / m + rest / (n * m), 0.0)))
+
+
 def _labelled(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns (labels, scores); scores become ranks, which keep order and ties and admit infinities."""
     scores = np.concatenate([inside, outside]).astype(np.float64)
@@ -162,10 +179,12 @@ def compare(
     captions, roc, precision_recall = {}, {}, {}
     counts = [len(next(iter(scores.values()))) for scores in (inside, outside)]
     chance = counts[1] / sum(counts)
+    yield f"ood/{name}/num", counts[1]
     yield f"ood/{name}/prevalence", chance
     for score in inside:
         found = detection(inside[score], outside[score])
         yield from ((f"ood/{name}/{score}/{key}", value) for key, value in found.items())
+        yield f"ood/{name}/{score}/auroc_stderr", auroc_stderr(inside[score], outside[score])
         broken = int(np.isnan(inside[score]).sum() + np.isnan(outside[score]).sum())
         if broken:
             context.say(f"ood/{name}/{score}: {broken} scores are NaN; they count as the most unusual.")

@@ -1,11 +1,13 @@
 """Inception features from files: a graph with the names of the 2015-12-05 one, Keras' net with random weights."""
 
 import hashlib
+import importlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from pae_zoo import launch
 from pae_zoo.errors import UserError
 from pae_zoo.evaluation import inception, quality
 
@@ -74,6 +76,15 @@ def test_foreign_files_are_refused_in_one_line(tmp_path, name, content, told):
     with pytest.raises(UserError, match=told) as caught:
         inception.load(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_the_launchers_refuse_a_missing_file_first(tmp_path, capsys):
+    for name in ("evaluate", "main"):
+        module = importlib.import_module(f"pae_zoo.{name}")
+        flags = ["--fid_weights=none.pb", f"--workdir={tmp_path / 'run'}"]
+        assert launch.run(module.main, flags) == 2
+        assert "--fid_weights=none.pb is not a file" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

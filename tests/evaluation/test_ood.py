@@ -27,6 +27,29 @@ def test_auroc_is_the_rank_statistic_ties_included(levels):
     assert swapped["auroc"] == pytest.approx(1 - found["auroc"], abs=1e-12)
 
 
+@pytest.mark.parametrize("levels", [1, 4, None])
+@pytest.mark.parametrize("sizes", [(60, 40), (3, 2), (1, 30)])
+def test_error_of_auroc_is_that_of_resampled_scores(levels, sizes):
+    generator = np.random.default_rng(0)
+    inside, outside = generator.normal(size=sizes[0]), generator.normal(0.7, 1.5, size=sizes[1])
+    if levels:
+        inside, outside = np.round(inside * levels / 6), np.round(outside * levels / 6)
+    resampled = [
+        rank_statistic(generator.choice(inside, len(inside)), generator.choice(outside, len(outside)))
+        for _ in range(6000)
+    ]
+    found = ood.auroc_stderr(inside, outside)
+    assert found == pytest.approx(np.std(resampled), rel=0.06, abs=1e-9)  # 6,000 resamples know it to 1 %
+
+
+def test_perfect_scores_have_no_error_and_order_is_all_that_counts():
+    assert ood.auroc_stderr(np.arange(50.0), np.arange(100.0, 120.0)) == 0.0
+    inside, outside = np.random.default_rng(0).normal(size=(2, 80))
+    found = ood.auroc_stderr(inside, outside)
+    assert ood.auroc_stderr(np.exp(inside), np.exp(outside)) == found > 0.02
+    assert ood.auroc_stderr(outside, inside) == pytest.approx(found)
+
+
 def test_perfect_and_random_scores():
     perfect = ood.detection(np.arange(50.0), np.arange(100.0, 120.0))
     assert perfect == pytest.approx({"auroc": 1.0, "auprc": 1.0, "fpr95": 0.0, "fpr80": 0.0})
@@ -54,7 +77,8 @@ def test_default_sets_are_made_from_the_data(make_context, capsys):
     for name in ("constant", "noise", "hflip", "vflip"):
         for key in ("auroc", "auprc", "fpr95", "fpr80"):
             assert 0 <= results[f"ood/{name}/reconstruction/{key}"] <= 1
-        assert results[f"ood/{name}/prevalence"] == 0.5
+        assert 0 <= results[f"ood/{name}/reconstruction/auroc_stderr"] < 0.1
+        assert results[f"ood/{name}/prevalence"] == 0.5 and results[f"ood/{name}/num"] == 70
     assert results["ood/noise/reconstruction/auroc"] > 0.9
     kinds = {path.stem for path in context.figures}
     assert {"ood_noise_scores", "ood_noise_curves", "ood_noise_codes"} <= kinds

@@ -137,8 +137,6 @@ def test_preparation(with_features):
 
 
 def test_a_missing_file_is_an_error(make_context):
-    with pytest.raises(UserError, match="none.npz is not a feature network"):
-        quality.reference(make_context(fid_weights="none.npz"))
-    for name in ("none.pb", "none.h5"):
+    for name in ("none.npz", "none.pb", "none.h5"):
         with pytest.raises(UserError, match=f"{name} is not a file"):
             quality.reference(make_context(fid_weights=name))
