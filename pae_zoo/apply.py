@@ -10,7 +10,7 @@ from pae_zoo.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags:
+class Flags(hp.RestorationFlags):
     """Flags of the application."""
 
     workdir: str = hp.option("", "Work directory of a finished run.")
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> int:
         if not getattr(options, name):
             raise UserError(f"--{name} is needed. Use --help to see what it takes.")
     applying.check_outputs(options.outputs)
+    applying.check_restoration(options, given)
     run = Run(options.workdir)
     hparams = run.read_hparams()
     launch.set_device(options.device)

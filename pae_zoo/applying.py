@@ -1,5 +1,6 @@
 """What `pae_zoo.apply` computes: a table of outputs, each a function of one batch."""
 
+import dataclasses
 import functools
 from typing import Any, Callable, Sequence
 
@@ -9,8 +10,10 @@ import tensorflow_probability as tfp
 
 from pae_zoo import hparams as hp
 from pae_zoo import seeds
+from pae_zoo.data import masks
 from pae_zoo.errors import UserError
-from pae_zoo.evaluation.context import Context, sentence
+from pae_zoo.evaluation.context import Context, sentence, to_unit
+from pae_zoo.evaluation.restoring import Restorer
 
 
 def codes(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -45,27 +48,57 @@ def ood_scores(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) ->
     return {f"ood_{name}": values for name, values in context.model.ood_scores(x, seed).items()}
 
 
+def restoration(context: Context, options: Any, x: np.ndarray) -> Callable[[], dict[str, np.ndarray]]:
+    """What --mask hides and --noise blurs: restoration_map, _mean, _std (pictures), _log_joint, _evidence, ..."""
+    seen = masks.make(masks.parse(options.mask), x.shape[1:], len(x), options.seed)
+    restorer = Restorer(context, options, context.seed_for("restoration"))
+
+    def compute() -> dict[str, np.ndarray]:
+        found = restorer.restore(to_unit(x), seen)
+        names = ("map", "mean", "std", "log_joint", "evidence", "information_gain", "chi2", "modes", "r_hat", "ess",
+                 "divergences")
+        return {f"restoration_{name}": getattr(found, name) for name in names if getattr(found, name) is not None}
+
+    return compute
+
+
 Output = Callable[[Context, Any, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 #: what --outputs takes; a function maps one batch and its seed to named arrays whose first axis is the batch
 OUTPUTS: dict[str, Output] = {
     function.__name__: function for function in (codes, reconstruction, elbo, ood_scores, log_likelihood)
 }
+#: outputs with a loop of their own: a function checks everything and returns what computes the named arrays
+WHOLE: dict[str, Callable[[Context, Any, np.ndarray], Callable[[], dict[str, np.ndarray]]]] = {
+    "restoration": restoration,
+}
 
 
 def describe() -> dict[str, str]:
     """Returns {output: one line} for help texts."""
-    return {name: function.__doc__.splitlines()[0] for name, function in OUTPUTS.items()}
+    return {name: function.__doc__.splitlines()[0] for name, function in {**OUTPUTS, **WHOLE}.items()}
 
 
 def check_outputs(names: Sequence[str]) -> None:
     """Raises UserError when `names` is empty or holds an unknown output."""
+    known = [*OUTPUTS, *WHOLE]
     if not names:
-        raise UserError(f"--outputs is empty; allowed: {', '.join(OUTPUTS)}.")
+        raise UserError(f"--outputs is empty; allowed: {', '.join(known)}.")
     for name in names:
-        if name not in OUTPUTS:
-            raise UserError(f"--outputs={name} is unknown; allowed: {', '.join(OUTPUTS)}"
-                            f"{hp.suggestion(name, list(OUTPUTS))}.")
+        if name not in known:
+            raise UserError(f"--outputs={name} is unknown; allowed: {', '.join(known)}{hp.suggestion(name, known)}.")
+
+
+def check_restoration(options: Any, given: set[str]) -> None:
+    """Raises UserError when --outputs=restoration comes without a --mask that can be read, or the reverse."""
+    if "restoration" not in options.outputs:
+        if given & {field.name for field in dataclasses.fields(hp.RestorationFlags)}:
+            raise UserError("--mask, --noise and --restoration_* are for --outputs=restoration; add it to --outputs.")
+    elif not options.mask:
+        raise UserError(f"--outputs=restoration needs --mask, what is hidden in your data: {masks.GRAMMAR}; none "
+                        "for denoising alone.")
+    else:
+        masks.parse(options.mask)
 
 
 def compute(context: Context, options: Any, x: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -74,17 +107,21 @@ def compute(context: Context, options: Any, x: np.ndarray, names: Sequence[str])
     Every output is traced before the first is computed, so that one that the model does not offer is told
     at once: UserError with the model's own sentence.
     """
-    functions = {name: functools.partial(OUTPUTS[name], context, options) for name in dict.fromkeys(names)}
+    functions: dict[str, Callable] = {}
     batch = next(context.batches(x))[0]
-    for name, function in functions.items():
+    for name in dict.fromkeys(names):
         try:
-            context.compile(function).get_concrete_function(tf.constant(batch), seeds.as_seed((0, 0)))
+            if name in WHOLE:
+                functions[name] = WHOLE[name](context, options, x)
+            else:
+                functions[name] = functools.partial(OUTPUTS[name], context, options)
+                context.compile(functions[name]).get_concrete_function(tf.constant(batch), seeds.as_seed((0, 0)))
         except NotImplementedError as error:
             raise UserError(f"--outputs={name}: {sentence(error)} Leave {name} out of --outputs.") from error
     found: dict[str, np.ndarray] = {}
     for number, (name, function) in enumerate(functions.items(), start=1):
         context.progress_prefix = f"[{number}/{len(functions)}]"
-        found.update(context.map_batches(function, x, name))
+        found.update(function() if name in WHOLE else context.map_batches(function, x, name))
     for name, values in found.items():
         broken = np.count_nonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
         if broken:

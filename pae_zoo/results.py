@@ -11,6 +11,14 @@ from pae_zoo import atomic
 from pae_zoo.errors import UserError
 from pae_zoo.run import Run
 
+#: arrays that become pictures in a folder -> (the table's column of their paths, the value that is white)
+PICTURES = {
+    "reconstruction": ("picture", 1.0),
+    "restoration_map": ("restoration_map", 1.0),
+    "restoration_mean": ("restoration_mean", 1.0),
+    "restoration_std": ("restoration_std", 0.5),  # no value in [0, 1] has a larger std
+}
+
 
 def check_out(out: str, names: Sequence[str], event_shape: tuple[int, ...]) -> str:
     """Returns the form of --out, "npz", "csv" or "folder"; raises UserError for one that cannot be written."""
@@ -23,12 +31,13 @@ def check_out(out: str, names: Sequence[str], event_shape: tuple[int, ...]) -> s
                         "with / if it has a dot).")
     if path.exists() and (form != "folder" or not path.is_dir() or any(path.iterdir())):
         raise UserError(f"--out={out} exists; give a new name, or remove it.")
-    if "reconstruction" in names and form == "csv":
-        raise UserError(f"--out={out}: a table holds no reconstructions; write FILE.npz or a folder, or leave "
-                        "reconstruction out of --outputs.")
-    if "reconstruction" in names and form == "folder" and (len(event_shape) != 3 or event_shape[-1] not in (1, 3)):
-        shape = "x".join(map(str, event_shape))
-        raise UserError(f"--out={out}: reconstructions of shape {shape} are no pictures; write FILE.npz.")
+    for name in [name for name in ("reconstruction", "restoration") if name in names]:
+        if form == "csv":
+            raise UserError(f"--out={out}: a table holds no {name}s; write FILE.npz or a folder, or leave "
+                            f"{name} out of --outputs.")
+        if form == "folder" and (len(event_shape) != 3 or event_shape[-1] not in (1, 3)):
+            shape = "x".join(map(str, event_shape))
+            raise UserError(f"--out={out}: {name}s of shape {shape} are no pictures; write FILE.npz.")
     return form
 
 
@@ -48,15 +57,15 @@ def write(out: str, form: str, found: dict[str, np.ndarray], names: Optional[lis
 def _write_folder(folder: Path, found: dict[str, np.ndarray], names: Optional[list[str]]) -> None:
     from PIL import Image
 
-    pictures = None
-    if "reconstruction" in found:
-        x = found["reconstruction"]
-        pictures = [f"reconstruction/{name}" for name in picture_names(names, len(x))]
-        for name, values in zip(pictures, x):
+    pictures: dict[str, list[str]] = {}
+    for kind in [kind for kind in PICTURES if kind in found]:
+        column, white = PICTURES[kind]
+        pictures[column] = [f"{kind}/{name}" for name in picture_names(names, len(found[kind]))]
+        for name, values in zip(pictures[column], found[kind]):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
+            pixels = np.rint(255 * np.clip(values / white, 0, 1)).astype(np.uint8)
             Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / name)
-    rest = {name: values for name, values in found.items() if name != "reconstruction"}
+    rest = {name: values for name, values in found.items() if name not in PICTURES}
     _write_table(folder / "scores.csv", rest, names, pictures)
 
 
@@ -73,8 +82,9 @@ def picture_names(names: Optional[list[str]], count: int) -> list[str]:
     return found if len(set(found)) == count else picture_names(None, count)
 
 
-def _write_table(path, found: dict[str, np.ndarray], names: Optional[list[str]], pictures=None) -> None:
-    count = len(pictures or names or next(iter(found.values())))
+def _write_table(path, found: dict[str, np.ndarray], names: Optional[list[str]],
+                 pictures: Optional[dict[str, list[str]]] = None) -> None:
+    count = len(next(iter({**found, **(pictures or {})}.values())))
     columns: dict[str, Sequence] = {"index": range(count)}
     if names is not None:
         columns["name"] = names
@@ -84,8 +94,7 @@ def _write_table(path, found: dict[str, np.ndarray], names: Optional[list[str]],
             columns[name] = values
         else:
             columns.update({f"{prefix}_{k}": values[:, k] for k in range(values.shape[1])})
-    if pictures is not None:
-        columns["picture"] = pictures
+    columns.update(pictures or {})
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)

@@ -65,8 +65,8 @@ class Problem:
         def features(points):
             parts = self.observation.features(self.decode(points))
             parts = [part * tf.cast(self.seen, part.dtype) for part in parts]
-            shape = points.shape[:-1]
-            return tf.concat([tf.reshape(part, (*shape, -1)) for part in parts], axis=-1)
+            shape = (*points.shape[:-1], self.y.shape[1:].num_elements())
+            return tf.concat([tf.reshape(part, shape) for part in parts], axis=-1)
 
         found = jacobian(features, u)  # (K, ..., batch, values)
         found = tf.transpose(found, [*range(1, len(found.shape) - 1), 0, len(found.shape) - 1])
