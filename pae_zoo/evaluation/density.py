@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 from pae_zoo import plotting
-from pae_zoo.evaluation import ood
+from pae_zoo.evaluation import ood, quality
 from pae_zoo.evaluation.baselines import BASELINES, Density
 from pae_zoo.evaluation.context import Context
 
 DRAWS = 10_000
+MANIFOLD_DATA = 1000
 SHOWN = 12
 MODEL = "model"
 
@@ -35,6 +36,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         densities[name] = fit(codes["train"], codes["valid"], context.seed)
         context.say(f"density/{name}: {densities[name].note}.")
         yield f"density/{name}/nll", -densities[name].log_prob(codes["test"]).mean()
+    yield from _manifold(context)
     yield from _samples(context, densities, codes["test"])
     yield from _outliers(context, densities, codes["test"])
 
@@ -73,25 +75,39 @@ def _gaussianisation(context: Context, codes: np.ndarray) -> Iterator[tuple[str,
     context.figure("density_base", plotting.histogram(groups, title, "|u|^2"))
 
 
+def _manifold(context: Context) -> Iterator[tuple[str, Any]]:
+    """The injective log density of reconstructions, where the model offers it."""
+    x = context.dataset.test.x[:MANIFOLD_DATA]
+    try:
+        found = context.map_batches(context.model.log_density_manifold, x, "manifold")
+    except NotImplementedError as error:
+        yield from context.unsupported(["density/manifold"], error)
+        return
+    yield "density/manifold", found.mean(dtype=np.float64)
+
+
 def _samples(context: Context, densities: dict[str, Density], codes: np.ndarray) -> Iterator[tuple[str, Any]]:
-    """Moments of the model's samples in latent space, and decoded samples of each density."""
-    rows, labels = [], []
-    for name, density in densities.items():
-        z = density.sample(DRAWS, np.random.default_rng(context.seed)).astype(np.float32)
-        if name == MODEL:
-            spread = codes.std(axis=0)
-            yield "density/sample_mean_error", (np.abs(z.mean(axis=0) - codes.mean(axis=0)) / spread).max()
-            yield "density/sample_std_error", np.abs(z.std(axis=0) / spread - 1.0).max()
-        if not context.is_image:
-            continue
-        images = context.decode(z)
-        rows.append(images[:SHOWN])
-        labels.append(name)
-    if rows:
-        raw = np.random.default_rng(context.seed).normal(size=(SHOWN, codes.shape[1]))
-        rows.append(context.decode(raw.astype(np.float32)))
-        title = f"{context.dataset.name}: decoded samples of each density of the codes"
-        context.figure("density_samples", plotting.image_table(np.stack(rows), title, [*labels, "N(0, I)"]))
+    """Moments of the model's samples in latent space; decoded samples of each density, and how good they are."""
+    latents = {
+        name: density.sample(DRAWS, np.random.default_rng(context.seed)).astype(np.float32)
+        for name, density in densities.items()
+    }
+    spread = codes.std(axis=0)
+    yield "density/sample_mean_error", (np.abs(latents[MODEL].mean(axis=0) - codes.mean(axis=0)) / spread).max()
+    yield "density/sample_std_error", np.abs(latents[MODEL].std(axis=0) / spread - 1.0).max()
+    if not context.is_image:
+        return
+    raw = np.random.default_rng(context.seed).normal(size=(SHOWN, codes.shape[1])).astype(np.float32)
+    shown = np.stack([context.decode(z[:SHOWN]) for z in (*latents.values(), raw)])
+    title = f"{context.dataset.name}: decoded samples of each density of the codes"
+    context.figure("density_samples", plotting.image_table(shown, title, [*latents, "N(0, I)"]))
+    try:
+        num = quality.num_images(context)
+    except NotImplementedError as error:
+        yield from context.unsupported([f"density/{name}/frechet" for name in latents], error)
+        return
+    for name, z in latents.items():
+        yield from quality.sample_quality(context, f"density/{name}", context.decode(z[:num]))
 
 
 def _outliers(context: Context, densities: dict[str, Density], codes: np.ndarray) -> Iterator[tuple[str, float]]:

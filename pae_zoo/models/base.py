@@ -110,6 +110,10 @@ class Autoencoder(trainable.Trainable):
         """Returns the log density that the model gives to latents z (..., K), nats, shape (...)."""
         return self.prior().log_prob(tf.convert_to_tensor(z))
 
+    def log_density_manifold(self, x, seed=None) -> tf.Tensor:
+        """Returns the density of the reconstructions of x on the surface of all of them, nats, shape (batch,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no density on the surface of its reconstructions.")
+
     def elbo(self, x, seed=None) -> tf.Tensor:
         """Returns a lower bound of log p(x) in nats per datum, shape (batch,), a density of x."""
         raise NotImplementedError(f"{type(self).__name__} has no evidence lower bound.")

@@ -98,7 +98,7 @@ class PAE(FlowLatent, ae.AE):
         frames = tf.reshape(frames, (num, -1, *self.event_shape))
         return tf.transpose(frames, (1, 0, *range(2, len(frames.shape))))
 
-    def log_density_manifold(self, x) -> tf.Tensor:
+    def log_density_manifold(self, x, seed=None) -> tf.Tensor:
         """Returns log p(z) - 1/2 log det J'J at z = e(x), J = dg/dz: the density of the reconstruction of x.
 
         It is the injective change of variables (Caterini et al., arXiv 2106.01413, eq. 2): nats per unit of
