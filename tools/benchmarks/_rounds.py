@@ -18,6 +18,12 @@ from typing import Any, Callable, Iterator, Sequence
 
 # What a contender's process may take for imports and compilation before its first turn ends.
 PATIENCE_SECONDS = 1800
+# glibc returns freed memory to the system by default, which costs PyTorch page faults; this stops it.
+KEEP_MEMORY = {
+    "MALLOC_TOP_PAD_": "67108864",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+}
 
 
 class Finished(Exception):

@@ -21,7 +21,7 @@ from command import ROOT, positive
 
 from benchmarks import _contenders
 from benchmarks._network import Network, describe
-from benchmarks._rounds import Contender, alternate, cores, load, median, ratio, table
+from benchmarks._rounds import KEEP_MEMORY, Contender, alternate, cores, load, median, ratio, table
 
 BATCH_SIZE = 128
 CASES = ("mlp", "conv", "startup")
@@ -37,12 +37,6 @@ TORCH, FOREACH, FUSED = "(b) PyTorch, default Adam", "PyTorch, foreach Adam", "P
 KEPT = "PyTorch, default Adam, malloc keeps memory"
 ARRAYS, OWN, CUBE = "model.fit(array)", "matrix products of a step", "matrix product 1024^3"
 CUBE_FLOPS = 2 * 1024**3
-# glibc returns freed memory to the system by default, which costs PyTorch page faults; this stops it.
-KEEP_MEMORY = {
-    "MALLOC_TOP_PAD_": "67108864",
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
-}
 
 Cases = dict[str, dict[str, float]]
 
