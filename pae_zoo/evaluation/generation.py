@@ -98,19 +98,38 @@ def draw_latent_map(context: Context, codes: np.ndarray) -> Iterator[tuple[str, 
 
 
 def draw_interpolations(context: Context, codes: np.ndarray) -> None:
-    """Saves strips of decoded points on straight lines between pairs of codes, of two classes if there are."""
-    test = context.dataset.test
-    starts, ends = pairs(context, test.y, len(codes))
+    """Saves strips of decoded points on straight lines between pairs of codes, of two classes if there are.
+
+    Where the prior's variable u is not the latent z, the same pairs are joined by straight lines in u as well.
+    """
+    starts, ends = pairs(context, context.dataset.test.y, len(codes))
+    first, last = codes[starts], codes[ends]
+    draw_strips(context, "interpolations", "z", starts, ends, lines(first, last))
+    model = context.model
+    u = [context.map_batches(lambda z, seed: model.base_from_latent(z), z, "base") for z in (first, last)]
+    if not np.array_equal(u[0], first):
+        z = context.map_batches(lambda u, seed: model.latent_from_base(u), lines(*u), "latents")
+        draw_strips(context, "interpolations_base", "u", starts, ends, z)
+
+
+def lines(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Returns the points on straight lines between rows of two arrays (n, K), ends included: (n * frames, K)."""
     weights = np.linspace(0.0, 1.0, NUM_FRAMES, dtype=np.float32)[None, :, None]
-    z = (1.0 - weights) * codes[starts][:, None] + weights * codes[ends][:, None]
-    frames = context.decode(z.reshape(-1, z.shape[-1]).astype(np.float32))
+    points = (1.0 - weights) * first[:, None] + weights * last[:, None]
+    return points.reshape(-1, first.shape[1]).astype(np.float32)
+
+
+def draw_strips(context: Context, name: str, space: str, starts: np.ndarray, ends: np.ndarray, z: np.ndarray) -> None:
+    """Saves decoded latents z of `lines` between the data of two lists of indices, with the data at both sides."""
+    test = context.dataset.test
+    frames = context.decode(z)
     frames = frames.reshape(len(starts), NUM_FRAMES, *frames.shape[1:])
     table = np.concatenate(
         [to_unit(test.x[starts])[:, None], frames, to_unit(test.x[ends])[:, None]], axis=1
     )
-    labels = ["datum A", *(f"{w:.3g}" for w in weights[0, :, 0]), "datum B"]
-    title = f"{context.dataset.name}: decoded (1 - w) z(A) + w z(B), with w above each column"
-    context.figure("interpolations", plotting.image_table(table, title, column_labels=labels))
+    labels = ["datum A", *(f"{w:.3g}" for w in np.linspace(0.0, 1.0, NUM_FRAMES)), "datum B"]
+    title = f"{context.dataset.name}: decoded (1 - w) {space}(A) + w {space}(B), with w above each column"
+    context.figure(name, plotting.image_table(table, title, column_labels=labels))
 
 
 def pairs(context: Context, labels: Optional[np.ndarray], num_data: int) -> tuple[np.ndarray, np.ndarray]:

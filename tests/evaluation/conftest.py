@@ -75,6 +75,12 @@ class LinearGaussian:
     def prior(self):
         return tfd.MultivariateNormalDiag(tf.zeros([self.latent_dim]), tf.ones([self.latent_dim]))
 
+    def latent_from_base(self, u):
+        return u
+
+    def base_from_latent(self, z):
+        return z
+
     def sample_latent(self, num, seed):
         return seeds.normal((num, self.latent_dim), seed)
 

@@ -55,3 +55,26 @@ def test_projector_files_are_what_tensorboard_reads(make_context):
     assert len((folder / embedding.metadata_path).read_text().split()) == 70
     assert list(embedding.sprite.single_image_dim) == [8, 8]
     assert (folder / embedding.sprite.image_path).exists()
+
+
+def test_interpolations_in_the_base_space_where_it_is_not_the_latent_space(make_context, linear_gaussian):
+    class Doubled(linear_gaussian):
+        """Latents are twice the prior's variable."""
+
+        def latent_from_base(self, u):
+            return 2.0 * u
+
+        def base_from_latent(self, z):
+            return 0.5 * z
+
+    context = make_context(Doubled)
+    dict(generation.run(context))
+    assert {"interpolations", "interpolations_base"} <= {path.stem for path in context.figures}
+
+
+def test_lines_hold_both_ends():
+    first, last = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
+    points = generation.lines(first, last).reshape(2, generation.NUM_FRAMES, 3)
+    np.testing.assert_array_equal(points[:, 0], first)
+    np.testing.assert_array_equal(points[:, -1], last)
+    np.testing.assert_allclose(np.diff(points, axis=1), 1.0 / (generation.NUM_FRAMES - 1), rtol=1e-6)
