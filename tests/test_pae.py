@@ -10,7 +10,7 @@ import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, build, hparams, images
 
 import pae_zoo
-from pae_zoo import flows, launch, main, training
+from pae_zoo import flows, inference, launch, main, training
 from pae_zoo.errors import UserError
 from pae_zoo.models import pae as pae_lib
 from pae_zoo.run import Run
@@ -141,6 +141,44 @@ def test_a_flow_of_another_size_is_refused():
     made = build("pae")
     with pytest.raises(UserError, match="2 dimensions.*3 latents"):
         pae_zoo.PAE(made.encoder, made.decoder, flow=flows.Flow(2, depth=1, hidden_units=(4,)))
+
+
+# ---- posteriors go through the flow ----------------------------------------------------------------------------
+
+
+def problems(model, x, seen):
+    """The posterior problems of x in base space and in latent space."""
+    y = model.preprocess(x)[0]
+    observation = inference.Gaussian(model.likelihood.mean, model.likelihood.variance)
+    prior = model.prior().log_prob
+
+    def decode(u):
+        return model.decoder_outputs(model.latent_from_base(u))
+
+    base = inference.Problem(prior, decode, observation, y, seen)
+    return base, inference.Problem(model.log_prob_latent, model.decoder_outputs, observation, y, seen)
+
+
+def test_joints_in_both_spaces_differ_by_the_log_determinant(model):
+    """A12: log p(x, z) = log p(x, u) - log |det dF/du|; Fisher informations are congruent through dF/du."""
+    x, seen = images(5, seed=3), np.arange(36).reshape(EVENT_SHAPE) % 2 == 0
+    base, latent = problems(model, x, seen)
+    u = model.prior().sample(5, seed=(0, 1))
+    z, log_det = model.flow.forward(u)
+    np.testing.assert_allclose(latent.log_joint(z), base.log_joint(u) - log_det, rtol=1e-4, atol=1e-3)
+    jacobian = tf.transpose(inference.derivatives.jacobian(model.latent_from_base, u), (1, 2, 0))  # (n, z, u)
+    expected = tf.matmul(jacobian, tf.matmul(latent.fisher(z), jacobian), transpose_a=True)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(base.fisher(u), expected, atol=2e-3 * scale)
+
+
+def test_the_posterior_of_a_masked_image_uses_the_flow(model):
+    """A14: without the flow the masked posterior would be another one."""
+    x, seen = images(3, seed=3), np.arange(36).reshape(EVENT_SHAPE) < 18
+    base, _ = problems(model, x, seen)
+    without = inference.Problem(base.log_prior, model.decoder_outputs, base.observation, base.y, seen)
+    u = model.prior().sample(3, seed=(0, 1))
+    assert np.abs(base.log_joint(u) - without.log_joint(u)).min() > 1.0
 
 
 # ---- stage 1 from another run --------------------------------------------------------------------------------

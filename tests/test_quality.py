@@ -35,6 +35,23 @@ def test_the_main_job_on_real_images(data_dir, tmp_path):
     assert launch.run(evaluate.main, [f"--workdir={tmp_path}", "--tasks=reconstruction"]) == 0
 
 
+@pytest.mark.data
+def test_a_short_pae_has_a_density_samples_and_posteriors(data_dir, tmp_path):
+    flags = ["--epochs=4", "--flow_epochs=3", "--flow_depth=4", "--num_train=20000", "--mask=columns:0-15"]
+    flags += ["--tasks=density,generation,ood,restoration", "--ood_datasets=mnist", "--restoration_images=100"]
+    flags += ["--frechet_samples=2000", "--restoration_starts=4", "--lr_schedule=constant"]
+    found = train("pae/fashion_mnist_cpu.cfg", tmp_path, data_dir, *flags)
+    assert found["density/model/nll"] < found["density/gaussian/nll"] - 5.0  # A10
+    assert found["density/base_mean_abs_max"] < 0.15 and 0.85 < found["density/base_square"] < 1.4  # A9, short training
+    assert found["density/sample_mean_error"] < 0.1 and found["density/sample_std_error"] < 0.15
+    assert found["ood/mnist/latent_density/auroc"] > 0.95
+    assert found["ood/mnist/latent_density/auroc"] > found["ood/mnist/gaussian_density/auroc"] + 0.05
+    assert found["generation/frechet/samples"] < 0.5 * found["generation/frechet/raw_prior"]
+    assert found["restoration/improved"] > 0.9  # A13
+    assert found["restoration/chi2/median"] <= 1.2  # A16
+    assert found["restoration/std/hidden"] > found["restoration/std/seen"]
+
+
 @pytest.mark.slow
 @pytest.mark.data
 def test_dense_ae_reaches_its_bar(data_dir, tmp_path):
