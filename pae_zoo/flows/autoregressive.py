@@ -88,7 +88,7 @@ class Autoregressive(FlowLayer):
 
 
 @register_keras_serializable("pae_zoo")
-class MAF(Autoregressive):
+class MaskedAutoregressive(Autoregressive):
     """z_i = u_i exp(s_i(z_1 .. z_{i-1})) + m_i(z_1 .. z_{i-1}): one pass for densities, K for samples.
 
     Masked autoregressive flow (Papamakarios et al., arXiv 1705.07057, eq. 2-3).
@@ -98,7 +98,7 @@ class MAF(Autoregressive):
 
 
 @register_keras_serializable("pae_zoo")
-class IAF(Autoregressive):
+class InverseAutoregressive(Autoregressive):
     """z_i = u_i exp(s_i(u_1 .. u_{i-1})) + m_i(u_1 .. u_{i-1}): one pass for samples, K for the density of a datum.
 
     Inverse autoregressive flow (Kingma et al., arXiv 1606.04934, eq. 9-14; the paper's own form with gate=True).
@@ -108,4 +108,4 @@ class IAF(Autoregressive):
     fast_inverse = False
 
 
-LAYERS = (MAF, IAF)
+LAYERS = (MaskedAutoregressive, InverseAutoregressive)

@@ -52,7 +52,7 @@ class Coupling(FlowLayer):
 
 
 @register_keras_serializable("pae_zoo")
-class Additive(Coupling):
+class AdditiveCoupling(Coupling):
     """z_b = u_b + m(u_a), which keeps volumes: NICE (Dinh et al., arXiv 1410.8516, section 3.2)."""
 
     kind = "additive"
@@ -64,7 +64,7 @@ class Additive(Coupling):
 
 
 @register_keras_serializable("pae_zoo")
-class Affine(Coupling):
+class AffineCoupling(Coupling):
     """z_b = u_b exp(s(u_a)) + m(u_a), |s| < 2: RealNVP (Dinh et al., arXiv 1605.08803, eq. 7-8)."""
 
     kind = "affine"
@@ -76,7 +76,7 @@ class Affine(Coupling):
 
 
 @register_keras_serializable("pae_zoo")
-class Spline(Coupling):
+class SplineCoupling(Coupling):
     """z_b = rational-quadratic spline of u_b: neural spline flow (Durkan et al., arXiv 1906.04032).
 
     The spline itself is evaluated from the data to the base, where training goes, and inverted in sampling.
@@ -109,4 +109,4 @@ class Spline(Coupling):
         return y, tf.reduce_sum(log_slope, axis=0)
 
 
-LAYERS: tuple[type[keras.Layer], ...] = (Additive, Affine, Spline)
+LAYERS: tuple[type[keras.Layer], ...] = (AdditiveCoupling, AffineCoupling, SplineCoupling)

@@ -135,7 +135,7 @@ def householder(x: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
 
     v = 0 is the identity; |det| = 1. Tomczak & Welling, arXiv 1611.09630, eq. 8.
     """
-    tiny = tf.constant(1e-12, x.dtype)
+    tiny = tf.constant(1e-30, x.dtype)
     return x - 2.0 * v * (tf.reduce_sum(v * x, -1, keepdims=True) / (tf.reduce_sum(v * v, -1, keepdims=True) + tiny))
 
 
