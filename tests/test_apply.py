@@ -161,12 +161,46 @@ def test_flags_replace_what_the_run_did(vae, tmp_path):
                    f"--out={tmp_path}/a.npz") == 0  # fmt: skip
 
 
+def test_restoration_of_hidden_pixels(vae, pictures, tmp_path, capsys):
+    """Pictures and numbers of a folder; the hidden pixels of the input do not matter."""
+    model, workdir = finished(tmp_path / "run", "vae", likelihood="gaussian")
+    x = (255 * images(4)).astype(np.uint8)
+    mask = np.ones((6, 6), np.uint8)
+    mask[:, 3:] = 0
+    Image.fromarray(255 * mask).save(tmp_path / "mask.png")
+    (tmp_path / "mine").mkdir()
+    for i, pixels in enumerate(x):
+        Image.fromarray(pixels[..., 0] * mask).save(tmp_path / "mine" / f"{i}.png")
+    np.savez(tmp_path / "whole.npz", x=x)
+    flags = [f"--workdir={workdir}", "--outputs=restoration,codes", f"--mask={tmp_path}/mask.png", "--noise=0.05",
+             "--restoration_starts=1", "--restoration_draws=8", "--nojit_compile"]
+    assert command(*flags, f"--input=folder:{tmp_path}/mine", f"--out={tmp_path}/a") == 0
+    assert command(*flags, f"--input=npz:{tmp_path}/whole.npz", f"--out={tmp_path}/b.npz", "--batch_size=2") == 0
+    with np.load(tmp_path / "b.npz") as file:
+        found = dict(file)
+    scores = {"log_joint", "evidence", "information_gain", "chi2", "modes"}
+    assert set(found) == {"codes", "code_std", *(f"restoration_{n}" for n in ("map", "mean", "std", *scores))}
+    with open(tmp_path / "a" / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {"code_0", *(f"restoration_{name}" for name in scores)} < set(rows[0])
+    for row, i in zip(rows, range(4), strict=True):
+        assert float(row["restoration_log_joint"]) == pytest.approx(found["restoration_log_joint"][i], rel=1e-4)
+        for kind, white in (("map", 1.0), ("mean", 1.0), ("std", 0.5)):
+            assert row[f"restoration_{kind}"] == f"restoration_{kind}/{i}.png"
+            shown = np.asarray(Image.open(tmp_path / "a" / row[f"restoration_{kind}"]), float) / 255
+            expected = np.clip(found[f"restoration_{kind}"][i, ..., 0] / white, 0, 1)
+            np.testing.assert_allclose(shown, expected, atol=0.02)
+
+
 def test_an_interrupted_run_leaves_nothing(vae, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "_write_table", lambda *args: 1 / 0)
     _, workdir = vae
     with pytest.raises(ZeroDivisionError):
         command(f"--workdir={workdir}", f"--input=folder:{pictures[0]}", f"--out={tmp_path}/deep/results/")
     assert list(tmp_path.iterdir()) == []
+
+
+RESTORE = ["--workdir={vae}", "--input=npz:{six}", "--crop=", "--outputs=restoration"]
 
 
 @pytest.mark.parametrize(
@@ -192,10 +226,22 @@ def test_an_interrupted_run_leaves_nothing(vae, pictures, tmp_path, monkeypatch)
         (["--workdir={vae}", "--input=npz:{small}", "--out={new}.npz"], "too small for the crop 6x6"),
         (["--workdir={ae}", "--input=npz:{nan}", "--out={new}.npz"], "NaN"),
         (["--workdir={ae}", "--input=npz:{good}", "--out={new}.npz", "--limit=-1"], "at least 0"),
+        (["--workdir={ae}", "--input=npz:{good}", "--out={new}", "--outputs=restoration", "--mask=none"],
+         "AE has no density over its latent space. Leave restoration out"),
+        ([*RESTORE, "--out={new}"], "needs --mask"),
+        ([*RESTORE, "--out={new}", "--mask=left"], "is not understood"),
+        ([*RESTORE, "--out={new}", "--mask=columns:0-5"], "hides everything"),
+        ([*RESTORE, "--out={new}", "--mask={tmp}/none.npy"], "does not exist"),
+        ([*RESTORE, "--out={new}", "--mask={small}"], "has the shape 3x5x8; needed: 6x6x1"),
+        ([*RESTORE, "--out={new}", "--mask=none", "--noise=-0.1"], "out of range"),
+        ([*RESTORE, "--out={new}", "--mask=none", "--noise=0.1"], "is not affine"),
+        ([*RESTORE, "--out={new}.csv", "--mask=none"], "a table holds no restorations"),
+        (["--workdir={ae}", "--input=npz:{good}", "--out={new}.npz", "--mask=none"], "are for --outputs=restoration"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(ae, vae, tmp_path, capsys, flags, words):
-    arrays = {"good": images(3), "flat": images(3).reshape(3, -1), "large": np.zeros((3, 9, 8, 3), np.uint8),
+    arrays = {"good": images(3), "six": images(3), "flat": images(3).reshape(3, -1),
+              "large": np.zeros((3, 9, 8, 3), np.uint8),
               "small": np.zeros((3, 5, 8), np.uint8), "nan": np.full((3, 6, 6), np.nan, np.float32)}  # fmt: skip
     for name, x in arrays.items():
         np.savez(tmp_path / f"{name}.npz", x=x)
@@ -225,4 +271,5 @@ def test_every_output_is_in_the_help(capsys):
     assert command("--help") == 0
     text = capsys.readouterr().out
     assert all(f"  {name} " in text for name in ALL) and "--importance_samples=100" in text
+    assert "  restoration " in text and "--restoration_starts=8" in text
     assert evaluation.UNSUPPORTED not in text

@@ -86,9 +86,9 @@ class Restorer:
     def _noise_of_y(self, noise: float) -> tf.Tensor:
         """Returns the std of the noise in units of y, one per value: the preprocessing must be affine."""
         shape = (1, *self.model.event_shape)
-        low, middle, high = (self.model.preprocess(tf.fill(shape, value))[0].numpy()[0] for value in (0.0, 0.5, 1.0))
+        low, between, high = (self.model.preprocess(tf.fill(shape, value))[0].numpy()[0] for value in (0.0, 0.3, 1.0))
         slope = high - low
-        if np.abs(middle - low - 0.5 * slope).max() > 1e-4 * np.abs(slope).max():
+        if np.abs(between - low - 0.3 * slope).max() > 1e-4 * np.abs(slope).max():
             raise UserError(f"--noise={noise}: the model's --preprocess is not affine, so that Gaussian noise in the "
                             "pixels is not Gaussian for it; leave --noise out.")
         return tf.constant(noise * np.abs(slope), tf.float32)

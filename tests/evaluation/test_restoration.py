@@ -1,0 +1,199 @@
+"""The task restoration: what it measures, draws and refuses, for every kind of likelihood and posterior."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from battery import build, images
+from PIL import Image
+
+from pae_zoo import evaluation
+from pae_zoo.data import masks
+from pae_zoo.errors import UserError
+from pae_zoo.evaluation.restoring import Restorer
+
+FEW = dict(restoration_images=6, restoration_starts=2, restoration_draws=12)
+COMMON = {"map_log_joint", "encoding_log_joint", "improved", "map_decrement", "not_positive_definite",
+          "runs_not_positive_definite", "information_gain", "modes", "evidence", "chi2/q25", "chi2/median", "chi2/q75",
+          "chi2/q95"}  # fmt: skip
+PARTS = {f"{name}/{part}" for name in ("mse_map", "mse_mean", "std") for part in ("seen", "hidden")}
+
+
+def curved_vae(event_shape=(6, 6, 1), gain=6.0, **flags):
+    """A tiny model whose decoder bends, and whose encoder has learned nothing."""
+    model = build("vae", event_shape=event_shape, activation="tanh", latent_dim=2, **flags)
+    for weight in model.decoder.trainable_weights:
+        if weight.shape.rank == 2 and weight.shape[-1] == 12:
+            weight.assign(gain * weight)
+    return model
+
+
+@pytest.fixture
+def restore(make_context):
+    """Returns restore(model, **flags) -> (metrics, context): the task on data that the model itself made."""
+
+    def run(model, flags=None, **context_options):
+        shape = model.event_shape
+        context = make_context(model, event_shape=shape, **{**FEW, **(flags or {})}, **context_options)
+        x = model.sample(40, (1, 2), observation_noise=True).numpy()
+        split = dataclasses.replace(context.dataset.test, x=x.astype(np.float32), y=np.arange(40) % 3)
+        context.dataset = dataclasses.replace(context.dataset, test=split)
+        return evaluation.evaluate(context, ["restoration"]), context
+
+    return run
+
+
+def test_metrics_figure_and_table(restore, tmp_path):
+    model = curved_vae(scale=0.05, likelihood="gaussian", output="sigmoid")
+    found, context = restore(model, dict(mask="columns:0-3", noise=0.05, restoration_images=24))
+    assert set(found) == {f"restoration/{name}" for name in COMMON | PARTS}
+    assert found["restoration/improved"] > 0.9
+    assert found["restoration/map_log_joint"] > found["restoration/encoding_log_joint"]
+    assert found["restoration/not_positive_definite"] == 0
+    # The model made the data, at the noise that it is told: residuals are as large as it expects, less K of 12
+    # degrees of freedom; pixels are clipped to [0, 1] before the noise is added.
+    assert 0.5 < found["restoration/chi2/median"] < 1.3
+    whole, _ = restore(model, dict(mask="none", noise=0.05, restoration_images=24))
+    assert found["restoration/std/hidden"] > whole["restoration/std/seen"]
+    assert found["restoration/information_gain"] < whole["restoration/information_gain"]
+    assert found == evaluation.evaluate(context, ["restoration"])
+    assert (tmp_path / "figures" / "restoration.png").exists()
+    with open(tmp_path / "restoration.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24 and {"index", "label", "mse_map_hidden", "positive_definite"} < set(rows[0])
+    mean = np.mean([float(row["log_joint"]) for row in rows])
+    assert mean == pytest.approx(found["restoration/map_log_joint"], rel=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian_decoder", "gaussian_pixel"])
+def test_other_likelihoods(restore, likelihood):
+    preprocess = ("binarise_static",) if likelihood == "bernoulli" else ("dequantise", "logit")
+    found, _ = restore(curved_vae(likelihood=likelihood, preprocess=preprocess), dict(mask="pixels:0.5"))
+    assert set(found) == {f"restoration/{name}" for name in COMMON | PARTS}
+    assert found["restoration/improved"] > 0.8 and np.isfinite(list(found.values())).all()
+
+
+def test_nuts_adds_its_diagnostics(restore):
+    flags = dict(restoration_posterior="nuts", restoration_draws=100, mask="none", restoration_images=3)
+    found, _ = restore(curved_vae(likelihood="gaussian", scale=0.3), flags, jit_compile=False)
+    assert 0.9 < found["restoration/r_hat_max"] < 1.3 and found["restoration/ess_min"] > 20
+    assert found["restoration/divergences"] <= 6
+    assert "restoration/mse_map/hidden" not in found and "restoration/mse_map/seen" in found
+
+
+def test_vectors_are_masked_at_random(restore, tmp_path):
+    found, _ = restore(curved_vae(event_shape=(9,), likelihood="gaussian", scale=0.1))
+    assert found["restoration/mse_map/hidden"] > 0
+    assert not (tmp_path / "figures" / "restoration.png").exists()
+
+
+def test_pictures_equal_the_models_own(make_context):
+    """Maximum, evidence and draws against the problem put together by hand."""
+    model = curved_vae(likelihood="gaussian", scale=0.1, preprocess=("dequantise", "scale"))
+    context = make_context(model, event_shape=model.event_shape, jit_compile=False)
+    x = images(5)
+    seen = masks.make(masks.parse("rows:0-1"), model.event_shape, 5)
+    options = dataclasses.replace(context.hparams, **FEW, noise=0.2)
+    restorer = Restorer(context, options, (3, 4))
+    found = restorer.restore(x, seen)
+    # Noise of 0.2 in x is 0.2 * 255 / 256 in y, for "scale" only shifts.
+    np.testing.assert_allclose(restorer.observation.noise, 0.2 * 255 / 256, rtol=1e-5)
+    problem = restorer.problem(tf.constant(x), seen)
+    u = np.zeros((5, 2), np.float32)
+    y, mean = model.preprocess(x)[0].numpy(), model.likelihood.mean(model.decoder_outputs(tf.constant(u))).numpy()
+    variance = 0.1**2 + (0.2 * 255 / 256) ** 2
+    terms = -0.5 * ((y - mean) ** 2 / variance + np.log(2 * np.pi * variance))
+    expected = (terms * seen).sum(axis=(1, 2, 3)) + model.prior().log_prob(u).numpy()
+    np.testing.assert_allclose(problem.log_joint(tf.constant(u)), expected, rtol=1e-4)
+    assert (found.log_joint >= expected).all() and found.draws.shape == (5, 4, 6, 6, 1)
+    # Data do not see one another.
+    alone = restorer.restore(x[3:4], seen[3:4])
+    np.testing.assert_allclose(alone.log_joint, found.log_joint[3:4], rtol=1e-5)
+    np.testing.assert_allclose(alone.map, found.map[3:4], atol=2e-3)
+
+
+def test_what_a_model_lacks_is_unsupported(make_context, capsys):
+    model = build("ae")
+    found = evaluation.evaluate(make_context(model, event_shape=model.event_shape), ["restoration"])
+    assert found == {"restoration": "unsupported"}
+    assert "no density over its latent space" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, model_flags, words", [
+    (dict(mask="columns:0-6"), {}, "reaches beyond the images of 6x6"),
+    (dict(mask="columns:0-5"), {}, "hides everything"),
+    (dict(mask="left"), {}, "is not understood"),
+    (dict(noise=0.1), dict(likelihood="bernoulli"), "has no Gaussian noise to add to"),
+    (dict(noise=0.1), dict(preprocess=("dequantise", "logit")), "is not affine"),
+])  # fmt: skip
+def test_bad_input(make_context, flags, model_flags, words):
+    model = build("vae", **model_flags)
+    context = make_context(model, event_shape=model.event_shape, **flags)
+    with pytest.raises(UserError, match=words):
+        evaluation.evaluate(context, ["restoration"])
+
+
+def test_the_grammar_of_masks():
+    def hidden(text, shape=(4, 5, 3), num=2):
+        return ~masks.make(masks.parse(text), shape, num)
+
+    assert hidden("none").sum() == 0
+    columns = hidden("columns:1-2")
+    assert columns[:, :, 1:3].all() and columns.sum() == 2 * 4 * 2 * 3
+    assert hidden("rows:3")[:, 3].all() and hidden("rows:3").sum() == 2 * 5 * 3
+    rectangle = hidden("rectangle:1,0,2,4")
+    assert rectangle[:, 1:3, :4].all() and rectangle.sum() == 2 * 8 * 3
+    random = hidden("pixels:0.75")
+    np.testing.assert_array_equal(random.all(axis=-1).sum(axis=(1, 2)), 15)
+    np.testing.assert_array_equal(random.any(axis=-1), random.all(axis=-1))
+    assert not np.array_equal(random[0], random[1])
+    assert hidden("pixels:0.99", (3,)).sum() == 4  # one value of three is left
+    assert masks.default((28, 28, 1)).text == "columns:0-13" and masks.default((7,)).text == "pixels:0.5"
+    first, second = (masks.make(masks.parse("pixels:0.5"), (8, 8, 1), 2, seed) for seed in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_masks_from_files(tmp_path):
+    one = np.ones((4, 5), np.uint8)
+    one[:, :2] = 0
+    each = np.stack([one, 1 - one, np.ones_like(one)])
+    np.save(tmp_path / "one.npy", one)
+    np.savez(tmp_path / "each.npz", mask=each, other=one)
+    Image.fromarray(255 * one).save(tmp_path / "one.png")
+    for name in ("one.npy", "one.png"):
+        seen = masks.make(masks.parse(f"{tmp_path}/{name}"), (4, 5, 3), 2)
+        np.testing.assert_array_equal(seen, np.broadcast_to(one[..., None] > 0, (2, 4, 5, 3)))
+    seen = masks.make(masks.parse(f"{tmp_path}/each.npz"), (4, 5, 1), 3)
+    np.testing.assert_array_equal(seen[..., 0], each > 0)
+    np.save(tmp_path / "vector.npy", np.array([1.0, 0.0, 1.0]))
+    np.testing.assert_array_equal(masks.make(masks.parse(f"{tmp_path}/vector.npy"), (3,), 2)[1], [True, False, True])
+
+
+@pytest.mark.parametrize("text, words", [
+    ("columns:3-1", "is not understood"), ("columns:-1-3", "is not understood"), ("pixels:1.0", "is not understood"),
+    ("pixels:", "is not understood"), ("rectangle:0,0,2", "is not understood"), ("rectangle:0,0,0,2", "is not under"),
+    ("rows:0-9", "rows and columns count from 0"), ("rows:0-3", "hides everything"), ("{tmp}/no.npy", "does not exist"),
+    ("{tmp}/small.npy", r"has the shape 2x2; needed: 4x5x1 or 4x5"), ("{tmp}/grey.npy", "other values than 0"),
+    ("{tmp}/zero.npy", "hides everything"), ("{tmp}/each.npy", "hides everything of datum 1"),
+    ("{tmp}/object.npy", "cannot be read"), ("{tmp}/broken.npz", "cannot be read"), ("{tmp}/two.npz", "name the array"),
+    ("{tmp}/nan.npy", "not finite"), ("{tmp}/broken.png", "cannot be read"),
+])  # fmt: skip
+def test_bad_masks_are_refused(tmp_path, text, words):
+    each = np.ones((2, 4, 5))
+    each[1] = 0
+    arrays = dict(small=np.ones((2, 2)), grey=np.full((4, 5), 0.5), zero=np.zeros((4, 5)), each=each,
+                  object=np.array([None]), nan=np.full((4, 5), np.nan))
+    for name, values in arrays.items():
+        np.save(tmp_path / f"{name}.npy", values, allow_pickle=True)
+    np.savez(tmp_path / "two.npz", a=np.ones((4, 5)), b=np.ones((4, 5)))
+    for name in ("broken.npz", "broken.png"):
+        (tmp_path / name).write_bytes(b"not a file of its kind")
+    with pytest.raises(UserError, match=words):
+        masks.make(masks.parse(text.format(tmp=tmp_path)), (4, 5, 1), 2)
+
+
+def test_regular_masks_are_for_images():
+    with pytest.raises(UserError, match="vectors of 7 values take"):
+        masks.make(masks.parse("rows:1-2"), (7,), 2)
