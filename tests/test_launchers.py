@@ -75,7 +75,7 @@ def test_helpfull_finds_the_model_in_a_flagfile(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", list(ROWS))
 def test_smoke_run_leaves_its_files(name, tmp_path, capsys):
-    flags = [f"--{k}={v}" for k, v in ROWS[name].flags.items()]
+    flags = [f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in ROWS[name].flags.items()]
     workdir = tmp_path / "run"
     assert call(f"--model={ROWS[name].model}", *flags, *SMOKE, f"--workdir={workdir}") == 0
     out = capsys.readouterr().out
