@@ -68,8 +68,10 @@ def test_every_type_is_in_the_battery():
 @pytest.mark.parametrize("dtype", ROUND_TRIP)
 def test_round_trip(kind, num_dims, dtype):
     x = data(num_dims, 1000, dtype)
-    for layer in (build(kind, num_dims, dtype), trained(kind, num_dims, dtype)):
-        for first in (False, True):
+    # An autoregressive layer takes a pass per dimension on the way back or forth: once is enough there.
+    slow = kind in AUTOREGRESSIVE and num_dims > 5
+    for layer in [trained(kind, num_dims, dtype)] + [build(kind, num_dims, dtype)] * (not slow):
+        for first in (False,) if slow else (False, True):
             y, log_det = layer(x, inverse=first)
             back, other = layer(y, inverse=not first)
             assert y.dtype == log_det.dtype == dtype and log_det.shape == (1000,)
