@@ -12,7 +12,7 @@ from keras.saving import register_keras_serializable
 from pae_zoo import distributions, seeds
 from pae_zoo.errors import UserError
 from pae_zoo.flows import builder
-from pae_zoo.flows.base import Pair, on_rows
+from pae_zoo.flows.base import FlowLayer, Pair, on_rows
 from pae_zoo.flows.bijector import FlowBijector
 from pae_zoo.flows.linear import Whitening
 from pae_zoo.trainable import Trainable
@@ -165,8 +165,12 @@ class Flow(Trainable):
         if self.whiten:
             self.whitening.adapt(x)
             v, _ = self.whitening(v, inverse=True)
+        waiting = [layer for layer in self.chain if type(layer).adapt is not FlowLayer.adapt]
         for layer in reversed(self.chain):
-            layer.adapt(v)
+            if not waiting:
+                break
+            if layer is waiting[-1]:
+                waiting.pop().adapt(v)
             v, _ = layer(v, inverse=True)
         super().adapt(x)
 

@@ -151,7 +151,7 @@ def train_peer(baton: Baton, peer: str, coupling: str, batch_size: int, steps: i
         loss = -flow.log_prob(x[rows]).mean()
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     _steps(baton, step, torch.from_numpy, batch_size, steps)
 

@@ -1,0 +1,77 @@
+"""`benchmark.py flow`: its contenders have the same architecture and train; the table says what it should."""
+
+import benchmark
+import numpy as np
+import pytest
+from benchmarks import _flows, _rounds, flow
+
+COUPLINGS = ("spline", "affine")
+
+
+def parameters_by_hand(coupling):
+    half = _flows.DIMS // 2
+    outputs = half * {"spline": 3 * _flows.BINS - 1, "affine": 2}[coupling]
+    sizes = [half, *_flows.UNITS, outputs]
+    return _flows.BLOCKS * sum(i * o + o for i, o in zip(sizes, sizes[1:])), _flows.BLOCKS * _flows.DIMS**2
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_our_flow_has_the_architecture(coupling):
+    conditioners, mixing = parameters_by_hand(coupling)
+    assert sum(int(np.prod(w.shape)) for w in _flows.build(coupling).trainable_weights) == conditioners + mixing
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("peer", _flows.PEERS)
+def test_peers_have_the_architecture_and_take_turns(peer, coupling, monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip(peer)
+    conditioners, mixing = parameters_by_hand(coupling)
+    found = sum(p.numel() for p in _flows.PEERS[peer](coupling).parameters())
+    # nflows' LU layers have a shift beside the matrix.
+    assert found - conditioners in (mixing, mixing + _flows.BLOCKS * _flows.DIMS)
+    monkeypatch.setattr(_flows, "NUM_DRAWS", 10)
+    taken = turns(lambda baton: _flows.train_peer(baton, peer, coupling, batch_size=16, steps=2))
+    taken += turns(lambda baton: _flows.sample_peer(baton, peer, coupling))
+    assert [turn["ms"] > 0 for turn in taken] == [True] * 4
+
+
+def turns(run):
+    requests, found = iter([True, True, False]), []
+    with pytest.raises(_rounds.Finished):
+        run(_rounds.Baton(lambda: next(requests), found.append))
+    return found
+
+
+def test_ours_takes_turns(monkeypatch):
+    monkeypatch.setattr(_flows, "BLOCKS", 1)
+    monkeypatch.setattr(_flows, "NUM_DRAWS", 10)
+    taken = turns(lambda baton: _flows.train(baton, "affine", batch_size=16, steps=2))
+    taken += turns(lambda baton: _flows.fit(baton, "affine", batch_size=16, steps=2))
+    taken += turns(lambda baton: _flows.sample(baton, "affine"))
+    assert [turn["ms"] > 0 for turn in taken] == [True] * 6
+
+
+def test_what_the_table_says(monkeypatch):
+    times = {flow.OURS: 2.0, flow.FIT: 3.0, "nflows": 5.0, "zuko": 2.5}
+
+    def alternate(contenders, rounds, say):
+        return {c.name: [dict(ms=times[c.name], cpu_ms=1.0)] for c in contenders}
+
+    monkeypatch.setattr(flow, "alternate", alternate)
+    found = {}
+    rows = flow._race("work", flow._training("spline", 128, 2, ["nflows", "zuko"]), 1, found)
+    gains = {row[1]: row[4:] for row in rows}
+    assert gains[flow.OURS] == ("", "") and gains[flow.FIT] == ("1.50", "") and gains["nflows"] == ("2.50", "")
+    assert gains["zuko"] == ("1.25", ">= 1.5: MISSED")
+    assert found["work/nflows"]["ours_is_faster_by"] == 2.5
+    alone = flow._race("work", flow._sampling("spline", []), 1, {})
+    assert [row[1] for row in alone] == [flow.OURS]
+
+
+@pytest.mark.parametrize("argv", [["flow", "--rounds=0"], ["flow", "--cases=spline,x"], ["flow", "--batch_sizes=0"]])
+def test_bad_flags_are_told_in_one_line(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(argv)
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
