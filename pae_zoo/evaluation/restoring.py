@@ -82,6 +82,7 @@ class Restorer:
                             "leave --noise out, or train with a Gaussian likelihood.")
         else:
             self.observation = inference.Bernoulli()
+        self._hessian = tf.function(lambda x, seen, u: self.problem(x, seen).hessian(u), autograph=False)
 
     def _noise_of_y(self, noise: float) -> tf.Tensor:
         """Returns the std of the noise in units of y, one per value: the preprocessing must be affine."""
@@ -116,9 +117,10 @@ class Restorer:
 
     def _batch(self, x: tf.Tensor, seen: tf.Tensor, number: int) -> Restoration:
         search_seed, draw_seed, chain_seed = seeds.split(self.seed, 3)
-        runs, hessian, at_encoding = self.context.compile(self._search)(x, seen, search_seed)
-        # Eigenvalues are found outside XLA, whose CPU kernel for them is slow.
-        modes = inference.laplace(runs.u, runs.log_joint, hessian)
+        runs, at_encoding = self.context.compile(self._search)(x, seen, search_seed)
+        # Outside XLA, which takes longer to compile second derivatives of a deep flow than they take to compute, and
+        # whose CPU kernel for eigenvalues is slow.
+        modes = inference.laplace(runs.u, runs.log_joint, self._hessian(x, seen, runs.u))
         mixture = inference.mixture(modes, single=self.options.restoration_posterior == "laplace")
         best = mixture.modes.mean[0]
         chi2, picture = self.context.compile(self._at_maximum)(x, seen, best)
@@ -166,24 +168,26 @@ class Restorer:
             draws = self.prior.sample(count, seed=start_seed)[:, None]
             starts = tf.concat([starts, tf.broadcast_to(draws, (count, *encoding.shape))], axis=0)
         runs = inference.find_modes(problem, starts)
-        return runs, problem.hessian(runs.u), problem.log_joint(encoding)
+        return runs, problem.log_joint(encoding)
 
     def _encoding(self, x, seen, filling_seed, encode_seed) -> tf.Tensor:
         """Returns u of the encoder for x whose hidden values are filled in, at last by what it decodes to itself."""
         filling = tf.reduce_mean(self._decode_mean(self.prior.sample(FILLING_DRAWS, seed=filling_seed)), axis=0)
-        u = None
-        for _ in range(FILLING_ROUNDS):
+        filling = tf.broadcast_to(filling, x.shape)
+
+        def fill_in(i, filling, u):
             posterior = self.model.encode(tf.where(seen, x, filling), encode_seed)
             try:
                 z = posterior.mean()
             except NotImplementedError as error:
-                if u is None:
-                    self.context.say("restoration: the encoding is a draw, for the encoder's posterior has no mean. "
-                                     f"{sentence(error)}")
+                self.context.say("restoration: the encoding is a draw, for the encoder's posterior has no mean. "
+                                 f"{sentence(error)}")
                 z = posterior.sample(seed=encode_seed)
             u = self.model.base_from_latent(z)
-            filling = self._decode_mean(u)
-        return u
+            return i + 1, self._decode_mean(u), u
+
+        nothing = tf.zeros((x.shape[0], self.model.latent_dim), x.dtype)
+        return tf.while_loop(lambda i, *_: i < FILLING_ROUNDS, fill_in, (0, filling, nothing))[2]
 
     def _at_maximum(self, x, seen, u):
         return self.problem(x, seen).chi_square(u), self._decode_mean(u)

@@ -22,6 +22,35 @@ def jacobian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Ten
     u has the static shape (..., K) and `function` takes further leading axes; rows must not meet in it. Memory is
     that of K values. Several products run at a time when u has few rows.
     """
+
+    def product(points, tangents):
+        with tf.autodiff.ForwardAccumulator(points, tangents) as accumulator:
+            values = function(points)
+        return accumulator.jvp(values, unconnected_gradients="zero")
+
+    return _in_all_directions(product, u)
+
+
+def hessian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tensor:
+    """Returns the second derivatives of a function (..., K) -> (...) at u, symmetric, of shape (..., K, K).
+
+    K products with the Hessian, reverse over reverse: forward over reverse would differentiate three times, which
+    TensorFlow cannot do for a concatenation under XLA. Second derivatives at the kink of a relu count zero.
+    """
+
+    def product(points, tangents):
+        along = value_and_gradient(
+            lambda p: tf.reduce_sum(value_and_gradient(function, p)[1] * tangents, axis=-1), points
+        )
+        return along[1]
+
+    found = _in_all_directions(product, u)
+    found = tf.transpose(found, [*range(1, len(found.shape)), 0])
+    return 0.5 * (found + tf.linalg.matrix_transpose(found))
+
+
+def _in_all_directions(product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tensor:
+    """Returns product(points, tangents) for the K unit vectors as tangents, stacked; both have shape (n, ..., K)."""
     size, rows = int(u.shape[-1]), max(u.shape[:-1].num_elements(), 1)
     width = min(size, -(-ROWS_AT_ONCE // rows))
     steps = -(-size // width)
@@ -29,22 +58,9 @@ def jacobian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Ten
 
     def products(tangents):
         points = tf.broadcast_to(u, (width, *u.shape))
-        tangents = tf.broadcast_to(tangents, points.shape)
-        with tf.autodiff.ForwardAccumulator(points, tangents) as accumulator:
-            values = function(points)
-        return accumulator.jvp(values, unconnected_gradients="zero")
+        return product(points, tf.broadcast_to(tangents, points.shape))
 
     if steps == 1:
         return products(directions[0])
     found = tf.map_fn(products, directions, fn_output_signature=u.dtype)
     return tf.reshape(found, (steps * width, *found.shape[2:]))[:size]
-
-
-def hessian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tensor:
-    """Returns the second derivatives of a function (..., K) -> (...) at u, symmetric, of shape (..., K, K).
-
-    Forward over reverse: K products with the gradient. Second derivatives at the kink of a relu count zero.
-    """
-    found = jacobian(lambda points: value_and_gradient(function, points)[1], u)
-    found = tf.transpose(found, [*range(1, len(found.shape)), 0])
-    return 0.5 * (found + tf.linalg.matrix_transpose(found))

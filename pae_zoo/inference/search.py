@@ -69,10 +69,13 @@ def find_modes(problem: Problem, starts: tf.Tensor, schedule: Schedule = Schedul
     result does not depend on the other data of the batch.
     """
     u, adam_steps = _adam(problem, starts, schedule)
-    start_value, end_value = problem.log_joint(starts), problem.log_joint(u)
-    better = end_value > start_value  # False where a run diverged to NaN
-    u, value = tf.where(better[..., None], u, starts), tf.where(better, end_value, start_value)
-    return _newton(problem, u, value, schedule)._replace(adam_steps=adam_steps)
+    # One evaluation of both: the fewer copies of the model in the program, the sooner it is compiled.
+    both = tf.stack([starts, u])
+    values, gradients = value_and_gradient(problem.log_joint, both)
+    better = values[1] > values[0]  # False where a run diverged to NaN
+    u, gradient = (tf.where(better[..., None], pair[1], pair[0]) for pair in (both, gradients))
+    value = tf.where(better, values[1], values[0])
+    return _newton(problem, u, value, gradient, schedule)._replace(adam_steps=adam_steps)
 
 
 def _adam(problem: Problem, u: tf.Tensor, schedule: Schedule) -> tuple[tf.Tensor, tf.Tensor]:
@@ -109,30 +112,29 @@ def _adam(problem: Problem, u: tf.Tensor, schedule: Schedule) -> tuple[tf.Tensor
     return found[1], found[0]
 
 
-def _newton(problem: Problem, u: tf.Tensor, value: tf.Tensor, schedule: Schedule) -> Runs:
+def _newton(problem: Problem, u: tf.Tensor, value: tf.Tensor, gradient: tf.Tensor, schedule: Schedule) -> Runs:
     """Levenberg-Marquardt: solves (G + damping diag G) step = gradient, and takes the steps that climb."""
     least = tf.constant(1e-5 if u.dtype == tf.float32 else 1e-12, u.dtype)
 
-    def body(t, u, value, damping, decrement, idle, active):
-        _, gradient = value_and_gradient(problem.log_joint, u)
+    def body(t, u, value, gradient, damping, decrement, idle, active):
         matrix, scale = normalised(problem.gauss_newton(u))
-        gradient = gradient * scale
-        ascent = 0.5 * tf.reduce_sum(gradient * _solve(matrix, gradient, least), axis=-1)
-        candidate = u + scale * _solve(matrix, gradient, damping)
-        new_value = problem.log_joint(candidate)
+        scaled = gradient * scale
+        ascent = 0.5 * tf.reduce_sum(scaled * _solve(matrix, scaled, least), axis=-1)
+        candidate = u + scale * _solve(matrix, scaled, damping)
+        new_value, new_gradient = value_and_gradient(problem.log_joint, candidate)
         climbs = active & (new_value >= value)
         idle = tf.where(climbs & (new_value - value >= 1e-3), 0, idle + 1)
-        u = tf.where(climbs[..., None], candidate, u)
+        u, gradient = tf.where(climbs[..., None], candidate, u), tf.where(climbs[..., None], new_gradient, gradient)
         value = tf.where(climbs, new_value, value)
         decrement = tf.where(active, ascent, decrement)
         damping = tf.where(climbs, tf.maximum(0.2 * damping, least), 5.0 * damping)
         active = active & (ascent > schedule.tolerance) & (idle < schedule.idle_steps)
-        return t + 1, u, value, damping, decrement, idle, active
+        return t + 1, u, value, gradient, damping, decrement, idle, active
 
     shape = tf.shape(value)
-    start = (tf.constant(0), u, value, tf.fill(shape, tf.constant(1e-2, u.dtype)),
+    start = (tf.constant(0), u, value, gradient, tf.fill(shape, tf.constant(1e-2, u.dtype)),
              tf.fill(shape, tf.constant(float("inf"), u.dtype)), tf.zeros(shape, tf.int32), tf.ones(shape, tf.bool))
-    t, u, value, _, decrement, *_ = tf.while_loop(
+    t, u, value, _, _, decrement, *_ = tf.while_loop(
         lambda t, *state: (t < schedule.newton_steps) & tf.reduce_any(state[-1]), body, start
     )
     return Runs(u, value, decrement, decrement <= schedule.tolerance, tf.constant(0), t)

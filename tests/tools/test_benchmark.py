@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 import turn_takers
 from battery import build, images
-from benchmarks import _contenders, _loops, _network, _rounds, train
+from benchmarks import _contenders, _loops, _network, _rounds, restoration, train
 
 from pae_zoo import models
 from pae_zoo.models.ae import HParams
@@ -178,3 +178,21 @@ def test_benchmarks_are_found_by_name(capsys):
     with pytest.raises(SystemExit) as stop:
         benchmark.main(["--help"])
     assert stop.value.code == 0 and "train" in capsys.readouterr().out
+
+
+def test_the_contenders_of_the_restoration_benchmark_find_the_same_maxima(capsys):
+
+    def best(work, images):
+        requests, said = iter([True, False]), []
+        with pytest.raises(_rounds.Finished):
+            work(_rounds.Baton(requests.__next__, said.append), images=images, starts=2, latents=2, width=3)
+        return said[0]["log_joint"]
+
+    assert best(restoration.looped, 2) == pytest.approx(best(restoration.batched, 2), abs=0.01)
+    assert best(restoration.stepped, 1) == pytest.approx(best(restoration.batched, 1), abs=0.1)
+    names = (restoration.BATCHED, restoration.LOOPED, restoration.STEPPED)
+    field = {name: turns(*ms, log_joint=1.0, setup_s=2.0) for name, ms in zip(names, ([1.0], [30.0], [10.0]))}
+    ratios = restoration.summary(field)["restoration/ratios"]
+    assert ratios["loop/batched"] == pytest.approx(30.0)
+    lines = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "|" in line}
+    assert "reached" in lines["loop/batched"] and "MISSED" in lines["loop of steps/batched"]
