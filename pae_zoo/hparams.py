@@ -65,6 +65,8 @@ class EvaluationFlags(RestorationFlags):
     ood_datasets: tuple[str, ...] = option(
         (), "Sets for the task ood, in the grammar of --dataset, plus constant, noise, hflip, vflip (empty: these "
         "four).", group=EVALUATION)
+    restoration_images: int = option(64, "Test data that the task restoration restores.", low=1, group=EVALUATION,
+                                     smoke=4)
     frechet_samples: int = option(
         10_000, "Images on each side of a Frechet distance (fewer where the test split has fewer).", low=2,
         group=EVALUATION, smoke=128)
@@ -81,8 +83,6 @@ class SharedHParams(EvaluationFlags):
     """The flags that every model has."""
 
     model: str = option("vae", "Model to train: the name of a module of pae_zoo/models.", group=RUN)
-    restoration_images: int = option(64, "Test data that the task restoration restores.", low=1, group=EVALUATION,
-                                     smoke=4)
     workdir: str = option("", "Folder of the run; empty: runs/<model>/<dataset>/<seed>.", group=RUN, operational=True)
     init_workdir: str = option("", "Finished run to start from: its weights initialise this one.", group=RUN)
     seed: int = option(0, "Chooses noise, initial weights and the order of data.", low=0, high=2**31 - 1, group=RUN)
