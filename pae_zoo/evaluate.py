@@ -41,6 +41,10 @@ def main(argv: list[str]) -> int:
     launch.set_device(options.device)
     for run in runs:
         _evaluate(run, options, given)
+    if len(runs) > 1:
+        summary = report.over_runs([run.read_metrics() for run in runs])
+        print(f"mean and standard deviation over {len(runs)} runs, of all that their metrics.json hold:")
+        print("\n".join(f"  {key:42} {value}" for key, value in summary.items()))
     return 0
 
 

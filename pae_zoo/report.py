@@ -1,6 +1,7 @@
 """What a launcher prints at its end: metrics as lines, scores of the task ood as a table, pictures."""
 
-from typing import Iterable, Union
+import statistics
+from typing import Iterable, Sequence, Union
 
 # figure of merit -> its heading in the table
 LEAVES = {"auroc": "auroc", "auroc_stderr": "+-", "auprc": "auprc", "fpr95": "fpr95", "fpr80": "fpr80"}
@@ -21,6 +22,16 @@ def lines(metrics: dict[str, Union[float, str]]) -> list[str]:
         found.append(f"  {'out-of-distribution set':26} {'score':16}{headings}")
         for (name, score), values in rows.items():
             found.append(f"  {name:26} {score:16}" + "".join(f"{_share(values.get(leaf)):>9}" for leaf in LEAVES))
+    return found
+
+
+def over_runs(runs: Sequence[dict[str, Union[float, str]]]) -> dict[str, str]:
+    """Returns 'mean +- standard deviation' (n - 1) over runs of each number that all of their metrics hold."""
+    shared = [key for key in runs[0] if all(isinstance(run.get(key), (int, float)) for run in runs)]
+    found = {}
+    for key in shared:
+        values = [float(run[key]) for run in runs]
+        found[key] = f"{number(statistics.fmean(values))} +- {statistics.stdev(values):.2g}"
     return found
 
 

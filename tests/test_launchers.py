@@ -147,6 +147,16 @@ def test_evaluate_merges_its_keys(finished, capsys):
     assert "noise" in capsys.readouterr().out
 
 
+def test_evaluate_sums_several_runs_up(finished, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(finished, tmp_path / "again")
+    assert call(f"--workdirs={finished},{tmp_path / 'again'}", "--tasks=reconstruction", launcher=evaluate) == 0
+    first, summary = capsys.readouterr().out.split("over 2 runs")
+    assert "+-" not in first
+    assert next(line for line in summary.splitlines() if "test/mse  " in line).endswith("+- 0")
+
+
 def test_init_workdir_starts_from_another_run(finished, tmp_path, capsys):
     workdir = tmp_path / "next"
     start_from = f"--init_workdir={finished}"

@@ -18,3 +18,8 @@ def test_scores_become_a_table_and_the_rest_lines():
 
 def test_nothing_is_said_to_be_missing():
     assert report.number(None) == "-" and report.lines({}) == [] and report.pictures([]) == []
+
+
+def test_over_runs_gives_mean_and_deviation_of_shared_numbers():
+    found = report.over_runs([{"a": 1.0, "b": 2.0, "c": "words"}, {"a": 3.0, "c": "words"}])
+    assert found == {"a": "2 +- 1.4"}

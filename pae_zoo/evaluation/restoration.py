@@ -63,6 +63,8 @@ def measure(found: Restoration, truth: np.ndarray, seen: np.ndarray) -> Iterator
     yield "restoration/runs_not_positive_definite", found.flagged_runs.mean()
     yield "restoration/information_gain", found.information_gain.mean(dtype=np.float64)
     yield "restoration/modes", found.modes.mean()
+    if found.draws_ess is not None:
+        yield "restoration/draws_ess", np.median(found.draws_ess)
     if found.r_hat is not None:
         yield "restoration/r_hat_max", found.r_hat.max()
         yield "restoration/ess_min", found.ess.min()

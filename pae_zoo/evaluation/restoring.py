@@ -18,6 +18,8 @@ FILLING_ROUNDS = 3
 FILLING_DRAWS = 16
 # Bytes that the derivatives of a batch of data may take, and rows that the decoder gets at once.
 JACOBIAN_BYTES, DECODER_ROWS = 2**27, 2**13
+# Draws of a mixture that are resampled by the posterior, for each one that is kept.
+CANDIDATES = 8
 # A mode counts when it has so much of the posterior's weight.
 LEAST_WEIGHT = 1e-3
 
@@ -37,6 +39,7 @@ class Restoration:
       modes: (n,), distinct maxima with at least a thousandth of the weight.
       positive_definite: (n,), bool, at the maximum.
       flagged_runs: (n,), share of the runs whose Hessian is not positive definite.
+      draws_ess: (n,), effective number of the candidates that mixture draws are resampled from; None for others.
       r_hat, ess, divergences: (n,), worst over u, from NUTS; None for other posteriors.
     """
 
@@ -53,6 +56,7 @@ class Restoration:
     modes: np.ndarray
     positive_definite: np.ndarray
     flagged_runs: np.ndarray
+    draws_ess: Optional[np.ndarray] = None
     r_hat: Optional[np.ndarray] = None
     ess: Optional[np.ndarray] = None
     divergences: Optional[np.ndarray] = None
@@ -82,7 +86,7 @@ class Restorer:
                             "leave --noise out, or train with a Gaussian likelihood.")
         else:
             self.observation = inference.Bernoulli()
-        self._hessian = tf.function(lambda x, seen, u: self.problem(x, seen).hessian(u), autograph=False)
+        self._curvatures = tf.function(self._both_curvatures, autograph=False)
 
     def _noise_of_y(self, noise: float) -> tf.Tensor:
         """Returns the std of the noise in units of y, one per value: the preprocessing must be affine."""
@@ -120,20 +124,26 @@ class Restorer:
         runs, at_encoding = self.context.compile(self._search)(x, seen, search_seed)
         # Outside XLA, which takes longer to compile second derivatives of a deep flow than they take to compute, and
         # whose CPU kernel for eigenvalues is slow.
-        modes = inference.laplace(runs.u, runs.log_joint, self._hessian(x, seen, runs.u))
-        mixture = inference.mixture(modes, single=self.options.restoration_posterior == "laplace")
-        best = mixture.modes.mean[0]
+        hessian, gauss_newton = self._curvatures(x, seen, runs.u)
+        single = self.options.restoration_posterior == "laplace"
+        modes = inference.laplace(runs.u, runs.log_joint, hessian)
+        mixture = inference.mixture(modes, single)
+        # Draws come from the Gauss-Newton curvature: it is positive definite everywhere and never below the prior's,
+        # where the exact one of a decoder with kinks may be nearly flat and lead far away.
+        proposal = inference.mixture(inference.laplace(runs.u, runs.log_joint, gauss_newton), single)
+        best = proposal.modes.mean[0]
+        draws_ess = None
         chi2, picture = self.context.compile(self._at_maximum)(x, seen, best)
         chains = None
         if self.options.restoration_posterior == "nuts":
-            starts = mixture.sample(CHAINS, draw_seed)
+            starts = proposal.sample(CHAINS, draw_seed)
             chains = self.context.compile(self._chains)(
-                x, seen, starts, best, mixture.modes.factor[0], seeds.fold_in(chain_seed, number))
+                x, seen, starts, best, proposal.modes.factor[0], seeds.fold_in(chain_seed, number))
             draws = tf.reshape(chains.draws, (-1, *best.shape))
             mean, variance = (moment.numpy() for moment in tf.nn.moments(draws, axes=[0]))
         else:
-            draws = mixture.sample(self.options.restoration_draws, draw_seed)
-            mean, covariance = mixture.moments()
+            draws, draws_ess = self._draws(x, seen, proposal, single, draw_seed)
+            mean, covariance = proposal.moments()
             variance = tf.linalg.diag_part(covariance)
         pixel_mean, pixel_std, shown = self._decoded_moments(draws)
         index = tf.argmax(runs.log_joint, axis=0)
@@ -147,7 +157,20 @@ class Restorer:
                 "r_hat": chains.r_hat.numpy().max(axis=-1), "ess": chains.effective_samples.numpy().min(axis=-1),
                 "divergences": chains.divergences.numpy(),
             }),
+            **({} if draws_ess is None else {"draws_ess": draws_ess.numpy()}),
         )
+
+    def _draws(self, x, seen, proposal: inference.Mixture, single: bool, seed):
+        """Returns draws (S, batch, K), those of a mixture resampled by the posterior, and their ESS or None."""
+        num = self.options.restoration_draws
+        if single:
+            return proposal.sample(num, seed), None
+        draw_seed, choice_seed = seeds.split(seed, 2)
+        candidates = proposal.sample(CANDIDATES * num, draw_seed)
+        log_joint = self.context.compile(self._log_joint)
+        found = [log_joint(x, seen, candidates[i * num : (i + 1) * num]) for i in range(CANDIDATES)]
+        log_weight = tf.concat(found, axis=0) - proposal.log_prob(candidates)
+        return inference.resample(candidates, log_weight, num, choice_seed)
 
     # ---- compiled functions of one batch -----------------------------------------------------------
 
@@ -191,6 +214,13 @@ class Restorer:
 
     def _at_maximum(self, x, seen, u):
         return self.problem(x, seen).chi_square(u), self._decode_mean(u)
+
+    def _log_joint(self, x, seen, u):
+        return self.problem(x, seen).log_joint(u)
+
+    def _both_curvatures(self, x, seen, u):
+        problem = self.problem(x, seen)
+        return problem.hessian(u), problem.gauss_newton(u)
 
     def _chains(self, x, seen, starts, mean, factor, seed):
         settings = inference.Sampler(draws=self.options.restoration_draws)

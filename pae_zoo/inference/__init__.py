@@ -4,7 +4,7 @@ Takes callables and imports no model: `Problem` says what is known, `find_modes`
 approximate, `nuts.sample` draws.
 """
 
-from pae_zoo.inference.laplace import Laplace, Mixture, information_gain, laplace, mixture
+from pae_zoo.inference.laplace import Laplace, Mixture, information_gain, laplace, mixture, resample
 from pae_zoo.inference.nuts import Chains, Sampler, sample
 from pae_zoo.inference.observation import Bernoulli, Gaussian
 from pae_zoo.inference.problem import Problem
@@ -12,5 +12,5 @@ from pae_zoo.inference.search import Runs, Schedule, find_modes
 
 __all__ = [
     "Bernoulli", "Chains", "Gaussian", "Laplace", "Mixture", "Problem", "Runs", "Sampler", "Schedule", "find_modes",
-    "information_gain", "laplace", "mixture", "sample",
+    "information_gain", "laplace", "mixture", "resample", "sample",
 ]  # fmt: skip

@@ -100,6 +100,17 @@ class Mixture(NamedTuple):
         second = self.modes.covariance + offset[..., None] * offset[..., None, :]
         return mean, tf.reduce_sum(weights[..., None] * second, axis=0)
 
+    def log_prob(self, u: tf.Tensor) -> tf.Tensor:
+        """Returns the mixture's log density of u (num, batch, K) in nats, (num, batch)."""
+        terms = []
+        for index in range(self.weights.shape[0]):
+            mode = Laplace(*(part[index] for part in self.modes))
+            offset = tf.transpose(u - mode.mean, (1, 2, 0))
+            square = tf.reduce_sum(tf.linalg.solve(mode.factor, offset) ** 2, axis=1)  # (batch, num)
+            log_normal = 0.5 * (mode.log_det[:, None] - square - u.shape[-1] * LOG_2PI)
+            terms.append(tf.math.log(self.weights[index])[:, None] + log_normal)
+        return tf.transpose(tf.reduce_logsumexp(tf.stack(terms), axis=0))
+
     def sample(self, num: int, seed) -> tf.Tensor:
         """Returns draws (num, batch, K); the noise is shared by all data of the batch."""
         choice_seed, noise_seed = seeds.split(seed, 2)
@@ -144,6 +155,21 @@ def mixture(runs: Laplace, single: bool = False, radius: float = 1.0) -> Mixture
     log_weight = runs.log_joint - 0.5 * runs.log_det
     log_weight = tf.where(used, log_weight, tf.constant(-float("inf"), log_weight.dtype))
     return Mixture(tf.nn.softmax(log_weight, axis=0), runs, kept_runs, kept[0])
+
+
+def resample(draws: tf.Tensor, log_weight: tf.Tensor, num: int, seed) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (num, batch, K) of `draws` (S, batch, K), chosen by weight, and the effective sample size, (batch,).
+
+    Sampling-importance-resampling (Rubin 1988) with one uniform number for each datum, so that a draw of weight w
+    appears num w times, rounded up or down. The effective sample size is (sum w)^2 / sum w^2, at most S.
+    """
+    weight = tf.nn.softmax(tf.where(tf.math.is_nan(log_weight), -float("inf"), log_weight), axis=0)
+    offset = seeds.uniform((weight.shape[1], 1), seed, weight.dtype)
+    positions = (tf.range(num, dtype=weight.dtype)[None] + offset) / num
+    above = tf.transpose(tf.cumsum(weight, axis=0))  # (batch, S)
+    index = tf.minimum(tf.searchsorted(above, positions), weight.shape[0] - 1)
+    chosen = tf.gather(tf.transpose(draws, (1, 0, 2)), index, batch_dims=1)
+    return tf.transpose(chosen, (1, 0, 2)), 1.0 / tf.reduce_sum(weight**2, axis=0)
 
 
 def _reorder(values: tf.Tensor, order: tf.Tensor) -> tf.Tensor:

@@ -70,6 +70,35 @@ def test_evidence_and_moments_are_those_of_the_posterior(two_hills):
     assert not np.array_equal(draws[:9], mixture.sample(9, (1, 3)).numpy())
 
 
+def test_resampled_draws_follow_the_posterior(two_hills):
+    problem, _, modes = two_hills
+    mixture = inference.mixture(modes)
+    axis = np.linspace(-4, 4, 321)
+    grid = tf.constant(np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 1, 2) * np.ones((1, 3, 1)))
+    cell = (axis[1] - axis[0]) ** 2
+    np.testing.assert_allclose(tf.reduce_sum(tf.exp(mixture.log_prob(grid)), axis=0) * cell, 1.0, atol=2e-3)
+    log_joint = problem.log_joint(grid).numpy()
+    weights = np.exp(log_joint - log_joint.max(axis=0))
+    weights /= weights.sum(axis=0)
+    second = np.einsum("gc,gci,gcj->cij", weights, grid, grid)
+    draws = mixture.sample(40_000, (1, 2))
+    log_weight = problem.log_joint(draws) - mixture.log_prob(draws)
+    kept, effective = inference.resample(draws, log_weight, 20_000, (3, 4))
+    assert kept.shape == (20_000, 3, 2) and (effective.numpy() > 5_000).all() and (effective.numpy() < 40_000).all()
+    np.testing.assert_allclose(np.einsum("sci,scj->cij", kept, kept) / 20_000, second, atol=0.03)
+
+
+def test_equal_weights_keep_every_draw_and_one_heavy_draw_is_all():
+    draws = tf.reshape(tf.range(8.0), (4, 2, 1))
+    kept, effective = inference.resample(draws, tf.zeros((4, 2)), 4, (0, 1))
+    np.testing.assert_array_equal(kept, draws)
+    np.testing.assert_allclose(effective, 4.0, rtol=1e-6)
+    heavy = tf.constant([[0.0, 0.0], [99.0, 0.0], [0.0, 99.0], [0.0, 0.0]])
+    kept, effective = inference.resample(draws, heavy, 3, (0, 1))
+    np.testing.assert_array_equal(kept[..., 0], [[2.0, 5.0]] * 3)
+    np.testing.assert_allclose(effective, 1.0, rtol=1e-6)
+
+
 def laplace_of(means, hessians, log_joint):
     return inference.laplace(*(tf.constant(a, tf.float64) for a in (means, log_joint, hessians)))
 
