@@ -20,8 +20,9 @@ demo: install
 	@echo
 	@echo "Look at the pictures in $(CURDIR)/$(DEMO)/figures"
 
+# Two processes, a file of tests each: most of the time goes into tracing, which takes one core.
 test: install
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 # Needs PAE_ZOO_DATA: a folder with fashion_mnist/, mnist/, cifar10/, omniglot/.
 data-test: install
