@@ -64,3 +64,18 @@ def test_ae_reconstructs_better_than_vae_and_vae_than_beta_vae(data_dir, tmp_pat
     configs = ("ae/fashion_mnist_cpu.cfg", "vae/fashion_mnist_dense_cpu.cfg", "vae/fashion_mnist_beta_cpu.cfg")
     errors = [train(c, tmp_path / c, data_dir, "--epochs=10")["test/mse"] for c in configs]
     assert errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_pae_reaches_its_bars(data_dir, tmp_path):
+    flags = ["--tasks=reconstruction,density,generation,ood", "--ood_datasets=mnist,hflip,vflip"]
+    found = train("pae/fashion_mnist_cpu.cfg", tmp_path, data_dir, *flags)
+    assert found["test/mse"] <= 0.0105
+    auroc = {name: found[f"ood/{name}/latent_density/auroc"] for name in ("mnist", "hflip", "vflip")}
+    assert auroc["mnist"] >= 0.98 and auroc["hflip"] >= 0.65 and auroc["vflip"] >= 0.80
+    assert auroc["mnist"] >= found["ood/mnist/gaussian_density/auroc"] + 0.05
+    assert found["density/model/nll"] < found["density/gaussian/nll"] - 5.0
+    assert found["density/base_mean_abs_max"] < 0.1 and 0.9 < found["density/base_square"] < 1.3
+    assert 0.85 < found["density/base_std_min"] and found["density/base_std_max"] < 1.15
+    assert found["generation/frechet/samples"] < 0.5 * found["generation/frechet/raw_prior"]
