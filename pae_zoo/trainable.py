@@ -95,7 +95,7 @@ class Trainable(keras.Model):
     def fit(self, x=None, *args, **kwargs):
         """Keras' fit; arrays and data sets of x, targets are ignored. Calls `adapt` first if nobody did."""
         if not int(keras.ops.convert_to_numpy(self.adapted)):
-            self.adapt(_first_examples(x))
+            self.adapt(first_examples(x))
         return super().fit(x, *args, **kwargs)
 
     @contextlib.contextmanager
@@ -189,7 +189,7 @@ def batches_of(x) -> Iterator[np.ndarray]:
         yield np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
 
-def _first_examples(x, num: int = 10_000) -> np.ndarray:
+def first_examples(x, num: int = 10_000) -> np.ndarray:
     """Returns an array whole, or the first `num` examples of a data set of batches, for `adapt`."""
     batches, count = [], 0
     for batch in batches_of(x):

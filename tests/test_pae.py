@@ -32,6 +32,15 @@ def model():
 def test_fit_runs_both_stages(model):
     assert int(model.step) == 32 and int(model.flow.step) == 3 * (256 // 16)
     assert int(model.flow.adapted) == 1
+    residual = np.asarray(model(images(256))) - images(256)
+    expected = np.maximum(np.sqrt(np.mean(residual**2, axis=0)), model.likelihood.min_scale)
+    np.testing.assert_allclose(model.likelihood.scale, expected, rtol=1e-3)  # measured between the stages
+
+
+def test_unknown_flow_settings_are_refused():
+    made = build("pae")
+    with pytest.raises(UserError, match="clip_norm.*received.*'rate'"):
+        pae_zoo.PAE(made.encoder, made.decoder, flow_settings={"rate": 1.0})
 
 
 def test_the_first_stage_leaves_the_flow_alone():

@@ -89,8 +89,9 @@ def write_table(context: Context, found: Restoration, truth, seen, chosen: np.nd
         columns[f"mse_map_{part}"] = over(np.square(found.map - truth), where)
         columns[f"mse_mean_{part}"] = over(np.square(found.mean - truth), where)
         columns[f"std_{part}"] = np.sqrt(over(np.square(found.std), where))
-    if found.r_hat is not None:
-        columns |= {name: getattr(found, name) for name in ("r_hat", "ess", "divergences")}
+    for name in ("draws_ess", "r_hat", "ess", "divergences"):
+        if getattr(found, name) is not None:
+            columns[name] = getattr(found, name)
     context.table("restoration.csv", columns)
 
 

@@ -30,11 +30,11 @@ class Coupling(FlowLayer):
     @property
     def num_parameters(self) -> int:
         """Parameters of f per dimension."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no number of parameters.")
 
     def elementwise(self, x: tf.Tensor, parameters: tf.Tensor, inverse: bool) -> Pair:
         """Applies f to x (d, n) with parameters (p, d, n); returns (y, log|det dy/dx|) of shapes (d, n) and (n,)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no function of one variable.")
 
     def make_weights(self) -> None:
         self.num_kept = (self.num_dims + 1) // 2

@@ -23,6 +23,7 @@ tfd = tfp.distributions
 # Likelihoods whose decoder gives means alone: the std of each value can be measured whatever the first stage had.
 MEANS_ALONE = ("gaussian", "gaussian_learned", "gaussian_pixel")
 SPACES = ("u", "u_spherical", "z")
+_FLOW_SETTINGS = {"epochs": 40, "batch_size": 256, "learning_rate": 1e-3, "clip_norm": 5.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,8 @@ class PAE(FlowLatent, ae.AE):
 
     Args beyond `AE`:
       flow: a `pae_zoo.flows.Flow` over latent_dim dimensions; None makes the preset "nsf".
-      flow_settings: options of plain `fit` for the second stage: epochs, batch_size, learning_rate.
+      flow_settings: options of plain `fit` for the second stage: epochs, batch_size, learning_rate (constant),
+        clip_norm. The launcher has a schedule and early stopping besides.
 
     Raises UserError when the flow has another number of dimensions than the latent.
     """
@@ -66,7 +68,9 @@ class PAE(FlowLatent, ae.AE):
         self.take_flow(flow)
         if not self.flow.whiten:
             raise UserError("The flow of a PAE whitens the codes; received whiten=False. Build it with whiten=True.")
-        self.flow_settings = {"epochs": 40, "batch_size": 256, "learning_rate": 1e-3, **(flow_settings or {})}
+        self.flow_settings = {**_FLOW_SETTINGS, **(flow_settings or {})}
+        if set(self.flow_settings) != set(_FLOW_SETTINGS):
+            raise UserError(f"flow_settings takes {', '.join(_FLOW_SETTINGS)}; received {sorted(flow_settings)}.")
 
     # ---- spaces ------------------------------------------------------------------------------------
 
@@ -170,14 +174,18 @@ class PAE(FlowLatent, ae.AE):
     def fit(self, x=None, *args, **kwargs):
         """Keras' fit of the first stage, then the flow on the codes; the history has the flow's as flow_loss, ...
 
-        Inside `feeding`, where the stages are run one by one, it is the first stage alone.
+        In between the stds of "gaussian_pixel" are measured, on up to 10,000 validation data if they are given, else
+        on training data. Inside `feeding`, where the stages are run one by one, it is the first stage alone.
         """
         history = super().fit(x, *args, **kwargs)
         if self._feed is not None:
             return history
+        held_out = kwargs.get("validation_data")
+        held_out = held_out[0] if isinstance(held_out, (tuple, list)) else held_out
+        self.measure(trainable.first_examples(x if held_out is None else held_out))
         codes = np.concatenate([self.stage_codes(batch) for batch in trainable.batches_of(x)])
         settings = self.flow_settings
-        optimizer = keras.optimizers.Adam(settings["learning_rate"], global_clipnorm=5.0)
+        optimizer = keras.optimizers.Adam(settings["learning_rate"], global_clipnorm=settings["clip_norm"] or None)
         self.flow.compile(optimizer, jit_compile=self.jit_compile)
         size = min(settings["batch_size"], len(codes))
         found = self.flow.fit(codes, epochs=settings["epochs"], batch_size=size, verbose=kwargs.get("verbose", "auto"))
@@ -188,7 +196,7 @@ class PAE(FlowLatent, ae.AE):
 
     @classmethod
     def options(cls, hparams, total_steps: int) -> dict:
-        settings = {name: getattr(hparams, f"flow_{name}") for name in ("epochs", "batch_size", "learning_rate")}
+        settings = {name: getattr(hparams, f"flow_{name}") for name in _FLOW_SETTINGS}
         return {**super().options(hparams, total_steps), "flow_settings": settings}
 
     @classmethod
