@@ -31,10 +31,7 @@ def main(argv: list[str]) -> int:
         print(f"{__doc__}\n\nTasks:\n{tasks}\n\n{hp.help_text(Flags)}\n")
         return 0
     options, given = launch.parse(Flags, argv)
-    evaluation.check_tasks(options.tasks)
-    evaluation.check_ood_datasets(options.ood_datasets)
-    evaluation.check_mask(options.mask)
-    evaluation.check_fid_weights(options.fid_weights)
+    evaluation.check(options)
     runs = [Run(path) for path in workdirs(options)]
     for run in runs:  # every mistake is told before the first number is computed
         run.read_hparams()

@@ -33,10 +33,7 @@ def prepare(hparams, module) -> Session:
     """Checks everything that can be wrong before anything is written; raises UserError."""
     run = Run(hparams.workdir)
     _check_same(run, hparams, module.MODEL)
-    evaluation.check_tasks(hparams.tasks)
-    evaluation.check_ood_datasets(hparams.ood_datasets)
-    evaluation.check_mask(hparams.mask)
-    evaluation.check_fid_weights(hparams.fid_weights)
+    evaluation.check(hparams)
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = launch.load_dataset(hparams)
     if hparams.augment and len(dataset.event_shape) != 3:

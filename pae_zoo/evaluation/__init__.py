@@ -13,14 +13,11 @@ from typing import Union
 
 from pae_zoo.errors import UserError
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
-from pae_zoo.evaluation.features import check_file as check_fid_weights
-from pae_zoo.evaluation.ood import check_names as check_ood_datasets
+from pae_zoo.evaluation.features import check_file
+from pae_zoo.evaluation.ood import check_names
 from pae_zoo.evaluation.restoration import check_mask
 
-__all__ = [
-    "UNSUPPORTED", "Context", "check_fid_weights", "check_mask", "check_ood_datasets", "check_tasks", "describe",
-    "evaluate", "tasks",
-]  # fmt: skip
+__all__ = ["UNSUPPORTED", "Context", "check", "check_tasks", "describe", "evaluate", "tasks"]
 
 Value = Union[float, str]
 
@@ -38,6 +35,14 @@ def tasks() -> dict[str, Callable]:
 def describe() -> dict[str, str]:
     """Returns {task: the first line of its docstring}, for help texts."""
     return {name: run.__doc__.strip().splitlines()[0] for name, run in tasks().items()}
+
+
+def check(flags) -> None:
+    """Raises UserError for a mistake in the flags of the tasks (`hparams.EvaluationFlags`), before anything is done."""
+    check_tasks(flags.tasks)
+    check_names(flags.ood_datasets)
+    check_mask(flags.mask)
+    check_file(flags.fid_weights)
 
 
 def check_tasks(names: Sequence[str]) -> None:

@@ -94,7 +94,7 @@ class PAE(FlowLatent, ae.AE):
         first, last = self.codes(start), self.codes(end)
         weights = tf.linspace(0.0, 1.0, num)[:, None, None]
         if space == "z":
-            z = (1.0 - weights) * first + weights * last
+            z = _line(first, last, weights)
         else:
             along = _arc if space == "u_spherical" else _line
             z = self.latent_from_base(along(self.base_from_latent(first), self.base_from_latent(last), weights))
