@@ -148,7 +148,7 @@ def test_spectral_norm_divides_small_kernels_too():
         layer(x, training=True)
     before = layer(x).numpy()
     layer.layer.kernel.assign(layer.layer.kernel * 1e-3)
-    np.testing.assert_allclose(layer(x), before, rtol=1e-5)
+    np.testing.assert_allclose(layer(x), before, rtol=1e-4, atol=1e-5)  # float32 of entries that nearly cancel
 
 
 @both
