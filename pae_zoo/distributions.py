@@ -4,6 +4,8 @@
 state.
 """
 
+import math
+
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -26,3 +28,52 @@ class Bernoulli(tfp.distributions.Bernoulli):
         probs = self.probs_parameter()
         shape = tf.concat([[n], tf.shape(probs)], axis=0)
         return tf.cast(seeds.uniform(shape, seed, probs.dtype) < probs, self.dtype)
+
+
+class RootNormal(tfp.distributions.Distribution):
+    """N(loc, root root^T) of vectors; loc has shape (..., K), root (..., K, K) is any invertible matrix."""
+
+    def __init__(self, loc, root, name: str = "RootNormal"):
+        parameters = dict(loc=loc, root=root)
+        self.loc, self.root = tf.convert_to_tensor(loc), tf.convert_to_tensor(root)
+        super().__init__(
+            dtype=self.loc.dtype, reparameterization_type=tfp.distributions.FULLY_REPARAMETERIZED,
+            validate_args=False, allow_nan_stats=True, parameters=parameters, name=name,
+        )  # fmt: skip
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        properties = tfp.util.ParameterProperties
+        return dict(loc=properties(event_ndims=1), root=properties(event_ndims=2))
+
+    def _event_shape(self):
+        return self.loc.shape[-1:]
+
+    def _event_shape_tensor(self):
+        return tf.shape(self.loc)[-1:]
+
+    def _sample_n(self, n, seed=None):
+        noise = seeds.normal(tf.concat([[n], tf.shape(self.loc)], axis=0), seed, self.dtype)
+        return self.loc + tf.linalg.matvec(self.root, noise)
+
+    def _log_prob(self, value):
+        # |det root| by its QR factors: XLA has no LU, and the root need not be triangular.
+        q, r = tf.linalg.qr(self.root)
+        rotated = tf.linalg.matvec(q, value - self.loc, adjoint_a=True)
+        noise = tf.linalg.triangular_solve(r, rotated[..., None], lower=False)
+        log_det = tf.reduce_sum(tf.math.log(tf.abs(tf.linalg.diag_part(r))), axis=-1)
+        num_dims = tf.cast(tf.shape(self.loc)[-1], self.dtype)
+        square = tf.reduce_sum(tf.square(noise[..., 0]), axis=-1)
+        return -0.5 * square - 0.5 * num_dims * math.log(2 * math.pi) - log_det
+
+    def _mean(self):
+        return tf.broadcast_to(self.loc, tf.shape(self.loc))
+
+    def _covariance(self):
+        return tf.matmul(self.root, self.root, transpose_b=True)
+
+    def _variance(self):
+        return tf.reduce_sum(tf.square(self.root), axis=-1)
+
+    def _stddev(self):
+        return tf.sqrt(self._variance())

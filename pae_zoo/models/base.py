@@ -145,6 +145,14 @@ class Autoencoder(trainable.Trainable):
         raw = outputs[..., self.latent_dim :]
         return mean, (raw if raw.shape[-1] else None)
 
+    def point(self, y: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns the latent that stands for each datum y (batch, *event), deterministic: (batch, K)."""
+        return self.encoder_outputs(y, training)[0]
+
+    def latent_path(self, x, seed=None) -> tf.Tensor:
+        """Returns the latents that the model goes through on its way to the code of x, (steps, batch, K)."""
+        raise NotImplementedError(f"{type(self).__name__} has no posterior that is updated.")
+
     def decoder_outputs(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the decoder's outputs for z (..., K), with any number of leading axes."""
         leading = z.shape[:-1]
@@ -173,8 +181,7 @@ class Autoencoder(trainable.Trainable):
     def call(self, x, training: bool = False) -> tf.Tensor:
         """Returns the reconstruction of x (batch, *event), deterministic, in the space of x."""
         y, _ = self.preprocess(x)
-        mean, _ = self.encoder_outputs(y, training)
-        return self.to_data(self.likelihood.mean(self.decoder_outputs(mean, training)))
+        return self.to_data(self.likelihood.mean(self.decoder_outputs(self.point(y, training), training)))
 
     def sample(self, num: int, seed=None, observation_noise: bool = False) -> tf.Tensor:
         """Draws `num` data: decoder means of prior draws, shape (num, *event).
@@ -220,8 +227,7 @@ class Autoencoder(trainable.Trainable):
         total, count = 0.0, 0
         for start in range(0, len(x), batch_size):
             y, _ = self.preprocess(x[start : start + batch_size])
-            mean, _ = self.encoder_outputs(y)
-            residual = y - self.likelihood.mean(self.decoder_outputs(mean))
+            residual = y - self.likelihood.mean(self.decoder_outputs(self.point(y)))
             total = total + tf.reduce_sum(tf.square(tf.cast(residual, tf.float64)), axis=0)
             count += len(y)
         self.likelihood.assign_scale(tf.sqrt(total / count))

@@ -1,6 +1,7 @@
-"""Normal densities over latents, and the proposal of a VAE."""
+"""Densities over latents: the proposals q(z|x) of the VAE family."""
 
 import math
+from typing import Callable
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -23,30 +24,119 @@ def standard_normal_log_prob(z: tf.Tensor) -> tf.Tensor:
     return -0.5 * (tf.reduce_sum(tf.square(z), axis=-1) + num_dims * LOG_2PI)
 
 
-class DiagonalPosterior:
-    """q(z|x) = N(mean, diag(stddev^2)), the proposal of a VAE; mean and stddev have shape (batch, K).
+class Posterior:
+    """q(z|x) of a batch of data, as a map from standard normal noise to latents and their log density.
 
-    A proposal maps standard normal noise to latents together with their log density. Every model of
-    the amortisation line offers one with these members, so that objective and evaluation are shared.
+    Every model of the amortisation line offers one with these members, so that objective and evaluation are shared.
     """
+
+    def from_noise(self, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Maps noise (..., batch, K) to (z, log q(z|x)) of shapes (..., batch, K) and (..., batch)."""
+        raise NotImplementedError(f"{type(self).__name__} does not draw latents.")
+
+    def log_prob(self, z: tf.Tensor) -> tf.Tensor:
+        """Returns log q(z|x) in nats for any z (..., batch, K), shape (..., batch)."""
+        raise NotImplementedError(f"{type(self).__name__} has no density for a given z.")
+
+    def point(self) -> tf.Tensor:
+        """Returns the latent that stands for each datum, (batch, K): the image of zero noise, a Gaussian's mean."""
+        raise NotImplementedError(f"{type(self).__name__} has no central latent.")
+
+    def kl_to_prior(self) -> tf.Tensor:
+        """Returns KL(q || N(0, I)) in nats, (batch,), where it has a closed form."""
+        raise NotImplementedError(f"{type(self).__name__} has no closed form of its KL; estimate it with --kl=mc.")
+
+    def distribution(self) -> tfd.Distribution:
+        """Returns the same density as a `tfd` distribution over z, event shape (K,)."""
+        raise NotImplementedError(f"{type(self).__name__} is no tfd distribution.")
+
+    def stopped(self) -> "Posterior":
+        """Returns the same density without gradients to its parameters, for sticking the landing."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be held fixed; take --gradient=pathwise.")
+
+
+class DiagonalPosterior(Posterior):
+    """q(z|x) = N(mean, diag(stddev^2)), the proposal of a VAE; mean and stddev have shape (batch, K)."""
 
     def __init__(self, mean: tf.Tensor, stddev: tf.Tensor):
         self.mean = mean
         self.stddev = stddev
 
-    def from_noise(self, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Maps noise (..., batch, K) to (z, log q(z|x)) of shapes (..., batch, K) and (..., batch)."""
+    def from_noise(self, noise):
         z = self.mean + self.stddev * noise
         log_q = standard_normal_log_prob(noise) - tf.reduce_sum(tf.math.log(self.stddev), axis=-1)
         return z, log_q
 
-    def kl_to_prior(self) -> tf.Tensor:
-        """Returns KL(q || N(0, I)) = 1/2 sum(stddev^2 + mean^2 - 1 - log stddev^2), nats, (batch,)."""
+    def log_prob(self, z):
+        log_det = tf.reduce_sum(tf.math.log(self.stddev), axis=-1)
+        return standard_normal_log_prob((z - self.mean) / self.stddev) - log_det
+
+    def point(self):
+        return self.mean
+
+    def kl_to_prior(self):
+        """Returns 1/2 sum(stddev^2 + mean^2 - 1 - log stddev^2), nats, (batch,)."""
         variance = tf.square(self.stddev)
         return 0.5 * tf.reduce_sum(
             variance + tf.square(self.mean) - 1.0 - 2.0 * tf.math.log(self.stddev), axis=-1
         )
 
-    def distribution(self) -> tfd.Distribution:
-        """Returns the same density as a `tfd` distribution over z, event shape (K,)."""
+    def distribution(self):
         return diag_normal(self.mean, self.stddev)
+
+    def stopped(self):
+        return DiagonalPosterior(tf.stop_gradient(self.mean), tf.stop_gradient(self.stddev))
+
+
+class PrecisionPosterior(Posterior):
+    """q(z|x) = N(mean, Lambda^-1) from the Cholesky factor R of the precision Lambda = R R^T; no matrix is inverted.
+
+        z = mean + R^-T eps,    log q(z) = -|R^T (z - mean)|^2 / 2 - K/2 log 2 pi + sum log diag R
+
+    mean has shape (batch, K), R (batch, K, K), lower triangular (Park et al., ICML 2019, eq. 13).
+    """
+
+    def __init__(self, mean: tf.Tensor, factor: tf.Tensor):
+        self.mean = mean
+        self.factor = factor
+
+    @property
+    def log_det(self) -> tf.Tensor:
+        """sum log diag R = 1/2 log |Lambda|, (batch,)."""
+        return tf.reduce_sum(tf.math.log(tf.linalg.diag_part(self.factor)), axis=-1)
+
+    def from_noise(self, noise):
+        z = self.mean + self._columns(noise, lambda e: tf.linalg.triangular_solve(self.factor, e, adjoint=True))
+        return z, standard_normal_log_prob(noise) + self.log_det
+
+    def log_prob(self, z):
+        noise = self._columns(z - self.mean, lambda d: tf.matmul(self.factor, d, transpose_a=True))
+        return standard_normal_log_prob(noise) + self.log_det
+
+    def _columns(self, values: tf.Tensor, solve: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """Applies a map of matrices (batch, K, n) to vectors (..., batch, K)."""
+        if values.shape.rank == 2:
+            return solve(values[..., None])[..., 0]
+        shape = tf.shape(values)
+        columns = tf.transpose(tf.reshape(values, (-1, shape[-2], shape[-1])), (1, 2, 0))
+        return tf.reshape(tf.transpose(solve(columns), (2, 0, 1)), shape)
+
+    def point(self):
+        return self.mean
+
+    def covariance_root(self) -> tf.Tensor:
+        """Returns R^-T, upper triangular with covariance = root root^T, (batch, K, K)."""
+        eye = tf.eye(self.factor.shape[-1], batch_shape=[tf.shape(self.factor)[0]], dtype=self.factor.dtype)
+        return tf.linalg.triangular_solve(self.factor, eye, adjoint=True)
+
+    def kl_to_prior(self):
+        """Returns 1/2 (|R^-1|_F^2 + |mean|^2 - K + 2 sum log diag R), nats, (batch,)."""
+        trace = tf.reduce_sum(tf.square(self.covariance_root()), axis=[-2, -1])
+        num_dims = tf.cast(tf.shape(self.mean)[-1], self.mean.dtype)
+        return 0.5 * (trace + tf.reduce_sum(tf.square(self.mean), axis=-1) - num_dims) + self.log_det
+
+    def distribution(self):
+        return distributions.RootNormal(self.mean, self.covariance_root())
+
+    def stopped(self):
+        return PrecisionPosterior(tf.stop_gradient(self.mean), tf.stop_gradient(self.factor))

@@ -1,6 +1,7 @@
 """vae: variational autoencoder (plain, beta, capacity annealing, free bits, sigma annealing)."""
 
 import dataclasses
+import math
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -10,7 +11,7 @@ from pae_zoo import hparams as hp
 from pae_zoo import seeds
 from pae_zoo.errors import UserError
 from pae_zoo.models import base, importance
-from pae_zoo.models.posteriors import DiagonalPosterior, diag_normal, standard_normal_log_prob
+from pae_zoo.models.posteriors import DiagonalPosterior, Posterior, diag_normal, standard_normal_log_prob
 
 tfd = tfp.distributions
 
@@ -31,6 +32,17 @@ class HParams(hp.SharedHParams):
         choices=("analytic", "mc"),
     )
     num_latent_samples: int = hp.option(1, "Samples of z per datum in the objective.", low=1)
+    bound: str = hp.option(
+        "elbo",
+        "What is maximised: the evidence lower bound, or 'iwae': the log of the mean weight of the latent samples.",
+        choices=("elbo", "iwae"),
+    )
+    gradient: str = hp.option(
+        "pathwise",
+        "Gradient of log q(z|x): through z and q's parameters, or 'sticking_the_landing': through z alone "
+        "(for --kl=mc or --bound=iwae).",
+        choices=("pathwise", "sticking_the_landing"),
+    )
     capacity: float = hp.option(0.0, "Capacity C in nats: the KL term is beta |KL - C(t)|.", low=0.0)
     capacity_steps: int = hp.option(
         100_000, "Steps over which C(t) rises from 0 to --capacity (0: at once).", low=0
@@ -54,19 +66,24 @@ class VAE(base.Autoencoder):
 
     Minimises -log p(y|z) + beta |KL - C(t)|, or with free bits -log p(y|z) + beta max(KL - lambda, 0), with
     z ~ q(z|y) reparametrised, sums over pixels and the mean over the batch (Boehm & Seljak, arXiv
-    2006.05479; Burgess et al., arXiv 1804.03599). `elbo` is always the plain bound.
+    2006.05479; Burgess et al., arXiv 1804.03599). With bound "iwae" it minimises -log 1/S sum_s p(y, z_s) / q(z_s|y)
+    (Burda et al., arXiv 1509.00519, eq. 8). With gradient "sticking_the_landing" log q(z|y) is differentiated through
+    z alone (Roeder et al., arXiv 1703.09194, eq. 5). `elbo` is always the plain bound.
 
     Subclasses override `posterior` alone.
 
-    Args beyond `Autoencoder`: beta, kl ("analytic" or "mc"), num_latent_samples, capacity (nats),
-      capacity_steps, free_bits (nats), posterior_std ("softplus" or "exp"): see the flags' help.
+    Args beyond `Autoencoder`: beta, kl ("analytic" or "mc"), num_latent_samples, bound ("elbo" or "iwae"), gradient
+      ("pathwise" or "sticking_the_landing"), capacity (nats), capacity_steps, free_bits (nats), posterior_std
+      ("softplus" or "exp"): see the flags' help.
+
+    Raises UserError for settings that exclude each other.
     """
 
     tracked = ("elbo", "reconstruction", "kl")
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", beta: float = 1.0, kl: str = "analytic",
-                 num_latent_samples: int = 1, capacity: float = 0.0, capacity_steps: int = 100_000,
-                 free_bits: float = 0.0, posterior_std: str = "softplus", **kwargs):
+                 num_latent_samples: int = 1, bound: str = "elbo", gradient: str = "pathwise", capacity: float = 0.0,
+                 capacity_steps: int = 100_000, free_bits: float = 0.0, posterior_std: str = "softplus", **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         if kl not in ("analytic", "mc") or posterior_std not in ("softplus", "exp"):
             raise UserError(
@@ -78,8 +95,25 @@ class VAE(base.Autoencoder):
                 f"capacity and free_bits exclude each other; received {capacity} and {free_bits}. "
                 "Set one of them to 0."
             )
+        if bound not in ("elbo", "iwae") or gradient not in ("pathwise", "sticking_the_landing"):
+            raise UserError(
+                "bound is 'elbo' or 'iwae' and gradient 'pathwise' or 'sticking_the_landing'; "
+                f"received {bound!r} and {gradient!r}."
+            )
+        if bound == "iwae" and (beta != 1 or capacity or free_bits):
+            raise UserError(
+                "bound='iwae' has no KL term to weigh: beta must be 1, capacity and free_bits 0; received "
+                f"{beta}, {capacity} and {free_bits}. Leave them at their defaults, or take bound='elbo'."
+            )
+        if gradient == "sticking_the_landing" and bound == "elbo" and kl == "analytic":
+            raise UserError(
+                "gradient='sticking_the_landing' changes the gradient of sampled log q(z|x), and kl='analytic' samples "
+                "none. Set kl='mc' or bound='iwae'."
+            )
         self.beta = float(beta)
         self.kl = kl
+        self.bound = bound
+        self.gradient = gradient
         self.num_latent_samples = int(num_latent_samples)
         self.capacity = float(capacity)
         self.capacity_steps = int(capacity_steps)
@@ -88,13 +122,27 @@ class VAE(base.Autoencoder):
 
     # ---- distributions -----------------------------------------------------------------------------
 
-    def posterior(self, y: tf.Tensor, seed=None, training: bool = False) -> DiagonalPosterior:
-        """Returns q(z|y) as a proposal with `from_noise`, for y (batch, *event)."""
+    def posterior(self, y: tf.Tensor, seed=None, training: bool = False) -> Posterior:
+        """Returns q(z|y) for y (batch, *event); `seed` (None: a fixed one) is for proposals that are found by noise."""
+        return self.encoder_posterior(y, training)
+
+    def encoder_posterior(self, y: tf.Tensor, training: bool = False) -> DiagonalPosterior:
+        """Returns the diagonal Gaussian of the encoder's outputs for y (batch, *event)."""
         mean, raw = self.encoder_outputs(y, training)
         if self.posterior_std == "softplus":
             return DiagonalPosterior(mean, tf.math.softplus(raw) + 1e-6)
         raw = tf.clip_by_value(raw, -LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
         return DiagonalPosterior(mean, tf.exp(0.5 * raw))
+
+    def point(self, y, training=False):
+        return self.posterior(y, training=training).point()
+
+    def latent_path(self, x, seed=None) -> tf.Tensor:
+        """Returns the means of q(z|x) from the encoder's to the last of its updates, (updates + 1, batch, K).
+
+        A model without updates has the encoder's alone.
+        """
+        return self.encoder_posterior(self.preprocess(x)[0]).mean[None]
 
     def encode(self, x, seed=None) -> tfd.Distribution:
         """Returns q(z|x), event shape (latent_dim,), for x (batch, *event)."""
@@ -115,14 +163,20 @@ class VAE(base.Autoencoder):
         y, log_det = self.preprocess(x, preprocess_seed)
         posterior = self.posterior(y, proposal_seed, training)
         z, log_q = posterior.from_noise(self._noise(y, self.num_latent_samples, noise_seed))
+        if self.gradient == "sticking_the_landing":
+            log_q = posterior.stopped().log_prob(z)
         outputs = self.decoder_outputs(z, training)
-        log_prob = tf.reduce_mean(self.likelihood.log_prob(outputs, y, scale=self.scale_now()), axis=0)
-        if self.kl == "analytic":
-            kl = posterior.kl_to_prior()
+        log_probs = self.likelihood.log_prob(outputs, y, scale=self.scale_now())
+        log_prob = tf.reduce_mean(log_probs, axis=0)
+        log_ratios = log_q - self.log_prob_latent(z)
+        kl = posterior.kl_to_prior() if self.kl == "analytic" else tf.reduce_mean(log_ratios, axis=0)
+        if self.bound == "iwae":
+            log_mean = tf.reduce_logsumexp(log_probs - log_ratios, axis=0) - math.log(self.num_latent_samples)
+            loss = -log_mean
         else:
-            kl = tf.reduce_mean(log_q - self.log_prob_latent(z), axis=0)
+            loss = -log_prob + self.kl_penalty(kl)
         return {
-            "loss": -log_prob + self.kl_penalty(kl),
+            "loss": loss,
             "elbo": log_prob - kl + log_det,
             "reconstruction": -log_prob,
             "kl": kl,
@@ -226,7 +280,8 @@ class VAE(base.Autoencoder):
         return importance.latent_noise(self._noise_shape(y), count, seed)
 
     def get_config(self):
-        own = ("beta", "kl", "num_latent_samples", "capacity", "capacity_steps", "free_bits", "posterior_std")
+        own = ("beta", "kl", "num_latent_samples", "bound", "gradient", "capacity", "capacity_steps", "free_bits",
+               "posterior_std")  # fmt: skip
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
