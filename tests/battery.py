@@ -37,6 +37,7 @@ ROWS = {
     "vae": Row("vae"),
     "pae": Row("pae", flags={**FLOW, "flow_epochs": 2, "flow_batch_size": 16}, offers=("sample", "prior")),
     "flow_vae": Row("flow_vae", flags=FLOW),
+    "hf": Row("hf", flags={"num_flows": 3}),
 }
 
 

@@ -138,9 +138,20 @@ class Autoencoder(trainable.Trainable):
 
     def encoder_outputs(self, y: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
         """Returns (mean, raw scale) of the encoder at y, each (batch, K); the scale is None if not given."""
-        outputs = self.encoder(y, training=training)
-        if outputs.dtype != tf.float64:
-            outputs = tf.cast(outputs, tf.float32)
+        return self._mean_and_raw(self.encoder(y, training=training))
+
+    def encoder_features(
+        self, y: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, Optional[tf.Tensor], tf.Tensor]:
+        """Returns (mean, raw scale, h) of the encoder at y: as `encoder_outputs`, and its last hidden layer (batch, H).
+
+        h is what the last dense layer is given; of an encoder that is no `keras.Sequential` ending in one, the outputs.
+        """
+        outputs, hidden = networks.outputs_and_hidden(self.encoder, y, training)
+        return (*self._mean_and_raw(outputs), to_float(hidden))
+
+    def _mean_and_raw(self, outputs: tf.Tensor) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
+        outputs = to_float(outputs)
         mean = outputs[..., : self.latent_dim]
         raw = outputs[..., self.latent_dim :]
         return mean, (raw if raw.shape[-1] else None)
@@ -158,9 +169,7 @@ class Autoencoder(trainable.Trainable):
         leading = z.shape[:-1]
         shape = leading.as_list() if leading.is_fully_defined() else tf.unstack(tf.shape(z)[:-1])
         flat = tf.reshape(z, (-1, self.latent_dim)) if z.shape.rank != 2 else z
-        outputs = self.decoder(flat, training=training)
-        if outputs.dtype != tf.float64:
-            outputs = tf.cast(outputs, tf.float32)
+        outputs = to_float(self.decoder(flat, training=training))
         if z.shape.rank == 2:
             return outputs
         return tf.reshape(outputs, (*shape, *outputs.shape[1:]))

@@ -128,7 +128,10 @@ class VAE(base.Autoencoder):
 
     def encoder_posterior(self, y: tf.Tensor, training: bool = False) -> DiagonalPosterior:
         """Returns the diagonal Gaussian of the encoder's outputs for y (batch, *event)."""
-        mean, raw = self.encoder_outputs(y, training)
+        return self.diagonal(*self.encoder_outputs(y, training))
+
+    def diagonal(self, mean: tf.Tensor, raw: tf.Tensor) -> DiagonalPosterior:
+        """Returns the diagonal Gaussian that the encoder's mean and raw scale, each (batch, K), stand for."""
         if self.posterior_std == "softplus":
             return DiagonalPosterior(mean, tf.math.softplus(raw) + 1e-6)
         raw = tf.clip_by_value(raw, -LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
@@ -140,9 +143,9 @@ class VAE(base.Autoencoder):
     def latent_path(self, x, seed=None) -> tf.Tensor:
         """Returns the means of q(z|x) from the encoder's to the last of its updates, (updates + 1, batch, K).
 
-        A model without updates has the encoder's alone.
+        A model without updates has the latent alone that stands for x.
         """
-        return self.encoder_posterior(self.preprocess(x)[0]).mean[None]
+        return self.point(self.preprocess(x)[0])[None]
 
     def encode(self, x, seed=None) -> tfd.Distribution:
         """Returns q(z|x), event shape (latent_dim,), for x (batch, *event)."""
@@ -180,6 +183,7 @@ class VAE(base.Autoencoder):
             "elbo": log_prob - kl + log_det,
             "reconstruction": -log_prob,
             "kl": kl,
+            **posterior.diagnostics(),
         }
 
     def kl_penalty(self, kl: tf.Tensor) -> tf.Tensor:

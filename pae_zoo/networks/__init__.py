@@ -10,6 +10,8 @@ from pae_zoo.networks.builder import (
     encoder_from_config,
 )
 from pae_zoo.networks.config import NetworkConfig
+from pae_zoo.networks.dense import vlae_bias, vlae_kernel
+from pae_zoo.networks.features import hidden_size, outputs_and_hidden
 from pae_zoo.networks.layers import Affine, Dropout, SpectralNorm, dropout_noise
 from pae_zoo.networks.pair import check_pair
 
@@ -27,4 +29,8 @@ __all__ = [
     "describe",
     "dropout_noise",
     "encoder_from_config",
+    "hidden_size",
+    "outputs_and_hidden",
+    "vlae_bias",
+    "vlae_kernel",
 ]

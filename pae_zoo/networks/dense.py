@@ -24,24 +24,28 @@ def _decoder(make: Maker, widths: Sequence[int]) -> list[keras.Layer]:
     return [*_hidden(make, widths), make.dense(num_outputs, last=True), *make.unflatten()]
 
 
-def _vlae_chain(make: Maker, sizes: Sequence[int]) -> list[keras.Layer]:
-    """Dense layers with uniform weights of variance gain^2 / fan_out and PyTorch's biases.
+def vlae_kernel(seed: int, init: str = "default") -> keras.Initializer:
+    """Returns uniform weights of variance gain^2 / fan_out, as in the variational Laplace autoencoder.
 
     The intended gain 2^(1/3) keeps the variance of the backward signal over two relu layers and a linear one;
-    upstream's code passes that number as the slope of a leaky relu, which makes the gain sqrt(2/(1 +
-    2^(2/3))).
+    upstream's code passes that number as the slope of a leaky relu, which makes the gain sqrt(2/(1 + 2^(2/3))):
+    init="upstream".
     """
-    scale = 2.0 ** (2 / 3) if make.config.init == "default" else 2.0 / (1 + 2.0 ** (2 / 3))
+    scale = 2.0 ** (2 / 3) if init == "default" else 2.0 / (1 + 2.0 ** (2 / 3))
+    return keras.initializers.VarianceScaling(scale, "fan_out", "uniform", seed=seed)
+
+
+def vlae_bias(fan_in: int, seed: int) -> keras.Initializer:
+    """Returns PyTorch's biases, uniform between -+1 / sqrt(fan_in)."""
+    return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5, seed=seed)
+
+
+def _vlae_chain(make: Maker, sizes: Sequence[int]) -> list[keras.Layer]:
     chain: list[keras.Layer] = []
     for index, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:])):
-        bound = fan_in**-0.5
         last = index == len(sizes) - 2
-        chain.append(make.dense(
-            fan_out,
-            kernel=keras.initializers.VarianceScaling(scale, "fan_out", "uniform", seed=make.seed()),
-            bias=keras.initializers.RandomUniform(-bound, bound, seed=make.seed()),
-            last=last,
-        ))
+        kernel, bias = vlae_kernel(make.seed(), make.config.init), vlae_bias(fan_in, make.seed())
+        chain.append(make.dense(fan_out, kernel=kernel, bias=bias, last=last))
         if not last:
             chain += [*make.dropout(), make.activation()]
     return chain
