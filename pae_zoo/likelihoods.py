@@ -32,6 +32,8 @@ class Likelihood(keras.layers.Layer):
 
     channels_factor = 1
     is_discrete = False
+    #: whether the precision of y is the same for every datum, whatever the decoder gives
+    has_shared_precision = False
 
     def __init__(self, event_shape: Sequence[int], **kwargs: Any) -> None:
         # Observation models are full precision under a mixed policy: a sum over 784 pixels is not one for
@@ -62,6 +64,16 @@ class Likelihood(keras.layers.Layer):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
 
+    def score_and_fisher(
+        self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns d log p(y|g)/dg and the diagonal of the Fisher information of g, both of the shape of `output`.
+
+        `output` is (batch, *event), the last axis doubled where `channels_factor` is 2. For g the natural parameter or
+        the mean of a Gaussian the Fisher information is the negative Hessian of log p(y|g).
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
+
     def adapt(self, y: np.ndarray) -> None:
         """Sets what the model can learn from training data y before training: here nothing."""
 
@@ -87,6 +99,17 @@ class _SharedGaussian(Likelihood):
 
         log p(y|z) = -1/2 sum_p ((y_p - g_p) / sigma_p)^2 - sum_p log sigma_p - D/2 log 2 pi
     """
+
+    has_shared_precision = True
+
+    def shared_precision(self, dtype: tf.DType = tf.float32, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
+        """Returns 1/sigma^2, a scalar or one per value of a datum; `scale` overrides sigma."""
+        return (self.sigma(dtype) if scale is None else tf.cast(scale, dtype)) ** -2
+
+    def score_and_fisher(self, output, y, scale=None):
+        output = _full_precision(output)
+        precision = tf.broadcast_to(self.shared_precision(output.dtype, scale), tf.shape(output))
+        return precision * (tf.cast(y, output.dtype) - output), precision
 
     def sigma(self, dtype: tf.DType = tf.float32) -> tf.Tensor:
         """Returns the standard deviation, a scalar or one per value of a datum."""
@@ -280,6 +303,18 @@ class GaussianDecoder(Likelihood):
         terms = log_variance + residual**2 * tf.exp(-log_variance)
         return -0.5 * self._sum(terms) - 0.5 * self.num_values * LOG_2PI
 
+    def score_and_fisher(self, output, y, scale=None):
+        """See `Likelihood.score_and_fisher`; g = [mean, r], and the Fisher information of s is 1/2."""
+        self._no_scale(scale)
+        mean, log_variance = self._split(output)
+        precision = tf.exp(-log_variance)
+        residual = tf.cast(y, mean.dtype) - mean
+        raw = tf.split(_full_precision(output), 2, axis=-1)[1]
+        below = self.max_log_variance - tf.nn.softplus(self.max_log_variance - raw)
+        slope = tf.sigmoid(self.max_log_variance - raw) * tf.sigmoid(below - self.min_log_variance)
+        score = tf.concat([precision * residual, 0.5 * (precision * residual**2 - 1.0) * slope], axis=-1)
+        return score, tf.concat([precision, 0.5 * slope**2], axis=-1)
+
     def get_config(self) -> dict[str, Any]:
         bounds = {"min_log_variance": self.min_log_variance, "max_log_variance": self.max_log_variance}
         return {**super().get_config(), **bounds}
@@ -312,6 +347,21 @@ class Bernoulli(Likelihood):
     def variance(self, output: tf.Tensor) -> tf.Tensor:
         output = _full_precision(output)
         return tf.sigmoid(output) * tf.sigmoid(-output)
+
+    def score_and_fisher(self, output, y, scale=None):
+        self._no_scale(scale)
+        output = _full_precision(output)
+        mean = tf.sigmoid(output)
+        return tf.cast(y, output.dtype) - mean, mean * tf.sigmoid(-output)
+
+    def adapt(self, y: np.ndarray) -> None:
+        """Checks training data y of shape (n, *event); raises UserError for values outside [0, 1]."""
+        least, most = float(np.min(y)), float(np.max(y))
+        if not (least >= 0 and most <= 1):
+            raise UserError(
+                f"likelihood 'bernoulli' takes values in [0, 1]; the data reach from {least:.4g} to {most:.4g}. Leave "
+                "out the preprocessing that maps them elsewhere, scale them, or take a Gaussian likelihood."
+            )
 
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
         self._no_scale(scale)

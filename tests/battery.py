@@ -35,9 +35,11 @@ FLOW = {"flow_depth": 1, "flow_units": (8,), "flow_bins": 4}
 ROWS = {
     "ae": Row("ae", offers=()),
     "vae": Row("vae"),
+    "vlae": Row("vlae", flags={"num_updates": 2}),
     "pae": Row("pae", flags={**FLOW, "flow_epochs": 2, "flow_batch_size": 16}, offers=("sample", "prior")),
     "flow_vae": Row("flow_vae", flags=FLOW),
     "hf": Row("hf", flags={"num_flows": 3}),
+    "savae": Row("savae", flags={"num_svi_steps": 2}),
 }
 
 

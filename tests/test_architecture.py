@@ -21,8 +21,9 @@ ALLOWED = {
     "trainable": {"errors", "seeds"},
     "flows": {"errors", "seeds", "distributions", "trainable"},
     "inference": {"errors", "seeds"},
+    "laplace": {"errors", "networks", "inference"},
     "models": {"errors", "seeds", "hparams", "data", "networks", "likelihoods", "distributions", "trainable", "flows",
-               "inference"},
+               "inference", "laplace"},
     "evaluation": {"errors", "seeds", "data", "plotting", "inference"},
 }
 

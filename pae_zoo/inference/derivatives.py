@@ -6,6 +6,8 @@ import tensorflow as tf
 
 # Rows that one product pushes through at least, so that small problems do not run K tiny products in turn.
 ROWS_AT_ONCE = 1024
+# Rows that a batch of unknown size, as a served model has it, is taken for.
+UNKNOWN_ROWS = 64
 
 
 def value_and_gradient(function: Callable, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -19,7 +21,7 @@ def value_and_gradient(function: Callable, u: tf.Tensor) -> tuple[tf.Tensor, tf.
 def jacobian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tensor:
     """Returns d function(u) / du_k for every k, stacked in front: (K, *shape of the value), by K forward products.
 
-    u has the static shape (..., K) and `function` takes further leading axes; rows must not meet in it. Memory is
+    u has the shape (..., K), K static, and `function` takes further leading axes; rows must not meet in it. Memory is
     that of K values. Several products run at a time when u has few rows.
     """
 
@@ -51,16 +53,16 @@ def hessian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tens
 
 def _in_all_directions(product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tensor:
     """Returns product(points, tangents) for the K unit vectors as tangents, stacked; both have shape (n, ..., K)."""
-    size, rows = int(u.shape[-1]), max(u.shape[:-1].num_elements(), 1)
+    size, rows = int(u.shape[-1]), u.shape[:-1].num_elements() or UNKNOWN_ROWS
     width = min(size, -(-ROWS_AT_ONCE // rows))
     steps = -(-size // width)
     directions = tf.reshape(tf.eye(steps * width, size, dtype=u.dtype), (steps, width, *[1] * (len(u.shape) - 1), size))
 
     def products(tangents):
-        points = tf.broadcast_to(u, (width, *u.shape))
-        return product(points, tf.broadcast_to(tangents, points.shape))
+        points = tf.repeat(u[None], width, axis=0)
+        return product(points, tf.broadcast_to(tangents, tf.shape(points)))
 
     if steps == 1:
         return products(directions[0])
     found = tf.map_fn(products, directions, fn_output_signature=u.dtype)
-    return tf.reshape(found, (steps * width, *found.shape[2:]))[:size]
+    return tf.reshape(found, tf.concat([[steps * width], tf.shape(found)[2:]], axis=0))[:size]

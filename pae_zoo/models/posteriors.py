@@ -54,6 +54,10 @@ class Posterior:
         """Returns the same density without gradients to its parameters, for sticking the landing."""
         raise NotImplementedError(f"{type(self).__name__} cannot be held fixed; take --gradient=pathwise.")
 
+    def diagnostics(self) -> dict[str, tf.Tensor]:
+        """Returns named numbers of shape (batch,) about how q was found, tracked beside the objective's terms."""
+        return {}
+
 
 class DiagonalPosterior(Posterior):
     """q(z|x) = N(mean, diag(stddev^2)), the proposal of a VAE; mean and stddev have shape (batch, K)."""
@@ -131,12 +135,46 @@ class PrecisionPosterior(Posterior):
 
     def kl_to_prior(self):
         """Returns 1/2 (|R^-1|_F^2 + |mean|^2 - K + 2 sum log diag R), nats, (batch,)."""
-        trace = tf.reduce_sum(tf.square(self.covariance_root()), axis=[-2, -1])
-        num_dims = tf.cast(tf.shape(self.mean)[-1], self.mean.dtype)
-        return 0.5 * (trace + tf.reduce_sum(tf.square(self.mean), axis=-1) - num_dims) + self.log_det
+        return gaussian_kl(self.mean, tf.reduce_sum(tf.square(self.covariance_root()), axis=[-2, -1]), self.log_det)
 
     def distribution(self):
         return distributions.RootNormal(self.mean, self.covariance_root())
 
     def stopped(self):
         return PrecisionPosterior(tf.stop_gradient(self.mean), tf.stop_gradient(self.factor))
+
+
+class RootPosterior(Posterior):
+    """q(z|x) = N(mean, root root), root symmetric and (batch, K, K), of which the inverse is known too.
+
+    `log_det` is log |root^-1|, (batch,).
+    """
+
+    def __init__(self, mean: tf.Tensor, root: tf.Tensor, inverse_root: tf.Tensor, log_det: tf.Tensor):
+        self.mean, self.root, self.inverse_root, self.log_det = mean, root, inverse_root, log_det
+
+    def from_noise(self, noise):
+        return self.mean + tf.linalg.matvec(self.root, noise), standard_normal_log_prob(noise) + self.log_det
+
+    def log_prob(self, z):
+        return standard_normal_log_prob(tf.linalg.matvec(self.inverse_root, z - self.mean)) + self.log_det
+
+    def point(self):
+        return self.mean
+
+    def kl_to_prior(self):
+        """Returns 1/2 (|root|_F^2 + |mean|^2 - K + 2 log |root^-1|), nats, (batch,)."""
+        return gaussian_kl(self.mean, tf.reduce_sum(tf.square(self.root), axis=[-2, -1]), self.log_det)
+
+    def distribution(self):
+        return distributions.RootNormal(self.mean, self.root)
+
+    def stopped(self):
+        parts = (self.mean, self.root, self.inverse_root, self.log_det)
+        return RootPosterior(*(tf.stop_gradient(part) for part in parts))
+
+
+def gaussian_kl(mean: tf.Tensor, trace: tf.Tensor, half_log_precision: tf.Tensor) -> tf.Tensor:
+    """Returns KL(N(mean, C) || N(0, I)) in nats from mean (batch, K), tr C and -1/2 log |C|, both (batch,)."""
+    num_dims = tf.cast(tf.shape(mean)[-1], mean.dtype)
+    return 0.5 * (trace + tf.reduce_sum(tf.square(mean), axis=-1) - num_dims) + half_log_precision

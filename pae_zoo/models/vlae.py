@@ -1,0 +1,198 @@
+"""vlae: variational Laplace autoencoder, whose q(z|x) is the Gaussian of the decoder linearised at a mode."""
+
+import dataclasses
+from typing import Optional
+
+import tensorflow as tf
+from keras.saving import register_keras_serializable
+
+from pae_zoo import hparams as hp
+from pae_zoo import laplace
+from pae_zoo.errors import UserError
+from pae_zoo.laplace import algebra
+from pae_zoo.models import vae
+from pae_zoo.models.posteriors import (
+    DiagonalPosterior,
+    Posterior,
+    PrecisionPosterior,
+    RootPosterior,
+    standard_normal_log_prob,
+)
+
+COVARIANCES = ("full", "diag", "low_rank", "matrix_free")
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams(vae.HParams):
+    """Flags of the variational Laplace autoencoder."""
+
+    num_updates: int = hp.option(4, "Updates T of the posterior's mean, from the encoder's.", low=0)
+    update_lr: float = hp.option(0.5, "Step length a in (0, 1] of the updates; 1 leaves the encoder no gradient.",
+                                 above=0.0, high=1.0)
+    update_schedule: str = hp.option(
+        "harmonic", "Length of update t: a/(t+1), constant a, the best of a line search up to a, or a after "
+        "Levenberg's test.", choices=laplace.SCHEDULES)
+    linearisation: str = hp.option(
+        "auto", "How the decoder's Jacobian is taken; auto: layerwise for dense networks, else forward.",
+        choices=("auto", *laplace.BACKENDS))
+    gram: bool = hp.option(True, "Form the last layer's Gram matrix once instead of Jacobians of data size, where that "
+                           "is exact.")
+    covariance: str = hp.option(
+        "full", "Form of q's precision: full, its diagonal, identity plus low rank, or matrix_free (training forms no "
+        "matrix; the search takes conjugate gradients).", choices=COVARIANCES)
+    rank: int = hp.option(8, "Rank of the covariance low_rank.", low=1)
+    search: str = hp.option("newton", "Each update by a factorisation, or by cg: conjugate gradients after the first.",
+                            choices=laplace.SOLVERS)
+    cg_iterations: int = hp.option(3, "Conjugate-gradient steps in an update.", low=1)
+    lanczos_iterations: int = hp.option(12, "Products with the precision that a draw of matrix_free takes.", low=1)
+    search_gradient: str = hp.option(
+        "full", "Gradient through the updates: full, or detached: none to the decoder, to the encoder as if the "
+        "decoder were affine.", choices=("full", "detached"))
+    algebra: str = hp.option("float32", "Precision of factorisations and solves.", choices=("float32", "float64"))
+
+
+@register_keras_serializable("pae_zoo")
+class VLAE(vae.VAE):
+    """VAE whose q(z|y) is a Laplace approximation of p(z|y) (Park, Kim & Kim, ICML 2019, arXiv 2211.17267).
+
+    From the encoder's mean mu_0, T damped Newton steps on the linearised decoder search the mode of p(z|y), and
+    q(z|y) = N(mu_T, Lambda_T^-1) with Lambda = I + J^T R J, J the decoder's Jacobian and R the Fisher information of
+    its output. The encoder's scale is not used. Everything is differentiated through, unless search_gradient is
+    "detached". The decoder is linearised at inference (no dropout).
+
+    Args beyond `VAE`: num_updates, update_lr, update_schedule, linearisation, gram, covariance, rank, search,
+      cg_iterations, lanczos_iterations, search_gradient, algebra: see the flags' help.
+
+    Raises UserError for a value out of its range, or a decoder whose Jacobian cannot be taken.
+    """
+
+    tracked = (*vae.VAE.tracked, "jitter")
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", num_updates: int = 4, update_lr: float = 0.5,
+                 update_schedule: str = "harmonic", linearisation: str = "auto", gram: bool = True,
+                 covariance: str = "full", rank: int = 8, search: str = "newton", cg_iterations: int = 3,
+                 lanczos_iterations: int = 12, search_gradient: str = "full", algebra: str = "float32", **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        if covariance not in COVARIANCES:
+            raise UserError(f"covariance={covariance!r} is unknown; it is one of {', '.join(COVARIANCES)}.")
+        if search_gradient not in ("full", "detached") or algebra not in ("float32", "float64"):
+            raise UserError("search_gradient is 'full' or 'detached' and algebra 'float32' or 'float64'; received "
+                            f"{search_gradient!r} and {algebra!r}.")
+        if covariance == "matrix_free" and self.kl == "analytic":
+            raise UserError("covariance='matrix_free' has no closed form of the KL in training; set kl='mc'.")
+        if covariance == "matrix_free" and self.gradient == "sticking_the_landing":
+            raise UserError("covariance='matrix_free' has no density to hold fixed; set gradient='pathwise'.")
+        self.num_updates, self.update_lr, self.update_schedule = int(num_updates), float(update_lr), update_schedule
+        self.linearisation, self.gram, self.covariance = linearisation, bool(gram), covariance
+        self.rank = int(rank)
+        self.search, self.cg_iterations, self.lanczos_iterations = search, int(cg_iterations), int(lanczos_iterations)
+        self.search_gradient, self.algebra = search_gradient, algebra
+        if covariance == "low_rank" and not 1 <= self.rank <= self.latent_dim:
+            raise UserError(f"rank={rank} must lie between 1 and the number of latents, {self.latent_dim}.")
+        self.search_settings()
+        laplace.choose(self.decoder, linearisation)
+        laplace.check_differentiable(self.decoder, self.latent_dim)
+
+    def search_settings(self, num_updates: Optional[int] = None) -> laplace.Search:
+        """Returns how the mode is searched; raises UserError for a value out of its range."""
+        free = self.covariance == "matrix_free"
+        return laplace.Search(
+            self.num_updates if num_updates is None else num_updates, self.update_lr, self.update_schedule,
+            "cg" if free else self.search, self.cg_iterations, precondition=not free, double=self.algebra == "float64",
+        )  # fmt: skip
+
+    # ---- posterior ---------------------------------------------------------------------------------
+
+    def posterior(self, y, seed=None, training=False) -> Posterior:
+        """Returns N(mu_T, Lambda_T^-1), in the form that `covariance` says; the seed is not used."""
+        system = self.system(y, training)
+        start = self.encoder_outputs(y, training)[0]
+        found = laplace.run(self.search_settings(), system, start)
+        mean = found.path[-1]
+        if self.search_gradient == "detached":
+            kept = tf.stop_gradient(found.kept)[:, None]
+            mean = kept * start + tf.stop_gradient(mean - kept * start)
+        if self.covariance == "matrix_free" and training:
+            return KrylovPosterior(mean, system.products(mean)[0], self.lanczos_iterations)
+        return self._gaussian(mean, system.at(mean).gram, found.jitter)
+
+    def _gaussian(self, mean: tf.Tensor, gram: tf.Tensor, jitter: tf.Tensor) -> Posterior:
+        """Returns the Gaussian of precision I + gram about `mean`, in the form that `covariance` says."""
+        double = tf.cast(gram, tf.float64) if self.algebra == "float64" else gram
+        if self.covariance == "diag":
+            return _tell(DiagonalPosterior(mean, tf.math.rsqrt(1.0 + tf.linalg.diag_part(gram))), jitter)
+        if self.covariance == "low_rank":
+            roots = [algebra.function_of(double, _power(p), self.rank) for p in (-0.5, 0.5)]
+            eye = tf.eye(self.latent_dim, dtype=double.dtype)
+            log_det = 0.5 * algebra.log_det_one_plus(double, self.rank)
+            parts = (tf.cast(part, mean.dtype) for part in (roots[0] + eye, roots[1] + eye, log_det))
+            return _tell(RootPosterior(mean, *parts), jitter)
+        factor = algebra.cholesky(double + tf.eye(self.latent_dim, dtype=double.dtype))
+        jitter = tf.maximum(jitter, tf.cast(factor.jitter, jitter.dtype))
+        return _tell(PrecisionPosterior(mean, tf.cast(factor.lower, mean.dtype)), jitter)
+
+    def system(self, y: tf.Tensor, training: bool = False) -> laplace.System:
+        """Returns the linearised model of p(y, z), for y (batch, *event)."""
+        scale = self.scale_now() if training else None
+        layerwise = laplace.choose(self.decoder, self.linearisation) == "layerwise"
+        if self.gram and layerwise and laplace.GramSystem.fits(self.decoder, self.likelihood):
+            return laplace.GramSystem(self.decoder, self.likelihood, y, scale)
+        return laplace.ExplicitSystem(self.decoder, self.likelihood, y, scale, backend=self.linearisation)
+
+    def latent_path(self, x, seed=None, num_updates: Optional[int] = None) -> tf.Tensor:
+        """Returns mu_0 .. mu_T for x, (T + 1, batch, K); `num_updates` takes the place of T."""
+        y, _ = self.preprocess(x)
+        found = laplace.run(self.search_settings(num_updates), self.system(y), self.encoder_outputs(y)[0])
+        return tf.stack(found.path)
+
+    def get_config(self):
+        own = [f.name for f in dataclasses.fields(HParams) if f.name not in _INHERITED]
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+_INHERITED = {f.name for f in dataclasses.fields(vae.HParams)}
+
+
+class KrylovPosterior(Posterior):
+    """N(mean, Lambda^-1) of which only products with Lambda are known, for training.
+
+    Lanczos' method from the noise e gives z = mean + Lambda^-1/2 e and e^T log(Lambda) e, whose mean over e is
+    log |Lambda|: so the log density of a draw is right on average, and its gradient too, but not draw by draw.
+    """
+
+    def __init__(self, mean: tf.Tensor, product: algebra.Product, iterations: int):
+        self.mean, self.product = mean, product
+        self.iterations = min(iterations, mean.shape[-1])
+
+    def from_noise(self, noise):
+        rows, tridiagonal, norm = algebra.lanczos(self.product, noise, self.iterations)
+        root = algebra.function_of(tridiagonal, lambda s: (s**-0.5, -0.5 * s**-1.5))[..., 0]
+        logs = algebra.function_of(tridiagonal, lambda s: (tf.math.log(s), 1.0 / s))[..., 0, 0]
+        z = self.mean + norm[..., None] * tf.linalg.matvec(rows, root, transpose_a=True)
+        return z, standard_normal_log_prob(noise) + 0.5 * tf.square(norm) * logs
+
+    def point(self):
+        return self.mean
+
+    def diagnostics(self):
+        return {"jitter": tf.zeros_like(self.mean[:, 0])}
+
+
+def _power(exponent: float):
+    """Returns s -> ((1 + s)^p - 1, its derivative): what a function of I + M adds to I."""
+
+    def function(values):
+        base = 1.0 + tf.maximum(values, 0.0)
+        return base**exponent - 1.0, exponent * base ** (exponent - 1.0)
+
+    return function
+
+
+def _tell(posterior: Posterior, jitter: tf.Tensor) -> Posterior:
+    """Returns the posterior with the share of data whose factorisation took jitter among its diagnostics."""
+    share = tf.cast(tf.stop_gradient(jitter) > 0, tf.float32)
+    posterior.diagnostics = lambda: {"jitter": share}
+    return posterior
+
+
+MODEL = VLAE
