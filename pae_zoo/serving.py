@@ -17,8 +17,6 @@ from pae_zoo import atomic, seeds
 from pae_zoo.errors import UserError
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
-# `encode` of a model with a random proposal needs noise; a fixed seed keeps the signature deterministic.
-ENCODE_SEED = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +43,7 @@ def signatures(model: Any, importance_samples: int = 100) -> list[Signature]:
     """
 
     def encode(x):
-        posterior = model.encode(x, seeds.as_seed(ENCODE_SEED))
+        posterior = model.encode(x)
         if isinstance(posterior, tfp.distributions.VectorDeterministic):
             return {"mean": posterior.mean()}
         return {"mean": posterior.mean(), "stddev": posterior.stddev()}

@@ -99,7 +99,10 @@ class Autoencoder(trainable.Trainable):
     # ---- what each model defines -----------------------------------------------------------------
 
     def encode(self, x, seed=None) -> tfd.Distribution:
-        """Returns the distribution of the latent of x (batch, *event): event shape (latent_dim,)."""
+        """Returns the distribution of the latent of x (batch, *event): event shape (latent_dim,).
+
+        `seed` is for distributions that are found by noise; with None they depend on x alone.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no encoder distribution.")
 
     def prior(self) -> tfd.Distribution:
