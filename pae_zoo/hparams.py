@@ -65,6 +65,8 @@ class EvaluationFlags(RestorationFlags):
     ood_datasets: tuple[str, ...] = option(
         (), "Sets for the task ood, in the grammar of --dataset, plus constant, noise, hflip, vflip (empty: these "
         "four).", group=EVALUATION)
+    amortisation_images: int = option(200, "Test data whose posteriors the task amortisation optimises one by one.",
+                                      low=1, group=EVALUATION, smoke=4)
     restoration_images: int = option(64, "Test data that the task restoration restores.", low=1, group=EVALUATION,
                                      smoke=4)
     frechet_samples: int = option(

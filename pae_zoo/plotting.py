@@ -201,6 +201,88 @@ def histogram(
     return figure
 
 
+def curves(panels: Mapping[str, Sequence[np.ndarray]], title: str, xlabel: str, labels: Sequence[str]) -> Figure:
+    """Draws a panel per title: (middle, low, high), each (n,), as a line and a band over 0, 1, .., n - 1.
+
+    `labels` are those of the vertical axes.
+    """
+    figure = new_figure(4.9 * len(panels), 3.8)
+    figure.suptitle(title, fontsize=11)
+    for axes, name, (middle, low, high), label in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, panels.values(), labels
+    ):
+        steps = np.arange(len(middle))
+        axes.fill_between(steps, low, high, color=COLOURS[0], alpha=0.22, linewidth=0.0)
+        axes.plot(steps, middle, color=COLOURS[0], linewidth=2.0, marker="o", markersize=5)
+        axes.set_xticks(steps[:: max(1, len(steps) // 10)])
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(label)
+        axes.ticklabel_format(axis="y", useOffset=False)
+        axes.grid(color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def per_latent(panels: Mapping[str, tuple[np.ndarray, float]], names: Sequence[str], title: str, note: str) -> Figure:
+    """Draws a panel per label, one below the other: values (K,) as stems from a reference line, a place per latent.
+
+    `names` are those of the latents, left to right. Values that are all above 0 with a range of over 30 times get a
+    logarithmic axis.
+    """
+    figure = new_figure(float(np.clip(1.6 + 0.3 * len(names), 5.6, 12.0)), 0.9 + 1.7 * len(panels))
+    figure.suptitle(title, fontsize=11)
+    rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    places = np.arange(len(names))
+    for axes, (label, (values, reference)) in zip(rows, panels.items()):
+        axes.vlines(places, reference, values, color=COLOURS[0], alpha=0.5, linewidth=2.0)
+        axes.scatter(places, values, color=COLOURS[0], s=22, zorder=3)
+        axes.axhline(reference, color=COLOURS[1], linestyle="--", linewidth=1.4)
+        axes.set_ylabel(label, fontsize=9)
+        if min(values.min(), reference) > 0 and max(values.max(), reference) > 30 * min(values.min(), reference):
+            axes.set_yscale("log")
+        axes.spines[["top", "right"]].set_visible(False)
+    every = -(-len(names) // 32)
+    rows[-1].set_xticks(places[::every], names[::every], fontsize=8)
+    rows[-1].set_xlabel(note)
+    return figure
+
+
+def matrices(
+    images: Optional[np.ndarray], columns: Mapping[str, np.ndarray], groups: Mapping[str, Sequence[str]], title: str,
+    note: str = "",
+) -> Figure:  # fmt: skip
+    """Draws a row per image: the image (n, H, W, C) in [0, 1], if there are any, and named matrices (n, K, K) as maps.
+
+    `groups` names colour bars and the columns that share one: blue below zero, white at zero, red above.
+    """
+    some = next(iter(columns.values()))
+    first = 0 if images is None else 1
+    figure = new_figure(1.75 * (first + len(columns)) + 1.0, 1.6 * len(some) + 1.3)
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(len(some), first + len(columns), squeeze=False)
+    for axes in grid.ravel():
+        axes.set_xticks([])
+        axes.set_yticks([])
+    if images is not None:
+        grid[0, 0].set_title("datum", fontsize=9)
+        for axes, image in zip(grid[:, 0], to_rgb(images)):
+            axes.imshow(image, interpolation="nearest")
+    order = list(columns)
+    for label, members in groups.items():
+        limit = max(float(np.abs(np.stack([columns[name] for name in members])).max()), 1e-12)
+        places = [first + order.index(name) for name in members]
+        for name, place in zip(members, places):
+            grid[0, place].set_title(name, fontsize=9)
+            for axes, matrix in zip(grid[:, place], columns[name]):
+                drawn = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        bar = figure.colorbar(drawn, ax=grid[:, places], location="bottom", label=label, aspect=30, shrink=0.8)
+        bar.ax.tick_params(labelsize=8)
+    if note:
+        figure.supxlabel(note, fontsize=9)
+    return figure
+
+
 def score_histograms(
     inside: Mapping[str, np.ndarray], outside: Mapping[str, np.ndarray], names: Sequence[str], title: str,
     captions: Mapping[str, str],

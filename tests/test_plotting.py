@@ -63,3 +63,30 @@ def test_every_figure_draws():
     from matplotlib._pylab_helpers import Gcf
 
     assert not Gcf.figs
+
+
+def test_matrices_share_the_colours_of_their_group():
+    small, large = np.full((2, 3, 3), 0.5), np.full((2, 3, 3), -1.0)
+    figure = plotting.matrices(
+        RNG.uniform(size=(2, 4, 4, 1)), {"a": small, "b": large, "c": small}, {"first": "ab", "second": "c"}, "title"
+    )
+    limits = [axes.images[0].get_clim() for axes in figure.axes if axes.images]
+    assert limits[2::4] == [(-1.0, 1.0)] * 2 and limits[1::4] == [(-1.0, 1.0)] * 2 and limits[3::4] == [(-0.5, 0.5)] * 2
+    assert pixels(figure).std() > 0
+    assert pixels(plotting.matrices(None, {"a": small}, {"first": "a"}, "title")).std() > 0
+
+
+def test_per_latent_is_logarithmic_over_wide_ranges_only():
+    wide, narrow, signed = np.array([1e-5, 0.3, 1.0]), np.array([0.8, 1.0, 1.2]), np.array([-1.0, 0.0, 100.0])
+    panels = {"wide": (wide, 0.01), "narrow": (narrow, 1.0), "signed": (signed, 0.0)}
+    figure = plotting.per_latent(panels, ["2", "0", "1"], "title", "latent")
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear", "linear"]
+    assert pixels(figure).std() > 0
+
+
+def test_curves_are_a_panel_each():
+    middle = np.array([1.0, 2.0, 2.5])
+    figure = plotting.curves({"a": (middle, middle - 1, middle + 1), "b": (middle,) * 3}, "title", "t", ("y", "z"))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["y", "z"]
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), middle)
+    assert pixels(figure).std() > 0

@@ -15,7 +15,7 @@ from pae_zoo.evaluation.reconstruction import standard_error
 BOUND_KEYS = ("test/elbo", "test/elbo_stderr", "test/elbo_model_space")
 LIKELIHOOD_KEYS = (
     "test/log_likelihood", "test/log_likelihood_stderr", "test/log_likelihood_model_space", "test/elbo_gap",
-    "test/effective_sample_size", "test/effective_sample_size_min",
+    "test/log_likelihood_sampling_stderr", "test/effective_sample_size", "test/effective_sample_size_min",
 )  # fmt: skip
 
 
@@ -52,6 +52,8 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
             yield from context.unsupported(BOUND_KEYS, error)
             return
     values = {key: value.astype(np.float64) for key, value in values.items()}
+    if "log_likelihood" in values:
+        values["sampling_stderr"] = sampling_stderr(values["effective_sample_size"], num_samples)
     columns = {"index": range(len(x)), **({} if labels is None else {"label": labels}), **values}
     context.table("likelihood.csv", columns)
 
@@ -64,6 +66,8 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         log_p, ess = values["log_likelihood"], values["effective_sample_size"]
         yield "test/log_likelihood", log_p.mean()
         yield "test/log_likelihood_stderr", standard_error(log_p)
+        if num_samples > 1:
+            yield "test/log_likelihood_sampling_stderr", mean_sampling_stderr(values["sampling_stderr"])
         yield "test/log_likelihood_model_space", (log_p - values["log_det"]).mean()
         yield "test/elbo_gap", (log_p - elbo).mean()
         yield "test/effective_sample_size", ess.mean()
@@ -77,6 +81,22 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     if "log_likelihood" in values:
         title += f" (S = {num_samples})"
     context.figure("likelihood", plotting.histogram(groups, title, "nats per datum", marks))
+
+
+def sampling_stderr(effective_sample_size: np.ndarray, num_samples: int) -> np.ndarray:
+    """Returns the Monte-Carlo standard error of each datum's log p(x), nats, (n,); NaN for a single sample.
+
+    By the delta method it is that of the mean weight over the mean weight, whose square is 1/ESS - 1/S with
+    ESS = (sum w)^2 / sum w^2; that is the variance of the weights with S in the denominator.
+    """
+    if num_samples == 1:
+        return np.full(len(effective_sample_size), np.nan)
+    return np.sqrt(np.maximum(1.0 / effective_sample_size - 1.0 / num_samples, 0.0))
+
+
+def mean_sampling_stderr(errors: np.ndarray) -> float:
+    """Returns the standard error of the mean of independent estimates, from theirs (n,)."""
+    return float(np.sqrt(np.square(errors).sum()) / len(errors))
 
 
 def log_det(model: Any, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

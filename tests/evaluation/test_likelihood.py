@@ -36,6 +36,27 @@ def test_wrong_proposal_gives_a_gap_and_few_effective_samples(make_context):
     assert 1 <= results["test/effective_sample_size_min"] < results["test/effective_sample_size"] < 400
 
 
+def test_sampling_error_is_the_spread_of_estimates(make_context, linear_gaussian):
+    model = linear_gaussian((3,), bias=0.1)
+    x = tf.repeat(tf.constant([[0.4, 0.1, 0.6]]), 400, axis=0)
+    found = model.importance_estimate(x, 200, (1, 2))
+    errors = likelihood.sampling_stderr(found.effective_sample_size.numpy(), 200)
+    assert errors.mean() == pytest.approx(np.std(found.log_likelihood), rel=0.2)
+    context = make_context(event_shape=(3,), model_options={"bias": 0.1})
+    results = dict(likelihood.run(context))
+    with open(context.run.workdir / "likelihood.csv") as file:
+        rows = list(csv.DictReader(file))
+    squares = [1.0 / float(row["effective_sample_size"]) - 1.0 / 20 for row in rows]
+    np.testing.assert_allclose([float(row["sampling_stderr"]) ** 2 for row in rows], squares, rtol=1e-5, atol=1e-8)
+    assert results["test/log_likelihood_sampling_stderr"] == pytest.approx(np.sqrt(np.sum(squares)) / 70, rel=1e-5)
+
+
+def test_one_sample_has_no_sampling_error(make_context):
+    results = dict(likelihood.run(make_context(event_shape=(3,), importance_samples=1)))
+    assert "test/log_likelihood_sampling_stderr" not in results
+    assert results["test/effective_sample_size"] == pytest.approx(1.0)
+
+
 def test_model_space_value_uses_the_noise_of_the_estimate(make_context):
     chain = ("dequantise", "logit")
     context = make_context(model_options={"preprocess": chain}, num=32)
