@@ -71,7 +71,7 @@ def finish(session: Session) -> int:
         return 0
     xla = "on" if training.uses_xla(session.model, hparams) else "off"
     if hparams.jit_compile and xla == "off":
-        xla = "off (convolutional steps are far slower with XLA on a CPU)"
+        xla = "off (on a CPU such steps are slower with it)"
     print(f"pae_zoo {hparams.model} on {session.dataset.name} {session.dataset.event_shape}: "
           f"{len(session.dataset.train.x)} training data, {session.model.count_params():,} weights, device "
           f"{session.device}, XLA {xla}, seed {hparams.seed}, {steps} steps -> {run.workdir}", flush=True)

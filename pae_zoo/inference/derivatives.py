@@ -30,7 +30,7 @@ def jacobian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Ten
             values = function(points)
         return accumulator.jvp(values, unconnected_gradients="zero")
 
-    return _in_all_directions(product, u)
+    return in_all_directions(product, u)
 
 
 def hessian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tensor:
@@ -46,12 +46,12 @@ def hessian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tens
         )
         return along[1]
 
-    found = _in_all_directions(product, u)
+    found = in_all_directions(product, u)
     found = tf.transpose(found, [*range(1, len(found.shape)), 0])
     return 0.5 * (found + tf.linalg.matrix_transpose(found))
 
 
-def _in_all_directions(product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tensor:
+def in_all_directions(product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tensor:
     """Returns product(points, tangents) for the K unit vectors as tangents, stacked; both have shape (n, ..., K)."""
     size, rows = int(u.shape[-1]), u.shape[:-1].num_elements() or UNKNOWN_ROWS
     width = min(size, -(-ROWS_AT_ONCE // rows))

@@ -4,6 +4,8 @@ from typing import Callable, NamedTuple
 
 import tensorflow as tf
 
+from pae_zoo.inference import derivatives
+
 # Added to the diagonal, in units of its mean, when a factorisation fails: the first that helps is taken.
 JITTER_LEVELS = (1e-6, 1e-4, 1e-2)
 # Residuals below this part of the first vector are rounding: a Krylov space ends there.
@@ -171,6 +173,12 @@ def log_det_one_plus(matrix: tf.Tensor, rank: int = 0) -> tf.Tensor:
 
     logs = function_of(matrix, log1p, rank)
     return tf.linalg.trace(logs)
+
+
+def matrix_of(product: Product, like: tf.Tensor) -> tf.Tensor:
+    """Returns the matrices (batch, K, K) of a symmetric map of vectors like `like` (batch, K), by K products."""
+    columns = derivatives.in_all_directions(lambda _, tangents: product(tangents), like)
+    return tf.transpose(columns, (1, 2, 0))
 
 
 def conjugate_gradients(product: Product, b: tf.Tensor, iterations: int, precondition: Product) -> tf.Tensor:

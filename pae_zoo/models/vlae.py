@@ -9,7 +9,7 @@ from keras.saving import register_keras_serializable
 from pae_zoo import hparams as hp
 from pae_zoo import laplace
 from pae_zoo.errors import UserError
-from pae_zoo.laplace import algebra
+from pae_zoo.laplace import algebra, memory
 from pae_zoo.models import vae
 from pae_zoo.models.posteriors import (
     DiagonalPosterior,
@@ -101,6 +101,23 @@ class VLAE(vae.VAE):
             "cg" if free else self.search, self.cg_iterations, precondition=not free, double=self.algebra == "float64",
         )  # fmt: skip
 
+    @classmethod
+    def from_hparams(cls, hparams, event_shape, total_steps):
+        model = super().from_hparams(hparams, event_shape, total_steps)
+        if hparams.covariance != "matrix_free":
+            formed = {"newton": hparams.num_updates, "cg": min(hparams.num_updates, 1)}[hparams.search]
+            kept = 1 if hparams.search_gradient == "detached" else formed + 1
+            explicit = not model.uses_gram()
+            needed = memory.step_bytes(model.decoder, hparams.latent_dim, hparams.batch_size, kept, explicit)
+            memory.check(needed, "Take --covariance=matrix_free --kl=mc, or lower --latent_dim, --batch_size or "
+                         "--num_updates.")
+        return model
+
+    @property
+    def xla_pays(self) -> bool:
+        """Whether XLA makes the compiled loops faster: on a GPU; its CPU code for batches of small matrices is slow."""
+        return super().xla_pays and bool(tf.config.list_logical_devices("GPU"))
+
     # ---- posterior ---------------------------------------------------------------------------------
 
     def posterior(self, y, seed=None, training=False) -> Posterior:
@@ -112,8 +129,12 @@ class VLAE(vae.VAE):
         if self.search_gradient == "detached":
             kept = tf.stop_gradient(found.kept)[:, None]
             mean = kept * start + tf.stop_gradient(mean - kept * start)
-        if self.covariance == "matrix_free" and training:
-            return KrylovPosterior(mean, system.products(mean)[0], self.lanczos_iterations)
+        if self.covariance == "matrix_free":
+            product = system.products(mean)[0]
+            if training:
+                return KrylovPosterior(mean, product, self.lanczos_iterations)
+            precision = algebra.cholesky(algebra.matrix_of(product, mean))
+            return _tell(PrecisionPosterior(mean, precision.lower), precision.jitter)
         return self._gaussian(mean, system.at(mean).gram, found.jitter)
 
     def _gaussian(self, mean: tf.Tensor, gram: tf.Tensor, jitter: tf.Tensor) -> Posterior:
@@ -131,11 +152,15 @@ class VLAE(vae.VAE):
         jitter = tf.maximum(jitter, tf.cast(factor.jitter, jitter.dtype))
         return _tell(PrecisionPosterior(mean, tf.cast(factor.lower, mean.dtype)), jitter)
 
+    def uses_gram(self) -> bool:
+        """Whether updates go through the last layer's Gram matrix, which no Jacobian of data size is needed for."""
+        layerwise = laplace.choose(self.decoder, self.linearisation) == "layerwise"
+        return self.gram and layerwise and laplace.GramSystem.fits(self.decoder, self.likelihood)
+
     def system(self, y: tf.Tensor, training: bool = False) -> laplace.System:
         """Returns the linearised model of p(y, z), for y (batch, *event)."""
         scale = self.scale_now() if training else None
-        layerwise = laplace.choose(self.decoder, self.linearisation) == "layerwise"
-        if self.gram and layerwise and laplace.GramSystem.fits(self.decoder, self.likelihood):
+        if self.uses_gram():
             return laplace.GramSystem(self.decoder, self.likelihood, y, scale)
         return laplace.ExplicitSystem(self.decoder, self.likelihood, y, scale, backend=self.linearisation)
 
