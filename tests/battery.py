@@ -22,23 +22,26 @@ class Row:
     Args:
       model: its module's name.
       flags: flags beyond the shared tiny ones.
-      offers: which of elbo, likelihood, sample, prior, predictive the model has.
+      offers: which of elbo, likelihood, sample, prior, predictive the model has, and moments: whether mean and variance
+        of `encode` are known in closed form.
     """
 
     model: str
     flags: dict = dataclasses.field(default_factory=dict)
-    offers: tuple[str, ...] = ("elbo", "likelihood", "sample", "prior", "predictive")
+    offers: tuple[str, ...] = ("elbo", "likelihood", "sample", "prior", "predictive", "moments")
 
 
 FLOW = {"flow_depth": 1, "flow_units": (8,), "flow_bins": 4}
 
 ROWS = {
-    "ae": Row("ae", offers=()),
+    "ae": Row("ae", offers=("moments",)),
     "vae": Row("vae"),
     "vlae": Row("vlae", flags={"num_updates": 2}),
-    "pae": Row("pae", flags={**FLOW, "flow_epochs": 2, "flow_batch_size": 16}, offers=("sample", "prior")),
+    "pae": Row("pae", flags={**FLOW, "flow_epochs": 2, "flow_batch_size": 16}, offers=("sample", "prior", "moments")),
     "flow_vae": Row("flow_vae", flags=FLOW),
     "hf": Row("hf", flags={"num_flows": 3}),
+    "iaf": Row("iaf", flags={"iaf_units": 8, "num_flows": 2},
+               offers=("elbo", "likelihood", "sample", "prior", "predictive")),
     "savae": Row("savae", flags={"num_svi_steps": 2}),
 }
 

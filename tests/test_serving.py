@@ -44,6 +44,9 @@ def expected(model, signature, inputs):
     x, seed = inputs.get("x"), inputs.get("seed")
     if signature == "serving_default":
         return {"x": model.predict(x, verbose=0)}
+    if signature == "encode" and seed is not None:
+        proposal_seed, draw_seed = serving.seeds.split(seed, 2)
+        return {"z": model.encode(x, proposal_seed).sample(seed=draw_seed)}
     if signature == "encode":
         posterior = model.encode(x)
         names = ("mean",) if isinstance(model.encode(x[:1]), serving.tfp.distributions.VectorDeterministic) else (

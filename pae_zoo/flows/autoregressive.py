@@ -22,9 +22,10 @@ class Autoregressive(FlowLayer):
       context_dim: width of the context, 0 for none.
       gate: f is g x + (1 - g) m, 0 < g < 1, instead of x exp(s) + m, |s| < 2; not the identity at the start.
       degrees: degrees of hidden units, "sequential" or "random" (drawn from the seed).
+      start: how the masked network starts, "zero" (its last kernel) or "vlae"; see `MADE`.
     """
 
-    options = ("hidden_units", "activation", "context_dim", "gate", "degrees")
+    options = ("hidden_units", "activation", "context_dim", "gate", "degrees", "start")
     #: whether the one-pass direction is the inverse
     fast_inverse = True
 
@@ -35,6 +36,7 @@ class Autoregressive(FlowLayer):
         context_dim: int = 0,
         gate: bool = False,
         degrees: str = "sequential",
+        start: str = "zero",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -43,12 +45,13 @@ class Autoregressive(FlowLayer):
         self.context_dim = int(context_dim)
         self.gate = bool(gate)
         self.degrees = degrees
+        self.start = start
         self.scale = elementwise.gated if self.gate else elementwise.affine
 
     def make_weights(self) -> None:
         self.network = MADE(
             elementwise.AFFINE_PARAMETERS, self.num_dims, self.hidden_units, self.activation, self.context_dim,
-            degrees=self.degrees, seed=self.seed, dtype=self.dtype_policy, name="made",
+            degrees=self.degrees, start=self.start, seed=self.seed, dtype=self.dtype_policy, name="made",
         )
         self.network.build((None, self.num_dims))
 
@@ -58,26 +61,29 @@ class Autoregressive(FlowLayer):
                 f"{type(self).__name__} has context_dim={self.context_dim}; call it with a context exactly when "
                 f"that is not 0 (received {'none' if context is None else context.shape})."
             )
+        projected = None
         if context is not None:
+            # Before the rows are repeated: many draws share the context of their datum.
+            projected = self.network.project(context)
             leading = tf.broadcast_dynamic_shape(tf.shape(x)[:-1], tf.shape(context)[:-1])
             x = tf.broadcast_to(x, tf.concat([leading, [self.num_dims]], axis=0))
-            context = tf.broadcast_to(context, tf.concat([leading, [self.context_dim]], axis=0))
-            context = tf.reshape(context, (-1, self.context_dim))
-        return on_rows(lambda rows: self.transform(rows, inverse, context), x)
+            projected = tf.broadcast_to(projected, tf.concat([leading, [projected.shape[-1]]], axis=0))
+            projected = tf.reshape(projected, (-1, projected.shape[-1]))
+        return on_rows(lambda rows: self.transform(rows, inverse, projected), x)
 
-    def transform(self, x: tf.Tensor, inverse: bool, context: Optional[tf.Tensor] = None) -> Pair:
+    def transform(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor] = None) -> Pair:
         one_pass = inverse == self.fast_inverse
         # The network always sees the side that the fast direction starts from.
-        seen = x if one_pass else self._solve(x, inverse, context)
-        y, log_slope = self.scale(tf.transpose(x), self.network(seen, context), inverse)
+        seen = x if one_pass else self._solve(x, inverse, projected)
+        y, log_slope = self.scale(tf.transpose(x), self.network(seen, projected), inverse)
         return tf.transpose(y), tf.reduce_sum(log_slope, axis=0)
 
-    def _solve(self, x: tf.Tensor, inverse: bool, context: Optional[tf.Tensor]) -> tf.Tensor:
+    def _solve(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor]) -> tf.Tensor:
         """Returns y of the slow direction, found dimension by dimension."""
         columns, dims = tf.transpose(x), tf.range(self.num_dims)
 
         def body(i, y):
-            found, _ = self.scale(columns, self.network(y, context), inverse)
+            found, _ = self.scale(columns, self.network(y, projected), inverse)
             # Only dimension i: later ones are not known yet and could overflow.
             return i + 1, tf.where(dims == i, tf.transpose(found), y)
 

@@ -1,12 +1,19 @@
 """Dense networks that give the parameters of a layer: all from all inputs, or each from the inputs before it."""
 
-from typing import Any, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence, Union
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from pae_zoo import seeds
+
+PRELU, PRELU_SLOPE = "prelu", 0.25
+STARTS = ("zero", "vlae")
+
+
+def _prelu(x: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
+    return tf.maximum(x, 0.0) + slope * tf.minimum(x, 0.0)
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
@@ -17,7 +24,7 @@ class Conditioner(keras.layers.Layer):
 
     Args:
       num_parameters, num_dims: p and K of the output.
-      hidden_units, activation: the hidden layers.
+      hidden_units, activation: the hidden layers; "prelu" has one trained slope for all of them, at first 0.25.
       context_dim: width of a context vector that the first hidden layer sees beside x; 0 for none.
       seed: pair of integers for the initial weights.
     """
@@ -35,7 +42,7 @@ class Conditioner(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_parameters, self.num_dims = int(num_parameters), int(num_dims)
         self.hidden_units = tuple(int(units) for units in hidden_units)
-        self.activation = keras.activations.get(activation)
+        self.activation = _prelu if activation == PRELU else keras.activations.get(activation)
         self.context_dim = int(context_dim)
         self.seed = tuple(int(word) for word in seed)
 
@@ -48,37 +55,55 @@ class Conditioner(keras.layers.Layer):
         self.kernels, self.biases = [], []
         for number, (size, units) in enumerate(zip(sizes, sizes[1:])):
             last = number == len(self.hidden_units)
-            initial = "zeros" if last else self._glorot(number)
-            self.kernels.append(self.add_weight(shape=(size, units), initializer=initial, name=f"kernel_{number}"))
-            self.biases.append(self.add_weight(shape=(units,), initializer="zeros", name=f"bias_{number}"))
+            kernel, bias = self.initial_kernel(number, last), self.initial_bias(number, last)
+            self.kernels.append(self.add_weight(shape=(size, units), initializer=kernel, name=f"kernel_{number}"))
+            self.biases.append(self.add_weight(shape=(units,), initializer=bias, name=f"bias_{number}"))
         if self.context_dim:
+            kernel = self.initial_kernel(len(sizes), last=False)
             self.context_kernel = self.add_weight(
-                shape=(self.context_dim, sizes[1]), initializer=self._glorot(len(sizes)), name="context_kernel"
+                shape=(self.context_dim, sizes[1]), initializer=kernel, name="context_kernel"
             )
+        if self.activation is _prelu:
+            slope = keras.initializers.Constant(PRELU_SLOPE)
+            self.slope = self.add_weight(shape=(), initializer=slope, name="slope")
         self.built = True
+
+    def initial_kernel(self, number: int, last: bool) -> Union[str, keras.Initializer]:
+        """Returns the initial kernel of layer `number`."""
+        return "zeros" if last else keras.initializers.GlorotUniform(seed=self.seed_of(number))
+
+    def initial_bias(self, number: int, last: bool) -> Union[str, Callable]:
+        """Returns the initial bias of layer `number`."""
+        return "zeros"
+
+    def seed_of(self, number: int) -> int:
+        """Returns the seed of the initial weights numbered so."""
+        return seeds.integer(*self.seed, number)
 
     def make_masks(self, sizes: Sequence[int]) -> list[Optional[np.ndarray]]:
         """Returns for each kernel what it is multiplied with, of its shape, or None."""
         return [None] * (len(sizes) - 1)
 
-    def call(self, x: tf.Tensor, context: Optional[tf.Tensor] = None) -> tf.Tensor:
+    def project(self, context: tf.Tensor) -> tf.Tensor:
+        """Returns what the first hidden layer adds for a context (..., context_dim), to be given to `call`."""
+        return tf.matmul(context, tf.convert_to_tensor(self.context_kernel))
+
+    def call(self, x: tf.Tensor, projected: Optional[tf.Tensor] = None) -> tf.Tensor:
         h = x
         for number, (kernel, bias, mask) in enumerate(zip(self.kernels, self.biases, self.masks)):
             kernel = tf.convert_to_tensor(kernel)
             h = tf.matmul(h, kernel if mask is None else kernel * tf.constant(mask, kernel.dtype)) + bias
-            if number == 0 and context is not None:
-                h += tf.matmul(context, tf.convert_to_tensor(self.context_kernel))
+            if number == 0 and projected is not None:
+                h += projected
             if number < len(self.hidden_units):
-                h = self.activation(h)
+                h = _prelu(h, self.slope.value) if self.activation is _prelu else self.activation(h)
         return tf.reshape(tf.transpose(h), (self.num_parameters, self.num_dims, -1))
-
-    def _glorot(self, number: int) -> keras.Initializer:
-        return keras.initializers.GlorotUniform(seed=seeds.integer(*self.seed, number))
 
     def get_config(self) -> dict[str, Any]:
         own = ("num_parameters", "num_dims", "hidden_units", "context_dim", "seed")
         config = {**super().get_config(), **{name: getattr(self, name) for name in own}}
-        return {**config, "activation": keras.activations.serialize(self.activation)}
+        activation = PRELU if self.activation is _prelu else keras.activations.serialize(self.activation)
+        return {**config, "activation": activation}
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
@@ -88,13 +113,38 @@ class MADE(Conditioner):
     Every unit has a degree, x_i has i; a hidden unit sees units of its degree or less, output i those of less
     than i (Germain et al., arXiv 1502.03509, eq. 8-9). Degrees of hidden units run through 1 .. K-1 in turn, or
     with `degrees="random"` are drawn from `seed`; with a context also 0, so that x_1 depends on it too.
+
+    The last kernel starts at zero; with `start="vlae"` weights start as in the code of Park et al., Variational Laplace
+    Autoencoders, ICML 2019: kernels uniform with variance 0.773 / fan_out, biases N(0, 1), those of all parameters but
+    the first zero.
     """
 
-    def __init__(self, *args: Any, degrees: str = "sequential", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, degrees: str = "sequential", start: str = "zero", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if degrees not in ("sequential", "random"):
             raise ValueError(f"degrees is 'sequential' or 'random'; received {degrees!r}.")
+        if start not in STARTS:
+            raise ValueError(f"start is one of {', '.join(STARTS)}; received {start!r}.")
         self.degrees = degrees
+        self.start = start
+
+    def initial_kernel(self, number: int, last: bool) -> Union[str, keras.Initializer]:
+        if self.start == "zero":
+            return super().initial_kernel(number, last)
+        # The outputs of one parameter are a layer of their own there, so that fan_out is K.
+        scale = 2.0 / (1 + 2.0 ** (2 / 3)) * (self.num_parameters if last else 1)
+        return keras.initializers.VarianceScaling(scale, "fan_out", "uniform", seed=self.seed_of(number))
+
+    def initial_bias(self, number: int, last: bool) -> Union[str, Callable]:
+        if self.start == "zero":
+            return "zeros"
+
+        def draw(shape, dtype=None):
+            count = self.num_dims if last else shape[0]
+            drawn = seeds.normal([count], (self.seed_of(number), 1), tf.as_dtype(dtype or "float32"))
+            return tf.pad(drawn, [[0, shape[0] - count]])
+
+        return draw
 
     def make_masks(self, sizes: Sequence[int]) -> list[Optional[np.ndarray]]:
         inputs = np.arange(1, self.num_dims + 1)
@@ -115,4 +165,4 @@ class MADE(Conditioner):
         return np.floor(draws * count).astype(int) + lowest
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "degrees": self.degrees}
+        return {**super().get_config(), "degrees": self.degrees, "start": self.start}

@@ -6,7 +6,7 @@ from typing import Callable
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import distributions
+from pae_zoo import distributions, seeds
 
 tfd = tfp.distributions
 
@@ -42,6 +42,11 @@ class Posterior:
         """Returns the latent that stands for each datum, (batch, K): the image of zero noise, a Gaussian's mean."""
         raise NotImplementedError(f"{type(self).__name__} has no central latent.")
 
+    def moments(self, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mean and variance, each (batch, K): those of `distribution`, or else those of draws (S, batch, K)."""
+        distribution = self.distribution()
+        return distribution.mean(), distribution.variance()
+
     def kl_to_prior(self) -> tf.Tensor:
         """Returns KL(q || N(0, I)) in nats, (batch,), where it has a closed form."""
         raise NotImplementedError(f"{type(self).__name__} has no closed form of its KL; estimate it with --kl=mc.")
@@ -57,6 +62,46 @@ class Posterior:
     def diagnostics(self) -> dict[str, tf.Tensor]:
         """Returns named numbers of shape (batch,) about how q was found, tracked beside the objective's terms."""
         return {}
+
+
+class PosteriorDistribution(tfd.Distribution):
+    """A posterior without closed-form moments as a `tfd` distribution: draws, and the density at any z.
+
+    Args:
+      posterior: a `Posterior` with `from_noise` and `log_prob`.
+      like: a tensor of the shape of one draw, (batch, K).
+    """
+
+    def __init__(self, posterior: Posterior, like: tf.Tensor, name: str = "PosteriorDistribution"):
+        self._posterior, self._like = posterior, like
+        super().__init__(
+            dtype=like.dtype, reparameterization_type=tfd.FULLY_REPARAMETERIZED, validate_args=False,
+            allow_nan_stats=True, parameters=dict(posterior=posterior, like=like, name=name), name=name,
+        )  # fmt: skip
+
+    def _batch_shape(self):
+        return self._like.shape[:-1]
+
+    def _batch_shape_tensor(self):
+        return tf.shape(self._like)[:-1]
+
+    def _event_shape(self):
+        return self._like.shape[-1:]
+
+    def _event_shape_tensor(self):
+        return tf.shape(self._like)[-1:]
+
+    def _sample_n(self, n, seed=None):
+        noise = seeds.normal(tf.concat([[n], tf.shape(self._like)], axis=0), seed, self.dtype)
+        return self._posterior.from_noise(noise)[0]
+
+    def _log_prob(self, value):
+        return self._posterior.log_prob(value)
+
+    def _mean(self):
+        raise NotImplementedError("The moments of noise sent through a flow have no closed form; draw from it.")
+
+    _variance = _stddev = _covariance = _mean
 
 
 class DiagonalPosterior(Posterior):

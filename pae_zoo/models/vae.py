@@ -256,7 +256,8 @@ class VAE(base.Autoencoder):
         """Returns moments of p(y'|x) under q(z|x), y' a new observation, in the space of y.
 
         Keys: "mean", "aleatoric_variance" (mean of Var[y|z]), "epistemic_variance" (variance of E[y|z]), of
-        shape (batch, *event); "latent_mean" and "latent_variance" of shape (batch, latent_dim).
+        shape (batch, *event); "latent_mean" and "latent_variance" of shape (batch, latent_dim), of the draws where q
+        has no closed-form moments.
         """
         y, _ = self.preprocess(x)
         proposal_seed, noise_seed = seeds.split(self.next_seed(seed), 2)
@@ -266,13 +267,13 @@ class VAE(base.Autoencoder):
         means = self.likelihood.mean(outputs)
         variances = tf.broadcast_to(self.likelihood.variance(outputs), tf.shape(means))
         mean, between = tf.nn.moments(means, axes=[0])
-        latent = posterior.distribution()
+        latent_mean, latent_variance = posterior.moments(z)
         return {
             "mean": mean,
             "aleatoric_variance": tf.reduce_mean(variances, axis=0),
             "epistemic_variance": between,
-            "latent_mean": latent.mean(),
-            "latent_variance": latent.variance(),
+            "latent_mean": latent_mean,
+            "latent_variance": latent_variance,
         }
 
     def _noise_shape(self, y: tf.Tensor) -> tuple:

@@ -92,3 +92,33 @@ def test_gates_start_open():
     y, log_det = layer(tf.ones((1, DIMS)))
     np.testing.assert_allclose(y, tf.sigmoid(2.0), rtol=1e-6)
     np.testing.assert_allclose(log_det, DIMS * np.log(tf.sigmoid(2.0)), rtol=1e-5)
+
+
+def test_prelu_has_one_trained_slope():
+    layer, x = build(flows.InverseAutoregressive, activation="prelu"), rows()
+    slopes = [weight for weight in layer.trainable_weights if weight.path.endswith("slope")]
+    assert len(slopes) == 1 and slopes[0].shape == ()
+    first = layer(x)[0]
+    slopes[0].assign(1.0)  # the network is linear now: twice the distance is twice the change
+    network = layer.network
+    change = network(x + 1.0) - network(x)
+    np.testing.assert_allclose(network(x + 2.0) - network(x), 2 * change, atol=1e-10)
+    assert np.abs(layer(x)[0] - first).max() > 1e-3
+    plain = flows.MADE(2, DIMS, (8,), activation="prelu")
+    plain.build((None, DIMS))
+    np.testing.assert_allclose(plain.slope, 0.25)
+    assert flows.MADE.from_config(plain.get_config()).get_config() == plain.get_config()
+
+
+def test_the_published_start_draws_all_but_the_gates_biases():
+    network = flows.MADE(2, 50, (400,), context_dim=30, start="vlae", seed=(3, 0))
+    network.build((None, 50))
+    variance = 2 / (1 + 2 ** (2 / 3))
+    np.testing.assert_allclose(np.var(network.kernels[0]), variance / 400, rtol=0.1)
+    np.testing.assert_allclose(np.var(network.context_kernel), variance / 400, rtol=0.1)
+    np.testing.assert_allclose(np.var(network.kernels[1]), variance / 50, rtol=0.1)
+    np.testing.assert_allclose(np.std(network.biases[0]), 1, rtol=0.2)
+    np.testing.assert_allclose(np.std(network.biases[1][:50]), 1, rtol=0.4)
+    assert not np.any(network.biases[1][50:])
+    with pytest.raises(ValueError, match="zero, vlae"):
+        flows.MADE(2, DIMS, start="other")
