@@ -8,7 +8,9 @@ from battery import LATENT_DIM, build, images
 
 import pae_zoo
 from pae_zoo import networks
+from pae_zoo.errors import UserError
 from pae_zoo.models import importance
+from pae_zoo.models.posteriors import DiagonalPosterior
 
 tfd = tfp.distributions
 
@@ -84,6 +86,82 @@ def test_posterior_std(kind):
     np.testing.assert_allclose(model.posterior(y).stddev, expected, rtol=1e-5)
 
 
+def test_the_density_of_a_diagonal_posterior_is_the_one_of_its_draws():
+    rng = np.random.default_rng(0)
+    mean, stddev = (tf.constant(v.astype(np.float32)) for v in (rng.normal(size=(4, 3)), rng.uniform(0.2, 2, (4, 3))))
+    q, noise = DiagonalPosterior(mean, stddev), tf.constant(rng.normal(size=(5, 4, 3)).astype(np.float32))
+    z, log_q = q.from_noise(noise)
+    np.testing.assert_allclose(q.log_prob(z), log_q, rtol=1e-4, atol=1e-4)
+    expected = tfd.MultivariateNormalDiag(mean, stddev).log_prob(z)
+    np.testing.assert_allclose(q.log_prob(z), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(q.point(), mean)
+
+
+# ---- bound and gradient --------------------------------------------------------------------------------
+
+
+def test_the_importance_weighted_bound_of_one_sample_is_the_elbo():
+    weighted, plain = (terms(build("vae", kl="mc", bound=bound)) for bound in ("iwae", "elbo"))
+    np.testing.assert_allclose(weighted["loss"], plain["loss"], rtol=1e-5)
+    np.testing.assert_allclose(weighted["elbo"], plain["elbo"], rtol=1e-5)  # what is logged is the plain bound
+
+
+def test_the_importance_weighted_bound_rises_with_the_samples():
+    means = []
+    for samples in (1, 5, 50):
+        model = build("vae", kl="mc", bound="iwae", num_latent_samples=samples)
+        means.append(-np.mean([terms(model, seed=(1, s))["loss"].mean() for s in range(20)]))
+    assert means[0] < means[1] - 0.1 and means[1] < means[2]
+    # Many samples meet what evaluation estimates with as many.
+    estimate = np.mean([model.log_likelihood(images(16), 50, (2, s)).numpy().mean() for s in range(20)])
+    np.testing.assert_allclose(means[2], estimate, atol=0.5)
+
+
+def encoder_gradient(model, x, seed):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model.objective(x, seed, training=True)["loss"])
+    return np.concatenate([np.ravel(g) for g in tape.gradient(loss, model.encoder.trainable_variables)])
+
+
+def test_sticking_the_landing_keeps_the_mean_of_the_gradient():
+    x, count = tf.constant(images(8)), 4000
+    means = {}
+    for gradient in ("pathwise", "sticking_the_landing"):
+        # Many samples of one objective are as good as many objectives.
+        model = build("vae", kl="mc", gradient=gradient, num_latent_samples=count)
+        means[gradient] = encoder_gradient(model, x, (1, 2))
+    few = encoder_gradient(build("vae", kl="mc", num_latent_samples=1), x, (1, 2))
+    size = np.linalg.norm(means["pathwise"])
+    assert np.linalg.norm(means["pathwise"] - means["sticking_the_landing"]) < 0.03 * size
+    assert np.linalg.norm(means["pathwise"] - few) > 0.1 * size
+
+
+def test_sticking_the_landing_has_no_noise_where_q_is_exact():
+    noise = {}
+    for gradient in ("pathwise", "sticking_the_landing"):
+        model, y = exact_model(kl="mc", gradient=gradient)
+        noise[gradient] = np.abs(encoder_gradient(model, tf.constant(y), (3, 4))).max()
+    assert noise["sticking_the_landing"] < 1e-3 < 1e-1 < noise["pathwise"]
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(bound="iwae", beta=2.0), "no KL term to weigh"),
+    (dict(bound="iwae", capacity=1.0), "no KL term to weigh"),
+    (dict(bound="iwae", free_bits=1.0), "no KL term to weigh"),
+    (dict(gradient="sticking_the_landing"), "Set kl='mc' or bound='iwae'"),
+])
+def test_settings_of_the_objective_that_exclude_each_other(changes, words):
+    with pytest.raises(UserError, match=words):
+        build("vae", **changes)
+
+
+@pytest.mark.parametrize("changes", [dict(bound="vimco"), dict(gradient="score")])
+def test_an_unknown_bound_or_gradient_is_refused(changes):
+    model = build("vae", adapted=False)
+    with pytest.raises(UserError, match="received 'vimco'|'score'"):
+        pae_zoo.VAE(model.encoder, model.decoder, **changes)
+
+
 # ---- linear-Gaussian oracle ----------------------------------------------------------------------------
 
 
@@ -108,6 +186,7 @@ def set_exact_posterior(model, weight, bias, sigma):
 
 
 def exact_log_prob(x, weight, bias, sigma):
+    weight, bias = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
     covariance = weight.T @ weight + sigma**2 * np.eye(len(bias))
     return tfd.MultivariateNormalFullCovariance(bias, covariance).log_prob(x.astype(np.float64)).numpy()
 
@@ -130,15 +209,19 @@ def test_importance_sampling_meets_the_closed_form():
     assert mean_elbo.mean() < exact.mean()
 
 
-def test_with_the_exact_posterior_every_weight_is_equal():
-    # Orthogonal columns make the posterior diagonal, so q is exact and ELBO = IS = log p(x) for any S.
-    sigma = 0.5
-    model, _, bias = linear_model(sigma, kl="mc")
+def exact_model(sigma=0.5, **changes):
+    """A model whose q is the exact posterior, which orthogonal columns make diagonal, and data x."""
+    model, _, bias = linear_model(sigma, **changes)
     weight = np.linalg.qr(np.random.default_rng(3).normal(size=(7, LATENT_DIM)))[0].T * np.array([[1.0], [2.0], [0.5]])
     model.decoder.set_weights([weight, bias])
     set_exact_posterior(model, weight, bias, sigma)
-    x = np.random.default_rng(4).normal(size=(12, 7)).astype(np.float32)
-    exact = exact_log_prob(x, weight, bias, sigma)
+    return model, np.random.default_rng(4).normal(size=(12, 7)).astype(np.float32)
+
+
+def test_with_the_exact_posterior_every_weight_is_equal():
+    # ELBO = IS = log p(x) for any S.
+    model, x = exact_model(kl="mc")
+    exact = exact_log_prob(x, *model.decoder.get_weights(), 0.5)
     np.testing.assert_allclose(model.elbo(x, (0, 5)), exact, atol=1e-3)
     for samples in (1, 100):
         found = model.importance_estimate(x, samples, (0, 1))
