@@ -7,6 +7,7 @@ import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, ROWS, build, images
 
 from pae_zoo import models
+from pae_zoo.models.vae import VAE
 
 NAMES = list(ROWS)
 
@@ -102,10 +103,14 @@ def test_xla_equals_eager(built, name):
         functions["importance"] = lambda: model.importance_estimate(x, 7, seed)
     if "sample" in row.offers:
         functions["sample"] = lambda: model.sample(4, seed)
-    for what, function in functions.items():
-        eager = tf.nest.flatten(function())
-        compiled = tf.nest.flatten(tf.function(function, jit_compile=True, autograph=False)())
-        for a, b in zip(eager, compiled):
+    if name != "vae":  # what a model inherits from vae is compiled once, there
+        shared = {what for what in ("elbo", "ood_scores") if getattr(type(model), what) is getattr(VAE, what)}
+        functions = {what: function for what, function in functions.items() if what not in shared}
+    eager = {what: function() for what, function in functions.items()}
+    # One program: compiling is what takes the time.
+    compiled = tf.function(lambda: {what: f() for what, f in functions.items()}, jit_compile=True, autograph=False)()
+    for what in functions:
+        for a, b in zip(tf.nest.flatten(eager[what]), tf.nest.flatten(compiled[what])):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4, err_msg=what)
 
 

@@ -241,7 +241,7 @@ def test_a_bad_flow_is_refused_in_one_line(wrong, expected, tmp_path, capsys):
 def test_the_flow_stage_resumes_bit_for_bit(tmp_path, monkeypatch):
     import signal
 
-    flags = ["--model=pae", "--smoke", "--nojit_compile", "--latent_dim=2", "--checkpoint_seconds=0"]
+    flags = ["--model=pae", "--smoke", "--nojit_compile", "--latent_dim=2", "--checkpoint_seconds=0", "--tasks=density"]
     assert call(*flags, f"--workdir={tmp_path / 'whole'}") == 0
     plain, calls = training.Keeper.on_train_batch_end, {"flow": 0}
 

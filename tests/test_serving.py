@@ -18,7 +18,7 @@ CASES = {
     "vae_bernoulli": dict(name="vae", likelihood="bernoulli", preprocess=("binarise_dynamic",)),
     "vae_logit": dict(name="vae", preprocess=("dequantise", "logit", "centre"), posterior_std="exp"),
 }
-BATCHES = (1, 7, 33)
+BATCHES = (1, 7)
 SEED, OTHER_SEED = (5, -6), (5, 7)
 SAMPLES = 20
 
