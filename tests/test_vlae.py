@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from battery import LATENT_DIM, build, images
 
 import pae_zoo
-from pae_zoo import data, likelihoods, models, networks
+from pae_zoo import data, laplace, likelihoods, models, networks
 from pae_zoo import hparams as hp
 from pae_zoo.errors import UserError
 
@@ -149,6 +149,14 @@ def test_options_that_change_no_number(changes):
         np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-4, atol=1e-3)
         for a, b in zip(mine, theirs):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-3)
+
+
+def test_the_fisher_floor_adds_to_the_precision():
+    x = images(4)
+    plain, floored = (build("vlae", likelihood="bernoulli", num_updates=0, fisher_floor=f) for f in (0.0, 0.5))
+    rows = laplace.linearise(plain.decoder, plain.latent_path(x)[0])[1]
+    found = np.linalg.inv(floored.encode(x).covariance()) - np.linalg.inv(plain.encode(x).covariance())
+    np.testing.assert_allclose(found, 0.5 * rows @ tf.linalg.matrix_transpose(rows), rtol=1e-3, atol=1e-3)
 
 
 def test_forms_of_the_covariance():

@@ -62,11 +62,20 @@ class System:
 
 
 class ExplicitSystem(System):
-    """The system from the whole Jacobian (batch, K, n) of any decoder; `backend` as in `linearise`."""
+    """The system from the whole Jacobian (batch, K, n) of any decoder.
 
-    def __init__(self, *args, backend: str = "auto", **kwargs):
-        super().__init__(*args, **kwargs)
-        self.backend = jacobians.choose(self.decoder, backend)
+    Args beyond `System`:
+      backend: as in `linearise`.
+      floor: added to the diagonal of R.
+    """
+
+    def __init__(self, decoder, likelihood, y, scale=None, backend: str = "auto", floor: float = 0.0):
+        super().__init__(decoder, likelihood, y, scale)
+        self.backend, self.floor = jacobians.choose(decoder, backend), floor
+
+    def _score_and_fisher(self, outputs):
+        score, fisher = super()._score_and_fisher(outputs)
+        return score, fisher + self.floor
 
     def at(self, mu):
         outputs, rows = jacobians.linearise(self.decoder, mu, self.backend)

@@ -49,6 +49,8 @@ class HParams(vae.HParams):
         "full", "Gradient through the updates: full, or detached: none to the decoder, to the encoder as if the "
         "decoder were affine.", choices=("full", "detached"))
     algebra: str = hp.option("float32", "Precision of factorisations and solves.", choices=("float32", "float64"))
+    fisher_floor: float = hp.option(0.0, "Added to the Fisher information of every value (the published code has 1e-5 for "
+                                    "Bernoulli).", low=0.0)
 
 
 @register_keras_serializable("pae_zoo")
@@ -61,7 +63,7 @@ class VLAE(vae.VAE):
     "detached". The decoder is linearised at inference (no dropout).
 
     Args beyond `VAE`: num_updates, update_lr, update_schedule, linearisation, gram, covariance, rank, search,
-      cg_iterations, lanczos_iterations, search_gradient, algebra: see the flags' help.
+      cg_iterations, lanczos_iterations, search_gradient, algebra, fisher_floor: see the flags' help.
 
     Raises UserError for a value out of its range, or a decoder whose Jacobian cannot be taken.
     """
@@ -71,7 +73,8 @@ class VLAE(vae.VAE):
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", num_updates: int = 4, update_lr: float = 0.5,
                  update_schedule: str = "harmonic", linearisation: str = "auto", gram: bool = True,
                  covariance: str = "full", rank: int = 8, search: str = "newton", cg_iterations: int = 3,
-                 lanczos_iterations: int = 12, search_gradient: str = "full", algebra: str = "float32", **kwargs):
+                 lanczos_iterations: int = 12, search_gradient: str = "full", algebra: str = "float32",
+                 fisher_floor: float = 0.0, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         if covariance not in COVARIANCES:
             raise UserError(f"covariance={covariance!r} is unknown; it is one of {', '.join(COVARIANCES)}.")
@@ -86,7 +89,7 @@ class VLAE(vae.VAE):
         self.linearisation, self.gram, self.covariance = linearisation, bool(gram), covariance
         self.rank = int(rank)
         self.search, self.cg_iterations, self.lanczos_iterations = search, int(cg_iterations), int(lanczos_iterations)
-        self.search_gradient, self.algebra = search_gradient, algebra
+        self.search_gradient, self.algebra, self.fisher_floor = search_gradient, algebra, float(fisher_floor)
         if covariance == "low_rank" and not 1 <= self.rank <= self.latent_dim:
             raise UserError(f"rank={rank} must lie between 1 and the number of latents, {self.latent_dim}.")
         self.search_settings()
@@ -155,14 +158,15 @@ class VLAE(vae.VAE):
     def uses_gram(self) -> bool:
         """Whether updates go through the last layer's Gram matrix, which no Jacobian of data size is needed for."""
         layerwise = laplace.choose(self.decoder, self.linearisation) == "layerwise"
-        return self.gram and layerwise and laplace.GramSystem.fits(self.decoder, self.likelihood)
+        allowed = self.gram and layerwise and not self.fisher_floor
+        return allowed and laplace.GramSystem.fits(self.decoder, self.likelihood)
 
     def system(self, y: tf.Tensor, training: bool = False) -> laplace.System:
         """Returns the linearised model of p(y, z), for y (batch, *event)."""
         scale = self.scale_now() if training else None
         if self.uses_gram():
             return laplace.GramSystem(self.decoder, self.likelihood, y, scale)
-        return laplace.ExplicitSystem(self.decoder, self.likelihood, y, scale, backend=self.linearisation)
+        return laplace.ExplicitSystem(self.decoder, self.likelihood, y, scale, self.linearisation, self.fisher_floor)
 
     def latent_path(self, x, seed=None, num_updates: Optional[int] = None) -> tf.Tensor:
         """Returns mu_0 .. mu_T for x, (T + 1, batch, K); `num_updates` takes the place of T."""
