@@ -49,8 +49,8 @@ class HParams(vae.HParams):
         "full", "Gradient through the updates: full, or detached: none to the decoder, to the encoder as if the "
         "decoder were affine.", choices=("full", "detached"))
     algebra: str = hp.option("float32", "Precision of factorisations and solves.", choices=("float32", "float64"))
-    fisher_floor: float = hp.option(0.0, "Added to the Fisher information of every value (the published code has 1e-5 for "
-                                    "Bernoulli).", low=0.0)
+    fisher_floor: float = hp.option(0.0, "Added to the Fisher information of every value (1e-5 in the published code "
+                                    "for Bernoulli).", low=0.0)
 
 
 @register_keras_serializable("pae_zoo")

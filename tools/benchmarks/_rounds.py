@@ -88,7 +88,7 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, contender, self.log), daemon=True)
         self.started = time.time()
-        with _environment(contender.environment):
+        with environment(contender.environment):
             self.process.start()
         theirs.close()
 
@@ -117,7 +117,8 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
+def environment(changes: dict[str, str]) -> Iterator[None]:
+    """Inside, processes that start have these variables too."""
     before = dict(os.environ)
     os.environ.update(changes)
     try:
