@@ -88,7 +88,7 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, contender, self.log), daemon=True)
         self.started = time.time()
-        with environment(contender.environment):
+        with _environment(contender.environment):
             self.process.start()
         theirs.close()
 
@@ -117,8 +117,7 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def environment(changes: dict[str, str]) -> Iterator[None]:
-    """Inside, processes that start have these variables too."""
+def _environment(changes: dict[str, str]) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(changes)
     try:
