@@ -74,6 +74,12 @@ class Chain:
     def __init__(self, steps: list[Step]):
         self.steps = steps
 
+    def __call__(self, z: tf.Tensor) -> tf.Tensor:
+        """Returns the value at z (..., K), shape (..., n)."""
+        for step in self.steps:
+            z = step(z) if isinstance(step, Dense) else step.function(z)
+        return z
+
     def at(self, z: tf.Tensor) -> Local:
         """Returns the value and the slopes at z (batch, K)."""
         value, slopes = z, []

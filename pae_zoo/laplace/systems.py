@@ -120,6 +120,65 @@ class ExplicitSystem(System):
         return product, backward(mu, score) - mu
 
 
+class LastLayer:
+    """The last dense layer of a decoder under a Gaussian whose variance all data share: y ~ N(W h + b, diag(p)^-1).
+
+    h is the layer's input, `hidden` the decoder before it, p the precision of the data; `weighted` is W^T diag(p) and
+    `metric` G = W^T diag(p) W.
+    """
+
+    def __init__(self, decoder: keras.Model, likelihood: Any, dtype: tf.DType, scale=None):
+        self.hidden, last = chains.read(decoder).split_last()
+        precision = likelihood.shared_precision(dtype, scale)
+        self.kernel = tf.cast(last.kernel, dtype)
+        self.bias = 0.0 if last.bias is None else tf.cast(last.bias, dtype)
+        self.weighted = self.kernel * (precision if precision.shape.rank == 0 else tf.reshape(precision, (1, -1)))
+        self.metric = tf.matmul(self.weighted, self.kernel, transpose_b=True)
+
+    @staticmethod
+    def fits(decoder: keras.Model, likelihood: Any) -> bool:
+        """Whether the decoder is a chain that ends in a dense layer and the data share their variance."""
+        if not likelihood.has_shared_precision or not chains.is_chain(decoder):
+            return False
+        return chains.read(decoder).split_last()[1] is not None
+
+    @staticmethod
+    def narrows(decoder: keras.Model) -> bool:
+        """Whether the layer's input is narrower than its output, so that G is smaller than W."""
+        kernel = chains.read(decoder).split_last()[1].kernel
+        return kernel.shape[0] < kernel.shape[1]
+
+    def pull(self, y: tf.Tensor, h: Any = None) -> tf.Tensor:
+        """Returns W^T diag(p) (y - b - W h) for y (batch, *event) and h (batch, H), None for 0; shape (batch, H)."""
+        residual = tf.reshape(y, (-1, self.kernel.shape[-1])) - self.bias
+        if h is not None:
+            residual -= tf.matmul(h, self.kernel)
+        return tf.matmul(residual, self.weighted, transpose_b=True)
+
+
+class QuadraticLikelihood:
+    """log p(y|z) for many z of each datum without decoding: exact, where `LastLayer.fits`.
+
+        log p(y|z) = log p(y|c) + (W^T diag(p) r) d - d^T G d / 2,    d = h(z) - h(c),    r = y - g(c)
+
+    in which the centre c of the draws keeps the terms small, so that no digits are lost. Costs 2H^2 operations for a z
+    after the hidden layers instead of 2HD, and nothing of the size of the data.
+    """
+
+    def __init__(self, decoder: keras.Model, likelihood: Any, y: tf.Tensor, centre: tf.Tensor):
+        self.layer = LastLayer(decoder, likelihood, y.dtype)
+        self.h = self.layer.hidden(centre)
+        self.pull = self.layer.pull(y, self.h)
+        outputs = tf.reshape(tf.matmul(self.h, self.layer.kernel) + self.layer.bias, tf.shape(y))
+        self.log_prob = likelihood.log_prob(outputs, y)
+
+    def __call__(self, z: tf.Tensor) -> tf.Tensor:
+        """Returns log p(y|z) in nats for z (..., batch, K), shape (..., batch)."""
+        rise = self.layer.hidden(z) - self.h
+        metric = chains.Dense(self.layer.metric, None, self.layer.metric.dtype.name)
+        return self.log_prob + tf.reduce_sum(rise * (self.pull - 0.5 * metric(rise)), axis=-1)
+
+
 class GramSystem(System):
     """The system of a decoder that ends in a dense layer, under a Gaussian whose variance all data share.
 
@@ -133,22 +192,8 @@ class GramSystem(System):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.hidden, last = chains.read(self.decoder).split_last()
-        precision = self.likelihood.shared_precision(self.y.dtype, self.scale)
-        kernel = tf.cast(last.kernel, self.y.dtype)
-        weighted = kernel * (precision if precision.shape.rank == 0 else tf.reshape(precision, (1, -1)))
-        self.metric = tf.matmul(weighted, kernel, transpose_b=True)
-        residual = tf.reshape(self.y, (-1, kernel.shape[-1]))
-        if last.bias is not None:
-            residual -= tf.cast(last.bias, residual.dtype)
-        self.pull = tf.matmul(residual, weighted, transpose_b=True)
-
-    @staticmethod
-    def fits(decoder: keras.Model, likelihood: Any) -> bool:
-        """Whether the decoder is a chain that ends in a dense layer and the data share their variance."""
-        if not likelihood.has_shared_precision or not chains.is_chain(decoder):
-            return False
-        return chains.read(decoder).split_last()[1] is not None
+        layer = LastLayer(self.decoder, self.likelihood, self.y.dtype, self.scale)
+        self.hidden, self.metric, self.pull = layer.hidden, layer.metric, layer.pull(self.y)
 
     def at(self, mu):
         local = self.hidden.at(mu)

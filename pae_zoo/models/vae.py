@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+from typing import Callable
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
 from pae_zoo import hparams as hp
-from pae_zoo import seeds
+from pae_zoo import laplace, seeds
 from pae_zoo.errors import UserError
 from pae_zoo.models import base, importance
 from pae_zoo.models.posteriors import DiagonalPosterior, Posterior, diag_normal, standard_normal_log_prob
@@ -232,14 +233,23 @@ class VAE(base.Autoencoder):
         preprocess_seed, proposal_seed, noise_seed = seeds.split(self.next_seed(seed), 3)
         y, log_det = self.preprocess(x, preprocess_seed)
         posterior = self.posterior(y, proposal_seed)
+        log_likelihood = self.likelihood_of(y, posterior.point())
 
         def log_weight(noise):
             z, log_q = posterior.from_noise(noise)
-            log_joint = self.likelihood.log_prob(self.decoder_outputs(z), y) + self.log_prob_latent(z)
-            return log_joint - log_q
+            return log_likelihood(z) + self.log_prob_latent(z) - log_q
 
         found = importance.estimate(log_weight, self._noise_shape(y), num_samples, noise_seed, chunk)
         return found._replace(log_likelihood=found.log_likelihood + log_det, elbo=found.elbo + log_det)
+
+    def likelihood_of(self, y: tf.Tensor, centre: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Returns z (..., batch, K) -> log p(y|z) (..., batch), for many z about `centre` (batch, K).
+
+        Nothing is decoded where the decoder ends in a dense layer that widens and all data share their variance.
+        """
+        if laplace.LastLayer.fits(self.decoder, self.likelihood) and laplace.LastLayer.narrows(self.decoder):
+            return laplace.QuadraticLikelihood(self.decoder, self.likelihood, y, centre)
+        return lambda z: self.likelihood.log_prob(self.decoder_outputs(z), y)
 
     def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
         """Returns -elbo, -log p(y|z), KL and -log p(x) (importance-sampled), nats, each (batch,)."""

@@ -159,7 +159,7 @@ class VLAE(vae.VAE):
         """Whether updates go through the last layer's Gram matrix, which no Jacobian of data size is needed for."""
         layerwise = laplace.choose(self.decoder, self.linearisation) == "layerwise"
         allowed = self.gram and layerwise and not self.fisher_floor
-        return allowed and laplace.GramSystem.fits(self.decoder, self.likelihood)
+        return allowed and laplace.LastLayer.fits(self.decoder, self.likelihood)
 
     def system(self, y: tf.Tensor, training: bool = False) -> laplace.System:
         """Returns the linearised model of p(y, z), for y (batch, *event)."""
