@@ -119,6 +119,20 @@ def test_a_detached_search_keeps_value_and_the_encoders_gradient():
     assert max(np.abs(a - b).max() for a, b in zip(one, other)) > 1e-3
 
 
+@pytest.mark.parametrize("search", [dict(), dict(search="cg"), dict(search="cg", cg_precondition=False)])
+def test_the_implicit_gradient_is_the_full_one_of_an_affine_decoder(search):
+    settings = dict(num_updates=3, update_lr=0.5, cg_iterations=LATENT_DIM + 1)
+    x = tf.constant(vectors())
+    (one, mine), (two, theirs) = (
+        gradients(affine_vlae(**settings, **changes), ["encoder", "decoder"], x)
+        for changes in (dict(), dict(search_gradient="implicit", **search)))
+    np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-4, atol=1e-3)
+    for a, b in zip(mine, theirs):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+    detached = gradients(affine_vlae(**settings, search_gradient="detached"), ["decoder"], x)[1]
+    assert max(np.abs(a - b).max() for a, b in zip(detached, theirs[-2:])) > 1e-2
+
+
 @pytest.mark.parametrize("changes", [dict(), dict(gram=False), dict(likelihood="bernoulli"), dict(search="cg")])
 def test_gradients_of_the_loss_meet_finite_differences(changes):
     model, x = build("vlae", activation="tanh", **changes), tf.constant(images(6))  # no kinks to step over
@@ -239,7 +253,8 @@ def test_sharp_likelihoods_stay_finite(algebra):
 @pytest.mark.parametrize("changes,message", [
     (dict(num_updates=-1), "num_updates"), (dict(update_lr=0.0), "update_lr"), (dict(update_lr=1.1), "update_lr"),
     (dict(covariance="round"), "covariance"), (dict(covariance="low_rank", rank=99), "rank=99 must lie between 1 and"),
-    (dict(covariance="matrix_free"), "set kl='mc'"), (dict(search_gradient="half"), "search_gradient"),
+    (dict(covariance="matrix_free"), "set kl='mc'"),
+    (dict(covariance="matrix_free", kl="mc", search_gradient="implicit"), "Take 'full' or 'detached'"), (dict(search_gradient="half"), "search_gradient"),
     (dict(latent_dim=4000, hidden_units=(4000, 4000), batch_size=4000), "GiB of Jacobians; .*matrix_free"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_in_one_line(changes, message):

@@ -93,19 +93,31 @@ class Chain:
 
     def jacobian(self, local: Local) -> tf.Tensor:
         """Returns dvalue/dz at a point as (batch, K, n): row k is the derivative by z_k."""
-        slopes, rows = iter(local.slopes), None
-        for step in self.steps:
+        slopes = iter(local.slopes)
+        # rows are one matrix (m, n) for all data until slopes, kept aside in `scale`, have been multiplied in.
+        rows, scale = tf.eye(self._input_size(local), dtype=local.value.dtype), None
+        for number, step in enumerate(self.steps):
             if isinstance(step, Elementwise):
-                slope = next(slopes)[:, None, :]
-                rows = slope * (tf.eye(slope.shape[-1], dtype=slope.dtype) if rows is None else rows)
-            elif rows is None:
-                rows = tf.cast(step.kernel, local.value.dtype)
+                slope = next(slopes)
+                if rows.shape.rank == 2:
+                    scale = slope if scale is None else scale * slope
+                else:
+                    rows = slope[:, None, :] * rows
+            elif number == 0:
+                rows = tf.cast(step.kernel, rows.dtype)
+            elif scale is not None:
+                rows, scale = scaled_product(scale, rows, step), None
             else:
                 rows = step.linear(rows)
-        batch = tf.shape(local.value)[0]
-        if rows is None:
-            rows = tf.eye(local.value.shape[-1], dtype=local.value.dtype)
-        return rows if rows.shape.rank == 3 else tf.broadcast_to(rows, (batch, *rows.shape))
+        if scale is not None:
+            rows = scale[:, None, :] * rows
+        if rows.shape.rank == 3:
+            return rows
+        return tf.broadcast_to(rows, (tf.shape(local.value)[0], *rows.shape))
+
+    def _input_size(self, local: Local) -> int:
+        first = self.steps[0] if self.steps else None
+        return int(first.kernel.shape[0] if isinstance(first, Dense) else local.value.shape[-1])
 
     def forward(self, local: Local, tangents: tf.Tensor) -> tf.Tensor:
         """Returns J v for v (..., batch, K), shape (..., batch, n)."""
@@ -126,6 +138,31 @@ class Chain:
         if self.steps and isinstance(self.steps[-1], Dense):
             return Chain(self.steps[:-1]), self.steps[-1]
         return self, None
+
+
+def scaled_product(scale: tf.Tensor, rows: tf.Tensor, step: Dense) -> tf.Tensor:
+    """Returns (scale * rows) kernel, (batch, m, n), for scale (batch, h) and one matrix rows (m, h) for all data.
+
+    The scaled rows, as large as the result, are not kept for the backward pass but made again.
+    """
+
+    @tf.custom_gradient
+    def apply(scale, rows, kernel):
+        product = Dense(kernel, None, step.dtype)
+
+        def gradient(upstream):
+            # Tied to the upstream gradient, or else the graph optimiser would share the forward pass's tensor.
+            with tf.control_dependencies([upstream]):
+                again = tf.identity(scale)[:, None, :] * rows
+            flat = tf.reshape(again, (-1, again.shape[-1]))
+            by_kernel = tf.matmul(flat, tf.reshape(upstream, (-1, upstream.shape[-1])), transpose_a=True)
+            by_rows = product.adjoint(upstream)
+            by_scale = tf.reduce_sum(by_rows * rows, axis=1)
+            return by_scale, tf.reduce_sum(by_rows * scale[:, None, :], axis=0), tf.cast(by_kernel, kernel.dtype)
+
+        return product.linear(scale[:, None, :] * rows), gradient
+
+    return apply(scale, rows, tf.convert_to_tensor(step.kernel))
 
 
 def is_chain(decoder: keras.Model) -> bool:

@@ -58,6 +58,17 @@ class Search:
             raise UserError(f"Conjugate gradients need 1 iteration or more; received {self.iterations}.")
 
 
+    def step(self, gram: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+        """Returns the full Newton step (I + gram)^-1 gradient, (batch, K)."""
+        return self.solve(gram + tf.eye(gram.shape[-1], dtype=gram.dtype), gradient)[0]
+
+    def solve(self, precision: tf.Tensor, gradient: tf.Tensor) -> tuple[tf.Tensor, algebra.Factor]:
+        """Returns precision^-1 gradient (batch, K), in the dtype of `gradient`, and the factor."""
+        precision = tf.cast(precision, tf.float64) if self.double else precision
+        step, factor = algebra.solve(precision, tf.cast(gradient, precision.dtype))
+        return tf.cast(step, gradient.dtype), factor
+
+
 class Found(NamedTuple):
     """What a search went through.
 
@@ -99,11 +110,7 @@ class _Runner:
 
     def _cg(self, mu: tf.Tensor, first: bool) -> tf.Tensor:
         if first and self.search.precondition:
-            gram, gradient = self.system.at(mu)
-            precision = self._precision(gram)
-            # The preconditioner shapes the path to the solution, not the solution: it needs no gradient.
-            self.factor = algebra.cholesky(tf.stop_gradient(precision)).lower
-            return self._solve(precision, gradient)
+            return self._newton(mu)
         product, gradient = self.system.products(mu)
         if self.search.schedule == "levenberg":
             undamped, damping = product, self.damping[:, None]
@@ -123,12 +130,15 @@ class _Runner:
         if self.search.schedule == "levenberg":
             scale = tf.stop_gradient(tf.reduce_mean(tf.linalg.diag_part(precision), axis=-1))
             precision += (self.damping * scale)[:, None, None] * tf.eye(gram.shape[-1], dtype=gram.dtype)
-        return tf.cast(precision, tf.float64) if self.search.double else precision
+        return precision
 
     def _solve(self, precision: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
-        step, factor = algebra.solve(precision, tf.cast(gradient, precision.dtype))
+        step, factor = self.search.solve(precision, gradient)
         self.jitter = tf.maximum(self.jitter, tf.cast(factor.jitter, self.jitter.dtype))
-        return tf.cast(step, gradient.dtype)
+        if self.search.solver == "cg":
+            # The preconditioner shapes the path to a solution, not the solution: it needs no gradient.
+            self.factor = tf.stop_gradient(factor.lower)
+        return step
 
     def _move(self, mu: tf.Tensor, step: tf.Tensor, t: int) -> tf.Tensor:
         """Returns mu_{t+1} and notes how much of the start it keeps."""

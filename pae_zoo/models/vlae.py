@@ -19,6 +19,7 @@ from pae_zoo.models.posteriors import (
     standard_normal_log_prob,
 )
 
+SEARCH_GRADIENTS = ("full", "implicit", "detached")
 COVARIANCES = ("full", "diag", "low_rank", "matrix_free")
 
 
@@ -44,10 +45,12 @@ class HParams(vae.HParams):
     search: str = hp.option("newton", "Each update by a factorisation, or by cg: conjugate gradients after the first.",
                             choices=laplace.SOLVERS)
     cg_iterations: int = hp.option(3, "Conjugate-gradient steps in an update.", low=1)
+    cg_precondition: bool = hp.option(True, "With --search=cg: factor the first precision and precondition by it; "
+                                      "otherwise the search forms no Jacobian.")
     lanczos_iterations: int = hp.option(12, "Products with the precision that a draw of matrix_free takes.", low=1)
     search_gradient: str = hp.option(
-        "full", "Gradient through the updates: full, or detached: none to the decoder, to the encoder as if the "
-        "decoder were affine.", choices=("full", "detached"))
+        "full", "Gradient through the updates: full; implicit: that of an affine decoder, from the last point alone; "
+        "detached: the encoder's part of it alone.", choices=SEARCH_GRADIENTS)
     algebra: str = hp.option("float32", "Precision of factorisations and solves.", choices=("float32", "float64"))
     fisher_floor: float = hp.option(0.0, "Added to the Fisher information of every value (1e-5 in the published code "
                                     "for Bernoulli).", low=0.0)
@@ -63,7 +66,7 @@ class VLAE(vae.VAE):
     "detached". The decoder is linearised at inference (no dropout).
 
     Args beyond `VAE`: num_updates, update_lr, update_schedule, linearisation, gram, covariance, rank, search,
-      cg_iterations, lanczos_iterations, search_gradient, algebra, fisher_floor: see the flags' help.
+      cg_iterations, cg_precondition, lanczos_iterations, search_gradient, algebra, fisher_floor: see the flags' help.
 
     Raises UserError for a value out of its range, or a decoder whose Jacobian cannot be taken.
     """
@@ -73,14 +76,17 @@ class VLAE(vae.VAE):
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", num_updates: int = 4, update_lr: float = 0.5,
                  update_schedule: str = "harmonic", linearisation: str = "auto", gram: bool = True,
                  covariance: str = "full", rank: int = 8, search: str = "newton", cg_iterations: int = 3,
-                 lanczos_iterations: int = 12, search_gradient: str = "full", algebra: str = "float32",
-                 fisher_floor: float = 0.0, **kwargs):
+                 cg_precondition: bool = True, lanczos_iterations: int = 12, search_gradient: str = "full",
+                 algebra: str = "float32", fisher_floor: float = 0.0, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         if covariance not in COVARIANCES:
             raise UserError(f"covariance={covariance!r} is unknown; it is one of {', '.join(COVARIANCES)}.")
-        if search_gradient not in ("full", "detached") or algebra not in ("float32", "float64"):
-            raise UserError("search_gradient is 'full' or 'detached' and algebra 'float32' or 'float64'; received "
-                            f"{search_gradient!r} and {algebra!r}.")
+        if search_gradient not in SEARCH_GRADIENTS or algebra not in ("float32", "float64"):
+            raise UserError(f"search_gradient is one of {', '.join(SEARCH_GRADIENTS)}, algebra 'float32' or 'float64'; "
+                            f"received {search_gradient!r} and {algebra!r}.")
+        if covariance == "matrix_free" and search_gradient == "implicit":
+            raise UserError("search_gradient='implicit' solves with the precision, which covariance='matrix_free' does "
+                            "not form. Take 'full' or 'detached'.")
         if covariance == "matrix_free" and self.kl == "analytic":
             raise UserError("covariance='matrix_free' has no closed form of the KL in training; set kl='mc'.")
         if covariance == "matrix_free" and self.gradient == "sticking_the_landing":
@@ -88,7 +94,8 @@ class VLAE(vae.VAE):
         self.num_updates, self.update_lr, self.update_schedule = int(num_updates), float(update_lr), update_schedule
         self.linearisation, self.gram, self.covariance = linearisation, bool(gram), covariance
         self.rank = int(rank)
-        self.search, self.cg_iterations, self.lanczos_iterations = search, int(cg_iterations), int(lanczos_iterations)
+        self.search, self.cg_iterations, self.cg_precondition = search, int(cg_iterations), bool(cg_precondition)
+        self.lanczos_iterations = int(lanczos_iterations)
         self.search_gradient, self.algebra, self.fisher_floor = search_gradient, algebra, float(fisher_floor)
         if covariance == "low_rank" and not 1 <= self.rank <= self.latent_dim:
             raise UserError(f"rank={rank} must lie between 1 and the number of latents, {self.latent_dim}.")
@@ -101,15 +108,16 @@ class VLAE(vae.VAE):
         free = self.covariance == "matrix_free"
         return laplace.Search(
             self.num_updates if num_updates is None else num_updates, self.update_lr, self.update_schedule,
-            "cg" if free else self.search, self.cg_iterations, precondition=not free, double=self.algebra == "float64",
+            "cg" if free else self.search, self.cg_iterations, precondition=self.cg_precondition and not free,
+            double=self.algebra == "float64",
         )  # fmt: skip
 
     @classmethod
     def from_hparams(cls, hparams, event_shape, total_steps):
         model = super().from_hparams(hparams, event_shape, total_steps)
         if hparams.covariance != "matrix_free":
-            formed = {"newton": hparams.num_updates, "cg": min(hparams.num_updates, 1)}[hparams.search]
-            kept = 1 if hparams.search_gradient == "detached" else formed + 1
+            formed = hparams.num_updates if hparams.search == "newton" else int(hparams.cg_precondition)
+            kept = formed + 1 if hparams.search_gradient == "full" else 1
             explicit = not model.uses_gram()
             needed = memory.step_bytes(model.decoder, hparams.latent_dim, hparams.batch_size, kept, explicit)
             memory.check(needed, "Take --covariance=matrix_free --kl=mc, or lower --latent_dim, --batch_size or "
@@ -129,9 +137,16 @@ class VLAE(vae.VAE):
         start = self.encoder_outputs(y, training)[0]
         found = laplace.run(self.search_settings(), system, start)
         mean = found.path[-1]
-        if self.search_gradient == "detached":
+        if self.search_gradient != "full":
             kept = tf.stop_gradient(found.kept)[:, None]
-            mean = kept * start + tf.stop_gradient(mean - kept * start)
+            mean = tf.stop_gradient(mean)
+            if self.search_gradient == "implicit":
+                # Under an affine decoder mu_T = kept mu_0 + (1 - kept) mode, and a full step from mu_T ends there.
+                gram, gradient = system.at(mean)
+                step = self.search_settings().step(gram, gradient)
+                shifted = mean + kept * _rise(start) + (1.0 - kept) * _rise(step)
+                return self._gaussian(shifted, gram, found.jitter)
+            mean += kept * _rise(start)
         if self.covariance == "matrix_free":
             product = system.products(mean)[0]
             if training:
@@ -205,6 +220,11 @@ class KrylovPosterior(Posterior):
 
     def diagnostics(self):
         return {"jitter": tf.zeros_like(self.mean[:, 0])}
+
+
+def _rise(value: tf.Tensor) -> tf.Tensor:
+    """Returns zeros whose gradient is that of `value`."""
+    return value - tf.stop_gradient(value)
 
 
 def _power(exponent: float):

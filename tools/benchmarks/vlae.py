@@ -62,7 +62,8 @@ SAME = (VLAE, Variant(VLAE.flags, xla=True), Variant(f"{VLAE.flags} nogram"))
 OPTIONS = tuple(
     Variant(f"{VLAE.flags} {words}")
     for words in (
-        "search_gradient=detached", "search=cg", "search=cg search_gradient=detached",
+        "search_gradient=implicit", "search_gradient=detached", "search=cg", "search=cg search_gradient=implicit",
+        "search=cg nocg_precondition cg_iterations=6 search_gradient=implicit", "search=cg search_gradient=detached",
         "covariance=matrix_free search_gradient=detached", "covariance=matrix_free", "covariance=diag",
         "covariance=low_rank", "update_schedule=constant", "update_schedule=line_search", "update_schedule=levenberg",
         "algebra=float64", "linearisation=forward",
