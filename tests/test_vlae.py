@@ -254,7 +254,8 @@ def test_sharp_likelihoods_stay_finite(algebra):
     (dict(num_updates=-1), "num_updates"), (dict(update_lr=0.0), "update_lr"), (dict(update_lr=1.1), "update_lr"),
     (dict(covariance="round"), "covariance"), (dict(covariance="low_rank", rank=99), "rank=99 must lie between 1 and"),
     (dict(covariance="matrix_free"), "set kl='mc'"),
-    (dict(covariance="matrix_free", kl="mc", search_gradient="implicit"), "Take 'full' or 'detached'"), (dict(search_gradient="half"), "search_gradient"),
+    (dict(covariance="matrix_free", kl="mc", search_gradient="implicit"), "Take 'full' or 'detached'"),
+    (dict(search_gradient="half"), "search_gradient"),
     (dict(latent_dim=4000, hidden_units=(4000, 4000), batch_size=4000), "GiB of Jacobians; .*matrix_free"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_in_one_line(changes, message):
