@@ -250,6 +250,23 @@ def test_sharp_likelihoods_stay_finite(algebra):
     assert np.isfinite(shift).all()
 
 
+def test_precisions_that_lost_their_definiteness_are_counted(monkeypatch):
+    model, x = build("vlae"), tf.constant(images(4))
+    assert not np.any(model.objective(x, (1, 2), True)["jitter"])
+    plain = laplace.GramSystem.at
+
+    def broken(self, mu):
+        gram, gradient = plain(self, mu)
+        shift = tf.linalg.eigvalsh(gram)[:, 0] + 1.001  # the smallest eigenvalue of the precision becomes -0.001
+        lost = tf.constant([1.0, 0.0, 0.0, 0.0])
+        return laplace.Local(gram - (lost * shift)[:, None, None] * tf.eye(LATENT_DIM), gradient)
+
+    monkeypatch.setattr(laplace.GramSystem, "at", broken)
+    terms, found = gradients(model, ["encoder", "decoder"], x)
+    np.testing.assert_array_equal(terms["jitter"], [1, 0, 0, 0])
+    assert np.isfinite(terms["loss"]).all() and all(np.isfinite(gradient).all() for gradient in found)
+
+
 @pytest.mark.parametrize("changes,message", [
     (dict(num_updates=-1), "num_updates"), (dict(update_lr=0.0), "update_lr"), (dict(update_lr=1.1), "update_lr"),
     (dict(covariance="round"), "covariance"), (dict(covariance="low_rank", rank=99), "rank=99 must lie between 1 and"),
