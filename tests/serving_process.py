@@ -1,7 +1,8 @@
 """Run alone, where pae_zoo cannot be imported: answers requests to exported models by two loaders.
 
-python -I serving_process.py FOLDER: for each FOLDER/<case>/requests.npz, with keys "<number>/<signature>/<input>",
-loads FOLDER/<case>/model/<version> and writes python.npz and c_api.npz, with keys "<number>/<signature>/<output>".
+python -I serving_process.py FOLDER CASE ...: for each FOLDER/<case>/requests.npz, with keys
+"<number>/<signature>/<input>", loads FOLDER/<case>/model/<version> and writes c_api.npz, and for each CASE python.npz,
+with keys "<number>/<signature>/<output>".
 """
 
 import ctypes
@@ -152,7 +153,7 @@ def answer(case, loader_class, name):
     np.savez(case / name, signatures=np.array(sorted(loader.signatures())), **answers)
 
 
-def main(folder):
+def main(folder, *python_cases):
     try:
         import pae_zoo  # noqa: F401
     except ImportError:
@@ -160,10 +161,11 @@ def main(folder):
     else:
         raise SystemExit("pae_zoo can be imported: this process proves nothing")
     for case in sorted(Path(folder).iterdir()):
-        answer(case, PythonLoader, "python.npz")
+        if case.name in python_cases:
+            answer(case, PythonLoader, "python.npz")
         answer(case, CLoader, "c_api.npz")
     assert not any(name.split(".")[0] in FORBIDDEN for name in sys.modules)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
