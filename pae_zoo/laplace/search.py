@@ -57,7 +57,6 @@ class Search:
         if self.iterations < 1:
             raise UserError(f"Conjugate gradients need 1 iteration or more; received {self.iterations}.")
 
-
     def step(self, gram: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         """Returns the full Newton step (I + gram)^-1 gradient, (batch, K)."""
         return self.solve(gram + tf.eye(gram.shape[-1], dtype=gram.dtype), gradient)[0]
@@ -113,7 +112,9 @@ class _Runner:
             return self._newton(mu)
         product, gradient = self.system.products(mu)
         if self.search.schedule == "levenberg":
-            undamped, damping = product, self.damping[:, None]
+            # No diagonal is at hand; the curvature along the gradient stands for its mean.
+            curvature = tf.reduce_sum(gradient * product(gradient), -1) / tf.reduce_sum(gradient**2, -1)
+            undamped, damping = product, (self.damping * tf.stop_gradient(curvature))[:, None]
 
             def product(v):
                 return undamped(v) + damping * v

@@ -30,6 +30,9 @@ class Posterior:
     Every model of the amortisation line offers one with these members, so that objective and evaluation are shared.
     """
 
+    #: named numbers of shape (batch,) about how q was found, tracked beside the objective's terms
+    diagnostics: dict[str, tf.Tensor] = {}
+
     def from_noise(self, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Maps noise (..., batch, K) to (z, log q(z|x)) of shapes (..., batch, K) and (..., batch)."""
         raise NotImplementedError(f"{type(self).__name__} does not draw latents.")
@@ -58,10 +61,6 @@ class Posterior:
     def stopped(self) -> "Posterior":
         """Returns the same density without gradients to its parameters, for sticking the landing."""
         raise NotImplementedError(f"{type(self).__name__} cannot be held fixed; take --gradient=pathwise.")
-
-    def diagnostics(self) -> dict[str, tf.Tensor]:
-        """Returns named numbers of shape (batch,) about how q was found, tracked beside the objective's terms."""
-        return {}
 
 
 class PosteriorDistribution(tfd.Distribution):

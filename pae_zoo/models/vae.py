@@ -184,7 +184,7 @@ class VAE(base.Autoencoder):
             "elbo": log_prob - kl + log_det,
             "reconstruction": -log_prob,
             "kl": kl,
-            **posterior.diagnostics(),
+            **posterior.diagnostics,
         }
 
     def kl_penalty(self, kl: tf.Tensor) -> tf.Tensor:

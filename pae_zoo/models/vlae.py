@@ -62,8 +62,8 @@ class VLAE(vae.VAE):
 
     From the encoder's mean mu_0, T damped Newton steps on the linearised decoder search the mode of p(z|y), and
     q(z|y) = N(mu_T, Lambda_T^-1) with Lambda = I + J^T R J, J the decoder's Jacobian and R the Fisher information of
-    its output. The encoder's scale is not used. Everything is differentiated through, unless search_gradient is
-    "detached". The decoder is linearised at inference (no dropout).
+    its output. The encoder's scale is not used. Everything is differentiated through, unless search_gradient
+    is "implicit" or "detached". The decoder is linearised at inference (no dropout).
 
     Args beyond `VAE`: num_updates, update_lr, update_schedule, linearisation, gram, covariance, rank, search,
       cg_iterations, cg_precondition, lanczos_iterations, search_gradient, algebra, fisher_floor: see the flags' help.
@@ -207,6 +207,7 @@ class KrylovPosterior(Posterior):
     def __init__(self, mean: tf.Tensor, product: algebra.Product, iterations: int):
         self.mean, self.product = mean, product
         self.iterations = min(iterations, mean.shape[-1])
+        self.diagnostics = {"jitter": tf.zeros_like(mean[:, 0])}  # nothing is factored
 
     def from_noise(self, noise):
         rows, tridiagonal, norm = algebra.lanczos(self.product, noise, self.iterations)
@@ -217,9 +218,6 @@ class KrylovPosterior(Posterior):
 
     def point(self):
         return self.mean
-
-    def diagnostics(self):
-        return {"jitter": tf.zeros_like(self.mean[:, 0])}
 
 
 def _rise(value: tf.Tensor) -> tf.Tensor:
@@ -238,9 +236,8 @@ def _power(exponent: float):
 
 
 def _tell(posterior: Posterior, jitter: tf.Tensor) -> Posterior:
-    """Returns the posterior with the share of data whose factorisation took jitter among its diagnostics."""
-    share = tf.cast(tf.stop_gradient(jitter) > 0, tf.float32)
-    posterior.diagnostics = lambda: {"jitter": share}
+    """Returns the posterior with 1 for data whose factorisation took jitter, else 0, among its diagnostics."""
+    posterior.diagnostics = {"jitter": tf.cast(tf.stop_gradient(jitter) > 0, tf.float32)}
     return posterior
 
 
