@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: install demo test data-test slow-test lint clean
+.PHONY: install demo test full-test data-test slow-test lint clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,16 +20,28 @@ demo: install
 	@echo
 	@echo "Look at the pictures in $(CURDIR)/$(DEMO)/figures"
 
-# Two processes, a file of tests each: most of the time goes into tracing, which takes one core.
+# Memory comes in large pages and stays with the process: taking it from the system anew is dear, on virtual machines
+# above all. Each process has one thread: there is one for each core, and threads that wait for each other lose time.
+TEST_ENV := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=33554432 \
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 PYTHONMALLOC=malloc TF_NUM_INTRAOP_THREADS=1 OMP_NUM_THREADS=1
+
+# A process for each core, a file of tests each: most of the time goes into tracing, which takes one core.
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
 test: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
+
+# The long tests too, and the others for every model, kind and size.
+full-test: install
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not data" tests
 
 # Needs PAE_ZOO_DATA: a folder with fashion_mnist/, mnist/, cifar10/, omniglot/.
 data-test: install
-	$(BIN)/python -m pytest -q -m "data and not slow" tests
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "data and not slow and not full" tests
 
+# Trains for minutes to hours; needs PAE_ZOO_DATA too.
 slow-test: install
-	$(BIN)/python -m pytest -q -m slow tests
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m "slow or (data and full)" tests
 
 lint: install
 	$(BIN)/ruff check .

@@ -8,6 +8,21 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def curvature_uncompiled(monkeypatch):
+    """XLA takes seconds to compile what these tests compute once; those of XLA ask for it."""
+    monkeypatch.setattr("pae_zoo.curvature.gauss_newton._xla_pays", lambda graph: False)
+
+
+@pytest.fixture
+def zero_weights(monkeypatch):
+    """Kernels start at zero: tens of millions of random numbers take seconds where no test looks at a value."""
+    import keras  # here, for the process that hands tests out needs no TensorFlow
+
+    zeros = keras.initializers.Zeros()
+    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", lambda self, *args, **how: zeros(*args, **how))
+
+
 @pytest.fixture(scope="session")
 def data_dir():
     """The folder of real data sets; tests that need it are marked `data`."""

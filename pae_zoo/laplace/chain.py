@@ -7,12 +7,8 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.networks import layers as zoo_layers
+from pae_zoo.networks.activations import is_elementwise
 
-# Functions of one value each; softmax and the like mix values.
-ELEMENTWISE = frozenset(
-    "relu relu6 leaky_relu elu selu celu gelu silu mish softplus softsign sigmoid hard_sigmoid hard_silu hard_tanh "
-    "hard_shrink soft_shrink tanh tanh_shrink squareplus log_sigmoid exponential linear".split()
-)
 _ACTIVATION_LAYERS = (
     keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.ELU, keras.layers.Rescaling,
     zoo_layers.Affine, zoo_layers.MeanSigmoid,
@@ -206,15 +202,10 @@ def _in_order(decoder: keras.Model) -> Optional[list[keras.Layer]]:
 def _readable(layer: keras.Layer) -> bool:
     # A subclass may compute anything, so classes are compared, not tested by isinstance.
     if type(layer) is keras.layers.Dense:
-        return len(layer.kernel.shape) == 2 and layer.lora_rank is None and _is_elementwise(layer.activation)
+        return len(layer.kernel.shape) == 2 and layer.lora_rank is None and is_elementwise(layer.activation)
     if type(layer) is keras.layers.Activation:
-        return _is_elementwise(layer.activation)
+        return is_elementwise(layer.activation)
     return type(layer) in (*_ACTIVATION_LAYERS, *_SHAPE_LAYERS, *_TRAINING_LAYERS)
-
-
-def _is_elementwise(activation: Callable) -> bool:
-    name = getattr(activation, "__name__", "")
-    return name in ELEMENTWISE and getattr(keras.activations, name, None) is activation
 
 
 def _is_plain_relu(layer: keras.Layer) -> bool:

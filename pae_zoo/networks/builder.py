@@ -5,12 +5,12 @@ from typing import Any, Sequence
 import keras
 
 from pae_zoo.errors import UserError
-from pae_zoo.networks import conv, dense, infogan, resnet
+from pae_zoo.networks import conv, dense, infogan, lae, resnet
 from pae_zoo.networks.config import NetworkConfig, option_names
 from pae_zoo.networks.family import DECODER, ENCODER, OUTPUTS, Family, Maker
 
 _FAMILIES: dict[str, Family] = {
-    family.kind: family for module in (dense, conv, infogan, resnet) for family in module.FAMILIES
+    family.kind: family for module in (dense, conv, infogan, resnet, lae) for family in module.FAMILIES
 }
 KINDS: tuple[str, ...] = tuple(_FAMILIES)
 DEFAULT_OUTPUT: dict[str, str] = {kind: family.output for kind, family in _FAMILIES.items()}

@@ -37,7 +37,8 @@ class NetworkConfig:
         "default", "vlae: default = gain 1.26 as meant; upstream = gain 0.879, what its code does",
         choices=("default", "upstream"))
     num_filters: int = _option(32, "conv: filters of the first layer", min=1)
-    conv_bias: bool = _option(False, "conv: biases in the layers that a normalisation follows")
+    conv_bias: bool = _option(
+        False, "conv: biases in the layers that a normalisation follows; lae_mnist, lae_svhn: in all convolutions")
     num_levels: int = _option(
         0, "conv: halvings of the image side; 0 = 3 from 64 pixels on, else 2", choices=(0, 2, 3))
     dense_size: int = _option(256, "resnet_fc: width", min=1)

@@ -135,9 +135,19 @@ class Maker:
             return [zoo_layers.Affine(name=self.name("norm"))]
         return [keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=self.name("norm"))]
 
-    def flatten(self) -> list[keras.Layer]:
+    def pool(self) -> keras.layers.MaxPooling2D:
+        """The maximum of every 2x2 pixels."""
+        return keras.layers.MaxPooling2D(2, name=self.name("pool"))
+
+    def upsample(self) -> keras.layers.UpSampling2D:
+        """Every pixel repeated 2x2 times."""
+        return keras.layers.UpSampling2D(2, name=self.name("upsample"))
+
+    def flatten(self, last: bool = False) -> list[keras.Layer]:
         """A flattening layer, or nothing where a datum is a vector."""
-        return [keras.layers.Flatten(name=self.name("flatten"))] if self.config.is_image else []
+        if not self.config.is_image:
+            return []
+        return [keras.layers.Flatten(dtype=_head_policy() if last else None, name=self.name("flatten"))]
 
     def unflatten(self) -> list[keras.Layer]:
         """A reshaping of the decoder's last dense layer to the shape of a datum, or nothing for vectors."""

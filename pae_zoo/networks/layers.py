@@ -13,19 +13,20 @@ _noise = threading.local()
 
 
 @contextlib.contextmanager
-def dropout_noise(seed: seeds.Seed) -> Iterator[None]:
+def dropout_noise(seed: seeds.Seed, always: bool = False) -> Iterator[None]:
     """Makes every `Dropout` called inside with training=True draw from `seed` and leave its count alone.
 
-    For results that must not depend on hidden state: `with dropout_noise(seed): net(x, training=True)`.
+    For results that must not depend on hidden state: `with dropout_noise(seed): net(x, training=True)`. With `always`
+    they drop whatever `training` is, so that nothing but dropout is as in training.
     Layers still draw differently from each other. Works while a tf.function is traced; the seed may be a
     tensor.
     """
-    former = getattr(_noise, "seed", None)
-    _noise.seed = seeds.as_seed(seed)
+    former = getattr(_noise, "seed", None), getattr(_noise, "always", False)
+    _noise.seed, _noise.always = seeds.as_seed(seed), always
     try:
         yield
     finally:
-        _noise.seed = former
+        _noise.seed, _noise.always = former
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
@@ -57,7 +58,7 @@ class Dropout(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
-        if not training or self.rate == 0:
+        if self.rate == 0 or not (training or getattr(_noise, "always", False)):
             return inputs
         explicit = getattr(_noise, "seed", None)
         if explicit is not None:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import some
 
 from pae_zoo import networks
 
@@ -14,10 +15,17 @@ SMALL = dict(
     hidden_units=(16, 8), num_filters=4, dense_size=16, num_layers=2, base_dim=4, num_scale=2, fc_dim=16)
 IMAGES = [(28, 28, 1), (32, 32, 3), (8, 8, 1), (9, 14, 2)]
 FLAT_KINDS = ("mlp", "vlae", "vae10", "fully_connected", "resnet_fc")
-IMAGE_KINDS = ("conv", "infogan", "resnet_conv")
-CASES = [(kind, shape) for kind in FLAT_KINDS + IMAGE_KINDS for shape in IMAGES]
+LAE_KINDS = (
+    "lae_mnist", "lae_fashion_mnist", "lae_cifar10", "lae_cifar10_baseline", "lae_svhn", "lae_svhn_baseline",
+    "lae_celeb_a",
+)  # fmt: skip
+IMAGE_KINDS = ("conv", "infogan", "resnet_conv", *LAE_KINDS)
+# The LAE's networks are of the same layers and have fixed widths, up to millions of weights: one stands for all here,
+# and test_lae_networks.py looks at each.
+TESTED = [kind for kind in networks.KINDS if kind not in LAE_KINDS[1:]]
+CASES = [(kind, shape) for kind in TESTED for shape in IMAGES[2 * (kind in LAE_KINDS) :]]
 CASES += [(kind, (7,)) for kind in FLAT_KINDS]
-kinds = pytest.mark.parametrize("kind", networks.KINDS)
+kinds = pytest.mark.parametrize("kind", some(TESTED, ["mlp", "conv", "lae_mnist"]))
 
 
 def build(kind, shape=(8, 8, 1), seed=0, output="linear", channels_factor=1, **options):
@@ -41,7 +49,8 @@ def test_every_kind_is_in_the_battery():
     assert set(networks.describe()) == set(networks.DEFAULT_OUTPUT) == set(networks.KINDS)
 
 
-@pytest.mark.parametrize("kind, shape", CASES)
+@pytest.mark.parametrize("kind, shape", some(
+    CASES, [*((kind, (9, 14, 2)) for kind in TESTED), ("mlp", (7,))]))
 def test_shapes_and_range(kind, shape):
     encoder, decoder = build(kind, shape, output="sigmoid_centred")
     assert networks.check_pair(encoder, decoder) == (shape, LATENT)
@@ -87,7 +96,7 @@ def test_gradient_reaches_every_weight(kind):
         assert gradient is not None and np.any(gradient), weight.path
 
 
-@kinds
+@pytest.mark.parametrize("kind", some(TESTED, ["mlp"]))
 def test_xla_equals_eager(kind):
     x = data((8, 8, 1))
     results = []
@@ -104,8 +113,9 @@ def test_xla_equals_eager(kind):
     assert np.any(results[0][0] != results[0][1])
 
 
-@pytest.mark.parametrize(
-    "kind, batch_norm", [(k, "affine") for k in networks.KINDS] + [(k, "batch") for k in IMAGE_KINDS])
+@pytest.mark.parametrize("kind, batch_norm", some(
+    [*((kind, "affine") for kind in TESTED), *((kind, "batch") for kind in ("infogan", "conv", "resnet_conv"))],
+    [("mlp", "affine"), ("conv", "batch")]))
 def test_saved_networks_return_whole(kind, batch_norm, tmp_path):
     for index, model in enumerate(build(kind, dropout_rate=0.3, batch_norm=batch_norm)):
         x = data(model.input_shape[1:])
@@ -200,7 +210,8 @@ def test_counts_of_conv(side, channels, levels):
         assert num_trainable(make("conv", (side, side, channels), 32, num_filters=f)) == expected
 
 
-def test_counts_of_resnet_conv():
+@pytest.mark.parametrize("side", some([28, 32], [28]))
+def test_counts_of_resnet_conv(side):
     def block(i, o, depth=2):
         return sum(2 * c + conv(3, c, o) for c in (i, *[o] * (depth - 1))) + conv(3, i, o)
 
@@ -211,9 +222,8 @@ def test_counts_of_resnet_conv():
     decoder = dense(32, 2 * 2 * 64) + conv(3, 4, 1)
     decoder += sum(conv(3, i, o) + block(o, o) for i, o in zip(ups, ups[1:]))
     for make, expected in ((networks.build_encoder, encoder), (networks.build_decoder, decoder)):
-        for side in (28, 32):
-            model = make("resnet_conv", (side, side, 1), 32, base_dim=4, num_scale=3, fc_dim=20)
-            assert num_trainable(model) == expected
+        model = make("resnet_conv", (side, side, 1), 32, base_dim=4, num_scale=3, fc_dim=20)
+        assert num_trainable(model) == expected
 
 
 def test_vlae_initial_weights():
@@ -241,7 +251,7 @@ def test_infogan_initial_weights():
 def test_upstream_outputs():
     assert networks.DEFAULT_OUTPUT == {
         "mlp": "linear", "vlae": "linear", "vae10": "sigmoid", "fully_connected": "linear", "conv": "linear",
-        "infogan": "sigmoid", "resnet_fc": "linear", "resnet_conv": "sigmoid",
+        "infogan": "sigmoid", "resnet_fc": "linear", "resnet_conv": "sigmoid", **dict.fromkeys(LAE_KINDS, "linear"),
     }
 
 
@@ -296,6 +306,7 @@ def test_bad_outputs_are_told():
         networks.build_decoder("mlp", (8,), 2, channels_factor=3)
 
 
+@pytest.mark.full
 def test_the_documented_counts():
     documented = {}
     for line in (pathlib.Path(__file__).parents[2] / "docs" / "networks.md").read_text().splitlines():

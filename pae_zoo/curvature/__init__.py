@@ -1,0 +1,23 @@
+"""Curvature of a network's likelihood in its weights: Gauss-Newton matrices, their approximations, and posteriors."""
+
+from pae_zoo.curvature import rules_elementwise, rules_linear, rules_shape  # noqa: F401
+from pae_zoo.curvature.callback import LaplaceCallback
+from pae_zoo.curvature.gauss_newton import METHODS, STRUCTURES, ggn, ggn_fn
+from pae_zoo.curvature.graph import Graph, flatten, read
+from pae_zoo.curvature.hessians import OutputHessian
+from pae_zoo.curvature.linearised import predict
+from pae_zoo.curvature.posterior import (
+    BlockPosterior,
+    DiagPosterior,
+    KronPosterior,
+    LastLayerPosterior,
+    LowRankPosterior,
+    WeightPosterior,
+)
+from pae_zoo.curvature.rules import Rule, register_rule
+
+__all__ = [
+    "METHODS", "STRUCTURES", "BlockPosterior", "DiagPosterior", "Graph", "KronPosterior", "LaplaceCallback",
+    "LastLayerPosterior", "LowRankPosterior", "OutputHessian", "Rule", "WeightPosterior", "flatten", "ggn", "ggn_fn",
+    "predict", "read", "register_rule",
+]  # fmt: skip

@@ -1,0 +1,199 @@
+"""A Keras callback that keeps the curvature of any network while `fit` trains it, and makes a posterior of it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pae_zoo import seeds
+from pae_zoo.curvature import gauss_newton, posterior, record
+from pae_zoo.curvature.graph import ALL, Graph, read
+from pae_zoo.errors import UserError
+
+EMA, ACCUMULATE = "ema", "accumulate"
+# Keras' losses: the likelihood that each is the negative log of, and the activation that it expects unless told
+# from_logits.
+_LOSSES = {
+    "mean_squared_error": ("gaussian", None),
+    "binary_crossentropy": ("bernoulli", keras.activations.sigmoid),
+    "categorical_crossentropy": ("categorical", keras.activations.softmax),
+    "sparse_categorical_crossentropy": ("categorical", keras.activations.softmax),
+}
+
+
+class LaplaceCallback(keras.callbacks.Callback):
+    """Keeps an estimate h of the GGN of the whole data while `fit` trains, and makes a weight posterior of it.
+
+        laplace = curvature.LaplaceCallback(x, y)
+        model.fit(x, y, callbacks=[laplace])
+        q = laplace.posterior()
+
+    After every `every`-th batch the curvature g of `subset` data, drawn anew and scaled up to all N, moves it:
+
+        ema         h <- m h + (1 - m) g, divided by 1 - m^t when it is used
+        accumulate  h <- m h + g, as the online Laplacian autoencoder does (Miani et al., arXiv 2206.15078)
+
+    What Keras minimises must be the negative log of a likelihood: mean squared error (Gaussian, sigma = 1 in h), binary
+    or categorical cross-entropy, of logits or behind a sigmoid or softmax at the end; of another loss name the
+    likelihood. The logs of an epoch get `curvature_sum`, the sum of the diagonal of h where it has one, and
+    `curvature_s`, the seconds it took. A step of it is compiled once.
+
+    Args:
+      x: data (n, *event), an array.
+      y: targets, an array; None: x, as autoencoders have it.
+      likelihood: None: that of the model's loss; else as in `ggn`.
+      structure, method, layers, options: as in `ggn`.
+      every: batches from one refresh to the next.
+      subset: data of a refresh.
+      update, memory_factor: "ema" or "accumulate", and m.
+      final: whether one pass over all of x, at the weights that training ends with, replaces h.
+      path: .npz file of h, written after each epoch, whole or not at all.
+      seed: pair of integers.
+
+    Raises UserError, when training begins, where data, loss, layers and likelihood do not fit together.
+    """
+
+    def __init__(self, x: Any, y: Any = None, *, likelihood: Any = None, structure: str = "diag", method: str = "mc",
+                 layers: Union[str, Sequence[str]] = ALL, every: int = 1, subset: int = 32, update: str = EMA,
+                 memory_factor: float = 0.99, final: bool = False, path: Optional[Union[str, Path]] = None,
+                 seed: seeds.Seed = (0, 0), **options: Any):
+        super().__init__()
+        if update not in (EMA, ACCUMULATE):
+            raise UserError(f"update={update!r} is unknown; allowed: {EMA}, {ACCUMULATE}.")
+        if not (0 <= memory_factor < 1 and every >= 1 and subset >= 1):
+            raise UserError("memory_factor lies in [0, 1), every and subset are at least 1; received "
+                            f"{memory_factor}, {every} and {subset}.")
+        self.x, self.y = np.asarray(x), np.asarray(x if y is None else y)
+        if len(self.x) != len(self.y) or not len(self.x):
+            raise UserError(f"x and y need equally many data, at least one; received {len(self.x)} and {len(self.y)}.")
+        self.options = {**options, "structure": structure, "method": method, "layers": layers}
+        self.likelihood, self.every, self.subset = likelihood, int(every), min(int(subset), len(self.x))
+        self.update, self.memory_factor = update, float(memory_factor)
+        self.final, self.path, self.seed = bool(final), path, seeds.as_seed(seed)
+        self.graph: Optional[Graph] = None
+        #: the estimate h as `ggn` gives it, refreshes so far and seconds they took
+        self.curvature, self.refreshes, self.seconds = None, 0, 0.0
+
+    # ---- while Keras trains ------------------------------------------------------------------------
+
+    def on_train_begin(self, logs=None):
+        self.graph, likelihood = _network(self.model, self.likelihood)
+        self.options["likelihood"] = likelihood
+        gauss_newton.Options(**self.options)
+        self._batches = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._batches += 1
+        if self._batches % self.every == 0:
+            self.refresh()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None and self.refreshes:
+            if self.options["structure"] == "diag":
+                logs["curvature_sum"] = float(tf.reduce_sum(self.estimate()))
+            logs["curvature_s"] = self.seconds
+        if self.path is not None and self.refreshes:
+            self.posterior(optimise=False).save(self.path)
+
+    def on_train_end(self, logs=None):
+        if self.final:
+            self.fit_all()
+
+    def refresh(self) -> None:
+        """Moves h by the curvature of `subset` data drawn anew, at the weights as they are."""
+        start = time.monotonic()
+        seed = seeds.fold_in(self.seed, self.refreshes)
+        rows = np.random.default_rng([*np.abs(self.seed.numpy()), self.refreshes]).integers(0, len(self.x), self.subset)
+        found = self._ggn(self.x[rows], seed)
+        gain = (1.0 - self.memory_factor if self.update == EMA else 1.0) * len(self.x) / self.subset
+        old = self.curvature
+        self.curvature = (posterior.add(found, found, gain, 0.0) if old is None else
+                          posterior.add(old, found, self.memory_factor, gain))
+        self.refreshes += 1
+        self.seconds += time.monotonic() - start
+
+    def fit_all(self, batch_size: int = 256) -> None:
+        """Replaces h by the curvature of all data at the weights as they are, batch by batch."""
+        total = None
+        for number, start in enumerate(range(0, len(self.x), batch_size)):
+            found = self._ggn(self.x[start : start + batch_size], seeds.fold_in(self.seed, -1 - number))
+            total = found if total is None else posterior.add(total, found)
+        self.curvature, self.update, self.refreshes = total, ACCUMULATE, max(self.refreshes, 1)
+
+    def _ggn(self, x: np.ndarray, seed):
+        # Sketches add up only where they are of one seed.
+        seed = self.seed if self.options["structure"] == "low_rank" else seed
+        return gauss_newton.ggn(self.graph, x, seed=seed, **self.options)
+
+    # ---- afterwards --------------------------------------------------------------------------------
+
+    def estimate(self) -> Any:
+        """Returns h for the whole data, as `ggn` gives it; raises UserError before the first refresh."""
+        if self.curvature is None:
+            raise UserError(f"There was no refresh yet: it comes after every {self.every} batches. Train longer, lower "
+                            "`every`, or call fit_all().")
+        if self.update == ACCUMULATE:
+            return self.curvature
+        weight = 1.0 / (1.0 - self.memory_factor**self.refreshes)
+        return posterior.add(self.curvature, self.curvature, weight, 0.0)
+
+    def posterior(self, optimise: bool = True, batch_size: int = 256, **scales: Any) -> posterior.WeightPosterior:
+        """Returns q(theta) around the weights as they are, with the estimate as its curvature.
+
+        With `optimise`, prior precision and, for a Gaussian, sigma^2 maximise the evidence on (x, y); else they are 1,
+        or `scales` (prior_precision, noise_variance, kappa).
+        """
+        found = posterior.build(self.options["structure"], self.graph, self.estimate(), self.options["layers"])
+        if scales:
+            found.assign_scales(**scales)
+        if optimise:
+            found.optimise(**self._evidence(batch_size), learn_noise=self.options["likelihood"] == "gaussian")
+        return found
+
+    def _evidence(self, batch_size: int) -> dict[str, float]:
+        """Returns how well the network explains (x, y), as `WeightPosterior.optimise` takes it."""
+        outputs = np.concatenate([
+            record.forward(self.graph, self.graph.cast(self.x[i : i + batch_size])).output.numpy().astype(np.float64)
+            for i in range(0, len(self.x), batch_size)
+        ])
+        kind = self.options["likelihood"]
+        y = np.asarray(self.y, np.float64)
+        if kind == "gaussian":
+            return {"sse": float(np.square(outputs - y.reshape(outputs.shape)).sum()), "num_values": outputs.size}
+        if kind == "bernoulli":
+            y = y.reshape(outputs.shape)
+            return {"log_likelihood": float((y * outputs - np.logaddexp(0.0, outputs)).sum())}
+        if kind == "categorical":
+            normalised = outputs - np.logaddexp.reduce(outputs, axis=-1, keepdims=True)
+            if y.size * outputs.shape[-1] == outputs.size:  # class numbers
+                y = np.eye(outputs.shape[-1])[y.astype(int).reshape(outputs.shape[:-1])]
+            return {"log_likelihood": float((y * normalised).sum())}
+        raise UserError("The evidence is known for the likelihoods gaussian, bernoulli and categorical; received a "
+                        f"{type(kind).__name__}. Take optimise=False and call optimise on the posterior yourself.")
+
+
+def _network(model: keras.Model, likelihood: Any) -> tuple[Graph, Any]:
+    """Returns the graph whose output the likelihood is of, and the likelihood, from a compiled model's loss."""
+    graph = read(model)
+    if likelihood is not None:
+        return graph, likelihood
+    loss = model.loss
+    name = keras.losses.get(loss) if isinstance(loss, str) else loss
+    name = getattr(name, "name", None) or getattr(name, "__name__", "")
+    if name not in _LOSSES:
+        raise UserError(f"The loss {name or loss!r} is no likelihood that is known here; allowed: "
+                        f"{', '.join(_LOSSES)}. Give LaplaceCallback the likelihood by name.")
+    kind, activation = _LOSSES[name]
+    from_logits = getattr(loss, "from_logits", None)
+    if from_logits is None:
+        from_logits = bool(getattr(loss, "_fn_kwargs", {}).get("from_logits", False))
+    if activation is None or from_logits:
+        return graph, kind
+    if not graph.ends_in(activation):
+        raise UserError(f"The loss {name} is of probabilities, and the last layer of {model.name!r} has no "
+                        f"{activation.__name__}. Let the network end in one, or give logits and from_logits=True.")
+    return graph.without_last(), kind

@@ -1,0 +1,164 @@
+"""Which weights a posterior is over: the layers of a network in words and numbers, without the network."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any, Iterable, Optional, Sequence, Union
+
+import keras
+import tensorflow as tf
+
+from pae_zoo.curvature import graph as graphs
+from pae_zoo.curvature import matrix_form
+from pae_zoo.errors import UserError
+
+Source = Union["Layout", graphs.Graph, keras.Model, Sequence]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The weights of one layer.
+
+    Args:
+      name: of the layer, for messages.
+      shapes: of its variables.
+      form: how they make a matrix, see `matrix_form`.
+      chosen: whether the posterior is over them; other weights stay at the mean.
+    """
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    form: str = matrix_form.NONE
+    chosen: bool = True
+
+    @property
+    def size(self) -> int:
+        """How many numbers the variables hold."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The layers with weights, in the order of the flat vector of all weights.
+
+    Args:
+      parts: of each layer.
+      signature: hash of the architecture; empty: not known.
+    """
+
+    parts: tuple[Part, ...]
+    signature: str = ""
+
+    @classmethod
+    def of(cls, source: Source, layers: Union[str, Sequence[str]] = graphs.ALL) -> "Layout":
+        """Returns the layout of a Graph, a model, a sequence of models, of numbers of weights, or of itself.
+
+        `layers` are those the posterior is over, see `Graph.select`.
+        """
+        if isinstance(source, Layout):
+            return source
+        if isinstance(source, dict):
+            return cls(tuple(Part(**{**part, "shapes": tuple(map(tuple, part["shapes"]))}) for part in source["parts"]),
+                       source["signature"])
+        if isinstance(source, (list, tuple)) and source and all(isinstance(size, int) for size in source):
+            return cls(tuple(Part(f"block {index}", ((size,),)) for index, size in enumerate(source)))
+        graph = source if isinstance(source, graphs.Graph) else graphs.read(source)
+        chosen = graph.select(layers)
+        parts = tuple(
+            Part(block.name, tuple(tuple(variable.shape) for variable in block.variables),
+                 matrix_form.form_of(graph.step_of(block).layer), block in chosen)
+            for block in graph.blocks
+        )
+        return cls(parts, signature(graph))
+
+    def config(self) -> dict[str, Any]:
+        """Returns what `of` makes the layout of again, in terms of JSON."""
+        return {"parts": [dataclasses.asdict(part) for part in self.parts], "signature": self.signature}
+
+    @property
+    def size(self) -> int:
+        """The number P of all weights."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def chosen(self) -> list[Part]:
+        """The layers that the posterior is over."""
+        return [part for part in self.parts if part.chosen]
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many weights each chosen layer has."""
+        return [part.size for part in self.chosen]
+
+    @property
+    def num_chosen(self) -> int:
+        """How many weights all chosen layers have."""
+        return sum(self.sizes)
+
+    def pick(self, flat: tf.Tensor) -> list[tf.Tensor]:
+        """Returns of vectors of all weights (..., P) the pieces (..., P_l) of the chosen layers."""
+        pieces = tf.split(flat, [part.size for part in self.parts], axis=-1)
+        return [piece for piece, part in zip(pieces, self.parts) if part.chosen]
+
+    def fill(self, pieces: Iterable[tf.Tensor], others: Optional[tf.Tensor] = None) -> tf.Tensor:
+        """Returns vectors (n, P) of the pieces (n, P_l) of the chosen layers; elsewhere `others` (P,), or 0."""
+        pieces = iter(pieces)
+        parts, start, rows = [], 0, None
+        for part in self.parts:
+            if part.chosen:
+                parts.append(next(pieces))
+                rows = tf.shape(parts[-1])[0]
+            else:
+                parts.append(None if others is None else others[start : start + part.size])
+            start += part.size
+        like = next(part for part, which in zip(parts, self.parts) if which.chosen)
+        for index, part in enumerate(self.parts):
+            if not part.chosen:
+                value = tf.zeros((part.size,), like.dtype) if parts[index] is None else parts[index]
+                parts[index] = tf.broadcast_to(value, (rows, part.size))
+        return tf.concat(parts, axis=-1)
+
+    def unflatten(self, flat: tf.Tensor) -> list[tf.Tensor]:
+        """Returns one vector of all weights (P,) as a tensor for each variable of the network, in order."""
+        shapes = [shape for part in self.parts for shape in part.shapes]
+        pieces = tf.split(flat, [math.prod(shape) for shape in shapes])
+        return [tf.reshape(piece, shape) for piece, shape in zip(pieces, shapes)]
+
+    def check(self, source: Source) -> None:
+        """Raises UserError where a network is not of the architecture that the layout was read from."""
+        other = Layout.of(source)
+        if not self.signature or other.signature == self.signature:
+            return
+        shapes, found = ([shape for part in one.parts for shape in part.shapes] for one in (self, other))
+        reason = "the classes or activations of its layers differ"
+        if shapes != found:
+            reason = f"its weights are {_short(found)}, those of the posterior {_short(shapes)}"
+        raise UserError(f"The posterior belongs to another architecture than this network: {reason}. Load it with the "
+                        "network that it was made for.")
+
+
+def signature(graph: graphs.Graph) -> str:
+    """Returns a hash of the classes, activations and weight shapes of the layers, in order.
+
+    Names are left out, so that a renamed copy of a network has the same one.
+    """
+    return hashlib.sha256(json.dumps(_words(graph.chain)).encode()).hexdigest()
+
+
+def _words(chain: graphs.Chain) -> list:
+    words: list = []
+    for step in chain.steps:
+        if isinstance(step, graphs.Parallel):
+            words.append([type(step.merge).__name__, *(_words(branch) for branch in step.branches)])
+        elif step.activation is not None:
+            words.append(getattr(step.activation, "__name__", type(step.activation).__name__))
+        else:
+            inner = getattr(step.layer, "layer", None)
+            names = [type(step.layer).__name__, *([type(inner).__name__] if isinstance(inner, keras.Layer) else [])]
+            words.append([*names, *(list(variable.shape) for variable in step.variables)])
+    return words
+
+
+def _short(shapes: list) -> str:
+    return ", ".join(str(shape) for shape in shapes[:4]) + (f" ... ({len(shapes)} in all)" if len(shapes) > 4 else "")

@@ -1,0 +1,222 @@
+"""Prediction in one pass: the network as a linear function of its weights around their mean.
+
+With J_n the derivative of the output at x_n by the weights and Lambda^-1 the posterior's covariance, the output is
+normal with covariance J_n Lambda^-1 J_n^T. Immer, Korzepa & Bauer, Improving predictions of Bayesian neural nets via
+local linearization, AISTATS 2021. All functions are pure and may be called in a compiled one.
+"""
+
+import math
+from typing import Any, Sequence, Union
+
+import keras
+import tensorflow as tf
+
+from pae_zoo.curvature import hessians, matrix_form, pieces, record, sweeps
+from pae_zoo.curvature import variance_propagation as propagation
+from pae_zoo.curvature.graph import Block, Graph, Step, read
+from pae_zoo.curvature.posterior_base import WeightPosterior
+from pae_zoo.errors import UserError
+
+Model = Union[keras.Model, Sequence[keras.Model], Graph]
+EXACT, DIAGONAL = "exact", "diagonal"
+# Gradients of one piece of data and rows take no more than this, so that most fits the cache and all the memory.
+PIECE_BYTES = 128 * 2**20
+
+
+def covariance(posterior: WeightPosterior, model: Model, x: tf.Tensor, memory: float = 2048,
+               fallback: bool = False) -> tf.Tensor:
+    """Returns J Lambda^-1 J^T (B, d, d) of outputs of d values, exactly, by d backward passes: for latents.
+
+    Args:
+      posterior: over the weights of the network, or of a longer one.
+      model: the network, at its weights as they are now; of (encoder, decoder) the encoder alone gives the latents.
+      x: (B, *event).
+      memory: allowed, in MiB.
+      fallback: whether layers without a rule are differentiated automatically.
+
+    Raises UserError for a model that is not the beginning of the posterior's, and above `memory`.
+    """
+    sums = _Sums(posterior, model, fallback)
+    width = math.prod(sums.output_shape(x))
+    piece = sums.data_at_once(x, width, memory)
+    return _in_pieces(x, piece, lambda part: sums.covariance(part, width))
+
+
+def variance(posterior: WeightPosterior, model: Model, x: tf.Tensor, memory: float = 2048,
+             fallback: bool = False) -> tf.Tensor:
+    """Returns the diagonal of J Lambda^-1 J^T in the output's shape (B, *event), exactly, by as many backward passes.
+
+    Arguments and errors are those of `covariance`; some rows of J are in memory at a time.
+    """
+    sums = _Sums(posterior, model, fallback)
+    shape = sums.output_shape(x)
+    piece = sums.data_at_once(x, 1, memory)
+    rows = sums.rows_at_once(x, piece, math.prod(shape), memory)
+    return _in_pieces(x, piece, lambda part: sums.variance(part, shape, rows))
+
+
+def predict(posterior: WeightPosterior, models: Sequence[keras.Model], x: tf.Tensor, output: str = DIAGONAL,
+            noise: bool = False, **options: Any) -> dict[str, tf.Tensor]:
+    """Returns the moments of an autoencoder's latents and outputs in one pass.
+
+    Args:
+      posterior: over the weights of both models.
+      models: (encoder, decoder).
+      x: (B, *event), what the encoder is given.
+      output: "exact" for `variance`, or "diagonal" for `variance_propagation.variance`, which is one forward pass.
+      noise: whether the noise variance is added to that of the outputs.
+      options: memory and fallback of `covariance`.
+
+    Returns "latent_mean" (B, d), "latent_covariance" (B, d, d), "mean" and "variance" (B, *event).
+    """
+    if output not in (EXACT, DIAGONAL):
+        raise UserError(f"output={output!r} is unknown; allowed: {EXACT}, {DIAGONAL}.")
+    encoder = models[0]
+    latent = encoder(x, training=False)
+    mean = latent
+    for model in models[1:]:
+        mean = model(mean, training=False)
+    spread = (variance(posterior, models, x, **options) if output == EXACT else
+              propagation.variance(posterior, models, x))
+    if noise:
+        spread += tf.cast(tf.convert_to_tensor(posterior.noise_variance), spread.dtype)
+    return {"latent_mean": latent, "latent_covariance": covariance(posterior, encoder, x, **options), "mean": mean,
+            "variance": spread}
+
+
+def beginning(posterior: WeightPosterior, model: Model) -> Graph:
+    """Returns the graph of a model whose layers are the first ones of the posterior's network; raises UserError."""
+    graph = model if isinstance(model, Graph) else read(model)
+    shapes = [[tuple(variable.shape) for variable in block.variables] for block in graph.blocks]
+    if [list(part.shapes) for part in posterior.layout.parts[: len(shapes)]] != shapes:
+        raise UserError(f"The weights of {graph.models[-1].name!r} are not the first ones of the network that the "
+                        "posterior is over; pass that network, or the models at its beginning.")
+    return graph
+
+
+class _Sums:
+    """Products of rows of J with the covariance, layer by layer, so that rows over all weights are rarely made."""
+
+    def __init__(self, posterior: WeightPosterior, model: Model, fallback: bool):
+        self.posterior, self.fallback = posterior, fallback
+        self.graph = beginning(posterior, model)
+        self.prepared = posterior.prepare()
+        chosen = [index for index, part in enumerate(posterior.layout.parts) if part.chosen]
+        # Number among the chosen layers -> the block.
+        self.blocks: dict[int, Block] = {
+            number: self.graph.blocks[index] for number, index in enumerate(chosen) if index < len(self.graph.blocks)}
+        self.steps: dict[Step, int] = {self.graph.step_of(block): number for number, block in self.blocks.items()}
+
+    def output_shape(self, x: tf.Tensor) -> tuple[int, ...]:
+        """Returns the shape of one datum's output."""
+        shape = x.shape
+        for model in self.graph.models:
+            shape = model.compute_output_shape(shape)
+        return tuple(shape[1:])
+
+    def data_at_once(self, x: tf.Tensor, num_rows: int, memory: float) -> int:
+        """Returns how many data are worked on together; raises UserError where one is too many."""
+        needed = self._bytes(x) * num_rows
+        if needed > memory * 2**20:
+            raise UserError(f"{num_rows} rows of derivatives of one datum take {needed / 2**20:,.0f} MiB; memory="
+                            f"{memory:g} MiB are allowed. Take output='diagonal' or samples, or fewer layers.")
+        return max(1, int(min(memory * 2**20 / 4, PIECE_BYTES) // needed))
+
+    def rows_at_once(self, x: tf.Tensor, num_data: int, num_rows: int, memory: float) -> int:
+        """Returns how many rows of so many data are worked on together."""
+        batch = min(num_data, x.shape[0] or num_data)
+        return max(1, min(num_rows, int(min(memory * 2**20 / 4, PIECE_BYTES) // (self._bytes(x) * batch))))
+
+    def covariance(self, x: tf.Tensor, width: int) -> tf.Tensor:
+        """Returns the covariance of the outputs of some data, (B, width, width)."""
+        run = record.forward(self.graph, x, self.fallback)
+        rows = hessians.Gaussian().root_rows(run.output, tf.constant(0), width)
+        return self._total(
+            run, rows,
+            lambda moments, delta: tf.einsum("bj,kbj,lbj->bkl", moments, delta, delta),
+            lambda white: tf.einsum("kbp,lbp->bkl", white, white))
+
+    def variance(self, x: tf.Tensor, shape: tuple[int, ...], rows_at_once: int) -> tf.Tensor:
+        """Returns the variances of the outputs of some data, (B, *shape)."""
+        run = record.forward(self.graph, x, self.fallback)
+        width = math.prod(shape)
+
+        def some(index):
+            rows = hessians.Gaussian().root_rows(run.output, index * rows_at_once, rows_at_once)
+            return self._total(
+                run, rows,
+                lambda moments, delta: tf.einsum("bj,rbj->rb", moments, delta**2),
+                lambda white: tf.reduce_sum(white**2, axis=-1))
+
+        found = tf.map_fn(some, tf.range(-(-width // rows_at_once)), fn_output_signature=x.dtype, parallel_iterations=1)
+        found = tf.reshape(found, (-1, pieces.size(x, 0)))[:width]
+        return tf.reshape(tf.transpose(found), (-1, *shape))
+
+    def _total(self, run: record.Record, rows: tf.Tensor, of_moments, of_white) -> tf.Tensor:
+        total: list[tf.Tensor] = []
+        gradients: dict[int, tf.Tensor] = {}
+
+        def visit(step, delta):
+            number, a = self.steps[step], run.inputs[step]
+            moments = self._moments(step, a)
+            if moments is not None:
+                variances, right = moments
+                total.append(of_moments(variances, delta if right is None else tf.tensordot(delta, right, 1)))
+                return
+            found = run.rule(step).rows(step.layer, a, delta)
+            if self.posterior.is_separate:
+                white = self.posterior.whiten_part(number, _flat(found), self.prepared)
+                total.append(of_white(tf.reshape(white, tf.shape(found))))
+            else:
+                gradients[number] = found
+
+        run.backward(rows, list(self.steps), visit)
+        if gradients:
+            total.append(of_white(self._white(gradients)))
+        # None of the model's layers may be uncertain.
+        return tf.add_n(total or [of_white(tf.zeros_like(tf.reshape(rows, (*tf.unstack(tf.shape(rows)[:2]), -1))))])
+
+    def _moments(self, step: Step, a: tf.Tensor):
+        """Returns what the posterior knows of gradients that are one outer product, or None."""
+        if type(step.layer) is not keras.layers.Dense or a.shape.rank != 2:
+            return None
+        if matrix_form.form_of(step.layer) == matrix_form.NONE:
+            return None
+        return self.posterior.moments(self.steps[step], matrix_form.inputs(step.layer, a)[:, 0], self.prepared)
+
+    def _white(self, gradients: dict[int, tf.Tensor]) -> tf.Tensor:
+        some = next(iter(gradients.values()))
+        leading = tf.shape(some)[:2]
+        rows = [
+            gradients[number] if number in gradients else tf.zeros((*tf.unstack(leading), size), some.dtype)
+            for number, size in enumerate(self.posterior.layout.sizes)
+        ]
+        rows = tf.concat(rows, axis=-1)
+        return tf.reshape(self.posterior.whiten(_flat(rows), self.prepared), tf.shape(rows))
+
+    def _bytes(self, x: tf.Tensor) -> int:
+        """Returns about the bytes that one row of one datum takes."""
+        sizes = [block.size for block in self.blocks.values()]
+        largest = sum(self.posterior.layout.sizes) if not self.posterior.is_separate else 0
+        for step, number in self.steps.items():
+            # Products of single vectors are not written out.
+            if type(step.layer) is not keras.layers.Dense or not self.posterior.has_moments:
+                largest = max(largest, self.blocks[number].size)
+        width = max([1, *(math.prod(block.variables[-1].shape) for block in self.blocks.values())])
+        return x.dtype.size * (2 * largest + sweeps.COPIES * min(width, max(sizes, default=1)))
+
+
+def _flat(rows: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(rows, (-1, rows.shape[-1]))
+
+
+def _in_pieces(x: tf.Tensor, piece: int, function) -> tf.Tensor:
+    """Returns function(x) of data x, some at a time."""
+    number = pieces.size(x, 0)
+    if isinstance(number, int) and number <= piece:
+        return function(x)
+    padded = pieces.pad(x, 0, piece)
+    found = tf.map_fn(lambda index: function(pieces.cut(padded, 0, index, piece)), tf.range(-(-number // piece)),
+                      fn_output_signature=x.dtype, parallel_iterations=1)
+    return tf.reshape(found, (-1, *found.shape[2:]))[:number]
+

@@ -1,0 +1,69 @@
+"""Gaussian posteriors over the weights of a network: their structures by name, sums of their curvatures."""
+
+from typing import Any, Sequence, Union
+
+import tensorflow as tf
+
+from pae_zoo.curvature.graph import ALL
+from pae_zoo.curvature.last_layer import FULL, OUTPUTS, SHARED, LastLayer
+from pae_zoo.curvature.layout import Layout, Source
+from pae_zoo.curvature.low_rank import Sketch
+from pae_zoo.curvature.posterior_base import WeightPosterior
+from pae_zoo.curvature.posterior_dense import BlockPosterior, DiagPosterior, LastLayerPosterior
+from pae_zoo.curvature.posterior_kron import KronPosterior
+from pae_zoo.curvature.posterior_low_rank import LowRankPosterior
+from pae_zoo.errors import UserError, suggestion
+
+__all__ = ["BlockPosterior", "DiagPosterior", "KronPosterior", "LastLayerPosterior", "LowRankPosterior",
+           "STRUCTURES", "WeightPosterior", "add", "build", "load"]
+
+STRUCTURES: dict[str, type[WeightPosterior]] = {
+    cls.structure: cls for cls in (DiagPosterior, BlockPosterior, KronPosterior, LowRankPosterior, LastLayerPosterior)}
+
+load = WeightPosterior.load
+
+
+def build(structure: str, layout: Source, curvature: Any = None, layers: Union[str, Sequence[str]] = ALL,
+          **options: Any) -> WeightPosterior:
+    """Returns the posterior of a structure around the weights that a network has now.
+
+    Args:
+      structure: "diag", "block", "kron", "low_rank" or "last_layer".
+      layout: the network, as for `WeightPosterior`.
+      curvature: the result of `ggn` with that structure, summed over the data; None: 0, so that the prior is left.
+      layers: which layers the posterior is over.
+      options: dtype, and of the class.
+
+    Raises UserError for another structure, and a curvature that does not fit.
+    """
+    if structure not in STRUCTURES:
+        raise UserError(f"structure={structure!r} is unknown; allowed: {', '.join(STRUCTURES)}"
+                        f"{suggestion(structure, list(STRUCTURES))}.")
+    if isinstance(curvature, Sketch):
+        options.setdefault("rank", curvature.image.shape[1])
+    if isinstance(curvature, LastLayer):
+        options.setdefault("form", _form(curvature, Layout.of(layout, "last")))
+    if structure != LastLayerPosterior.structure:
+        options["layers"] = layers
+    posterior = STRUCTURES[structure](layout, **options)
+    if curvature is not None:
+        posterior.assign_curvature(curvature)
+    return posterior
+
+
+def add(one: Any, other: Any, weight: float = 1.0, other_weight: float = 1.0) -> Any:
+    """Returns weight * one + other_weight * other for results of `ggn` of one structure, as over two batches.
+
+    Raises UserError for sketches of different seeds.
+    """
+    if isinstance(one, Sketch):
+        if tf.executing_eagerly() and not bool(tf.reduce_all(one.seed == other.seed)):
+            raise UserError("Sketches add up if they have the same seed; received "
+                            f"{one.seed.numpy().tolist()} and {other.seed.numpy().tolist()}.")
+        return Sketch(weight * one.image + other_weight * other.image, one.seed)
+    return tf.nest.map_structure(lambda a, b: weight * a + other_weight * b, one, other)
+
+
+def _form(curvature: LastLayer, layout: Layout) -> str:
+    count, size, _ = curvature.matrices.shape
+    return FULL if size == layout.chosen[0].size else OUTPUTS if count > 1 else SHARED

@@ -1,0 +1,115 @@
+"""The callback on networks of the user's own: what it keeps, what it makes of losses, what it refuses."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pae_zoo import curvature
+from pae_zoo.errors import UserError
+
+
+def data(num=40, seed=0):
+    return np.random.default_rng(seed).normal(size=(num, 5)).astype(np.float32)
+
+
+def network(units=3, activation=None):
+    keras.utils.set_random_seed(1)
+    return keras.Sequential([
+        keras.Input((5,)), keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(units, activation=activation)])
+
+
+def fit(model, x, y, callback, epochs=2):
+    return model.fit(x, y, epochs=epochs, batch_size=10, verbose=0, callbacks=[callback])
+
+
+def test_it_follows_training_of_any_network_and_gives_a_posterior():
+    x = data()
+    model = network(5)
+    model.compile("adam", "mse")
+    laplace = curvature.LaplaceCallback(x, method="exact", subset=10)
+    history = fit(model, x, x, laplace)
+    assert laplace.refreshes == 8
+    assert history.history["curvature_sum"][-1] > 0 and history.history["curvature_s"][-1] > 0
+    posterior = laplace.posterior()
+    assert isinstance(posterior, curvature.DiagPosterior)
+    assert posterior.sample(3, (0, 1)).shape == (3, model.count_params())
+    assert float(posterior.noise_variance) != 1.0
+
+
+def test_final_pass_is_the_curvature_of_all_data_at_the_last_weights():
+    x = data()
+    model = network(5)
+    model.compile("adam", "mse", jit_compile=False)
+    laplace = curvature.LaplaceCallback(x, method="exact", every=100, final=True)
+    fit(model, x, x, laplace, epochs=1)
+    np.testing.assert_allclose(laplace.estimate(), curvature.ggn(model, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("update", ["ema", "accumulate"])
+def test_estimates_of_a_network_that_does_not_move(update):
+    x = data(20)
+    model = network(5)
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    laplace = curvature.LaplaceCallback(x, method="exact", subset=20, update=update, memory_factor=0.5, seed=(3, 4))
+    rows = []
+    refresh = laplace._ggn
+    laplace._ggn = lambda batch, seed: rows.append(batch) or refresh(batch, seed)
+    fit(model, x, x, laplace, epochs=1)
+    parts = [curvature.ggn(model, batch).numpy() for batch in rows]
+    weights = {"ema": np.array([0.25, 0.5]) / 0.75, "accumulate": np.array([0.5, 1.0])}[update]
+    np.testing.assert_allclose(laplace.estimate(), weights[0] * parts[0] + weights[1] * parts[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss, units, activation, targets, likelihood", [
+    ("binary_crossentropy", 2, "sigmoid", lambda: np.tile([[0.0, 1.0]], (40, 1)), "bernoulli"),
+    (keras.losses.BinaryCrossentropy(from_logits=True), 2, None, lambda: np.tile([[0.0, 1.0]], (40, 1)), "bernoulli"),
+    ("categorical_crossentropy", 3, "softmax", lambda: np.eye(3)[np.arange(40) % 3], "categorical"),
+    (keras.losses.SparseCategoricalCrossentropy(from_logits=True), 3, None, lambda: np.arange(40) % 3, "categorical"),
+])
+def test_the_loss_tells_the_likelihood(loss, units, activation, targets, likelihood):
+    x, y = data(), targets()
+    model = network(units, activation)
+    model.compile("adam", loss, jit_compile=False)
+    laplace = curvature.LaplaceCallback(x, y, method="exact", final=True)
+    fit(model, x, y, laplace, epochs=1)
+    logits = network(units)
+    logits.set_weights(model.get_weights())
+    np.testing.assert_allclose(
+        laplace.estimate(), curvature.ggn(logits, x, likelihood=likelihood), rtol=1e-3, atol=1e-5)
+    posterior = laplace.posterior()
+    assert float(posterior.noise_variance) == 1.0 and float(posterior.prior_precision[0]) > 0
+    logits_of = np.asarray(logits(x), np.float64)
+    mean_loss = float(tf.reduce_mean(keras.losses.get(model.loss)(y, model(x))))
+    count = logits_of.size if likelihood == "bernoulli" else len(x)
+    assert laplace._evidence(16)["log_likelihood"] == pytest.approx(-mean_loss * count, rel=1e-3)
+
+
+def test_it_is_written_after_each_epoch(tmp_path):
+    x = data()
+    model = network(5)
+    model.compile("adam", "mse", jit_compile=False)
+    fit(model, x, x, curvature.LaplaceCallback(x, structure="kron", path=tmp_path / "h.npz"), epochs=1)
+    assert isinstance(curvature.WeightPosterior.load(tmp_path / "h.npz", model), curvature.KronPosterior)
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"update": "mean"}, "allowed: ema, accumulate"), ({"memory_factor": 1.0}, "memory_factor lies in"),
+    ({"y": np.zeros(3)}, "equally many data"),
+])
+def test_arguments_are_checked(changes, words):
+    with pytest.raises(UserError, match=words):
+        curvature.LaplaceCallback(data(), **changes)
+
+
+@pytest.mark.parametrize("loss, words", [("mae", "no likelihood"), ("binary_crossentropy", "of probabilities")])
+def test_losses_that_are_no_likelihood_are_refused(loss, words):
+    model, x = network(5), data()
+    model.compile("adam", loss, jit_compile=False)
+    with pytest.raises(UserError, match=words):
+        fit(model, x, np.abs(x), curvature.LaplaceCallback(x))
+
+
+def test_without_a_refresh_there_is_no_estimate():
+    with pytest.raises(UserError, match="no refresh yet"):
+        curvature.LaplaceCallback(data()).estimate()
