@@ -31,11 +31,11 @@ def _import_tensorflow() -> None:
 
 _import_tensorflow()
 
-from pae_zoo import data, flows, likelihoods, models, networks, seeds  # noqa: E402
+from pae_zoo import curvature, data, flows, likelihoods, models, networks, seeds  # noqa: E402
 from pae_zoo.errors import UserError  # noqa: E402
 from pae_zoo.flows import Flow  # noqa: E402
 
-__all__ = ["Flow", "UserError", "data", "flows", "likelihoods", "models", "networks", "seeds"]
+__all__ = ["Flow", "UserError", "curvature", "data", "flows", "likelihoods", "models", "networks", "seeds"]
 
 # Each model's class by its own name: pae_zoo.VAE, pae_zoo.AE, ...
 for _module in models.MODULES.values():

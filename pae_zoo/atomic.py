@@ -1,8 +1,9 @@
-"""Folders that appear whole or not at all: written beside, then renamed."""
+"""Folders and files that appear whole or not at all: written beside, then renamed."""
 
 import contextlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Iterator
 
@@ -30,3 +31,21 @@ def folder(target: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # another process has put something there meanwhile
                 parent.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def file(target: Path) -> Iterator[Path]:
+    """Yields the path of an empty file beside `target`, which it replaces by one rename when the block ends well.
+
+    Parents are made; an exception removes the file, and leaves the former `target` as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".writing-", suffix=target.suffix, dir=target.parent)
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)

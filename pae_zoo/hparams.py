@@ -67,6 +67,8 @@ class EvaluationFlags(RestorationFlags):
         "four).", group=EVALUATION)
     amortisation_images: int = option(200, "Test data whose posteriors the task amortisation optimises one by one.",
                                       low=1, group=EVALUATION, smoke=4)
+    curvature_images: int = option(1000, "Training data on which the task curvature compares its methods.", low=1,
+                                   group=EVALUATION, smoke=64)
     restoration_images: int = option(64, "Test data that the task restoration restores.", low=1, group=EVALUATION,
                                      smoke=4)
     frechet_samples: int = option(
@@ -78,6 +80,26 @@ class EvaluationFlags(RestorationFlags):
                                "did.", group=EVALUATION)
     importance_samples: int = option(100, "Samples per datum of the importance-sampled likelihood.", low=1,
                                      group=EVALUATION, smoke=8)
+    test_samples: int = option(50, "Networks, or latents of a datum, drawn by the tasks on uncertainty.", low=1,
+                               group=EVALUATION, smoke=4)
+    ood_bootstrap: int = option(200, "Resamples behind the 95 % intervals of the task ood (0: none).", low=0,
+                                group=EVALUATION, smoke=20)
+    imputation_masks: tuple[str, ...] = option(
+        ("full", "noise", "half", "region", "pixels:0.5"), "What the task imputation hides: full (nothing), noise "
+        "(everything), half (the top), region (a block in the middle), or the grammar of --mask.", group=EVALUATION)
+    imputation_samples: int = option(10, "Images that the task imputation gives for each datum.", low=1,
+                                     group=EVALUATION, smoke=3)
+    imputation_rounds: int = option(0, "Rounds of reconstructing and refilling each of these images before the last "
+                                    "pass.", low=0, high=1000, group=EVALUATION, smoke=1)
+    imputation_images: int = option(1000, "Test data of the task imputation.", low=1, group=EVALUATION, smoke=16)
+    labels_per_class: tuple[int, ...] = option(
+        (1, 2, 4, 6, 8, 10, 15, 25, 50, 100), "Labels per class of the task downstream.", group=EVALUATION, smoke=6)
+    embeddings: int = option(100, "Draws of the code of each labelled datum in the task downstream.", low=1,
+                             group=EVALUATION, smoke=5)
+    downstream_repeats: int = option(5, "Choices of the labelled data in the task downstream.", low=1, group=EVALUATION,
+                                     smoke=2)
+    downstream_images: int = option(5000, "Test data that the task downstream classifies.", low=1, group=EVALUATION,
+                                    smoke=200)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +154,8 @@ class SharedHParams(EvaluationFlags):
     num_filters: int = option(32, "conv: filters of the first layer.", low=1, group=NETWORK, smoke=4)
     num_levels: int = option(0, "conv: halvings of the image side (0: 3 from 64 pixels on, else 2).",
                              choices=(0, 2, 3), group=NETWORK)
-    conv_bias: bool = option(False, "conv: biases in the layers that a normalisation follows.", group=NETWORK)
+    conv_bias: bool = option(False, "conv: biases in the layers that a normalisation follows; lae_mnist, lae_svhn: in "
+                             "all convolutions.", group=NETWORK)
     spectral_norm: bool = option(True, "infogan: divide the encoder's kernels by their spectral norm.", group=NETWORK)
     dense_size: int = option(256, "resnet_fc: width.", low=1, group=NETWORK, smoke=16)
     num_layers: int = option(4, "resnet_fc: residual blocks.", low=1, group=NETWORK)

@@ -33,6 +33,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def pixels(figure: Figure) -> np.ndarray:
+    """Returns a figure as an RGB image (H, W, 3) of bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def to_rgb(images: np.ndarray) -> np.ndarray:
     """Returns images (..., H, W, C) in [0, 1] as RGB; other than 1 or 3 channels are averaged to grey."""
     images = np.clip(np.asarray(images, np.float32), 0.0, 1.0)

@@ -5,16 +5,23 @@ from typing import Iterable, Sequence, Union
 
 # figure of merit -> its heading in the table
 LEAVES = {"auroc": "auroc", "auroc_stderr": "+-", "auprc": "auprc", "fpr95": "fpr95", "fpr80": "fpr80"}
+# More of them, which only metrics.json has: the table would be too wide.
+UNPRINTED = ("auprc_in", "_low", "_high")
 
 
 def lines(metrics: dict[str, Union[float, str]]) -> list[str]:
-    """Returns metrics as text: `ood/<set>/<score>/<leaf>` in one table, everything else a line each."""
+    """Returns metrics as text: `ood/<set>/<score>/<leaf>` in one table, everything else a line each.
+
+    The bounds of intervals and `auprc_in` are left out.
+    """
     rows: dict[tuple[str, str], dict[str, float]] = {}
     found = []
     for key, value in metrics.items():
         parts = key.split("/")
         if len(parts) == 4 and parts[0] == "ood" and parts[3] in LEAVES:
             rows.setdefault((parts[1], parts[2]), {})[parts[3]] = value
+        elif len(parts) == 4 and parts[0] == "ood" and parts[3].endswith(UNPRINTED):
+            continue
         else:
             found.append(f"  {key:42} {number(value)}")
     if rows:

@@ -82,9 +82,13 @@ def finish(session: Session) -> int:
     run.write_config(hparams)
     position = training.train(session.model, feed, first_stage(session), run)
     _tell_early_stop(position, hparams, run)
-    session.model.measure(session.dataset.valid.x)
+    session.model.measure(session.dataset.valid.x, session.dataset.train.x)
     later = [_train_stage(session, stage) for stage in session.model.later_stages(hparams)]
     run.save("model.keras", session.model.save)
+    found = {**session.model.findings(), **session.model.timings(session.dataset.train.x[: hparams.batch_size])}
+    if found:
+        step = {"time/entire_training_step": position.seconds / position.steps} if position.steps else {}
+        training.write_scalars(run, position.steps, {**step, **found})
     start = time.monotonic()
     context = evaluation.Context(session.model, session.dataset, hparams, run, seed=hparams.seed)
     values = evaluation.evaluate(context, hparams.tasks or default_tasks(session.model))
@@ -96,7 +100,8 @@ def finish(session: Session) -> int:
         "train/best_epoch": position.best_epoch or position.epoch,
         "train/num_weights": session.model.count_params(),
         "time/train_s": round(position.seconds, 2),
-        **{key: value for found in later for key, value in found.items()},
+        **{key: value for one in later for key, value in one.items()},
+        **found,
         "time/evaluate_s": round(time.monotonic() - start, 2),
     })
     tell(run)

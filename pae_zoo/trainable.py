@@ -35,6 +35,8 @@ class Trainable(keras.Model):
 
     #: per-datum terms that `objective` returns besides "loss", tracked as metrics
     tracked: tuple[str, ...] = ()
+    #: {a key of metrics.jsonl: the name that the original code gave it in TensorBoard}, written beside our own
+    upstream_tags: dict[str, str] = {"train/loss": "train_loss", "valid/loss": "val_loss"}
 
     def __init__(self, seed: int = 0, **kwargs):
         super().__init__(**kwargs)

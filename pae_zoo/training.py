@@ -191,6 +191,32 @@ class Keeper(keras.callbacks.Callback):
         )
 
 
+class UpstreamTags(keras.callbacks.Callback):
+    """Writes the newest line of the history to TensorBoard under the original code's names, `model.upstream_tags`."""
+
+    def __init__(self, keeper: Keeper):
+        super().__init__()
+        self.keeper = keeper
+        self.writer = tf.summary.create_file_writer(str(keeper.run.tensorboard / "upstream"))
+
+    def on_epoch_end(self, epoch, logs=None):
+        line = self.keeper.history_lines[-1]
+        with self.writer.as_default(step=line["step"]):
+            for key, tag in self.model.upstream_tags.items():
+                if key in line:
+                    tf.summary.scalar(tag, line[key])
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def write_scalars(run: Run, step: int, values: dict[str, float]) -> None:
+    """Writes values to TensorBoard, beside those of `UpstreamTags`."""
+    with tf.summary.create_file_writer(str(run.tensorboard / "upstream")).as_default(step=step):
+        for tag, value in values.items():
+            tf.summary.scalar(tag, value)
+
+
 class Progress(keras.callbacks.Callback):
     """One progress bar over the whole training, with time left; without a terminal, a line per epoch."""
 
@@ -236,7 +262,7 @@ def train(model, feed: Feed, hparams, run: Run) -> Position:
     if not position.fresh:
         print(f"{run.label}resuming after epoch {position.epoch}, step {position.steps} of {steps}", flush=True)
     progress = Progress(steps, position, epochs, run.label)
-    board = keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False)
+    board, tags = keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False), UpstreamTags(keeper)
     previous = _watch_signals(keeper)
     validation = feed.validation()
     try:
@@ -249,13 +275,14 @@ def train(model, feed: Feed, hparams, run: Run) -> Position:
                     epochs=span.epoch + span.epochs,
                     steps_per_epoch=feed.num_blocks(span.steps),
                     validation_data=validation,
-                    callbacks=[keeper, progress, board],
+                    callbacks=[keeper, progress, board, tags],
                     verbose=0,
                     shuffle=False,
                 )
         keeper.write()
     finally:
         progress.close()
+        tags.close()
         for signum, handler in previous.items():
             signal.signal(signum, handler)
     keeper.restore_best()

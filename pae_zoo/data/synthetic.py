@@ -13,7 +13,6 @@ from pae_zoo.data.rows import ArrayRows, Raw
 
 NUM_TRAIN, NUM_TEST = 12_000, 2_000
 CIRCLE_NOISE = 0.05
-SWISSROLL_NOISE = 0.05
 ROSENBROCK_Q = 0.01
 LOG_2PI = np.log(2 * np.pi)
 
@@ -45,27 +44,45 @@ def _circle_log_prob(x: np.ndarray) -> np.ndarray:
     )
 
 
-def _spiral(u: np.ndarray) -> np.ndarray:
-    t = 1.5 * np.pi * (1 + 2 * u)
-    return 0.1 * np.stack([t * np.cos(t), t * np.sin(t)], -1)
+@dataclasses.dataclass(frozen=True)
+class Spiral:
+    """x = scale t (cos t, sin t) + noise e, t = turns pi (1 + 2 u), u uniform on [0, 1], e ~ N(0, I_2).
+
+    `panels`: Gauss-Legendre rules of 512 nodes each that the integral over u is cut into.
+    """
+
+    turns: float
+    scale: float
+    noise: float
+    panels: int
+
+    def curve(self, u: np.ndarray) -> np.ndarray:
+        """Returns the points (..., 2) of the noiseless spiral at u (...)."""
+        t = self.turns * np.pi * (1 + 2 * u)
+        return self.scale * np.stack([t * np.cos(t), t * np.sin(t)], -1)
+
+    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        return self.curve(rng.uniform(0, 1, n)) + self.noise * rng.normal(size=(n, 2))
+
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
+        """log of the integral over u in [0, 1] of N(x; curve(u), noise^2 I)."""
+        from scipy import special
+
+        nodes, weights = np.polynomial.legendre.leggauss(512)
+        starts = np.arange(self.panels)[:, None]
+        points = self.curve(((nodes + 1) / 2 + starts) / self.panels).reshape(-1, 2)
+        log_weights = np.log(np.tile(weights / 2 / self.panels, self.panels))
+        x = np.asarray(x, np.float64)
+        parts = []
+        size = 4096 // self.panels  # bounds the memory of the distances
+        for start in range(0, len(x), size):
+            squared = np.sum((x[start : start + size, None] - points) ** 2, -1)
+            parts.append(special.logsumexp(log_weights - squared / (2 * self.noise**2), axis=1))
+        return np.concatenate(parts or [np.zeros(0)]) - LOG_2PI - 2 * np.log(self.noise)
 
 
-def _swissroll(rng: np.random.Generator, n: int) -> np.ndarray:
-    return _spiral(rng.uniform(0, 1, n)) + SWISSROLL_NOISE * rng.normal(size=(n, 2))
-
-
-def _swissroll_log_prob(x: np.ndarray) -> np.ndarray:
-    """log of the integral over u in [0, 1] of N(x; spiral(u), s^2 I), by 512 Gauss-Legendre nodes."""
-    from scipy import special
-
-    nodes, weights = np.polynomial.legendre.leggauss(512)
-    points, log_weights = _spiral((nodes + 1) / 2), np.log(weights / 2)
-    x = np.asarray(x, np.float64)
-    parts = []
-    for start in range(0, len(x), 4096):  # bounds the memory of the distances
-        squared = np.sum((x[start : start + 4096, None] - points) ** 2, -1)
-        parts.append(special.logsumexp(log_weights - squared / (2 * SWISSROLL_NOISE**2), axis=1))
-    return np.concatenate(parts or [np.zeros(0)]) - LOG_2PI - 2 * np.log(SWISSROLL_NOISE)
+SWISSROLL = Spiral(turns=1.5, scale=0.1, noise=0.05, panels=1)
+SWISSROLL_LAE = Spiral(turns=2.0, scale=1.0, noise=0.2, panels=4)
 
 
 def banana_rotation() -> np.ndarray:
@@ -130,7 +147,10 @@ def _info(title: str, dim: int, value_range: str = "reals") -> Info:
 
 SYNTHETIC = {
     "circle": Synthetic(_info("unit circle in the plane, noise 0.05", 2), _circle, _circle_log_prob),
-    "swissroll": Synthetic(_info("spiral in the plane, noise 0.05", 2), _swissroll, _swissroll_log_prob),
+    "swissroll": Synthetic(_info("spiral in the plane, noise 0.05", 2), SWISSROLL.sample, SWISSROLL.log_prob),
+    "swissroll_lae": Synthetic(
+        _info("wider spiral of two turns, noise 0.2", 2), SWISSROLL_LAE.sample, SWISSROLL_LAE.log_prob
+    ),
     "banana": Synthetic(_info("32-D rotated Rosenbrock density", 32), _banana, _banana_log_prob),
     "lognormal4": Synthetic(
         _info("four standard log-normals, entropy 5.6758 nats", 4, "positive reals"),

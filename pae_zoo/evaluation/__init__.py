@@ -13,7 +13,9 @@ from typing import Union
 
 from pae_zoo.errors import UserError
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
+from pae_zoo.evaluation.downstream import check_counts
 from pae_zoo.evaluation.features import check_file
+from pae_zoo.evaluation.imputing import parse as check_masks
 from pae_zoo.evaluation.ood import check_names
 from pae_zoo.evaluation.restoration import check_mask
 
@@ -43,6 +45,8 @@ def check(flags) -> None:
     check_names(flags.ood_datasets)
     check_mask(flags.mask)
     check_file(flags.fid_weights)
+    check_masks(flags.imputation_masks)
+    check_counts(flags.labels_per_class)
 
 
 def check_tasks(names: Sequence[str]) -> None:

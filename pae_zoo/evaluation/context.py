@@ -103,6 +103,11 @@ class Context:
         """Returns the seed pair of one purpose: its noise does not depend on which other tasks run."""
         return seeds.fold_in((self.seed, 0), zlib.crc32(purpose.encode()) & 0x7FFFFFFF)
 
+    @property
+    def network_seed(self) -> Optional[tf.Tensor]:
+        """The seed of the networks that a model draws for all data alike, None for a model that draws none."""
+        return self.seed_for("weights") if getattr(self.model, "draws_are_shared", False) else None
+
     def choose(self, num_data: int, num: int, purpose: str) -> np.ndarray:
         """Returns up to `num` sorted indices below `num_data`, drawn once from the seed and `purpose`."""
         generator = np.random.default_rng([self.seed & 0xFFFFFFFF, zlib.crc32(purpose.encode())])
@@ -136,13 +141,15 @@ class Context:
         """Yields fn(batch, seed) for each batch of x, as numpy arrays cut to the rows that are data.
 
         `fn` returns a tensor or a structure of tensors whose first axis is the batch; it is compiled once
-        for all sets of data. Batch i has the seed fold_in(seed_for(purpose), i).
+        for all sets of data. Batch i has the seed fold_in(seed_for(purpose), i); with a model that draws whole
+        networks, all batches of all purposes have the seed `network_seed`, and meet the same networks.
         """
-        compiled, base = self.compile(fn), self.seed_for(purpose)
+        compiled, base, shared = self.compile(fn), self.seed_for(purpose), self.network_seed
         num_batches = -(-len(x) // int(self.hparams.batch_size))
         with self.progress(num_batches, purpose, unit) as bar:
             for index, (batch, count) in enumerate(self.batches(x)):
-                outputs = compiled(tf.constant(batch), seeds.fold_in(base, index))
+                seed = seeds.fold_in(base, index) if shared is None else shared
+                outputs = compiled(tf.constant(batch), seed)
                 yield tf.nest.map_structure(lambda values: values.numpy()[:count], outputs)  # noqa: B023
                 bar.update()
 

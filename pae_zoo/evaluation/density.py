@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pae_zoo import plotting
-from pae_zoo.evaluation import ood, quality
+from pae_zoo.evaluation import detection, ood, quality
 from pae_zoo.evaluation.baselines import BASELINES, Density
 from pae_zoo.evaluation.context import Context
 
@@ -116,5 +116,5 @@ def _outliers(context: Context, densities: dict[str, Density], codes: np.ndarray
     for slug, (x, _) in ood.load_sets(context).items():
         outside = context.draws(x, f"codes of {slug}")
         for name, density in densities.items():
-            yield f"density/{name}/auroc/{slug}", ood.auroc(inside[name], -density.log_prob(outside))
+            yield f"density/{name}/auroc/{slug}", detection.auroc(inside[name], -density.log_prob(outside))
 

@@ -59,6 +59,26 @@ class Extractor:
         return np.concatenate(parts)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """The classifier behind a feature network.
+
+    Args:
+      label: its name and the first 12 digits of its hash.
+      apply: maps float32 images (b, H, W, C) in [0, 1] to logits (b, classes).
+    """
+
+    label: str
+    apply: Callable[[np.ndarray], Any]
+
+    def probabilities(self, x: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of the classes, float64 (n, classes), for images x (n, H, W, C) in [0, 1]."""
+        logits = [np.asarray(self.apply(x[i : i + BATCH]), np.float64) for i in range(0, len(x), BATCH)]
+        logits = np.concatenate(logits)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+
 def classifier(
     input_shape: Sequence[int],
     num_classes: int,
@@ -131,10 +151,13 @@ def load(path: Union[str, Path]) -> tuple[Extractor, dict[str, Any]]:
     """Returns (extractor, note) of a file that tools/train_features.py wrote; raises UserError for any other."""
     model, note = read(path)
     network = keras.Model(model.inputs, model.get_layer("features").output)
+    return Extractor(f"{note['dataset']}-cnn", note["sha256"], "", _compiled(network, note)), note
+
+
+def _compiled(network: keras.Model, note: dict[str, Any]) -> Callable:
     # Without XLA: on a CPU it makes convolutions slower. Any number of rows is one compilation.
     signature = [tf.TensorSpec((None, *note["input_shape"]), tf.float32)]
-    apply = tf.function(lambda x: network(x), input_signature=signature, autograph=False)
-    return Extractor(f"{note['dataset']}-cnn", note["sha256"], "", apply), note
+    return tf.function(lambda x: network(x), input_signature=signature, autograph=False)
 
 
 def check_file(given: str) -> None:
@@ -155,22 +178,51 @@ def find(context) -> Extractor:
     """
     from pae_zoo.evaluation import inception
 
-    hparams, shape = context.hparams, tuple(context.dataset.event_shape)
-    if not context.is_image:
-        raise NotImplementedError(f"Features are of images; {context.dataset.name} has data of shape {shape}.")
-    given = hparams.fid_weights
+    _check_images(context)
+    given = context.hparams.fid_weights
     check_file(given)
     if given and not given.endswith(".npz"):
         return inception.load(given)
-    path = Path(given).expanduser() if given else FOLDER / f"{context.dataset.slug}.npz"
-    if not given and not path.is_file():
+    extractor, note = load(_own_file(context))
+    _check_fit(context, extractor.label, note)
+    return extractor
+
+
+def find_classifier(context) -> Classifier:
+    """Returns the classifier for the images of a task's context: that of --fid_weights=FILE.npz, or the set's own.
+
+    Raises NotImplementedError with a sentence where there is none, or where the test data have no labels.
+    """
+    _check_images(context)
+    if context.dataset.test.y is None:
+        raise NotImplementedError(f"{context.dataset.name} has no labels to classify.")
+    model, note = read(_own_file(context))
+    label = f"{note['dataset']}-cnn {note['sha256'][:12]}"
+    _check_fit(context, label, note)
+    return Classifier(label, _compiled(model, note))
+
+
+def _check_images(context) -> None:
+    if not context.is_image:
+        shape = tuple(context.dataset.event_shape)
+        raise NotImplementedError(f"Features are of images; {context.dataset.name} has data of shape {shape}.")
+
+
+def _own_file(context) -> Path:
+    given = context.hparams.fid_weights
+    path = Path(given).expanduser() if given.endswith(".npz") else FOLDER / f"{context.dataset.slug}.npz"
+    if not path.is_file():
         raise NotImplementedError(f"No feature network is kept for {context.dataset.name}. {TRAIN_ONE}.")
-    extractor, note = load(path)
-    changed = [flag for flag in ("crop", "invert") if not given and getattr(hparams, flag)]
+    return path
+
+
+def _check_fit(context, label: str, note: dict[str, Any]) -> None:
+    """Raises NotImplementedError where the feature network of `note` was trained on other images than the context's."""
+    shape, given = tuple(context.dataset.event_shape), context.hparams.fid_weights.endswith(".npz")
+    changed = [flag for flag in ("crop", "invert") if not given and getattr(context.hparams, flag)]
     if changed or tuple(note["input_shape"]) != shape:
         why = f"--{changed[0]} changes the images" if changed else f"these have shape {shape}"
         raise NotImplementedError(
-            f"The feature network {extractor.label} takes {note['dataset']} as {tuple(note['input_shape'])}, but "
-            f"{why}. {TRAIN_ONE}."
+            f"The feature network {label} takes {note['dataset']} as {tuple(note['input_shape'])}, but {why}. "
+            f"{TRAIN_ONE}."
         )
-    return extractor

@@ -1,6 +1,7 @@
 """Out-of-distribution detection: how well each score of the model tells other data from the test data."""
 
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,13 +11,15 @@ import tensorflow as tf
 from pae_zoo import data, plotting
 from pae_zoo.data.geometry import Geometry
 from pae_zoo.errors import UserError
-from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentence
+from pae_zoo.evaluation import detection, predictions
+from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentence, to_unit
 
 SHOWN_POINTS = 2000
+SHOWN_IMAGES = 8
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
-    """AUROC, AUPRC, FPR at 95 % and 80 % TPR of every score, against each of --ood_datasets.
+    """AUROC, AUPRC, FPR at 95 % and 80 % TPR of every score, with intervals, against each of --ood_datasets.
 
     Positives are the OOD data, higher scores are more unusual. Without --ood_datasets the sets made from
     the test images are used: constant, noise, hflip, vflip. Raises UserError for an unknown set, for one
@@ -39,6 +42,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         outside = context.map_batches(context.model.ood_scores, x, f"ood {name}")
         yield from compare(context, name, inside, outside)
         yield from draw_codes(context, name, x)
+        draw_stds(context, name, x)
 
 
 def names(context: Context) -> list[str]:
@@ -118,84 +122,31 @@ def _convert(x: np.ndarray, event_shape: tuple[int, ...]) -> np.ndarray:
     return np.clip(np.rint(y), 0, 255).astype(np.uint8) if x.dtype == np.uint8 else y
 
 
-# ---- numbers -------------------------------------------------------------------------------------------
-
-
-def detection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
-    """Returns auroc, auprc, fpr95, fpr80 of scores (n,) and (m,); `outside` are the positives.
-
-    auroc = P(outside > inside) + P(outside = inside) / 2; auprc is the average precision; fpr95 is the least
-    false positive rate at which at least 95 % of the positives are found.
-    """
-    from sklearn import metrics
-
-    labels, scores = _labelled(inside, outside)
-    fpr, tpr, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
-    return {
-        "auroc": auroc(inside, outside),
-        "auprc": float(metrics.average_precision_score(labels, scores)),
-        "fpr95": float(fpr[np.argmax(tpr >= 0.95 - 1e-12)]),
-        "fpr80": float(fpr[np.argmax(tpr >= 0.80 - 1e-12)]),
-    }
-
-
-def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
-    """Returns P(outside > inside) + P(outside = inside) / 2 of scores (n,) and (m,)."""
-    from sklearn import metrics
-
-    return float(metrics.roc_auc_score(*_labelled(inside, outside)))
-
-
-def auroc_stderr(inside: np.ndarray, outside: np.ndarray) -> float:
-    """Returns the bootstrap standard error of the AUROC of scores (n,) and (m,), each set resampled by itself.
-
-    K_ij = [out_j > in_i] + [out_j = in_i] / 2 has the mean AUROC; its variance over pairs splits into that of row
-    means, of column means and a rest. The mean of resampled rows and columns then has the variance
-    rows / n + columns / m + rest / (n m) exactly: what infinitely many resamples would give.
-    """
-    labels, ranks = _labelled(inside, outside)
-    counts_in, counts_out = (np.bincount(ranks[labels == label], minlength=ranks.max() + 1) for label in (0, 1))
-    n, m = len(inside), len(outside)
-    columns = ((np.cumsum(counts_in) - 0.5 * counts_in) / n)[ranks[labels == 1]]
-    rows = 1.0 - ((np.cumsum(counts_out) - 0.5 * counts_out) / m)[ranks[labels == 0]]
-    mean, ties = columns.mean(), counts_in @ counts_out / (n * m)
-    rest = mean - 0.25 * ties - mean**2 - rows.var() - columns.var()
-    return float(np.sqrt(max(rows.var() / n + columns.var() / m + rest / (n * m), 0.0)))
-
-
-def _labelled(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (labels, scores); scores become ranks, which keep order and ties and admit infinities."""
-    scores = np.concatenate([inside, outside]).astype(np.float64)
-    _, ranks = np.unique(np.where(np.isnan(scores), np.inf, scores), return_inverse=True)
-    return np.repeat([0, 1], [len(inside), len(outside)]), ranks
+# ---- numbers and figures -------------------------------------------------------------------------------
 
 
 def compare(
     context: Context, name: str, inside: dict[str, np.ndarray], outside: dict[str, np.ndarray]
 ) -> Iterator[tuple[str, Any]]:
     """Yields the figures of merit of every score; saves histograms, curves and the raw scores."""
-    from sklearn import metrics
-
     captions, roc, precision_recall = {}, {}, {}
     counts = [len(next(iter(scores.values()))) for scores in (inside, outside)]
     chance = counts[1] / sum(counts)
     yield f"ood/{name}/num", counts[1]
     yield f"ood/{name}/prevalence", chance
     for score in inside:
-        found = detection(inside[score], outside[score])
+        found = detection.detection(inside[score], outside[score])
         yield from ((f"ood/{name}/{score}/{key}", value) for key, value in found.items())
-        yield f"ood/{name}/{score}/auroc_stderr", auroc_stderr(inside[score], outside[score])
+        yield f"ood/{name}/{score}/auroc_stderr", detection.auroc_stderr(inside[score], outside[score])
+        yield from intervals(context, f"ood/{name}/{score}", inside[score], outside[score])
         broken = int(np.isnan(inside[score]).sum() + np.isnan(outside[score]).sum())
         if broken:
             context.say(f"ood/{name}/{score}: {broken} scores are NaN; they count as the most unusual.")
             yield f"ood/{name}/{score}/num_nan", broken
         captions[score] = f"{score}: AUROC {found['auroc']:.3f}, FPR95 {found['fpr95']:.3f}"
-        labels, ranks = _labelled(inside[score], outside[score])
-        fpr, tpr, _ = metrics.roc_curve(labels, ranks)
-        precision, recall, _ = metrics.precision_recall_curve(labels, ranks)
-        roc[f"{score} ({found['auroc']:.3f})"] = (fpr, tpr)
-        # The last point, recall 0 and precision 1, is a convention of scikit-learn's, not a measurement.
-        precision_recall[f"{score} ({found['auprc']:.3f})"] = (recall[:-1], precision[:-1])
+        fpr, tpr, precision = detection.curves(inside[score], outside[score])
+        roc[f"{score} ({found['auroc']:.3f})"] = (np.append(0.0, fpr), np.append(0.0, tpr))
+        precision_recall[f"{score} ({found['auprc']:.3f})"] = (tpr, precision)
     title = f"{context.dataset.name} (test, n = {counts[0]:,}) against {name} (n = {counts[1]:,})"
     groups = (f"{context.dataset.name} (in)", f"{name} (out)")
     figure = plotting.score_histograms(_finite(inside), _finite(outside), groups, title, captions)
@@ -205,6 +156,17 @@ def compare(
     columns = {"out": np.repeat([0, 1], counts), "index": np.concatenate([np.arange(n) for n in counts])}
     columns |= {score: np.concatenate([inside[score], outside[score]]) for score in inside}
     context.table(f"ood_{name}.csv", columns)
+
+
+def intervals(context: Context, key: str, inside: np.ndarray, outside: np.ndarray) -> Iterator[tuple[str, float]]:
+    """Yields <key>/<figure>_low and _high, the 95 % intervals of --ood_bootstrap resamples of the data."""
+    num = int(context.hparams.ood_bootstrap)
+    if not num:
+        return
+    generator = np.random.default_rng([context.seed & 0xFFFFFFFF, zlib.crc32(key.encode())])
+    for name, (low, high) in detection.intervals(inside, outside, num, generator).items():
+        yield f"{key}/{name}_low", low
+        yield f"{key}/{name}_high", high
 
 
 def _finite(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -231,3 +193,30 @@ def draw_codes(context: Context, name: str, x: np.ndarray) -> Iterator[tuple[str
     }
     title = f"codes of {context.dataset.name} and {name}: means {shift:.2f} spreads apart"
     context.figure(f"ood_{name}_codes", Projection(inside).draw(groups, title))
+
+
+def draw_stds(context: Context, name: str, x: np.ndarray) -> None:
+    """Saves some data of both sets with mean and epistemic std of their prediction, for a model that has one."""
+    if not context.is_image:
+        return
+    num = int(context.hparams.test_samples)
+    rows, stds = [], []
+    for data_of in (context.dataset.test.x, x):
+        chosen = context.choose(len(data_of), SHOWN_IMAGES, "ood std")
+        try:
+            mean, std = predictions.mean_and_std(context, data_of[chosen])
+        except NotImplementedError:
+            return
+        rows += [to_unit(data_of[chosen]), mean]
+        stds.append(std)
+    count = min(map(len, stds))
+    limit = max(float(max(std.mean(axis=-1).max() for std in stds)), 1e-9)
+    table = [plotting.to_rgb(row[:count]) for row in rows]
+    shown = [plotting.positive_rgb(std[:count], limit) for std in stds]
+    table = np.stack([*table[:2], shown[0], *table[2:], shown[1]])
+    labels = [f"{group}{row}" for group in ("in: ", "out: ") for row in ("datum", "mean", "std")]
+    title = f"{context.dataset.name} (in) and {name} (out): mean and std over {num} draws"
+    means = ", ".join(f"{where} {std.mean():.3g}" for where, std in zip(("in", "out"), stds))
+    note = f"epistemic std in units of y: black 0, pale yellow {limit:.2g}; mean of these: {means}"
+    context.figure(f"ood_{name}_std", plotting.image_table(table, title, labels, note=note))
+    context.board.images(f"ood_{name}_std", table)

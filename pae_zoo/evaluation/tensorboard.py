@@ -44,6 +44,13 @@ class Board:
         with self.writer.as_default(step=self.step):
             tf.summary.image(tag, plotting.mosaic(table)[None])
 
+    def figure(self, tag: str, figure: Any) -> None:
+        """Writes a matplotlib figure as one picture."""
+        import tensorflow as tf
+
+        with self.writer.as_default(step=self.step):
+            tf.summary.image(tag, plotting.pixels(figure)[None])
+
     def config(self) -> None:
         """Writes config.json, where the work directory has one, as text."""
         import tensorflow as tf

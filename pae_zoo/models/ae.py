@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
@@ -127,10 +126,10 @@ class AE(base.Autoencoder):
         outputs = self.decoder_outputs(self.encoder_outputs(y)[0])
         return {"reconstruction": -self.likelihood.log_prob(outputs, y)}
 
-    def measure(self, x: np.ndarray, batch_size: int = 500) -> None:
+    def measure(self, x, train=None, batch_size=500):
         # The hybrid objective has set the pixels' std itself, and has been trained with it.
         if self.objective_type == "plain":
-            super().measure(x, batch_size)
+            super().measure(x, train, batch_size)
 
     def get_config(self):
         return {

@@ -61,6 +61,10 @@ class Autoencoder(trainable.Trainable):
     default_tasks: tuple[str, ...] = ()
     #: whether the encoder may give K instead of 2 K outputs
     deterministic_encoder = False
+    #: whether the encoder that flags build gives K outputs
+    codes_only = False
+    #: whether draws are of whole networks, so that all data must be given one seed to meet the same networks
+    draws_are_shared = False
 
     def __init__(
         self,
@@ -128,6 +132,22 @@ class Autoencoder(trainable.Trainable):
     def predictive(self, x, num_samples: int, seed=None) -> dict[str, tf.Tensor]:
         """Returns moments of the posterior predictive of x."""
         raise NotImplementedError(f"{type(self).__name__} has no posterior predictive distribution.")
+
+    def predictive_log_prob(self, x, num_samples: int, seed=None) -> tf.Tensor:
+        """Returns log p(x) under the mean of what the model draws for x, nats, shape (batch,), a density of x."""
+        raise NotImplementedError(f"{type(self).__name__} has no posterior predictive distribution.")
+
+    def draw_reconstructions(self, x, num_samples: int, seed=None) -> tf.Tensor:
+        """Returns `num_samples` drawn reconstructions of x, in the space of x, shape (num_samples, batch, *event)."""
+        raise NotImplementedError(f"{type(self).__name__} has one reconstruction of a datum and draws none.")
+
+    def draw_codes(self, x, num_samples: int, seed=None) -> tf.Tensor:
+        """Returns `num_samples` drawn latents of x, shape (num_samples, batch, latent_dim)."""
+        raise NotImplementedError(f"{type(self).__name__} has one code for a datum and draws none.")
+
+    def decode_grid(self, z, num_samples: int, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mean and std over drawn decoders of the mean of y at latents z (batch, K), each (batch, *event)."""
+        raise NotImplementedError(f"{type(self).__name__} has one decoder and draws none.")
 
     def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
         """Returns named scores of shape (batch,), each higher for more unusual x."""
@@ -232,8 +252,11 @@ class Autoencoder(trainable.Trainable):
         self.likelihood.adapt(y)
         super().adapt(x)
 
-    def measure(self, x: np.ndarray, batch_size: int = 500) -> None:
-        """Measures what is known only after training, on held-out x: the std of "gaussian_pixel"."""
+    def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
+        """Measures what is known only after training, on held-out x: the std of "gaussian_pixel".
+
+        `train`, the training data, is for models that measure something on them.
+        """
         if not isinstance(self.likelihood, likelihoods.GaussianPixel):
             return
         total, count = 0.0, 0
@@ -243,6 +266,14 @@ class Autoencoder(trainable.Trainable):
             total = total + tf.reduce_sum(tf.square(tf.cast(residual, tf.float64)), axis=0)
             count += len(y)
         self.likelihood.assign_scale(tf.sqrt(total / count))
+
+    def findings(self) -> dict[str, float]:
+        """Returns what `measure` found, for metrics.json: keys with a slash, values that are numbers."""
+        return {}
+
+    def timings(self, x: np.ndarray) -> dict[str, float]:
+        """Returns the seconds that parts of a training step on x take, for metrics.json and TensorBoard."""
+        return {}
 
     def scale_now(self) -> Optional[tf.Tensor]:
         """Returns sigma(t) = 1 - (t/T)(1 - sigma) while it is annealed over T steps, else None."""
@@ -270,7 +301,7 @@ class Autoencoder(trainable.Trainable):
     @classmethod
     def from_hparams(cls, hparams, event_shape: tuple[int, ...], total_steps: int) -> "Autoencoder":
         """Builds the model that the flags describe for data of shape `event_shape`; raises UserError."""
-        encoder, decoder, preprocessing = builder.parts(hparams, event_shape)
+        encoder, decoder, preprocessing = builder.parts(hparams, event_shape, codes_only=cls.codes_only)
         return cls(
             encoder, decoder, likelihood=hparams.likelihood, preprocessing=preprocessing, scale=hparams.scale,
             seed=hparams.seed, name=hparams.model, **cls.options(hparams, total_steps),
@@ -298,7 +329,7 @@ class Autoencoder(trainable.Trainable):
     def initialise_from(self, other: "Autoencoder") -> None:
         """Takes the weights of `inherited_parts` from another trained model; raises UserError where shapes differ."""
         for part in self.inherited_parts(other):
-            mine, theirs = getattr(self, part).weights, getattr(other, part).weights
+            mine, theirs = getattr(self, part).weights, self.weights_from(other, part)
             if [w.shape for w in mine] != [w.shape for w in theirs]:
                 raise UserError(
                     f"--init_workdir holds a model whose {part} does not fit this one ({len(theirs)} weights, here "
@@ -307,6 +338,10 @@ class Autoencoder(trainable.Trainable):
             for weight, value in zip(mine, theirs):
                 weight.assign(value)
         self.adapted.assign(1)
+
+    def weights_from(self, other: "Autoencoder", part: str) -> list[tf.Tensor]:
+        """Returns the weights of a part of another model, in the shapes that this one takes them in."""
+        return [tf.convert_to_tensor(weight) for weight in getattr(other, part).weights]
 
     # ---- saving ------------------------------------------------------------------------------------
 

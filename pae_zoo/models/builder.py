@@ -5,22 +5,34 @@ from typing import Optional
 
 import keras
 
-from pae_zoo import likelihoods, networks
+from pae_zoo import likelihoods, networks, seeds
 from pae_zoo.data import preprocessing
 from pae_zoo.errors import UserError
 
 
-def parts(hparams, event_shape: tuple[int, ...]) -> tuple[keras.Model, keras.Model, keras.layers.Layer]:
-    """Returns (encoder, decoder, preprocessing) for data of shape `event_shape`; raises UserError."""
+def parts(
+    hparams, event_shape: tuple[int, ...], member: int = 0, codes_only: bool = False
+) -> tuple[keras.Model, keras.Model, keras.layers.Layer]:
+    """Returns (encoder, decoder, preprocessing) for data of shape `event_shape`; raises UserError.
+
+    The networks of `member` 1, 2, ... have the same layers with other names and other initial weights. With
+    `codes_only` the encoder gives K numbers, no raw scales beside them.
+    """
     chain = preprocessing.build_chain(hparams.preprocess, margin=hparams.logit_margin)
     # A latent as wide as the data is legal; a network kind refuses shapes it cannot take.
     shared = {f.name for f in dataclasses.fields(networks.NetworkConfig)} & set(vars(hparams))
     options = {name: getattr(hparams, name) for name in shared}
-    encoder = networks.build_encoder(hparams.encoder, event_shape, **options)
+    names = ("encoder", "decoder")
+    if member:
+        options["seed"] = seeds.integer(hparams.seed, member)
+        names = (f"encoder_{member}", f"decoder_{member}")
+    encoder = networks.build_encoder(
+        hparams.encoder, event_shape, name=names[0], deterministic=codes_only, **options)
     value_range = chain.value_range((0.0, 1.0)) if len(event_shape) == 3 else None
     decoder = networks.build_decoder(
         hparams.decoder,
         event_shape,
+        name=names[1],
         **options,
         channels_factor=likelihoods.channels_factor(hparams.likelihood),
         output=output_map(hparams.output, hparams.decoder, hparams.likelihood, value_range),

@@ -81,6 +81,10 @@ class VAE(base.Autoencoder):
     """
 
     tracked = ("elbo", "reconstruction", "kl")
+    upstream_tags = {
+        "train/loss": "train_loss", "train/reconstruction": "reconstruciton_loss", "train/kl": "kl_loss",
+        "valid/loss": "val_loss", "valid/reconstruction": "val_reconstruciton_loss", "valid/kl": "val_kl_loss",
+    }  # fmt: skip
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", beta: float = 1.0, kl: str = "analytic",
                  num_latent_samples: int = 1, bound: str = "elbo", gradient: str = "pathwise", capacity: float = 0.0,
@@ -285,6 +289,22 @@ class VAE(base.Autoencoder):
             "latent_mean": latent_mean,
             "latent_variance": latent_variance,
         }
+
+    def predictive_log_prob(self, x, num_samples: int, seed=None) -> tf.Tensor:
+        """Returns the importance-sampled log p(x), nats, shape (batch,), a density of x."""
+        return self.log_likelihood(x, num_samples, seed)
+
+    def draw_codes(self, x, num_samples: int, seed=None) -> tf.Tensor:
+        """Returns draws of q(z|x), shape (num_samples, batch, latent_dim)."""
+        y, _ = self.preprocess(x)
+        proposal_seed, noise_seed = seeds.split(self.next_seed(seed), 2)
+        return self.posterior(y, proposal_seed).from_noise(self._noise(y, num_samples, noise_seed))[0]
+
+    def draw_reconstructions(self, x, num_samples: int, seed=None) -> tf.Tensor:
+        """Returns the decoder's means at draws of q(z|x), in the space of x, shape (num_samples, batch, *event)."""
+        z = self.draw_codes(x, num_samples, seed)
+        frames = self.decode_mean(tf.reshape(z, (-1, self.latent_dim)))
+        return tf.reshape(frames, (num_samples, -1, *self.event_shape))
 
     def _noise_shape(self, y: tf.Tensor) -> tuple:
         """Returns (batch, K); batch is a tensor where it is not static."""

@@ -1,0 +1,106 @@
+"""What a model predicts for the test data, computed once for the tasks calibration and rejection."""
+
+import dataclasses
+import functools
+from typing import Any, Optional
+
+import numpy as np
+import tensorflow as tf
+
+from pae_zoo.evaluation import features
+from pae_zoo.evaluation.calibration_metrics import VarianceCalibration
+from pae_zoo.evaluation.context import Context, sentence
+
+
+@dataclasses.dataclass
+class Predictions:
+    """Predictions of n test data y = preprocess(x) by S draws; see `Autoencoder.predictive`.
+
+    Attributes:
+      output: (n,), sum over values of the epistemic std, the std of the predicted means.
+      latent: (n,), sum over latents of the std of the code.
+      sse: (n,), sum over values of (y - mean)^2.
+      spread: (n,), sum over values of the epistemic variance: the mean SSE of single draws is sse + spread.
+      log_prob: (n,), log of the predictive density of x, nats; None where the model has none.
+      probabilities: (n, classes) of the classifier for the pictures of the means; None where there is no classifier.
+      total, epistemic, noise: errors of all values against their variance: both parts, and each alone.
+    """
+
+    output: np.ndarray
+    latent: np.ndarray
+    sse: np.ndarray
+    spread: np.ndarray
+    log_prob: Optional[np.ndarray]
+    probabilities: Optional[np.ndarray]
+    total: VarianceCalibration
+    epistemic: VarianceCalibration
+    noise: VarianceCalibration
+
+    def columns(self, context: Context) -> dict[str, np.ndarray]:
+        """Returns the numbers of each datum as columns of a table."""
+        test = context.dataset.test
+        found = {"index": np.arange(len(self.sse)), **({} if test.y is None else {"label": test.y})}
+        found |= {name: getattr(self, name) for name in ("output", "latent", "sse", "spread")}
+        return found | ({} if self.log_prob is None else {"log_prob": self.log_prob})
+
+
+def predict(context: Context) -> Predictions:
+    """Returns the predictions of the test split, the same object to all tasks.
+
+    Raises NotImplementedError for a model without a predictive distribution.
+    """
+    return context.once("predictions", lambda: _predict(context))
+
+
+def mean_and_std(context: Context, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean, in the space of x, and epistemic std, in that of y, of the predictions of x (n, *event)."""
+    num = int(context.hparams.test_samples)
+    moments = context.once("mean and std", lambda: functools.partial(_mean_and_std, context.model, num))
+    return context.map_batches(moments, x, "mean and std")
+
+
+def _mean_and_std(model: Any, num_samples: int, x, seed):
+    found = model.predictive(x, num_samples, seed)
+    return model.to_data(found["mean"]), tf.sqrt(found["epistemic_variance"])
+
+
+def _predict(context: Context) -> Predictions:
+    model, x, num = context.model, context.dataset.test.x, int(context.hparams.test_samples)
+    try:
+        classifier = features.find_classifier(context)
+    except NotImplementedError as error:
+        context.say(f"No classifier: {sentence(error)}")
+        classifier = None
+
+    def moments(batch, seed):
+        found = model.predictive(batch, num, seed)
+        return {
+            "error": model.preprocess(batch)[0] - found["mean"],
+            "aleatoric": found["aleatoric_variance"],
+            "epistemic": found["epistemic_variance"],
+            "latent": tf.reduce_sum(tf.sqrt(found["latent_variance"]), axis=-1),
+            **({} if classifier is None else {"picture": model.to_data(found["mean"])}),
+        }
+
+    def log_prob(batch, seed):
+        return model.predictive_log_prob(batch, num, seed)
+
+    total, epistemic, noise = (VarianceCalibration() for _ in range(3))
+    rows = []
+    for part in context.stream(moments, x, "predictive"):
+        error, within, between = (part[name].astype(np.float64) for name in ("error", "aleatoric", "epistemic"))
+        total.add(error, within + between)
+        epistemic.add(error, between)
+        noise.add(error, within)
+        axes = tuple(range(1, error.ndim))
+        row = [np.sqrt(between).sum(axes), part["latent"], np.square(error).sum(axes), between.sum(axes)]
+        rows.append([*row, *([] if classifier is None else [classifier.probabilities(part["picture"])])])
+    output, latent, sse, spread, *rest = (np.concatenate(column) for column in zip(*rows))
+    try:
+        density = context.map_batches(log_prob, x, "predictive density").astype(np.float64)
+    except NotImplementedError as error:
+        context.say(f"No predictive density: {sentence(error)}")
+        density = None
+    latent = latent.astype(np.float64)
+    probabilities = rest[0] if rest else None
+    return Predictions(output, latent, sse, spread, density, probabilities, total, epistemic, noise)

@@ -1,0 +1,255 @@
+"""Autoencoders whose weights are uncertain: moments, densities and scores from networks drawn one at a time."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from pae_zoo import seeds, trainable
+from pae_zoo.models import ae
+
+# Streams of a seed beside those of the networks, which are numbered from 0 on.
+PREPROCESS, MEASURE = -1, -2
+# Held-out data behind the mean score that typicality is measured from.
+TYPICAL_DATA = 2000
+
+Map = Callable[[tf.Tensor], tf.Tensor]
+
+
+class Network(NamedTuple):
+    """One drawn network: y (batch, *event) -> z (batch, K), and z (batch, K) -> the decoder's outputs."""
+
+    encode: Map
+    decode: Map
+
+
+class BayesianAE(ae.AE):
+    """An autoencoder with a distribution over its networks: y -> z_s = e_s(y) -> p(y | theta_s).
+
+    A subclass defines `network`. The networks are those of the seed: networks s = 0, 1, ... have the seeds
+    fold_in(seed, s), whatever the data, so that data given in several calls with one seed meet the same networks. They
+    are drawn and applied one at a time, with running moments (Welford, Technometrics 4 (1962) 419), so that memory does
+    not grow with their number. `encode`, `decode` and calling the model use the one network that stands for all.
+
+    Args beyond `Autoencoder`:
+      test_samples: networks behind `ood_scores`.
+    """
+
+    draws_are_shared = True
+    codes_only = True
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", test_samples: int = 50, **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        self.test_samples = int(test_samples)
+        self.typical = self.add_weight(name="typical", shape=(), initializer="zeros", trainable=False)
+
+    # ---- what each model defines -------------------------------------------------------------------
+
+    def network(self, seed: tf.Tensor) -> Network:
+        """Returns the network that `seed` draws."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how a network is drawn.")
+
+    def over_networks(self, num_samples: int, seed: tf.Tensor, step: Callable, state: Any) -> Any:
+        """Returns the state after step(state, s + 1, network s) for each s below `num_samples`; a nest of tensors."""
+        check_samples(num_samples)
+
+        def body(s, state):
+            found = step(state, tf.cast(s + 1, tf.float32), self.network(seeds.fold_in(seed, s)))
+            return s + 1, tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), found, state)
+
+        return tf.while_loop(lambda s, _: s < num_samples, body, (0, state), parallel_iterations=1)[1]
+
+    def draw(self, y: tf.Tensor, num_samples: int, seed) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns (z (S, batch, K), the decoder's outputs (S, batch, ...)) of S drawn networks at y (batch, *event)."""
+        check_samples(num_samples)
+
+        def one(s):
+            network = self.network(seeds.fold_in(seed, s))
+            z = network.encode(y)
+            return z, network.decode(z)
+
+        if tf.executing_eagerly():  # map_fn costs more than the networks there
+            return tuple(tf.stack(values) for values in zip(*(one(s) for s in range(num_samples))))
+        types = (self.float_type, self.float_type)
+        return tf.map_fn(one, tf.range(num_samples), fn_output_signature=types, parallel_iterations=1)
+
+    @property
+    def float_type(self) -> tf.DType:
+        """The type that the networks' outputs are computed with: 64 bits where the weights have them, else 32."""
+        return tf.float64 if self.encoder.variable_dtype == "float64" else tf.float32
+
+    # ---- moments -----------------------------------------------------------------------------------
+
+    def moments(self, y: tf.Tensor, num_samples: int, seed) -> dict[str, tf.Tensor]:
+        """Returns what is known of y (batch, *event) from `num_samples` networks, variances with divisor S.
+
+        Keys: those of `predictive`; "mean_log_prob" and "log_mean_prob", the mean over networks of log p(y | theta_s)
+        and the log of the mean of p(y | theta_s), nats, densities of y, shape (batch,).
+        """
+        data, latents, none = (self._zeros(y, *shape) for shape in (self.event_shape, (self.latent_dim,), ()))
+        start = (data, data, data, latents, latents, none, none - math.inf)
+
+        def step(state, count, network):
+            mean, square, within, latent_mean, latent_square, total, log_sum = state
+            z = network.encode(y)
+            outputs = network.decode(z)
+            found = self.likelihood.mean(outputs)
+            log_prob = self.likelihood.log_prob(outputs, y)
+            mean, square = _welford(count, mean, square, found)
+            latent_mean, latent_square = _welford(count, latent_mean, latent_square, z)
+            variance = tf.broadcast_to(self.likelihood.variance(outputs), tf.shape(found))
+            within += (variance - within) / tf.cast(count, within.dtype)
+            log_sum = tf.reduce_logsumexp(tf.stack([log_sum, log_prob]), axis=0)
+            return mean, square, within, latent_mean, latent_square, total + log_prob, log_sum
+
+        found = self.over_networks(num_samples, seed, step, start)
+        mean, square, within, latent_mean, latent_square, total, log_sum = found
+        number = float(self.num_networks(num_samples))
+        return {
+            "mean": mean,
+            "aleatoric_variance": within,
+            "epistemic_variance": square / number,
+            "latent_mean": latent_mean,
+            "latent_variance": latent_square / number,
+            "mean_log_prob": total / number,
+            "log_mean_prob": log_sum - math.log(number),
+        }
+
+    def num_networks(self, num_samples: int) -> int:
+        """Returns how many networks `over_networks` visits for `num_samples` asked."""
+        return num_samples
+
+    def predictive(self, x, num_samples: int, seed=None) -> dict[str, tf.Tensor]:
+        """Returns moments of the mean over networks of p(y'|x, theta_s), y' a new observation, in the space of y.
+
+        Keys: "mean", "aleatoric_variance" (mean of Var[y'|theta_s]), "epistemic_variance" (variance of E[y'|theta_s]),
+        of shape (batch, *event); "latent_mean" and "latent_variance" of the codes, (batch, latent_dim). Variances have
+        the divisor `num_samples`.
+        """
+        found = self.moments(self.preprocess(x)[0], num_samples, self.next_seed(seed))
+        return {name: value for name, value in found.items() if not name.endswith("_prob")}
+
+    def predictive_log_prob(self, x, num_samples: int, seed=None) -> tf.Tensor:
+        """Returns log 1/S sum_s p(x | theta_s), nats, shape (batch,), a density of x; x is also what is encoded."""
+        seed = self.next_seed(seed)
+        y, log_det = self.preprocess(x, seeds.fold_in(seed, PREPROCESS))
+        return self.moments(y, num_samples, seed)["log_mean_prob"] + log_det
+
+    def draw_codes(self, x, num_samples: int, seed=None) -> tf.Tensor:
+        """Returns the codes of x in drawn networks, shape (num_samples, batch, latent_dim)."""
+        return self.draw(self.preprocess(x)[0], num_samples, self.next_seed(seed))[0]
+
+    def draw_reconstructions(self, x, num_samples: int, seed=None) -> tf.Tensor:
+        """Returns the reconstructions of x by drawn networks, in the space of x, shape (num_samples, batch, *event)."""
+        outputs = self.draw(self.preprocess(x)[0], num_samples, self.next_seed(seed))[1]
+        frames = self.likelihood.mean(tf.reshape(outputs, (-1, *outputs.shape[2:])))
+        return tf.reshape(self.to_data(frames), (num_samples, -1, *self.event_shape))
+
+    def decode_grid(self, z, num_samples: int, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mean and std over drawn decoders of E[y|z] at latents z (batch, K), each (batch, *event)."""
+        z = trainable.to_float(z)
+        start = self._zeros(z, *self.event_shape)
+
+        def step(state, count, network):
+            return _welford(count, *state, self.likelihood.mean(network.decode(z)))
+
+        mean, square = self.over_networks(num_samples, self.next_seed(seed), step, (start, start))
+        return mean, tf.sqrt(square / float(self.num_networks(num_samples)))
+
+    def _zeros(self, like: tf.Tensor, *shape: int) -> tf.Tensor:
+        batch = like.shape[0] if like.shape[0] is not None else tf.shape(like)[0]
+        return tf.zeros((batch, *shape), self.float_type)
+
+    # ---- scores ------------------------------------------------------------------------------------
+
+    def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
+        """Returns four scores from `test_samples` networks, each (batch,), higher = more unusual.
+
+        latent: sum over k of the std of z_k; output: sum over values of the std of E[y|theta]; likelihood: mean over
+        networks of -log p(y|theta_s), nats; typicality: its distance from the mean over held-out data, which `measure`
+        sets (0 before) (Miani et al., arXiv 2206.15078, section 5; its code).
+        """
+        found = self.moments(self.preprocess(x)[0], self.test_samples, self.next_seed(seed))
+        likelihood = -found["mean_log_prob"]
+        axes = list(range(1, found["mean"].shape.rank))
+        return {
+            "latent": tf.reduce_sum(tf.sqrt(found["latent_variance"]), axis=-1),
+            "output": tf.reduce_sum(tf.sqrt(found["epistemic_variance"]), axis=axes),
+            "likelihood": likelihood,
+            "typicality": tf.abs(likelihood - tf.cast(tf.convert_to_tensor(self.typical), likelihood.dtype)),
+        }
+
+    def measure(self, x: np.ndarray, train=None, batch_size: int = 500) -> None:
+        """Measures on held-out x the pixel stds of "gaussian_pixel", then the mean likelihood score of up to 2,000."""
+        super().measure(x, train, batch_size)
+        rows = np.linspace(0, len(x) - 1, min(len(x), TYPICAL_DATA)).astype(int)
+        scores = tf.function(lambda x, seed: self.ood_scores(x, seed)["likelihood"], autograph=False)
+        base, total = seeds.fold_in((self.seed, 0), MEASURE), 0.0
+        for number, start in enumerate(range(0, len(rows), batch_size)):
+            batch = trainable.to_float(x[rows[start : start + batch_size]])
+            seed = base if self.draws_are_shared else seeds.fold_in(base, number)
+            total += float(tf.reduce_sum(tf.cast(scores(batch, seed), tf.float64)))
+        self.typical.assign(total / len(rows))
+
+    def fit(self, x=None, *args, **kwargs):
+        """Keras' fit, then `measure` on up to 10,000 validation data if they are given, else on training data.
+
+        Inside `feeding`, where the launcher measures by itself, it is the training alone.
+        """
+        history = super().fit(x, *args, **kwargs)
+        if self._feed is None:
+            held_out = kwargs.get("validation_data")
+            held_out = held_out[0] if isinstance(held_out, (tuple, list)) else held_out
+            train = trainable.first_examples(x)
+            self.measure(train if held_out is None else trainable.first_examples(held_out), train)
+        return history
+
+    # ---- building ----------------------------------------------------------------------------------
+
+    def weights_from(self, other, part):
+        found = super().weights_from(other, part)
+        if part != "encoder":
+            return found
+        # The last layer of an encoder with raw scales beside the codes gives twice as many numbers.
+        double = 2 * self.latent_dim
+        last = [value[..., : self.latent_dim] if value.shape[-1] == double else value for value in found[-2:]]
+        return [*found[:-2], *last]
+
+    @classmethod
+    def options(cls, hparams, total_steps: int) -> dict[str, Any]:
+        # Not those of `ae`, whose hybrid objective and noise on codes have no place here.
+        return {**super(ae.AE, cls).options(hparams, total_steps), "test_samples": hparams.test_samples}
+
+    @classmethod
+    def length_matters(cls, hparams) -> bool:
+        return super(ae.AE, cls).length_matters(hparams)
+
+    def get_config(self):
+        return {**super().get_config(), "test_samples": self.test_samples}
+
+    def serving_signatures(self):
+        """Returns the signature predictive: mean and std of E[y|theta] and of the code over `test_samples` networks."""
+
+        def predictive(x, seed):
+            found = self.predictive(x, self.test_samples, seed)
+            return {
+                "mean": found["mean"], "std": tf.sqrt(found["epistemic_variance"]),
+                "latent_mean": found["latent_mean"], "latent_std": tf.sqrt(found["latent_variance"]),
+            }  # fmt: skip
+
+        return {"predictive": (("x", "seed"), predictive)}
+
+
+def check_samples(num_samples: int) -> None:
+    """Raises ValueError unless there is at least one network."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; received {num_samples}.")
+
+
+def _welford(count: tf.Tensor, mean: tf.Tensor, square: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns mean and sum of squared deviations after `value`, the number `count` of the series."""
+    delta = value - mean
+    mean += delta / tf.cast(count, value.dtype)
+    return mean, square + tf.maximum(delta * (value - mean), 0.0)

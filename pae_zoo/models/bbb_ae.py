@@ -1,0 +1,186 @@
+"""bbb_ae: autoencoder with a Gaussian over every weight, trained by Bayes by backprop."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.saving import register_keras_serializable
+
+from pae_zoo import hparams as hp
+from pae_zoo import seeds, trainable
+from pae_zoo.errors import UserError
+from pae_zoo.models import weights
+from pae_zoo.models.bayesian import BayesianAE, Network
+
+# Stream of a step's seed that its networks are drawn from.
+NETWORKS = 12
+RHO_RANGE, UPSTREAM_MEAN_RANGE = (-5.0, -4.0), (-0.2, 0.2)
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams(hp.SharedHParams):
+    """Flags of the autoencoder trained by Bayes by backprop."""
+
+    weight_prior: str = hp.option(
+        "mixture", "Prior of the weights: 'gaussian' N(0, --prior_std^2), its KL in closed form, or 'mixture' of that "
+        "and N(0, --prior_narrow_std^2), its KL from the drawn weights.", choices=("mixture", "gaussian"))
+    prior_std: float = hp.option(1.0, "Std of the prior, of the wide component of the mixture.", above=0.0)
+    prior_narrow_std: float = hp.option(0.0024787522, "Std of the narrow component of the mixture (e^-6).", above=0.0)
+    prior_share: float = hp.option(0.5, "Share of the wide component of the mixture.", above=0.0, high=0.999)
+    kl_weight: float = hp.option(1.0, "Weight of the KL term (1: the evidence lower bound).", low=0.0)
+    train_samples: int = hp.option(1, "Networks drawn in each training step.", low=1)
+    bbb_loss: str = hp.option(
+        "elbo", "What is minimised: the negative evidence lower bound, or 'legacy': the squared error per pixel of the "
+        "mean reconstruction plus the KL of a batch.", choices=("elbo", "legacy"))
+    bbb_init: str = hp.option(
+        "network", "Initial means of the weights: the network's own initial weights, or 'upstream': uniform between "
+        "-0.2 and 0.2.", choices=("network", "upstream"))
+
+
+@register_keras_serializable("pae_zoo")
+class BBBAE(BayesianAE):
+    """Autoencoder with q(w) = N(mu, softplus(rho)^2) over all weights of encoder and decoder (arXiv 1505.05424).
+
+    With N training data the loss of a datum is E_q[-log p(y|w)] + kl_weight KL(q || p) / N, estimated by
+    `train_samples` networks, each of which the whole batch goes through (Blundell et al., eqs. 2, 7). The means mu are
+    the networks' own weights, which `encode`, `decode` and calling the model use.
+
+    Args beyond `Autoencoder`: weight_prior ("mixture" or "gaussian"), prior_std, prior_narrow_std, prior_share,
+      kl_weight, train_samples, bbb_loss ("elbo" or "legacy"), bbb_init ("network" or "upstream"): see the flags' help.
+
+    N is what `adapt` was given; `fit` on a data set of batches takes the first 10,000 data for all.
+    Raises UserError for settings that do not exist.
+    """
+
+    tracked = ("nll", "mse", "kl", "log_prior", "log_posterior")
+    upstream_tags = {
+        f"{ours}/{name}": f"{theirs}_{tag}"
+        for ours, theirs in (("train", "train"), ("valid", "val"))
+        for name, tag in (("loss", "loss"), ("log_prior", "log_prior"), ("nll", "negative_log_likelihood"),
+                          ("log_posterior", "log_variational_posterior"))
+    }  # fmt: skip
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", weight_prior: str = "mixture",
+                 prior_std: float = 1.0, prior_narrow_std: float = math.exp(-6.0), prior_share: float = 0.5,
+                 kl_weight: float = 1.0, train_samples: int = 1, bbb_loss: str = "elbo", bbb_init: str = "network",
+                 **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        for value, allowed in ((weight_prior, ("mixture", "gaussian")), (bbb_loss, ("elbo", "legacy")),
+                               (bbb_init, ("network", "upstream"))):  # fmt: skip
+            if value not in allowed:
+                raise UserError(f"One of {', '.join(allowed)} is needed; received {value!r}.")
+        if not (prior_std > 0 and prior_narrow_std > 0 and 0 < prior_share < 1 and train_samples >= 1):
+            raise UserError(
+                "The prior's stds must be above 0, its share between 0 and 1 and train_samples at least 1; received "
+                f"{prior_std}, {prior_narrow_std}, {prior_share} and {train_samples}."
+            )
+        self.weight_prior, self.bbb_loss, self.bbb_init = weight_prior, bbb_loss, bbb_init
+        self.prior_std, self.prior_narrow_std = float(prior_std), float(prior_narrow_std)
+        self.prior_share, self.kl_weight = float(prior_share), float(kl_weight)
+        self.train_samples = int(train_samples)
+        self.num_data = self.add_weight(name="num_data", shape=(), initializer="ones", trainable=False)
+        self.rhos = [
+            self.add_weight(name=f"rho_{index}", shape=mean.shape, dtype=mean.dtype,
+                            initializer=_uniform(RHO_RANGE, self.seed, 2 * index))
+            for index, mean in enumerate(self.means)
+        ]  # fmt: skip
+        if bbb_init == "upstream":
+            for index, mean in enumerate(self.means):
+                mean.assign(_uniform(UPSTREAM_MEAN_RANGE, self.seed, 2 * index + 1)(mean.shape, mean.dtype))
+
+    @property
+    def means(self) -> list[keras.Variable]:
+        """The weights that q is over, which hold its means: the encoder's, then the decoder's."""
+        return [*self.encoder.trainable_weights, *self.decoder.trainable_weights]
+
+    # ---- weights -----------------------------------------------------------------------------------
+
+    def stds(self) -> list[tf.Tensor]:
+        """Returns softplus(rho) of every weight, of the shapes of `means`."""
+        return [tf.nn.softplus(tf.convert_to_tensor(rho)) for rho in self.rhos]
+
+    def network(self, seed) -> Network:
+        """Returns the network whose weights `seed` draws from q."""
+        values = weights.drawn(self.means, self.stds(), seed)
+
+        def at(net):
+            def apply(inputs):
+                with weights.replaced(self.means, values):
+                    return net(inputs)
+
+            return apply
+
+        return Network(at(lambda y: self.encoder_outputs(y)[0]), at(self.decoder_outputs))
+
+    def log_densities(self, values: list, noise: list, stds: list) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns (log q, log p) in nats: of drawn weights mu + std noise, or their means over q (gaussian prior)."""
+        log_q = log_p = 0.0
+        for mean, value, eps, std in zip(self.means, values, noise, stds):
+            log_std = tf.reduce_sum(tf.math.log(std))
+            size = float(math.prod(mean.shape)) * 0.5 * math.log(2 * math.pi)
+            if self.weight_prior == "gaussian":
+                square = tf.reduce_sum(std**2 + tf.convert_to_tensor(mean) ** 2) / self.prior_std**2
+                log_q -= log_std + size + 0.5 * math.prod(mean.shape)
+                log_p -= size + 0.5 * square + math.prod(mean.shape) * math.log(self.prior_std)
+            else:
+                log_q -= log_std + size + 0.5 * tf.reduce_sum(eps**2)
+                log_p += tf.reduce_sum(self._log_mixture(value)) - size
+        return log_q, log_p
+
+    def _log_mixture(self, value: tf.Tensor) -> tf.Tensor:
+        """Returns the log density of the mixture, without -1/2 log 2 pi, of the shape of `value`."""
+        wide = math.log(self.prior_share / self.prior_std) - 0.5 * (value / self.prior_std) ** 2
+        narrow = math.log((1 - self.prior_share) / self.prior_narrow_std) - 0.5 * (value / self.prior_narrow_std) ** 2
+        return tf.maximum(wide, narrow) + tf.math.log1p(tf.exp(-tf.abs(wide - narrow)))
+
+    # ---- training ----------------------------------------------------------------------------------
+
+    def objective(self, x, seed, training):
+        y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
+        stds, base = self.stds(), seeds.fold_in(seed, NETWORKS)
+        state = [*self.encoder.non_trainable_weights, *self.decoder.non_trainable_weights] if training else []
+        log_prob = log_q = log_p = mean = 0.0
+        for number in range(self.train_samples):
+            noise: list = []
+            values = weights.drawn(self.means, stds, seeds.fold_in(base, number), noise)
+            with weights.replaced(self.means, values, state):
+                outputs = self.decoder_outputs(self.encoder_outputs(y, training)[0], training)
+            log_prob += self.likelihood.log_prob(outputs, y, scale=self.scale_now()) / self.train_samples
+            mean += self.likelihood.mean(outputs) / self.train_samples
+            found = self.log_densities(values, noise, stds)
+            log_q, log_p = log_q + found[0] / self.train_samples, log_p + found[1] / self.train_samples
+        mse = tf.reduce_mean(tf.square(y - mean), axis=list(range(1, y.shape.rank)))
+        share = self.kl_weight * (log_q - log_p) / tf.convert_to_tensor(self.num_data)
+        if self.bbb_loss == "elbo":
+            loss = share - log_prob
+        else:
+            loss = share * tf.cast(tf.shape(y)[0], share.dtype) + mse
+        every = tf.zeros_like(log_prob)
+        return {"loss": loss, "nll": -log_prob, "mse": mse, "kl": every + (log_q - log_p), "log_prior": every + log_p,
+                "log_posterior": every + log_q}  # fmt: skip
+
+    def adapt(self, x: np.ndarray) -> None:
+        """Sets data statistics, and N, the number of training data x."""
+        super().adapt(x)
+        self.num_data.assign(float(len(x)))
+
+    def initialise_from(self, other) -> None:
+        """Takes the means of the weights from another trained model."""
+        super().initialise_from(other)
+        if isinstance(other, BBBAE):
+            for rho, theirs in zip(self.rhos, other.rhos):
+                rho.assign(theirs)
+
+    def get_config(self):
+        own = ("weight_prior", "prior_std", "prior_narrow_std", "prior_share", "kl_weight", "train_samples", "bbb_loss",
+               "bbb_init")  # fmt: skip
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
+
+
+def _uniform(bounds: tuple[float, float], seed: int, index: int) -> keras.initializers.Initializer:
+    return keras.initializers.RandomUniform(*bounds, seed=seeds.integer(seed, NETWORKS, index))
+
+
+MODEL = BBBAE

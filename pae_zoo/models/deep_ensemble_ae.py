@@ -1,0 +1,177 @@
+"""deep_ensemble_ae: several autoencoders that differ in their initial weights alone, trained side by side."""
+
+import dataclasses
+from typing import Any, Optional
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.saving import register_keras_serializable
+
+from pae_zoo import hparams as hp
+from pae_zoo import networks, seeds, trainable
+from pae_zoo.errors import UserError
+from pae_zoo.models import builder
+from pae_zoo.models.bayesian import BayesianAE, Network, check_samples
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams(hp.SharedHParams):
+    """Flags of the deep ensemble of autoencoders."""
+
+    num_members: int = hp.option(5, "Autoencoders in the ensemble.", low=1, smoke=2)
+
+
+@register_keras_serializable("pae_zoo")
+class DeepEnsembleAE(BayesianAE):
+    """M autoencoders, each maximising its own log p(y | z = e_m(y)) (Lakshminarayanan et al., arXiv 1612.01474).
+
+    One step trains all members on one batch and minimises the sum of their losses. They share nothing but the
+    observation model, and Adam scales each weight by itself, so that with a constant observation std every member is
+    what it would be alone. The networks of the contract are the members: predictions take all of them once, whatever
+    number and seed are asked for; draw s of `draw_codes` and `draw_reconstructions` is member s modulo M.
+
+    Codes of different members live in different coordinates. `measure` aligns those of member m to member 0's by the
+    translation and rotation (or reflection) that fit the codes of the training data best: z -> (z - c_m) R_m + c_0,
+    R_m = U V' of the singular value decomposition of the codes' cross-covariance (Schönemann, Psychometrika 31 (1966)
+    1). Drawn codes, their moments and the score "latent" are aligned; they say how well the members' codes agree up
+    to such a map. `encode` and `decode` are member 0's; calling the model gives the mean of all reconstructions.
+
+    Args beyond `Autoencoder`:
+      members: pairs (encoder, decoder) besides the first, as one list: encoder, decoder, encoder, ...
+
+    Raises UserError where a member's shapes differ from the first's.
+    """
+
+    parts = (*BayesianAE.parts, "members")
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", members: Optional[list] = None, **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        self.members = list(members or [])
+        if len(self.members) % 2:
+            raise UserError(f"members is a list encoder, decoder, encoder, ...; received {len(self.members)} networks.")
+        factor = self.likelihood.channels_factor
+        for pair in self._pairs()[1:]:
+            event_shape, latent_dim = networks.check_pair(*pair, channels_factor=factor, deterministic=True)
+            if (event_shape, latent_dim) != (self.event_shape, self.latent_dim):
+                raise UserError(
+                    f"Members take the same data and latents; the first has {self.event_shape} and {self.latent_dim}, "
+                    f"{pair[0].name} has {event_shape} and {latent_dim}."
+                )
+        self.num_members = len(self._pairs())
+        size = self.latent_dim
+        self.rotations = self.add_weight(
+            name="rotations", shape=(self.num_members, size, size), trainable=False,
+            initializer=lambda shape, dtype: tf.eye(size, batch_shape=[shape[0]], dtype=dtype),
+        )  # fmt: skip
+        self.shifts = self.add_weight(
+            name="shifts", shape=(self.num_members, size), initializer="zeros", trainable=False)
+
+    def _pairs(self) -> list[tuple[keras.Model, keras.Model]]:
+        return [(self.encoder, self.decoder), *zip(self.members[::2], self.members[1::2])]
+
+    # ---- networks ----------------------------------------------------------------------------------
+
+    def member_codes(self, y: tf.Tensor, member: int, training: bool = False) -> tf.Tensor:
+        """Returns the codes of y (batch, *event) in the member's own coordinates, (batch, K)."""
+        return self._mean_and_raw(self._pairs()[member][0](y, training=training))[0]
+
+    def member(self, number: int) -> Network:
+        """Returns the member `number`, its latents aligned to those of member 0."""
+        decoder = self._pairs()[number][1]
+        rotation, shift = tf.convert_to_tensor(self.rotations)[number], tf.convert_to_tensor(self.shifts)[number]
+        return Network(
+            lambda y: self.member_codes(y, number) @ rotation + shift,
+            lambda z: trainable.to_float(decoder((z - shift) @ tf.transpose(rotation))),
+        )
+
+    def over_networks(self, num_samples, seed, step, state):
+        check_samples(num_samples)
+        for number in range(self.num_members):
+            state = step(state, tf.constant(number + 1.0), self.member(number))
+        return state
+
+    def num_networks(self, num_samples):
+        return self.num_members
+
+    def draw(self, y, num_samples, seed):
+        check_samples(num_samples)
+        codes, outputs = [], []
+        for number in range(min(num_samples, self.num_members)):
+            network = self.member(number)
+            codes.append(network.encode(y))
+            outputs.append(network.decode(codes[-1]))
+        order = [s % self.num_members for s in range(num_samples)]
+        return tf.stack([codes[s] for s in order]), tf.stack([outputs[s] for s in order])
+
+    def call(self, x, training=False):
+        """Returns the mean of the members' reconstructions of x (batch, *event), in the space of x."""
+        y, _ = self.preprocess(x)
+        means = [
+            self.likelihood.mean(trainable.to_float(decoder(self.member_codes(y, number, training), training=training)))
+            for number, (_, decoder) in enumerate(self._pairs())
+        ]
+        return self.to_data(tf.add_n(means) / self.num_members)
+
+    # ---- training ----------------------------------------------------------------------------------
+
+    def objective(self, x, seed, training):
+        y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
+        axes, log_prob, square = list(range(1, y.shape.rank)), 0.0, 0.0
+        for number, (_, decoder) in enumerate(self._pairs()):
+            outputs = trainable.to_float(decoder(self.member_codes(y, number, training), training=training))
+            log_prob += self.likelihood.log_prob(outputs, y, scale=self.scale_now())
+            square += tf.reduce_mean(tf.square(y - self.likelihood.mean(outputs)), axis=axes)
+        return {"loss": -log_prob, "nll": -log_prob / self.num_members, "mse": square / self.num_members}
+
+    def measure(self, x, train=None, batch_size=500):
+        """Aligns the members on the training data (held-out x if they are not given), then measures as the others."""
+        self._align(x if train is None else train, batch_size)
+        super().measure(x, train, batch_size)
+
+    def _align(self, x: np.ndarray, batch_size: int) -> None:
+        def encode(x):
+            y, _ = self.preprocess(x)
+            return tf.stack([self.member_codes(y, number) for number in range(self.num_members)])
+
+        encode = tf.function(encode, autograph=False)
+        batches = [encode(trainable.to_float(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+        codes = np.concatenate(batches, axis=1).astype(np.float64)
+        centres = codes.mean(axis=1)
+        rotations = np.stack([procrustes(member - centre, codes[0] - centres[0])
+                              for member, centre in zip(codes, centres)])  # fmt: skip
+        rotations[0] = np.eye(self.latent_dim)
+        self.rotations.assign(rotations)
+        self.shifts.assign(centres[0] - np.einsum("mk,mkl->ml", centres, rotations))
+
+    # ---- building ----------------------------------------------------------------------------------
+
+    @classmethod
+    def options(cls, hparams, total_steps: int) -> dict[str, Any]:
+        found = super().options(hparams, total_steps)
+        del found["num_members"]
+        return found
+
+    @classmethod
+    def from_hparams(cls, hparams, event_shape, total_steps):
+        if hparams.clip_norm:
+            raise UserError(
+                f"--clip_norm={hparams.clip_norm} would bind the members of deep_ensemble_ae to one another, since the "
+                "norm is that of all weights. Leave it out."
+            )
+        encoder, decoder, preprocessing = builder.parts(hparams, event_shape, codes_only=True)
+        members = [net for number in range(1, hparams.num_members)
+                   for net in builder.parts(hparams, event_shape, number, codes_only=True)[:2]]  # fmt: skip
+        return cls(
+            encoder, decoder, likelihood=hparams.likelihood, preprocessing=preprocessing, scale=hparams.scale,
+            seed=hparams.seed, name=hparams.model, members=members, **cls.options(hparams, total_steps),
+        )
+
+
+def procrustes(codes: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Returns the orthogonal R (K, K) that minimises |codes R - target|^2, for centred rows (n, K)."""
+    left, _, right = np.linalg.svd(codes.T @ target)
+    return left @ right
+
+
+MODEL = DeepEnsembleAE

@@ -1,0 +1,266 @@
+"""lae: Laplacian autoencoder: a Gaussian over all weights, refreshed in every training step from the GGN."""
+
+import dataclasses
+import math
+import time
+from typing import Optional
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.saving import register_keras_serializable
+
+from pae_zoo import curvature, likelihoods, seeds, trainable
+from pae_zoo import hparams as hp
+from pae_zoo.errors import UserError
+from pae_zoo.models import weights
+from pae_zoo.models.bayesian import MEASURE, TYPICAL_DATA, Network
+from pae_zoo.models.weight_posterior import CurvatureFlags, LaplaceAE, check_choice
+
+# Streams of a step's seed; trainable.py has the others.
+WEIGHTS, PROBES = 21, 22
+OBJECTIVES, UPDATES = ("elbo", "upstream"), ("accumulate", "ema")
+# Share of a training batch whose error at the mean weights is logged: it costs a forward pass.
+MEAN_SHARE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams(CurvatureFlags):
+    """Flags of the Laplacian autoencoder with online curvature."""
+
+    objective: str = hp.option(
+        "elbo", "What is minimised: the negative evidence lower bound, or 'upstream': the published loss, the mean "
+        "squared error at the sampled weights times --curvature_constant.", choices=OBJECTIVES)
+    train_samples: int = hp.option(1, "Networks drawn in a training step.", low=1)
+    hessian_update: str = hp.option(
+        "ema", "h <- m h + (1 - m) g (ema), or h <- m h + g (accumulate, as published), for the curvature g of a step.",
+        choices=UPDATES)
+    hessian_memory_factor: float = hp.option(0.999, "The factor m.", low=0.0, high=0.999999)
+    hessian_every: int = hp.option(1, "Steps between two refreshes of h; each then counts for all of them.", low=1)
+    hessian_subset: int = hp.option(0, "Data of the batch that the curvature is computed on (0: all).", low=0)
+    one_hessian_per_sampling: bool = hp.option(
+        False, "Curvature at the mean weights, once a step, instead of at each of the sampled ones.")
+    curvature_constant: float = hp.option(
+        0.0, "Factor of the curvature for sigma = 1; 0: 1/sigma^2 with --objective=elbo, 0.5 with upstream (as "
+        "published).", low=0.0)
+    alpha: float = hp.option(0.0, "upstream: weight of the prior term (gamma |mu|^2 - P log gamma)/2.", low=0.0)
+
+
+@register_keras_serializable("pae_zoo")
+class LAE(LaplaceAE):
+    """Autoencoder with q(theta) = N(mu, diag(kappa h + gamma)^-1) over its weights (Miani et al., arXiv 2206.15078).
+
+    mu are the weights of encoder and decoder, trained at weights drawn from q; h (P,) sums up the diagonal of the
+    generalised Gauss-Newton matrix over the data, and is refreshed in the training step itself:
+
+        theta_k = mu + eps_k / sqrt(kappa h + gamma),   g = c (N/B) mean_k sum_b diag J_b(theta_k)^T H J_b(theta_k)
+        h <- m h + (1 - m) g   or, as published,   h <- m h + g
+
+    A refresh every n steps counts for n equal ones, h <- m^n h + (1 + m + ... + m^(n-1)) w g with w the weight of g
+    above. Objectives, per datum:
+
+        elbo      -mean_k log p(y|theta_k) + KL(q || N(0, 1/gamma)) / N
+        upstream  c mean_k MSE(theta_k) + alpha (gamma |mu|^2 - P log gamma) / 2
+
+    No gradient goes through h. With upstream's objective the observation std is measured after training.
+
+    Args beyond `AE`: the flags of the model, see `HParams`.
+    """
+
+    tracked = ("nll", "mse", "mse_mean", "regularizer")
+    upstream_tags = {"train/loss": "train_loss", "train/mse": "mse_loss", "train/regularizer": "weight_decay",
+                     "valid/loss": "val_loss", "valid/mse": "val_mse", "valid/regularizer": "val_regularizer"}
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", objective: str = "elbo", train_samples: int = 1,
+                 hessian_update: str = "ema", hessian_memory_factor: float = 0.999, hessian_every: int = 1,
+                 hessian_subset: int = 0, one_hessian_per_sampling: bool = False, curvature_constant: float = 0.0,
+                 alpha: float = 0.0, **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        check_choice(objective, OBJECTIVES, "objective")
+        check_choice(hessian_update, UPDATES, "hessian_update")
+        self.objective_name = objective
+        self.train_samples = int(train_samples)
+        self.hessian_update, self.memory_factor = hessian_update, float(hessian_memory_factor)
+        self.hessian_every, self.hessian_subset = int(hessian_every), int(hessian_subset)
+        self.one_hessian_per_sampling = bool(one_hessian_per_sampling)
+        self.curvature_constant, self.alpha = float(curvature_constant), float(alpha)
+        _check_deterministic(self.graph)
+        self.blocks = self.graph.select(self.curvature_flags["bayesian_layers"])
+        self.uncertain = [variable for block in self.blocks for variable in block.variables]
+        self.num_data = self.add_weight(name="num_data", shape=(), initializer="ones", trainable=False)
+        self.posterior.curvature.assign(tf.ones_like(self.posterior.curvature))
+
+    @property
+    def hessian(self):
+        """The variable h, (P,): the curvature of `posterior`, whose sigma is 1."""
+        return self.posterior.curvature
+
+    @property
+    def prior_precision(self) -> float:
+        """The precision gamma of the prior."""
+        return self.curvature_flags["prior_precision"]
+
+    def adapt(self, x: np.ndarray) -> None:
+        """Sets data statistics, the number N of training data, and h = N as the recursion starts with."""
+        super().adapt(x)
+        self.num_data.assign(float(len(x)))
+        self.hessian.assign(tf.fill(self.hessian.shape, float(len(x))))
+
+    # ---- the posterior over weights ----------------------------------------------------------------
+
+    def precision(self) -> tf.Tensor:
+        """Returns the diagonal of Lambda = kappa h + gamma of the chosen weights, (P,)."""
+        return self.curvature_flags["hessian_scale"] * tf.convert_to_tensor(self.hessian) + self.prior_precision
+
+    def draw_weights(self, seed) -> list[tf.Tensor]:
+        """Returns one draw of the weights `uncertain`; its derivative by their means is the identity."""
+        stds = self.graph.unflatten(tf.math.rsqrt(self.precision()), self.blocks)
+        return weights.drawn(self.uncertain, [tf.stop_gradient(std) for std in stds], seed)
+
+    def network(self, seed: tf.Tensor) -> Network:
+        """Returns the network whose weights `seed` draws from q."""
+        return self.network_at(self.uncertain, self.draw_weights(seed))
+
+    # ---- training ----------------------------------------------------------------------------------
+
+    @property
+    def trained_variables(self) -> list:
+        """The weights of the network, and the observation std where the objective contains it."""
+        own = {id(v) for v in self.likelihood.trainable_variables} if self.objective_name == "upstream" else set()
+        return [v for v in self.trainable_variables if id(v) not in own]
+
+    def objective(self, x, seed, training):
+        y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
+        base = seeds.fold_in(seed, WEIGHTS)
+        draws = [self.draw_weights(seeds.fold_in(base, k)) for k in range(self.train_samples)]
+        networks = [self.network_at(self.uncertain, values) for values in draws]
+        outputs = [network.decode(network.encode(y)) for network in networks]
+        axes = list(range(1, y.shape.rank))
+        squares = [tf.reduce_mean(tf.square(y - self.likelihood.mean(one)), axis=axes) for one in outputs]
+        mse = tf.add_n(squares) / len(squares)
+        nll = -tf.add_n([self.likelihood.log_prob(one, y) for one in outputs]) / len(outputs)
+        if self.objective_name == "elbo":
+            regularizer = self.kl() / self.num_data.value
+            loss = nll + regularizer
+        else:
+            regularizer = self._prior_term()
+            loss = self._constant() * mse + self.alpha * regularizer
+        # At the mean weights; of a part of a training batch, since it is another forward pass.
+        rows = y[: -(-tf.shape(y)[0] // MEAN_SHARE)] if training else y
+        mean = self.likelihood.mean(tf.stop_gradient(self.decoder_outputs(self.point(rows))))
+        mse_mean = tf.reduce_mean(tf.square(rows - mean), axis=axes)
+        if training:
+            mse_mean = tf.fill(tf.shape(mse), tf.reduce_mean(mse_mean))
+            self.refresh(y, draws, seeds.fold_in(seed, PROBES))
+        return {"loss": loss, "nll": nll, "mse": mse, "mse_mean": mse_mean,
+                "regularizer": tf.fill(tf.shape(mse), regularizer)}
+
+    def refresh(self, y: tf.Tensor, draws, seed) -> None:
+        """Moves h by the curvature of y (batch, *event) at the drawn weights, in every n-th step."""
+        if self.hessian_subset:
+            y = y[: self.hessian_subset]
+        old = tf.convert_to_tensor(self.hessian)
+
+        def moved():
+            m, n = self.memory_factor, self.hessian_every
+            gain = (1.0 - m**n) / (1.0 - m) if self.hessian_update == "accumulate" else 1.0 - m**n
+            return m**n * old + gain * self.curvature_of(y, draws, seed)
+
+        if self.hessian_every == 1:
+            self.hessian.assign(moved())
+        else:
+            self.hessian.assign(tf.cond(self.step % self.hessian_every == 0, moved, lambda: old))
+
+    def curvature_of(self, y: tf.Tensor, draws, seed) -> tf.Tensor:
+        """Returns g = c (N/B) mean_k sum_b diag J^T H J of y (B, *event), estimating the whole data's, (P,)."""
+        places = [self.uncertain] if self.one_hessian_per_sampling else draws
+        found = []
+        for k, values in enumerate(places):
+            with weights.replaced(self.uncertain, [tf.stop_gradient(value) for value in values]):
+                found.append(curvature.ggn_fn(self.graph, y, seed=seeds.fold_in(seed, k), **self.curvature_options))
+        count = tf.cast(tf.shape(y)[0], tf.float32)
+        return tf.stop_gradient(self._constant() * self.num_data.value / count * tf.add_n(found) / len(found))
+
+    def _constant(self) -> tf.Tensor:
+        """Returns the factor c of the curvature for sigma = 1."""
+        if self.curvature_constant:
+            return tf.constant(self.curvature_constant)
+        if self.objective_name == "upstream":
+            return tf.constant(0.5)
+        if self.is_gaussian:
+            return tf.stop_gradient(self.likelihood.shared_precision())
+        return tf.constant(1.0)
+
+    def kl(self) -> tf.Tensor:
+        """Returns KL(q || N(0, 1/gamma)) over the chosen weights, in nats."""
+        ratio = self.prior_precision / self.precision()
+        return 0.5 * (self.prior_precision * self._square() + tf.reduce_sum(ratio - 1.0 - tf.math.log(ratio)))
+
+    def _prior_term(self) -> tf.Tensor:
+        """Returns (gamma |mu|^2 - P log gamma) / 2, -log p(mu) up to a constant."""
+        gamma, num = self.prior_precision, float(self.hessian.shape[0])
+        return 0.5 * (gamma * self._square() - num * tf.math.log(gamma))
+
+    def _square(self) -> tf.Tensor:
+        return tf.add_n([tf.reduce_sum(tf.square(tf.convert_to_tensor(v))) for v in self.uncertain])
+
+    def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
+        """Measures on held-out x: sigma^2 = E_q[squared error] where the objective has none, then the mean score."""
+        if self.objective_name == "upstream" and isinstance(self.likelihood, likelihoods.GaussianLearned):
+            rows = np.linspace(0, len(x) - 1, min(len(x), TYPICAL_DATA)).astype(int)
+            variance = tf.function(self._squared_error, autograph=False)
+            seed, total = seeds.fold_in((self.seed, 0), MEASURE), 0.0
+            for start in range(0, len(rows), batch_size):
+                total += float(variance(trainable.to_float(x[rows[start : start + batch_size]]), seed))
+            value = total / (len(rows) * self.likelihood.num_values)
+            self.likelihood.log_variance.assign(max(math.log(value), likelihoods.MIN_LOG_VARIANCE))
+        super().measure(x, train, batch_size)
+
+    def _squared_error(self, x: tf.Tensor, seed) -> tf.Tensor:
+        """Returns the sum over x (batch, *event) of the mean over networks of the squared error, in float64."""
+        y, _ = self.preprocess(x)
+        found = self.moments(y, self.test_samples, seed)
+        return tf.reduce_sum(tf.cast(tf.square(found["mean"] - y) + found["epistemic_variance"], tf.float64))
+
+    def timings(self, x: np.ndarray) -> dict[str, float]:
+        """Returns the seconds of a step's curvature and of a forward pass of x, at the mean weights, compiled."""
+        y, _ = self.preprocess(x)
+        some = y[: self.hessian_subset or None]
+        parts = {
+            "time/compute_hessian": lambda: self.curvature_of(some, [self.uncertain], (0, 0)),
+            "time/forward_nn": lambda: self.decoder_outputs(self.point(y)),
+        }
+        xla = bool(self.jit_compile)
+        return {name: _seconds(tf.function(part, jit_compile=xla, autograph=False)) for name, part in parts.items()}
+
+    # ---- saving ------------------------------------------------------------------------------------
+
+    def get_config(self):
+        return {
+            **super().get_config(), "objective": self.objective_name, "train_samples": self.train_samples,
+            "hessian_update": self.hessian_update, "hessian_memory_factor": self.memory_factor,
+            "hessian_every": self.hessian_every, "hessian_subset": self.hessian_subset,
+            "one_hessian_per_sampling": self.one_hessian_per_sampling,
+            "curvature_constant": self.curvature_constant, "alpha": self.alpha,
+        }  # fmt: skip
+
+
+def _seconds(function) -> float:
+    """Returns the median time of five calls, after one that compiles."""
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        function().numpy()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))
+
+
+def _check_deterministic(graph: curvature.Graph) -> None:
+    """Refuses layers whose training couples the data of a batch: its curvature is not a sum over data."""
+    for step in graph.chain.flat():
+        if isinstance(step.layer, keras.layers.BatchNormalization):
+            raise UserError(f"Layer {step.layer.name!r} is a batch normalisation, which couples the data of a batch "
+                            "while it trains; the curvature of lae is a sum over data. Take --batch_norm=affine.")
+
+
+MODEL = LAE

@@ -1,0 +1,57 @@
+"""mcdropout_ae: autoencoder whose dropout stays on at prediction, so that every pass is another network."""
+
+import dataclasses
+
+import keras
+from keras.saving import register_keras_serializable
+
+from pae_zoo import hparams as hp
+from pae_zoo import networks
+from pae_zoo.errors import UserError
+from pae_zoo.models.bayesian import BayesianAE, Network
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams(hp.SharedHParams):
+    """Flags of the autoencoder with Monte Carlo dropout."""
+
+    dropout_rate: float = hp.with_default("dropout_rate", 0.2)
+
+
+@register_keras_serializable("pae_zoo")
+class MCDropoutAE(BayesianAE):
+    """Autoencoder trained with dropout, p(y|z = e(y)) maximised, and dropout kept for predictions.
+
+    Each pass has masks of its own, and each datum in it (Gal & Ghahramani, arXiv 1506.02142, section 4). `encode`,
+    `decode` and calling the model drop nothing.
+
+    Raises UserError where encoder and decoder hold no `pae_zoo.networks.Dropout` with a rate above 0.
+    """
+
+    # Masks differ between data in any case.
+    draws_are_shared = False
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        layers = [layer for net in (encoder, decoder) for layer in net._flatten_layers()]
+        if any(isinstance(layer, keras.layers.Dropout) for layer in layers):
+            raise UserError("keras.layers.Dropout draws by hidden state, which does not repeat; use "
+                            "pae_zoo.networks.Dropout in its place.")
+        if not any(isinstance(layer, networks.Dropout) and layer.rate > 0 for layer in layers):
+            raise UserError("The networks hold no dropout layer with a rate above 0, so all passes would be equal. Set "
+                            "--dropout_rate above 0 and take networks that have dropout, such as mlp or conv.")
+
+    def network(self, seed) -> Network:
+        """Returns the networks with the masks that `seed` draws, one for each datum."""
+
+        def dropping(net):
+            def apply(values):
+                with networks.dropout_noise(seed, always=True):
+                    return net(values)
+
+            return apply
+
+        return Network(dropping(lambda y: self.encoder_outputs(y)[0]), dropping(self.decoder_outputs))
+
+
+MODEL = MCDropoutAE
