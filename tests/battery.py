@@ -22,16 +22,19 @@ class Row:
     Args:
       model: its module's name.
       flags: flags beyond the shared tiny ones.
-      offers: which of elbo, likelihood, sample, prior, predictive the model has, and moments: whether mean and variance
-        of `encode` are known in closed form.
+      offers: which of elbo, likelihood, sample, prior, predictive the model has; draws: reconstructions, codes and a
+        predictive density by draws; grid: drawn decoders; and moments: whether mean and variance of `encode` are known
+        in closed form.
     """
 
     model: str
     flags: dict = dataclasses.field(default_factory=dict)
-    offers: tuple[str, ...] = ("elbo", "likelihood", "sample", "prior", "predictive", "moments")
+    offers: tuple[str, ...] = ("elbo", "likelihood", "sample", "prior", "predictive", "draws", "moments")
 
 
 FLOW = {"flow_depth": 1, "flow_units": (8,), "flow_bins": 4}
+
+BAYESIAN = ("predictive", "draws", "grid", "moments")
 
 ROWS = {
     "ae": Row("ae", offers=("moments",)),
@@ -41,7 +44,12 @@ ROWS = {
     "flow_vae": Row("flow_vae", flags=FLOW),
     "hf": Row("hf", flags={"num_flows": 3}),
     "iaf": Row("iaf", flags={"iaf_units": 8, "num_flows": 2},
-               offers=("elbo", "likelihood", "sample", "prior", "predictive")),
+               offers=("elbo", "likelihood", "sample", "prior", "predictive", "draws")),
+    "bbb_ae": Row("bbb_ae", flags={"test_samples": 4}, offers=BAYESIAN),
+    "deep_ensemble_ae": Row("deep_ensemble_ae", flags={"num_members": 2, "test_samples": 4}, offers=BAYESIAN),
+    "lae": Row("lae", flags={"test_samples": 4}, offers=BAYESIAN),
+    "lae_posthoc": Row("lae_posthoc", flags={"test_samples": 4}, offers=BAYESIAN),
+    "mcdropout_ae": Row("mcdropout_ae", flags={"test_samples": 4}, offers=BAYESIAN),
     "savae": Row("savae", flags={"num_svi_steps": 2}),
 }
 

@@ -13,6 +13,7 @@ ALLOWED = {
     "report": set(),
     "atomic": {"errors"},
     "plotting": {"errors"},
+    "plotting_uncertainty": {"plotting"},
     "distributions": {"seeds"},
     "hparams": {"errors"},
     "data": {"errors", "seeds"},
@@ -22,9 +23,10 @@ ALLOWED = {
     "flows": {"errors", "seeds", "distributions", "trainable"},
     "inference": {"errors", "seeds"},
     "laplace": {"errors", "networks", "inference"},
+    "curvature": {"errors", "seeds", "atomic", "likelihoods", "networks"},
     "models": {"errors", "seeds", "hparams", "data", "networks", "likelihoods", "distributions", "trainable", "flows",
-               "inference", "laplace"},
-    "evaluation": {"errors", "seeds", "data", "plotting", "inference"},
+               "inference", "laplace", "curvature"},
+    "evaluation": {"errors", "seeds", "data", "plotting", "plotting_uncertainty", "inference", "curvature"},
 }
 
 

@@ -1,9 +1,12 @@
 """Every flagfile in configs/ parses, says what it is, and builds its model at its own size."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from tiers import some
 
+from pae_zoo import hparams as hp
 from pae_zoo import launch, models
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.cfg"))
@@ -32,8 +35,29 @@ def test_config_parses_and_says_what_it_is(path):
     assert len(head) >= 2
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=ids)
+def distinct(*names):
+    """Configs without those whose networks, and flags `names`, are another one's; how flags go together, parsing tests.
+    """
+    found = {}
+    shared = [field.name for field in dataclasses.fields(hp.SharedHParams) if field.metadata["group"] == hp.NETWORK]
+    for path in CONFIGS:
+        params = hparams(path)[1]
+        values = (getattr(params, name) for name in (*names, *shared))
+        found.setdefault((SHAPES[params.dataset], *values), path)
+    return list(found.values())
+
+
+# The published networks are large; the battery of networks has small ones of each kind.
+SMALL = [path for path in distinct() if path.stem.endswith(("cpu", "digits"))]
+builds = pytest.mark.parametrize(
+    "path", some(distinct("model"), SMALL), ids=lambda path: f"{path.parent.name}/{path.stem}")
+
+
+@builds
+@pytest.mark.usefixtures("zero_weights")
 def test_config_builds_its_model(path):
     module, params = hparams(path)
+    if hasattr(params, "num_members"):
+        params = dataclasses.replace(params, num_members=2)
     model = module.MODEL.from_hparams(params, SHAPES[params.dataset], 1000)
     assert model.latent_dim == params.latent_dim

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from battery import ROWS
+from tiers import some
 
 from pae_zoo import evaluate, launch, main, models
 from pae_zoo import hparams as hp
@@ -73,7 +74,7 @@ def test_helpfull_finds_the_model_in_a_flagfile(tmp_path, capsys):
 # ---- a run and its files -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(ROWS))
+@pytest.mark.parametrize("name", some(list(ROWS), ["lae_posthoc"]))
 def test_smoke_run_leaves_its_files(name, tmp_path, capsys):
     flags = [f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in ROWS[name].flags.items()]
     workdir = tmp_path / "run"
@@ -93,9 +94,9 @@ def test_smoke_run_leaves_its_files(name, tmp_path, capsys):
 
 
 def test_flags_cfg_repeats_the_run(finished, tmp_path):
-    assert call(f"--flagfile={finished}/flags.cfg", f"--workdir={tmp_path / 'again'}") == 0
-    for key in ("test/mse", "test/elbo", "test/log_likelihood"):
-        assert Run(finished).read_metrics()[key] == Run(tmp_path / "again").read_metrics()[key]
+    tasks = "--tasks=reconstruction"  # one task tells whether the weights are the same
+    assert call(f"--flagfile={finished}/flags.cfg", tasks, f"--workdir={tmp_path / 'again'}") == 0
+    assert Run(finished).read_metrics()["test/mse"] == Run(tmp_path / "again").read_metrics()["test/mse"]
 
 
 def test_a_finished_run_is_left_alone(finished, capsys):
@@ -160,7 +161,8 @@ def test_evaluate_sums_several_runs_up(finished, tmp_path, capsys):
 def test_init_workdir_starts_from_another_run(finished, tmp_path, capsys):
     workdir = tmp_path / "next"
     start_from = f"--init_workdir={finished}"
-    assert call("--model=vae", *SMOKE, start_from, f"--workdir={workdir}", "--learning_rate=1e-9") == 0
+    few = ["--learning_rate=1e-9", "--tasks=reconstruction"]
+    assert call("--model=vae", *SMOKE, start_from, f"--workdir={workdir}", *few) == 0
     mine, theirs = (keras.saving.load_model(d / "model.keras") for d in (workdir, finished))
     np.testing.assert_allclose(mine.decoder.get_weights()[0], theirs.decoder.get_weights()[0], atol=1e-6)
     line = refused(capsys, "--model=vae", "--smoke", "--latent_dim=3", f"--init_workdir={finished}",
@@ -261,6 +263,7 @@ def start(*argv, **options):
     return subprocess.Popen(command, env=environment, **pipes, **options)
 
 
+@pytest.mark.full
 def test_importing_the_launcher_is_quiet_and_lazy():
     # TensorFlow and Keras bring some of these themselves: what counts is what this package adds.
     code = (
@@ -279,13 +282,13 @@ FLAGS = ["--latent_dim=2", "--hidden_units=16", "--batch_size=64", "--epochs=25"
          "--checkpoint_seconds=0", "--tasks=reconstruction"]  # fmt: skip
 
 
+@pytest.mark.full  # test_training.py has the same without processes of their own
 def test_resume_after_sigkill_equals_the_uninterrupted_run(tmp_path):
     flags = ["--model=vae", *FLAGS]
-    whole = start(*flags, f"--workdir={tmp_path / 'whole'}")
     parts = [*flags, f"--workdir={tmp_path / 'parts'}"]
     killed = start(*parts)
     checkpoint = tmp_path / "parts/checkpoints/last.npz"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(random.uniform(0.0, 1.0))
@@ -296,8 +299,7 @@ def test_resume_after_sigkill_equals_the_uninterrupted_run(tmp_path):
     out, err = resumed.communicate()
     assert resumed.returncode == 0, err
     assert "resuming after epoch" in out
-    _, err = whole.communicate()
-    assert whole.returncode == 0, err
+    assert call(*flags, f"--workdir={tmp_path / 'whole'}") == 0
     a, b = (Run(tmp_path / part).load_arrays("last")[0] for part in ("whole", "parts"))
     for mine, theirs in zip(a, b):
         np.testing.assert_array_equal(mine, theirs)
@@ -308,13 +310,14 @@ def test_resume_after_sigkill_equals_the_uninterrupted_run(tmp_path):
         assert Run(tmp_path / "whole").read_metrics()[key] == Run(tmp_path / "parts").read_metrics()[key]
 
 
+@pytest.mark.full  # likewise
 def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tmp_path):
     process = start("--model=ae", *FLAGS, f"--workdir={tmp_path}", "--epochs=4000")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (tmp_path / "checkpoints/last.npz").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in err and "Start the same command again" in err
     assert Run(tmp_path).load_arrays("last")[1]["steps"] > 0 and not (tmp_path / "metrics.json").exists()

@@ -92,6 +92,7 @@ def test_the_gaussian_has_the_moments_of_the_codes():
     np.testing.assert_allclose(made.gaussian_log_prob(codes[:50].astype(np.float32)), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.full
 def test_gaussian_pixel_map_is_measured_on_validation(tmp_path):
     workdir = tmp_path / "run"
     assert call("--model=pae", "--smoke", "--nojit_compile", "--latent_dim=2", f"--workdir={workdir}") == 0
@@ -103,6 +104,7 @@ def test_gaussian_pixel_map_is_measured_on_validation(tmp_path):
 
 
 @pytest.mark.parametrize("space", pae_lib.SPACES)
+@pytest.mark.full
 def test_interpolations_hold_both_ends(model, space):
     a, b = images(3, seed=1), images(3, seed=2)
     frames = model.interpolate(a, b, num=5, space=space)
@@ -169,6 +171,7 @@ def problems(model, x, seen):
     return base, inference.Problem(model.log_prob_latent, model.decoder_outputs, observation, y, seen)
 
 
+@pytest.mark.full
 def test_joints_in_both_spaces_differ_by_the_log_determinant(model):
     """A12: log p(x, z) = log p(x, u) - log |det dF/du|; Fisher informations are congruent through dF/du."""
     x, seen = images(5, seed=3), np.arange(36).reshape(EVENT_SHAPE) % 2 == 0
@@ -182,6 +185,7 @@ def test_joints_in_both_spaces_differ_by_the_log_determinant(model):
     np.testing.assert_allclose(base.fisher(u), expected, atol=2e-3 * scale)
 
 
+@pytest.mark.full
 def test_the_posterior_of_a_masked_image_uses_the_flow(model):
     """A14: without the flow the masked posterior would be another one."""
     x, seen = images(3, seed=3), np.arange(36).reshape(EVENT_SHAPE) < 18
@@ -238,6 +242,7 @@ def test_a_bad_flow_is_refused_in_one_line(wrong, expected, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 def test_the_flow_stage_resumes_bit_for_bit(tmp_path, monkeypatch):
     import signal
 

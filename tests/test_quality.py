@@ -18,6 +18,7 @@ def train(config, workdir, data_dir, *flags):
     return Run(workdir).read_metrics()
 
 
+@pytest.mark.full
 @pytest.mark.data
 def test_three_epochs_of_the_ae_beat_pca(data_dir, tmp_path):
     found = train("ae/fashion_mnist_cpu.cfg", tmp_path, data_dir, "--epochs=3", "--lr_schedule=constant")
@@ -35,6 +36,7 @@ def test_the_main_job_on_real_images(data_dir, tmp_path):
     assert launch.run(evaluate.main, [f"--workdir={tmp_path}", "--tasks=reconstruction"]) == 0
 
 
+@pytest.mark.full
 @pytest.mark.data
 def test_a_short_pae_has_a_density_samples_and_posteriors(data_dir, tmp_path):
     flags = ["--epochs=4", "--flow_epochs=3", "--flow_depth=4", "--num_train=20000", "--mask=columns:0-15"]
@@ -79,3 +81,25 @@ def test_pae_reaches_its_bars(data_dir, tmp_path):
     assert found["density/base_mean_abs_max"] < 0.1 and 0.9 < found["density/base_square"] < 1.3
     assert 0.85 < found["density/base_std_min"] and found["density/base_std_max"] < 1.15
     assert found["generation/frechet/samples"] < 0.5 * found["generation/frechet/raw_prior"]
+
+
+OOD = ["--tasks=reconstruction,ood,calibration", "--ood_datasets=mnist"]
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_laplacian_autoencoders_reach_their_bars(data_dir, tmp_path):
+    plain = train("ae/fashion_mnist_lae_cpu.cfg", tmp_path / "ae", data_dir, "--tasks=reconstruction,ood", OOD[1])
+    sse = 784 * plain["test/mse"]
+    assert sse <= 23  # A21
+    online = train("lae/fashion_mnist_cpu.cfg", tmp_path / "lae", data_dir, *OOD)
+    assert online["calibration/sse"] <= sse + 1
+    assert online["ood/mnist/likelihood/auroc"] >= 0.94
+    assert online["calibration/output/top_decile_ratio"] >= 1.3 and online["calibration/output/spearman"] >= 0.2
+    start = f"--init_workdir={tmp_path / 'ae'}"
+    fitted = train("lae_posthoc/fashion_mnist_cpu.cfg", tmp_path / "fitted", data_dir, start, *OOD)
+    assert fitted["calibration/sse"] <= sse + 1.5  # A22
+    assert fitted["ood/mnist/likelihood/auroc"] >= 0.95 and fitted["ood/mnist/output/auroc"] >= 0.6
+    unit = ["--likelihood=gaussian", "--scale=1", "--optimize=gamma"]
+    published = train("lae_posthoc/fashion_mnist_cpu.cfg", tmp_path / "unit", data_dir, start, *unit, *OOD)
+    assert published["calibration/sse"] > fitted["calibration/sse"]

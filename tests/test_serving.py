@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from battery import LATENT_DIM, ROWS, build, images
+from tiers import some
 
 from pae_zoo import export as launcher
 from pae_zoo import launch, serving
@@ -20,6 +21,8 @@ CASES = {
 }
 # Answered by Python's loader too, which is the slow one; C's is what TensorFlow Serving runs.
 PYTHON_CASES = ("vae", "pae")
+BY_DEFAULT = ("vae", "lae")
+cases = pytest.mark.parametrize("case", some(list(CASES), BY_DEFAULT))
 BATCHES = (1, 7)
 SEED, OTHER_SEED = (5, -6), (5, 7)
 SAMPLES = 20
@@ -69,14 +72,17 @@ def expected(model, signature, inputs):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(request, tmp_path_factory):
     """{case: (what export said, requests, the model's own answers, folder with the served answers)}.
 
-    One process answers for all cases.
+    One process answers for all cases that the chosen tests ask for.
     """
+    chosen = {item.callspec.params.get("case") for item in request.session.items if hasattr(item, "callspec")}
     folder, empty = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("empty")
     found = {}
     for case, flags in CASES.items():
+        if case not in {*chosen, "vae"}:
+            continue
         model = build(**flags)
         exported = serving.export(model, folder / case / "model", importance_samples=SAMPLES)
         asked = requests(model, exported)
@@ -94,8 +100,9 @@ def served(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "case,loader", [*((case, "c_api") for case in CASES), *((case, "python") for case in PYTHON_CASES)]
-)
+    "case,loader", some([(case, loader) for case in CASES for loader in ("c_api", "python")
+                         if loader == "c_api" or case in PYTHON_CASES],
+                        [*((case, "c_api") for case in BY_DEFAULT), ("vae", "python")]))
 def test_served_answers_are_the_models(served, case, loader):
     exported, _, own, folder = served[case]
     with np.load(folder / f"{loader}.npz") as file:
@@ -107,7 +114,7 @@ def test_served_answers_are_the_models(served, case, loader):
         np.testing.assert_allclose(answers[key], value, rtol=1e-5, atol=1e-5 * np.abs(value).max(), err_msg=key)
 
 
-@pytest.mark.parametrize("case", list(CASES))
+@cases
 def test_the_seed_decides_the_draw(served, case):
     exported, asked, _, folder = served[case]
     if "sample" not in exported.signatures:
@@ -119,7 +126,7 @@ def test_the_seed_decides_the_draw(served, case):
     assert not np.allclose(drawn[SEED], drawn[OTHER_SEED])
 
 
-@pytest.mark.parametrize("case", list(CASES))
+@cases
 def test_signatures_are_those_the_model_offers(served, case):
     offers = ROWS[CASES[case]["name"]].offers
     exported, _, _, _ = served[case]
@@ -136,7 +143,7 @@ def loaded(served):
     return {case: tf.saved_model.load(str(exported.path)) for case, (exported, _, _, _) in served.items()}
 
 
-@pytest.mark.parametrize("case", list(CASES))
+@cases
 def test_warmup_requests_run(served, loaded, case):
     exported, _, _, _ = served[case]
     found = serving.read_warmup(exported.path / serving.WARMUP_FILE)
@@ -147,7 +154,7 @@ def test_warmup_requests_run(served, loaded, case):
         assert all(np.isfinite(value).all() for value in outputs.values())
 
 
-@pytest.mark.parametrize("case", list(CASES))
+@cases
 def test_nothing_is_compiled_and_the_batch_is_free(loaded, case):
     for concrete in loaded[case].signatures.values():
         graph = concrete.graph.as_graph_def()

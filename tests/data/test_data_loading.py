@@ -107,6 +107,7 @@ def test_rows_are_permuted_in_place_without_a_copy():
         permute_in_place(array, np.zeros(50, int))
 
 
+@pytest.mark.full  # test_launchers.py has the same of all the launcher imports
 def test_import_is_light():
     heavy = {
         "tensorflow_datasets",

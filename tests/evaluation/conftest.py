@@ -108,6 +108,11 @@ class LinearGaussian:
             tf.exp(2 * first - second),
         )
 
+    def predictive(self, x, num_samples, seed=None):
+        raise NotImplementedError("The linear model draws nothing.")
+
+    predictive_log_prob = draw_codes = draw_reconstructions = decode_grid = predictive
+
     def ood_scores(self, x, seed=None):
         error = tf.reduce_sum((self._flat(self.preprocess(x)[0]) - self._flat(self(x))) ** 2, axis=-1)
         code = tf.reduce_sum(self.encode(x).mean() ** 2, axis=-1)
@@ -121,6 +126,57 @@ class PlainAutoencoder(LinearGaussian):
         raise NotImplementedError("A plain autoencoder has no density.")
 
     prior = sample_latent = sample = elbo = importance_estimate = ood_scores = _refuse
+    predictive = predictive_log_prob = draw_codes = draw_reconstructions = decode_grid = _refuse
+
+
+class DrawnNetworks(LinearGaussian):
+    """The same model with uncertain weights: a draw adds noise of std `spread` to its two matrices."""
+
+    draws_are_shared = True
+
+    def __init__(self, event_shape, spread=0.05, **options):
+        super().__init__(event_shape, **options)
+        self.spread = spread
+
+    def to_data(self, y):
+        x = self.preprocessing.inverse(y)
+        return tf.clip_by_value(x, 0.0, 1.0) if len(self.event_shape) == 3 else x
+
+    def _networks(self, num_samples, seed):
+        shape = (num_samples, *self.weight.shape)
+        encoder = self.weight @ self.covariance / self.sigma**2
+        return [matrix + self.spread * seeds.normal(shape, s) for matrix, s in zip((encoder, self.weight),
+                                                                                  seeds.split(seed, 2))]
+
+    def _draw(self, x, num_samples, seed):
+        encoders, decoders = self._networks(num_samples, seed)
+        z = tf.einsum("bd,sdk->sbk", self._flat(self.preprocess(x)[0]) - self.offset, encoders)
+        y = tf.einsum("sbk,sdk->sbd", z, decoders) + self.offset
+        return z, tf.reshape(y, (num_samples, -1, *self.event_shape))
+
+    def predictive(self, x, num_samples, seed=None):
+        z, y = self._draw(x, num_samples, seed)
+        mean, epistemic = tf.nn.moments(y, axes=[0])
+        latent_mean, latent_variance = tf.nn.moments(z, axes=[0])
+        return {"mean": mean, "aleatoric_variance": tf.fill(tf.shape(mean), self.sigma**2),
+                "epistemic_variance": epistemic, "latent_mean": latent_mean, "latent_variance": latent_variance}
+
+    def draw_codes(self, x, num_samples, seed=None):
+        return self._draw(x, num_samples, seed)[0]
+
+    def draw_reconstructions(self, x, num_samples, seed=None):
+        return self.to_data(self._draw(x, num_samples, seed)[1])
+
+    def predictive_log_prob(self, x, num_samples, seed=None):
+        y, log_det = self.preprocess(x)
+        means = tf.reshape(self._draw(x, num_samples, seed)[1], (num_samples, -1, self.weight.shape[0]))
+        each = tf.reduce_sum(tfd.Normal(means, self.sigma).log_prob(self._flat(y)), axis=-1)
+        return tf.reduce_logsumexp(each, axis=0) - math.log(num_samples) + log_det
+
+    def decode_grid(self, z, num_samples, seed=None):
+        y = tf.einsum("bk,sdk->sbd", z, self._networks(num_samples, seed)[1]) + self.offset
+        mean, variance = tf.nn.moments(tf.reshape(y, (num_samples, -1, *self.event_shape)), axes=[0])
+        return mean, tf.sqrt(variance)
 
 
 class StandInRun:
@@ -173,6 +229,11 @@ def make_context(tmp_path):
 @pytest.fixture
 def plain_autoencoder():
     return PlainAutoencoder
+
+
+@pytest.fixture
+def drawn_networks():
+    return DrawnNetworks
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def test_gaps_of_a_linear_decoder(make_context):
     assert found[f"{key}full/elbo"] == pytest.approx(exact, abs=0.02)
 
 
+@pytest.mark.full
 def test_best_gaussians_are_the_closed_forms(make_context):
     model, weight, bias = linear_model(SIGMA)
     context = make_context(model, event_shape=(7,))
@@ -98,6 +99,7 @@ def test_summaries_of_log_weights():
     np.testing.assert_allclose(found["effective_sample_size"], [1.6, 2.0])
 
 
+@pytest.mark.full
 def test_all_bounds_see_the_same_noisy_data(make_context):
     """With dequantised data the model's own estimate and those of other proposals are densities of the same y."""
     model = build("vae", preprocess=("dequantise", "logit"), likelihood="gaussian", scale=1.0, logit_margin=0.01,
@@ -144,6 +146,7 @@ def stepping(source, goal=0.0):
     return model
 
 
+@pytest.mark.full
 def test_path_of_updates(make_context, few_steps):
     source, weight, bias = linear_model(SIGMA)
     model = stepping(source, goal=0.1)
@@ -200,6 +203,7 @@ def test_images_figures_and_upstream_tags(make_context, few_steps):
     assert value("test/loss") == pytest.approx(-np.mean(draws), abs=float(2 * np.std(draws)))
 
 
+@pytest.mark.full
 def test_a_model_without_updates_has_one_mean(make_context, few_steps):
     model = build("vae")
     found = dict(amortisation.run(make_context(model, event_shape=model.event_shape, amortisation_images=3)))
@@ -254,6 +258,7 @@ def test_active_units_and_aggregate_moments(make_context):
     assert found["amortisation/aggregate_kl"] == pytest.approx(kl, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.full
 def test_moments_from_draws_where_there_is_no_formula(make_context, few_steps, capsys):
     exact = latent_use.moments(make_context(unused_latent(VAE), event_shape=(7,)))
     context = make_context(unused_latent(Drawn), event_shape=(7,), amortisation_images=10)

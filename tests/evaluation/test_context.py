@@ -47,6 +47,21 @@ def test_each_batch_has_its_own_seed_that_repeats(make_context):
     assert not np.array_equal(first, context.map_batches(noise, x, "another purpose"))
 
 
+def test_a_model_that_draws_networks_has_one_seed_for_all_data(make_context):
+    context = make_context(num=70)
+
+    def noise(x, seed):
+        return seeds.normal((x.shape[0],), seed)
+
+    x = context.dataset.test.x
+    assert context.network_seed is None
+    context.model.draws_are_shared = True
+    first, other = context.map_batches(noise, x, "purpose"), context.map_batches(noise, x, "another purpose")
+    np.testing.assert_array_equal(first[:32], first[32:64])
+    np.testing.assert_array_equal(first, other)
+    np.testing.assert_array_equal(context.network_seed, context.seed_for("weights"))
+
+
 def test_a_figure_is_saved_whole_and_its_path_recorded(make_context):
     context = make_context()
     context.figure("map", plotting.heatmap(np.ones((4, 4)), "title", "label"))

@@ -45,6 +45,7 @@ def restore(make_context):
     return run
 
 
+@pytest.mark.full
 def test_metrics_figure_and_table(restore, tmp_path):
     model = curved_vae(scale=0.05, likelihood="gaussian", output="sigmoid")
     found, context = restore(model, dict(mask="columns:0-3", noise=0.05, restoration_images=24))
@@ -68,6 +69,7 @@ def test_metrics_figure_and_table(restore, tmp_path):
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian_decoder", "gaussian_pixel"])
+@pytest.mark.full
 def test_other_likelihoods(restore, likelihood):
     preprocess = ("binarise_static",) if likelihood == "bernoulli" else ("dequantise", "logit")
     found, _ = restore(curved_vae(likelihood=likelihood, preprocess=preprocess), dict(mask="pixels:0.5"))
@@ -75,6 +77,7 @@ def test_other_likelihoods(restore, likelihood):
     assert found["restoration/improved"] > 0.8 and np.isfinite(list(found.values())).all()
 
 
+@pytest.mark.full
 def test_nuts_adds_its_diagnostics(restore):
     flags = dict(restoration_posterior="nuts", restoration_draws=100, mask="none", restoration_images=3)
     found, _ = restore(curved_vae(likelihood="gaussian", scale=0.3), flags, jit_compile=False)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import some
 
 import pae_zoo
 from pae_zoo import flows
@@ -24,7 +25,6 @@ DIMS = (2, 5, 10, 32)
 ROUND_TRIP = {"float32": 1e-4, "float64": 1e-9}
 kinds = pytest.mark.parametrize("kind", KINDS)
 trained_kinds = pytest.mark.parametrize("kind", TRAINED)
-dims = pytest.mark.parametrize("num_dims", DIMS)
 
 
 def build(kind, num_dims, dtype="float32", seed=0):
@@ -63,9 +63,9 @@ def test_every_type_is_in_the_battery():
         assert keras.saving.get_registered_object(f"pae_zoo>{layer.__name__}") is layer
 
 
-@dims
+@pytest.mark.parametrize("dtype, num_dims", some(
+    [(dtype, num_dims) for dtype in ROUND_TRIP for num_dims in DIMS], [("float64", 5), ("float32", 10)]))
 @kinds
-@pytest.mark.parametrize("dtype", ROUND_TRIP)
 def test_round_trip(kind, num_dims, dtype):
     x = data(num_dims, 1000, dtype)
     # An autoregressive layer takes a pass per dimension on the way back or forth: once is enough there.
@@ -79,7 +79,7 @@ def test_round_trip(kind, num_dims, dtype):
             assert np.abs(log_det + other).max() < 10 * ROUND_TRIP[dtype]
 
 
-@pytest.mark.parametrize("num_dims", (2, 5, 10))
+@pytest.mark.parametrize("num_dims", some((2, 5, 10), [5]))
 @kinds
 def test_log_det_is_that_of_the_jacobian(kind, num_dims):
     layer, x = trained(kind, num_dims, "float64"), data(num_dims, 4, "float64")
@@ -133,7 +133,7 @@ def dense(*sizes):
     return [shape for i, o in zip(sizes, sizes[1:]) for shape in ((i, o), (o,))]
 
 
-@dims
+@pytest.mark.parametrize("num_dims", (2, 5))
 @trained_kinds
 def test_trainable_variables_by_hand_count(kind, num_dims):
     kept, changed = num_dims - num_dims // 2, num_dims // 2
@@ -155,7 +155,7 @@ def test_the_others_train_nothing(kind):
     assert build(kind, 5).trainable_weights == []
 
 
-@kinds
+@pytest.mark.parametrize("kind", some(KINDS, ["spline", "maf"]))
 def test_xla_equals_eager(kind):
     layer, x = trained(kind, 5), data(5)
 
@@ -181,7 +181,7 @@ def test_leading_axes(kind):
         np.testing.assert_allclose(single, y[0], rtol=1e-5, atol=1e-5)
 
 
-@kinds
+@pytest.mark.parametrize("kind", some(KINDS, ["spline", "iaf", "householder"]))
 def test_unknown_number_of_rows(kind):
     layer, x = trained(kind, 5), data(5, 6)
     shape = tf.TensorSpec((None, None, 5), tf.float32)
@@ -190,7 +190,7 @@ def test_unknown_number_of_rows(kind):
 
 
 @kinds
-@pytest.mark.parametrize("num_dims", (2, 5, 32))
+@pytest.mark.parametrize("num_dims", some((2, 5, 32), [5]))
 def test_far_values_keep_value_and_gradient_finite(kind, num_dims):
     layer = trained(kind, num_dims)
     signs = np.sign(np.random.default_rng(0).normal(size=(6, num_dims)))
@@ -232,7 +232,7 @@ def test_config_rebuilds_the_layer(kind):
     np.testing.assert_array_equal(again(data(5))[0], layer(data(5))[0])
 
 
-@kinds
+@pytest.mark.parametrize("kind", some(KINDS, ["spline", "actnorm"]))
 def test_a_keras_functional_model_takes_it(kind):
     inputs = keras.Input((5,))
     model = keras.Model(inputs, trained(kind, 5)(inputs))

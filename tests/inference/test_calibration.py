@@ -1,9 +1,12 @@
 """Posteriors of a curved decoder cover the truths that the data were simulated from."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import toys
 from scipy import stats
+
+pytestmark = pytest.mark.full  # chains of NUTS
 
 CREDIBLE = {0.68: (0.60, 0.76), 0.95: (0.90, 0.98)}
 

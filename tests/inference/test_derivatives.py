@@ -81,6 +81,7 @@ def test_products_in_turn_and_at_once_agree_with_reverse_mode(rows):
     np.testing.assert_allclose(tf.transpose(found, (1, 2, 0)), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.full
 def test_hessian_of_a_curved_decoder(curved):
     toy, found = curved
     problem, u = toy.problem(), tf.constant(found.runs.u[:1, :3])

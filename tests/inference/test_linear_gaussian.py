@@ -7,6 +7,8 @@ import toys
 
 from pae_zoo import inference
 
+pytestmark = pytest.mark.full  # chains of NUTS
+
 
 def test_maximum_hessian_and_evidence_are_exact(linear):
     toy, found = linear

@@ -41,6 +41,7 @@ def check_equal(model, x, loop, arrays):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.full
 def test_the_hand_written_loop_trains_as_the_model_does(kind):
     model, x = make_model(kind), images(10, event_shape=(7, 7, 1))
     loop = _loops.HandLoop(_network.describe(model), x)
@@ -49,6 +50,7 @@ def test_the_hand_written_loop_trains_as_the_model_does(kind):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
+@pytest.mark.full
 def test_the_torch_loop_trains_as_the_model_does(kind):
     pytest.importorskip("torch")
     model, x = make_model(kind), images(10, event_shape=(7, 7, 1))
@@ -91,6 +93,7 @@ def test_a_layer_that_the_loops_do_not_know_is_refused():
         _network.describe(model)
 
 
+@pytest.mark.full
 def test_fit_takes_its_turns_through_the_launcher(tmp_path, capsys):
     requests, found = iter([True, True, False]), []
     baton = _rounds.Baton(lambda: next(requests), found.append)
@@ -180,6 +183,7 @@ def test_benchmarks_are_found_by_name(capsys):
     assert stop.value.code == 0 and "train" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_the_contenders_of_the_restoration_benchmark_find_the_same_maxima(capsys):
 
     def best(work, images):

@@ -16,6 +16,7 @@ def parameters_by_hand(coupling):
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.full
 def test_our_flow_has_the_architecture(coupling):
     conditioners, mixing = parameters_by_hand(coupling)
     assert sum(int(np.prod(w.shape)) for w in _flows.build(coupling).trainable_weights) == conditioners + mixing
@@ -24,6 +25,7 @@ def test_our_flow_has_the_architecture(coupling):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the peers use what PyTorch calls old
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("peer", _flows.PEERS)
+@pytest.mark.full
 def test_peers_have_the_architecture_and_take_turns(peer, coupling, monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip(peer)
@@ -44,6 +46,7 @@ def turns(run):
     return found
 
 
+@pytest.mark.full
 def test_ours_takes_turns(monkeypatch):
     monkeypatch.setattr(_flows, "BLOCKS", 1)
     monkeypatch.setattr(_flows, "NUM_DRAWS", 10)

@@ -52,6 +52,7 @@ def same_noise(torch, peer, model, seed):
 
 
 @pytest.mark.parametrize("updates", [0, 4])
+@pytest.mark.full
 def test_the_published_loss_of_vlae_is_ours(model, tmp_path, monkeypatch, updates):
     monkeypatch.setattr(model, "num_updates", updates)
     torch, peer, rows = published(model, tmp_path, updates)
@@ -61,6 +62,7 @@ def test_the_published_loss_of_vlae_is_ours(model, tmp_path, monkeypatch, update
     assert peer.loss(rows, noise).item() == pytest.approx(float(loss), rel=1e-4)
 
 
+@pytest.mark.full
 def test_the_published_gradients_of_vlae_are_ours(tmp_path):
     # One latent: both roots of the covariance are the same number, so the same noise gives the same draws.
     model = _vlae_zoo.build(vlae.VLAE.argv, dataclasses.replace(SIZES, latents=1))
@@ -80,6 +82,7 @@ def test_the_published_gradients_of_vlae_are_ours(tmp_path):
         np.testing.assert_allclose(weight.grad.numpy(), gradient, rtol=2e-3, atol=2e-4 * (1 + np.abs(gradient).max()))
 
 
+@pytest.mark.full
 def test_the_published_loss_of_vae_is_ours(tmp_path):
     model = _vlae_zoo.build(["--model=vae"], SIZES)
     torch, peer, rows = published(model, tmp_path, 0)
@@ -89,6 +92,7 @@ def test_the_published_loss_of_vae_is_ours(tmp_path):
     assert peer.vae_loss(rows, torch.from_numpy(noise)).item() == pytest.approx(float(loss), rel=1e-4)
 
 
+@pytest.mark.full
 def test_the_published_estimate_of_the_likelihood_is_ours(tmp_path):
     model = _vlae_zoo.build(vlae.VLAE.argv, SIZES)
     model.likelihood.log_variance.assign(3.0)  # the proposal is then near the posterior, and few samples do
@@ -99,6 +103,7 @@ def test_the_published_estimate_of_the_likelihood_is_ours(tmp_path):
     np.testing.assert_allclose(theirs, ours, atol=0.05)
 
 
+@pytest.mark.full
 def test_the_published_step_trains(model, tmp_path):
     torch, peer, rows = published(model, tmp_path, 2)
     torch.manual_seed(0)
@@ -112,6 +117,7 @@ def test_the_published_step_trains(model, tmp_path):
 # ---- what is counted ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_products_are_counted_with_the_loops_around_them():
     w = tf.ones([7, 7])
 
@@ -123,6 +129,7 @@ def test_products_are_counted_with_the_loops_around_them():
     assert found == _hlo.Operations(products=5 * 2 * 3 * 7 * 7 + 2 * 4 * 2 * 7 * 7)
 
 
+@pytest.mark.full
 def test_factorisations_that_xla_writes_out_are_counted_apart():
     found = _hlo.count(lambda m: tf.linalg.cholesky(tf.matmul(m, m)), 4.0 * tf.eye(6, batch_shape=[2]))
     assert found.products == 2 * 2 * 6**3 and found.factors > 0
@@ -143,6 +150,7 @@ def test_operations_that_nobody_knows_are_refused():
         _hlo.read("no program")
 
 
+@pytest.mark.full
 def test_a_step_of_the_vae_has_the_operations_of_its_products():
     model = _vlae_zoo.build(["--model=vae"], SIZES)
     d, h, k = SIZES.data_dim, SIZES.hidden, SIZES.latents
@@ -169,6 +177,7 @@ def turns(run):
     return found
 
 
+@pytest.mark.full
 def test_contenders_take_turns(model, tmp_path):
     weights = str(tmp_path / "weights.npz")
     assert len(turns(lambda baton: _vlae_zoo.train(baton, ["--model=vae"], SIZES, steps=2, xla=False))) == 2

@@ -26,6 +26,7 @@ def batches():
     [("ae", {}), ("vae", {}), ("vae", dict(clip_norm=0.5, weight_decay=0.1)), ("vae", DROPOUT)],
     ids=["ae", "vae", "clipped and decayed", "dropout"],
 )
+@pytest.mark.full
 def test_the_functional_step_is_the_models_step(name, changes):
     params, x = hparams(name, **changes), batches()
     model = build(name, **changes)
@@ -53,6 +54,7 @@ def folder(request, tmp_path_factory):
     return path
 
 
+@pytest.mark.full
 def test_what_write_leaves(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     text = (folder / "step.mlir").read_text()
@@ -64,6 +66,7 @@ def test_what_write_leaves(folder):
     assert int(expected["state/step"] if "state/step" in expected else STEPS) == STEPS
 
 
+@pytest.mark.full
 def test_the_written_runner_needs_no_tensorflow(folder):
     words = [sys.executable, "-S", "-c", "import ast, sys; print(ast.parse(open(sys.argv[1]).read()).body)"]
     assert subprocess.run([*words, str(folder / "lower_hlo.py")], capture_output=True).returncode == 0
@@ -72,6 +75,7 @@ def test_the_written_runner_needs_no_tensorflow(folder):
     assert imports == {"import argparse", "import json", "import os", "import sys", "import time", "import numpy as np"}
 
 
+@pytest.mark.full
 def test_jax_gives_the_same_weights(folder, capsys):
     pytest.importorskip("jax")
     assert lower_hlo.main(["run", str(folder), "--device=cpu", "--steps=4"]) == 0
@@ -92,6 +96,7 @@ def test_comparison_tells_a_wrong_result(capsys):
     assert "1.00e-02" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_a_program_with_other_parameters_is_noticed(folder):
     text = (folder / "step.mlir").read_text()
     with pytest.raises(RuntimeError, match="parameters and results"):

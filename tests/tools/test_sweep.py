@@ -158,6 +158,7 @@ def test_a_signal_reaches_the_child_and_ends_the_sweep(handlers, monkeypatch, tm
     assert "stopped at latent_dim=2 seed=0" in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_real_runs_in_processes_of_their_own(handlers, tmp_path, capsys):
     flags = ["--smoke", "--nojit_compile", "--tasks=reconstruction", "--checkpoint_seconds=0"]
     argv = [f"--out={tmp_path}", "--grid", "model=ae", "--metrics=test/mse", "--", *flags]

@@ -8,6 +8,7 @@ from pae_zoo import data
 from pae_zoo.evaluation import features
 
 
+@pytest.mark.full
 def test_digits(tmp_path, capsys):
     path = tmp_path / "mine.npz"
     assert train_features.main(["--dataset=digits", "--epochs=3", f"--out={path}"]) == 0

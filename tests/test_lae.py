@@ -1,0 +1,152 @@
+"""The online Laplacian autoencoder: its recursion, its gradient, its bound, against closed forms."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from battery import EVENT_SHAPE, build, images
+
+from pae_zoo import curvature, seeds
+from pae_zoo.errors import UserError
+from pae_zoo.models.lae import WEIGHTS
+
+
+def small(**changes):
+    return build("lae", **{"hidden_units": (6,), "latent_dim": 2, **changes})
+
+
+def test_curvature_starts_at_the_number_of_data_and_the_first_draws_have_its_width():
+    model = small()
+    assert model.hessian.shape == (model.graph.size,)
+    np.testing.assert_array_equal(model.hessian.numpy(), 128.0)
+    mean = curvature.flatten(model.graph.values())
+    draws = np.stack([curvature.flatten(model.draw_weights((0, s))) - mean for s in range(20)])
+    assert draws.std() == pytest.approx(1 / np.sqrt(129.0), rel=0.05)
+
+
+@pytest.mark.parametrize("update", ["ema", "accumulate"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_recursion_has_its_closed_form_for_a_constant_curvature(update, every, monkeypatch):
+    model = small(hessian_update=update, hessian_every=every, hessian_memory_factor=0.9)
+    g = tf.range(1.0, model.graph.size + 1.0)
+    monkeypatch.setattr(model, "curvature_of", lambda y, draws, seed: g)
+    y, start, m = tf.constant(images(4)), model.hessian.numpy(), 0.9
+    for t in range(7):
+        model.refresh(y, [], (0, t))
+        model.step.assign_add(1)
+        # Refreshes come at steps 0, n, 2n, ..., each for n equal steps.
+        steps = every * (t // every + 1)
+        gain = 1 - m**steps if update == "ema" else (1 - m**steps) / (1 - m)
+        np.testing.assert_allclose(model.hessian.numpy(), m**steps * start + gain * g, rtol=1e-4)
+
+
+def test_curvature_of_a_step_is_that_of_the_drawn_weights_scaled_to_all_data():
+    model = small(curvature_method="exact", likelihood="gaussian", scale=0.5)
+    y = tf.constant(images(8))
+    draw = model.draw_weights((1, 2))
+    found = model.curvature_of(y, [draw], (0, 0))
+    kept = [variable.numpy() for variable in model.uncertain]
+    for variable, value in zip(model.uncertain, draw):
+        variable.assign(value)
+    expected = 128 / 8 / 0.25 * curvature.ggn((model.encoder, model.decoder), y)
+    for variable, value in zip(model.uncertain, kept):
+        variable.assign(value)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(expected)))
+
+
+def test_a_subset_of_the_batch_is_unbiased():
+    model = small(curvature_method="exact", hessian_subset=4, likelihood="gaussian", scale=1.0)
+    y = tf.constant(images(64))
+    means = [model.uncertain]
+    whole = model.curvature_of(y, means, (0, 0)).numpy()
+    rng = np.random.default_rng(0)
+    parts = [model.curvature_of(tf.gather(y, rng.permutation(64)[:4]), means, (0, 0)).numpy() for _ in range(40)]
+    error = np.std(parts, axis=0) / np.sqrt(len(parts))
+    assert np.mean(np.abs(np.mean(parts, axis=0) - whole) < 4 * error + 1e-6 * whole.max()) > 0.99
+
+
+def test_gradient_is_the_mean_of_gradients_at_the_drawn_weights():
+    model = small(train_samples=3, objective="upstream", curvature_constant=1.0)
+    x = tf.constant(images(5))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model.objective(x, (4, 5), training=False)["loss"])
+    found = tape.gradient(loss, [v.value for v in model.uncertain])
+    base, expected = seeds.fold_in((4, 5), WEIGHTS), None
+    for k in range(3):
+        draw = [tf.convert_to_tensor(value) for value in model.draw_weights(seeds.fold_in(base, k))]
+        with tf.GradientTape() as tape, keras.StatelessScope(state_mapping=list(zip(model.uncertain, draw))):
+            tape.watch(draw)
+            square = tf.reduce_mean(tf.square(model.decoder_outputs(model.point(x)) - x))
+        one = tape.gradient(square, draw)
+        expected = one if expected is None else [a + b for a, b in zip(expected, one)]
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b / 3, rtol=1e-3, atol=1e-6)
+
+
+def test_kl_is_that_of_tfp_and_0_where_q_is_the_prior():
+    import tensorflow_probability as tfp
+
+    tfd = tfp.distributions
+    model = small(prior_precision=2.0)
+    model.hessian.assign(np.random.default_rng(0).uniform(0, 5, model.graph.size).astype(np.float32))
+    q = tfd.MultivariateNormalDiag(curvature.flatten(model.graph.values()), tf.math.rsqrt(model.precision()))
+    p = tfd.MultivariateNormalDiag(tf.zeros(model.graph.size), 2.0**-0.5 * tf.ones(model.graph.size))
+    assert float(model.kl()) == pytest.approx(float(q.kl_divergence(p)), rel=1e-4)
+    model.hessian.assign(tf.zeros(model.graph.size))
+    for variable in model.uncertain:
+        variable.assign(tf.zeros(variable.shape))
+    assert float(model.kl()) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_bound_of_a_linear_network_has_its_closed_form():
+    # y -> W2 W1 y with a certain encoder: E|y - W2 z|^2 = |y - M z|^2 + sum of variances times z^2.
+    model = small(hidden_units=(), bayesian_layers=("decoder",), likelihood="gaussian", scale=0.5, train_samples=40)
+    model.hessian.assign(tf.fill(model.hessian.shape, 10.0))
+    x = tf.constant(images(3))
+    terms = model.objective(x, (1, 2), training=False)
+    z = model.point(x)
+    kernel, bias = model.graph.unflatten(1.0 / model.precision(), model.blocks)
+    spread = tf.matmul(z**2, tf.reshape(kernel, (2, -1))) + bias
+    square = tf.reduce_sum(tf.reshape(model.decoder_outputs(z) - x, (3, -1)) ** 2 + spread, axis=1)
+    size = float(np.prod(EVENT_SHAPE))
+    expected = square / (2 * 0.25) + size * np.log(0.5) + 0.5 * size * np.log(2 * np.pi) + model.kl() / 128
+    np.testing.assert_allclose(terms["loss"], expected, rtol=0.06)
+
+
+def test_layers_that_are_not_chosen_stay_at_their_means():
+    model = small(bayesian_layers=("decoder",))
+    x = images(4)
+    found = model.predictive(x, 5, seed=(0, 1))
+    assert np.all(found["latent_variance"].numpy() == 0)
+    assert np.all(found["epistemic_variance"].numpy() > 0)
+
+
+def test_prediction_leaves_the_weights_alone_and_repeats():
+    model, x = small(), images(4)
+    before = [w.numpy().copy() for w in model.weights]
+    first, second = (model.predictive(x, 3, seed=(7, 8))["mean"].numpy() for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    model.ood_scores(x, seed=(0, 1))
+    for weight, value in zip(model.weights, before):
+        if "seed_generator" not in weight.path:
+            np.testing.assert_array_equal(weight.numpy(), value)
+
+
+def test_upstreams_objective_measures_sigma_after_training():
+    model = small(objective="upstream", hessian_update="accumulate")
+    x = images(64)
+    model.measure(x, x)
+    y = model.moments(tf.constant(x), model.test_samples, (0, 0))
+    square = np.mean(np.square(y["mean"] - x) + y["epistemic_variance"])
+    assert float(model.likelihood.scale) ** 2 == pytest.approx(square, rel=0.3)
+    assert not set(map(id, model.likelihood.trainable_variables)) & set(map(id, model.trained_variables))
+
+
+def test_a_batch_normalisation_that_trains_is_refused():
+    with pytest.raises(UserError, match="batch normalisation"):
+        build("lae", encoder="conv", decoder="conv", event_shape=(8, 8, 1), batch_norm="batch", num_filters=2)
+
+
+def test_unknown_layers_are_refused_in_one_line():
+    with pytest.raises(UserError, match="allowed: all, encoder"):
+        small(bayesian_layers=("nose",))

@@ -1,0 +1,113 @@
+"""The post-hoc Laplacian autoencoder: its fit, its scales, its start from another run."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from battery import build, images
+from tiers import some
+
+from pae_zoo import curvature
+from pae_zoo.errors import UserError
+from pae_zoo.models.bayesian import BayesianAE
+
+STRUCTURES = ("diag", "block", "kron", "low_rank", "last_layer")
+
+
+def small(**changes):
+    return build("lae_posthoc", **{"hidden_units": (6,), "latent_dim": 2, "curvature_method": "exact", **changes})
+
+
+def assert_close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * float(tf.reduce_max(expected)))
+
+
+@pytest.mark.parametrize("structure", some(STRUCTURES, ["diag", "low_rank"]))
+def test_every_structure_fits_and_predicts(structure):
+    model, x = small(curvature_structure=structure, curvature_rank=4), images(96)
+    found = model.fit_posthoc(x, batch_size=40)
+    assert np.isfinite(list(found.values())).all()
+    assert found["posthoc/prior_precision"] > 0 and found["posthoc/noise_variance"] > 0
+    moments = model.predictive(x[:4], 6, seed=(0, 1))
+    assert np.isfinite(moments["mean"]).all() and (moments["epistemic_variance"].numpy() > 0).all()
+
+
+def test_curvature_is_that_of_all_data_whatever_the_batch():
+    model, x = small(), images(50)
+    model.fit_posthoc(x, batch_size=16)
+    expected = curvature.ggn((model.encoder, model.decoder), x)
+    assert_close(model.posterior.curvature, expected)
+
+
+def test_scales_are_a_fixed_point():
+    model, x = small(), images(96)
+    model.fit_posthoc(x)
+    precision = model.posterior.precision().numpy().astype(np.float64)
+    gamma, variance = float(model.posterior.prior_precision[0]), float(model.posterior.noise_variance)
+    effective = precision.size - gamma * (1 / precision).sum()
+    square = sum(float(tf.reduce_sum(tf.square(v))) for v in model.graph.variables)
+    sse = float(tf.reduce_sum(tf.square(model.decoder_outputs(model.point(x)) - x)))
+    assert gamma == pytest.approx(effective / square, rel=1e-3)
+    assert variance == pytest.approx(sse / (x.size - effective), rel=1e-3)
+    assert float(model.likelihood.scale) ** 2 == pytest.approx(variance, rel=1e-3)
+
+
+def test_sigma_of_1_spreads_the_reconstructions_more_than_the_fitted_one():
+    x = images(96)
+    fitted, unit = small(), small(likelihood="gaussian", scale=1.0, optimize=("gamma",))
+    for model in (fitted, unit):
+        for mine, theirs in zip(model.graph.variables, fitted.graph.variables):
+            mine.assign(theirs)
+        model.fit_posthoc(x)
+    errors = [np.square(model.predictive(x, 30, seed=(0, 1))["mean"] - x).sum() for model in (fitted, unit)]
+    assert errors[0] < errors[1]
+
+
+def test_one_pass_agrees_with_many_networks_where_weights_are_nearly_certain():
+    x = images(96)
+    model = small(predictive="linearised", prior_precision=1e4, optimize=("none",))
+    model.fit_posthoc(x)
+    found = model.moments(tf.constant(x[:5]), 1, (0, 1))
+    drawn = tf.function(lambda y: BayesianAE.moments(model, y, 400, (0, 1)))(tf.constant(x[:5]))
+    np.testing.assert_allclose(found["latent_variance"], drawn["latent_variance"], rtol=0.35)
+    np.testing.assert_allclose(found["mean"], drawn["mean"], atol=0.01)
+    # Variances of outputs are carried forward without their covariances.
+    total = [float(tf.reduce_sum(one["epistemic_variance"])) for one in (found, drawn)]
+    assert 0.4 < total[0] / total[1] < 2.5
+    for key in ("mean_log_prob", "log_mean_prob"):
+        np.testing.assert_allclose(found[key], drawn[key], rtol=0.01)
+    assert set(found) == set(drawn)
+
+
+def test_one_pass_needs_a_gaussian():
+    with pytest.raises(UserError, match="predictive='mc'"):
+        small(predictive="linearised", likelihood="bernoulli")
+
+
+def test_part_of_the_data_is_scaled_up():
+    model, x = small(curvature_data=25), images(100)
+    model.fit_posthoc(x)
+    rows = np.linspace(0, 99, 25).astype(int)
+    expected = 4 * curvature.ggn((model.encoder, model.decoder), x[rows])
+    assert_close(model.posterior.curvature, expected)
+
+
+def test_it_starts_from_an_autoencoder_with_raw_scales():
+    before, model, x = build("ae", hidden_units=(6,), latent_dim=2), small(), images(5)
+    model.initialise_from(before)
+    np.testing.assert_allclose(model(x), before(x), rtol=1e-4, atol=1e-6)
+
+
+def test_likelihoods_without_a_sigma_have_a_prior_precision_to_find():
+    model = small(likelihood="bernoulli")
+    found = model.fit_posthoc(images(64))
+    assert found["posthoc/noise_variance"] == 1.0 and found["posthoc/prior_precision"] > 0
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"optimize": ("sigma2",)}, "optimize takes gamma"),
+    ({"optimize": ("gamma", "sigma2"), "likelihood": "gaussian"}, "keeps constant"),
+    ({"curvature_structure": "block", "curvature_method": "approx"}, "is not computed by"),
+])
+def test_settings_that_do_not_go_together_are_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        small(**changes)
