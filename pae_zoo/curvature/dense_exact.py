@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from pae_zoo.curvature import dense_exact_plan as plans
 from pae_zoo.curvature import pieces, record, rules
-from pae_zoo.curvature.graph import Block, Graph, Step
+from pae_zoo.curvature.graph import Block, Step
 from pae_zoo.curvature.hessians import Categorical, FromLikelihood, OutputHessian
 from pae_zoo.errors import UserError
 
@@ -47,50 +47,52 @@ class Level(NamedTuple):
     kernel: Optional[tf.Tensor]
 
 
-def applies(graph: Graph, hessian: OutputHessian, blocks: Sequence[Block]) -> bool:
-    """Whether `diagonal` can be used for the weights of `blocks`.
+def line(run: record.Record, hessian: OutputHessian) -> list[Step]:
+    """Returns the steps at the network's end that `diagonal` can be used for; none where H is not diagonal.
 
-    It takes a line of dense layers on vectors, layers of single values, and Flatten and Reshape, and a diagonal H.
+    They are dense layers on vectors, layers of single values, and Flatten and Reshape, one after another.
     """
-    shape = getattr(graph.models[0], "input_shape", None)
-    if not graph.chain.is_line or not isinstance(shape, tuple) or isinstance(hessian, Categorical):
-        return False
-    rank, chosen = len(shape), {graph.step_of(block) for block in blocks}
-    for step in graph.chain.steps:
-        if _is_dense(step):
-            if rank != 2:
-                return False
-        elif type(step.layer) in _SHAPES:
-            rank = 2 if isinstance(step.layer, keras.layers.Flatten) else 1 + len(step.layer.target_shape)
-        elif rules.of_step(step, fallback=True).slope is None or (step in chosen and rank != 2):
-            return False
-    return any(map(_is_dense, graph.chain.steps))
+    found: list[Step] = []
+    if not isinstance(hessian, Categorical):
+        for step in reversed(run.graph.chain.steps):
+            if not isinstance(step, Step) or not _is_known(run, step):
+                break
+            found.insert(0, step)
+    return found if any(map(_is_dense, found)) else []
+
+
+def _is_known(run: record.Record, step: Step) -> bool:
+    on_vectors = run.inputs[step].shape.rank == 2
+    if _is_dense(step):
+        return on_vectors
+    # The weights of other layers count for each value by itself, on vectors alone.
+    has_slope = rules.of_step(step, fallback=True).slope is not None and (on_vectors or not step.variables)
+    return has_slope or type(step.layer) in _SHAPES
 
 
 def diagonal(
-    graph: Graph, x: tf.Tensor, hessian: OutputHessian, blocks: Sequence[Block], memory: float = 2048
-) -> list[tf.Tensor]:
-    """Returns diag(sum_n J_n^T H_n J_n) for the weights of `blocks`, a tensor for each variable.
+    run: record.Record, hessian: OutputHessian, blocks: Sequence[Block], memory: float = 2048
+) -> list[list[tf.Tensor]]:
+    """Returns diag(sum_n J_n^T H_n J_n) for the weights of `blocks`: for each of them a tensor for each variable.
 
     Args:
-      graph: a network for which `applies` is true.
-      x: (batch, *event).
+      run: the recorded forward pass.
       hessian: H by the output.
-      blocks: the chosen weights, in order.
+      blocks: the chosen weights, all of steps in `line`.
       memory: MiB that temporary values may take; raises UserError where one datum takes more.
     """
-    run = record.forward(graph, x)
-    hessian.check(run.output)
-    chosen = {graph.step_of(block) for block in blocks}
-    levels = _levels(run)
+    chosen = {run.graph.step_of(block) for block in blocks}
+    levels = _levels(run, line(run, hessian))
     needed = [index for index, level in enumerate(levels) if chosen & set(level.steps)]
     h = _flat(tf.nn.relu(hessian.diagonal(run.output)))
-    same = is_shared(hessian) and all(_is_linear(run, step) for step in levels[-1].steps)
+    shared = is_shared(hessian)
+    h = h[:1] if shared else h
+    same = shared and all(_is_linear(run, step) for step in levels[-1].steps)
     diagonals = level_diagonals(levels, h, needed, same, memory)
     found: dict[Step, list[tf.Tensor]] = {}
     for index in needed:
         _weights(run, levels[index].steps, diagonals[index], chosen, found)
-    return [one for block in blocks for one in found[graph.step_of(block)]]
+    return [found[run.graph.step_of(block)] for block in blocks]
 
 
 def level_diagonals(
@@ -98,9 +100,11 @@ def level_diagonals(
 ) -> dict[int, tf.Tensor]:
     """Returns the diagonal (batch, width) of M by the last values of each level in `needed`.
 
+    Where it is the same for all data it may have batch 1.
+
     Args:
       levels: from the input to the output.
-      h: (batch, width of the output), the diagonal of H.
+      h: (batch or 1, width of the output), the diagonal of H.
       needed: numbers of levels.
       is_shared: whether h times the squared slope of the output's level is the same for all data.
       memory: MiB for temporary values.
@@ -110,7 +114,7 @@ def level_diagonals(
     if is_shared:
         outer = outer[:1]
     inner = tf.matmul(outer, kernel**2, transpose_b=True)
-    found = {top + 1: h, top: tf.broadcast_to(inner, tf.shape(levels[top].slope))}
+    found = {top + 1: h, top: inner}
     lower = [index for index in needed if index < top]
     if lower:
         found.update(_Descent(levels, outer, inner, lower, is_shared).run(memory))
@@ -297,10 +301,10 @@ def _plus(total: Optional[tf.Tensor], more: Optional[tf.Tensor]) -> Optional[tf.
     return more if total is None else total + more
 
 
-def _levels(run: record.Record) -> list[Level]:
-    """Returns the levels of a network for which `applies` is true."""
+def _levels(run: record.Record, steps: Sequence[Step]) -> list[Level]:
+    """Returns the levels of a `line`."""
     parts: list[list[Step]] = [[]]
-    for step in run.graph.chain.steps:
+    for step in steps:
         if _is_dense(step):
             parts.append([step])
         else:
@@ -322,11 +326,23 @@ def _weights(run: record.Record, steps: Sequence[Step], m: tf.Tensor, chosen: se
     """Writes the diagonals of the chosen steps of a level into `found`, from the diagonal m by its last values."""
     for step in reversed(steps):
         if step in chosen:
-            # A weight of such a layer touches one value of a datum, so only the diagonal of M matters.
-            delta = tf.reshape(tf.sqrt(m), (1, -1, *run.outputs[step].shape[1:]))
-            found[step] = run.rule(step).squares(step.layer, run.inputs[step], delta)
+            found[step] = _squares(run, step, m)
         slope = _slope(run, step)
         m = m if slope is None else m * slope**2
+
+
+def _squares(run: record.Record, step: Step, m: tf.Tensor) -> list[tf.Tensor]:
+    """Returns the diagonals of a step from the diagonal m (batch or 1, width) by its output."""
+    a = run.inputs[step]
+    if m.shape[0] == 1 and _is_dense(step):
+        # All data share the factor m.
+        found = {id(step.layer.kernel): tf.reduce_sum(a**2, 0)[:, None] * m}
+        if step.layer.use_bias:
+            found[id(step.layer.bias)] = tf.cast(pieces.size(a, 0), m.dtype) * m[0]
+        return rules.in_order(step.layer, found)
+    # A weight of such a layer touches one value of a datum, so only the diagonal of M matters.
+    delta = tf.broadcast_to(tf.sqrt(m), (pieces.size(a, 0), m.shape[-1]))
+    return run.rule(step).squares(step.layer, a, tf.reshape(delta, (1, -1, *run.outputs[step].shape[1:])))
 
 
 def _slope(run: record.Record, step: Step) -> Optional[tf.Tensor]:

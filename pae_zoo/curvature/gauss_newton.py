@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pae_zoo import seeds
 from pae_zoo.curvature import dense_exact, hessians, kron, last_layer, low_rank, pieces, record, sweeps
-from pae_zoo.curvature.graph import ALL, Block, Graph, flatten, read
+from pae_zoo.curvature.graph import ALL, Block, Graph, Step, flatten, read
 from pae_zoo.errors import UserError, suggestion
 from pae_zoo.likelihoods import Likelihood
 
@@ -93,7 +93,8 @@ def ggn(
     """Returns sum_n J_n^T H_n J_n, J_n the derivative of the network's output at x_n by its weights, at inference.
 
     H_n is the Hessian of -log p(y|g) by the output g, or its expectation over y. Compiled once for each model, shape
-    and set of options, and not again for other weights; inside a `keras.StatelessScope` at the weights of the scope.
+    and set of options, and not again for other weights; inside a `keras.StatelessScope` at the weights of the scope,
+    compiled once more.
 
     Args:
       model: a built Keras model, or several that are applied in turn, such as (encoder, decoder).
@@ -128,7 +129,8 @@ def ggn(
         jit_compile = _xla_pays(graph)
     variables = [v for one in graph.models for v in one.variables if tf.as_dtype(v.dtype).is_floating]
     function = _compiled(graph, chosen, variables, jit_compile)
-    values = [tf.convert_to_tensor(variable) for variable in variables]
+    # Outside of a StatelessScope these are variables, which the function reads without a copy.
+    values = [variable.value for variable in variables]
     return function(graph.cast(x), seeds.as_seed((0, 0) if seed is None else seed), values)
 
 
@@ -169,23 +171,43 @@ def _compute(graph: Graph, x: tf.Tensor, options: Options, seed: Optional[seeds.
 
 
 def _diag(graph: Graph, x, hessian, blocks, options: Options, seed) -> tf.Tensor:
-    if options.method in (APPROX, MIX):
-        width = options.mix_width if options.method == MIX else 0
-        return _flatten(_module("propagation").diagonal(
-            graph, x, hessian, blocks, width, pattern=options.mix_pattern, memory=options.memory,
-            fallback=options.fallback))
-    if options.method == EXACT and dense_exact.applies(graph, hessian, blocks):
-        return _flatten(dense_exact.diagonal(graph, x, hessian, blocks, options.memory))
+    if options.method == APPROX:
+        return _propagated(graph, x, hessian, blocks, options)
     run = _run(graph, x, hessian, options)
-    budget = _budget(run, blocks, sum(block.size for block in blocks), options)
-    collector = sweeps.diagonals(run)
-    top = _top(graph, blocks, options)
-    rest = [block for block in blocks if block not in top]
-    found = dict(zip(top, sweeps.all_rows(run, hessian, top, collector, budget))) if top else {}
+    line = dense_exact.line(run, hessian)
+    dense = [block for block in blocks if graph.step_of(block) in line]
+    if options.method == MIX:
+        # Where all matrices are carried in full the result is exact, and there is a faster way to it.
+        is_exact = len(dense) == len(blocks) and not options.mix_pattern and _widest(run, line) <= options.mix_width
+        if not is_exact:
+            return _propagated(graph, x, hessian, blocks, options)
+    found: dict[Block, list[tf.Tensor]] = {}
+    top = _top(graph, blocks, options, line)
+    if all(block in dense for block in top):
+        found.update(zip(top, dense_exact.diagonal(run, hessian, top, options.memory)))
+        top = []
+    rest = [block for block in blocks if block not in found and block not in top]
+    if top or rest:
+        budget = _budget(run, blocks, sum(block.size for block in blocks), options)
+        collector = sweeps.diagonals(run)
+    if top:
+        found.update(zip(top, sweeps.all_rows(run, hessian, top, collector, budget)))
     if rest:
         sums = sweeps.sampled(run, hessian, rest, collector, seed, options.num_probes, budget)
         found.update(zip(rest, sums))
     return flatten([one for block in blocks for one in found[block]])
+
+
+def _propagated(graph: Graph, x, hessian, blocks, options: Options) -> tf.Tensor:
+    width = options.mix_width if options.method == MIX else 0
+    return flatten(_module("propagation").diagonal(
+        graph, x, hessian, blocks, width, pattern=options.mix_pattern, memory=options.memory,
+        fallback=options.fallback))
+
+
+def _widest(run: record.Record, line: Sequence[Step]) -> int:
+    """Returns the number of values of the widest input or output of a step."""
+    return max(tensor.shape[1:].num_elements() for step in line for tensor in (run.inputs[step], run.outputs[step]))
 
 
 def _block(graph: Graph, x, hessian, blocks, options: Options, seed) -> list[tf.Tensor]:
@@ -216,13 +238,14 @@ _STRUCTURES: dict[str, Callable] = {
     DIAG: _diag, BLOCK: _block, KRON: _kron, LOW_RANK: _low_rank, LAST_LAYER: _last_layer}
 
 
-def _top(graph: Graph, blocks: Sequence[Block], options: Options) -> list[Block]:
-    """Returns the chosen blocks that are computed exactly."""
-    if options.method == EXACT:
+def _top(graph: Graph, blocks: Sequence[Block], options: Options, line: Sequence[Step]) -> list[Block]:
+    """Returns the chosen blocks that are computed exactly; `line` holds those of which dense_exact can do it."""
+    if options.method in (EXACT, MIX):
         return list(blocks)
-    if options.method == MC or not options.hybrid_layers:
-        return []
-    steps = [step for step in graph.chain.flat() if step.variables][-options.hybrid_layers :]
+    weighted = [step for step in graph.chain.flat() if step.variables]
+    # Probes of random signs give the last dense layer exactly, and the closed form does so with fewer operations.
+    num = options.hybrid_layers if options.method == HYBRID else int(weighted[-1] in line)
+    steps = weighted[len(weighted) - num :]
     return [block for block in blocks if graph.step_of(block) in steps]
 
 

@@ -76,18 +76,25 @@ def _dense(widths: tuple[int, ...]) -> list:
     return [*found, layers.Dense(widths[-1])]
 
 
-def step(baton: Baton, net: Net, steps: int) -> None:
-    """The gradient of half the squared error by all weights, compiled."""
+def step(baton: Baton, net: Net, steps: int, trains: bool = False) -> None:
+    """The gradient of half the squared error by all weights, compiled; with `trains` also the step of Adam."""
+    import keras
     import tensorflow as tf
 
     encoder, decoder = build(net)
     variables = [v for model in (encoder, decoder) for v in model.trainable_variables]
-    x = tf.constant(data(net))
+    x, optimizer = tf.constant(data(net)), keras.optimizers.Adam(1e-3)
+    if trains:
+        optimizer.build(variables)
 
     def gradient(x):
         with tf.GradientTape() as tape:
             loss = 0.5 * tf.reduce_sum(tf.square(decoder(encoder(x)) - x))
-        return tape.gradient(loss, variables)
+        gradients = tape.gradient(loss, variables)
+        if not trains:
+            return gradients
+        optimizer.apply(gradients, variables)
+        return [tf.reshape(loss, (1,))]
 
     compiled = tf.function(gradient, jit_compile=not net.pixels, autograph=False)
     _turns(baton, steps, lambda number: compiled(x)[0])
@@ -124,7 +131,8 @@ def train(baton: Baton, argv: list[str], net: Net, steps: int, xla: Optional[boo
     def run(number):
         def body(i, loss):
             start = ((number + i) * net.batch) % (len(rows) - net.batch)
-            return i + 1, model.update(x[start : start + net.batch])
+            batch = tf.slice(x, [start, *[0] * len(net.event_shape)], [net.batch, *net.event_shape])
+            return i + 1, model.update(batch)
 
         return tf.while_loop(lambda i, loss: i < steps, body, (0, 0.0))[1]
 

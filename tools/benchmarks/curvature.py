@@ -9,6 +9,7 @@ installed, with its BackPACK and curvlinops back-ends; each may take 12 GiB.
 import argparse
 import importlib.util
 import math
+import re
 from typing import Any
 
 from command import positive
@@ -18,7 +19,7 @@ from benchmarks._curvature_zoo import STEP, Net
 from benchmarks._rounds import KEEP_MEMORY, Contender, alternate, cores, load, median, ratio, table
 
 CASES = ("dense", "deep", "conv", "online")
-TORCH = "PyTorch: "
+TORCH, TRAIN = "PyTorch: ", "training step, Adam"
 PEER = {**KEEP_MEMORY, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 PEERS: dict[str, dict[str, Any]] = {
     "laplace-torch, BackPACK": dict(backend="BackPackGGN"),
@@ -111,7 +112,8 @@ def curvatures(case: str, net: Net, methods: dict[str, dict[str, Any]], args, pe
     print(f"\n== {case}: {net.label}", flush=True)
     options = dict(net=net, steps=args.steps)
     base = Contender(STEP, _curvature_zoo.step, options, KEEP_MEMORY)
-    zoo = [Contender(name, _curvature_zoo.ggn, dict(options, options=o), KEEP_MEMORY) for name, o in methods.items()]
+    zoo = [Contender(TRAIN, _curvature_zoo.step, dict(options, trains=True), KEEP_MEMORY)]
+    zoo += [Contender(name, _curvature_zoo.ggn, dict(options, options=o), KEEP_MEMORY) for name, o in methods.items()]
     rows = _in_groups(base, zoo, args.rounds)
     if peers:
         rows |= _peers(options, args.rounds)
@@ -129,9 +131,15 @@ def _peers(options: dict[str, Any], rounds: int) -> Cases:
             field = [Contender(name, _curvature_torch.diagonal, {**options, **more, "steps": 1}, PEER)]
             rows |= _in_groups(base, field, min(rounds, 3))
         except RuntimeError as error:
-            # What a library cannot do within its memory is a result, told with its own last words.
-            print(f"{name}: no figure. {str(error).strip().splitlines()[-1]}", flush=True)
+            print(f"{name}: no figure. {_last_words(str(error))}", flush=True)
     return rows
+
+
+def _last_words(text: str) -> str:
+    """Returns the last line that names an error: what a library cannot do within its memory is a result."""
+    lines = text.strip().splitlines()
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (named or lines)[-1]
 
 
 def online(net: Net, args) -> Cases:
