@@ -1,6 +1,7 @@
 """What a task is given: the model, its data and run, and the loop over padded batches."""
 
 import functools
+import math
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNSUPPORTED = "unsupported"
+# Most rows, and values, of a batch for which networks are drawn.
+SHARED_ROWS, SHARED_VALUES = 1000, 10**6
 
 
 def sentence(error: Exception) -> str:
@@ -137,6 +140,16 @@ class Context:
                 batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])
             yield batch, count
 
+    def rows_at_once(self, num_data: int) -> int:
+        """Returns the rows of a batch: `batch_size`, or more where many data meet the same drawn networks.
+
+        Drawing a network takes as long as applying it to hundreds of data.
+        """
+        size = int(self.hparams.batch_size)
+        if self.network_seed is None or num_data <= size:
+            return size
+        return max(size, min(SHARED_ROWS, SHARED_VALUES // max(1, math.prod(self.dataset.event_shape))))
+
     def stream(self, fn: Callable, x: np.ndarray, purpose: str, unit: str = "batch") -> Iterator[Any]:
         """Yields fn(batch, seed) for each batch of x, as numpy arrays cut to the rows that are data.
 
@@ -145,9 +158,9 @@ class Context:
         networks, all batches of all purposes have the seed `network_seed`, and meet the same networks.
         """
         compiled, base, shared = self.compile(fn), self.seed_for(purpose), self.network_seed
-        num_batches = -(-len(x) // int(self.hparams.batch_size))
-        with self.progress(num_batches, purpose, unit) as bar:
-            for index, (batch, count) in enumerate(self.batches(x)):
+        size = self.rows_at_once(len(x))
+        with self.progress(-(-len(x) // size), purpose, unit) as bar:
+            for index, (batch, count) in enumerate(self.batches(x, size)):
                 seed = seeds.fold_in(base, index) if shared is None else shared
                 outputs = compiled(tf.constant(batch), seed)
                 yield tf.nest.map_structure(lambda values: values.numpy()[:count], outputs)  # noqa: B023

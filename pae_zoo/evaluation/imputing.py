@@ -130,11 +130,11 @@ class Imputer:
 
     def calls(self, num_data: int) -> int:
         """Returns how many steps the progress bar counts for so many data."""
-        return -(-num_data // int(self.context.hparams.batch_size)) * (1 + (self.rounds + 1) * self.num_samples)
+        return -(-num_data // self.context.rows_at_once(num_data)) * (1 + (self.rounds + 1) * self.num_samples)
 
     def fill(self, truth: np.ndarray, given: np.ndarray, where_seen: np.ndarray, bar) -> Iterator[tuple[slice, Filled]]:
         """Yields (rows, result) for batches of truth, given and where_seen, each (n, *event)."""
-        size = int(self.context.hparams.batch_size)
+        size = self.context.rows_at_once(len(given))
         first, one, mean = (self.context.compile(fn) for fn in (self._draws, self._one, self._mean))
         # Where nothing is hidden, putting back what is seen would leave nothing of the model.
         everything = where_seen.all()

@@ -47,7 +47,8 @@ def test_each_batch_has_its_own_seed_that_repeats(make_context):
     assert not np.array_equal(first, context.map_batches(noise, x, "another purpose"))
 
 
-def test_a_model_that_draws_networks_has_one_seed_for_all_data(make_context):
+def test_a_model_that_draws_networks_has_one_seed_for_all_data(make_context, monkeypatch):
+    monkeypatch.setattr("pae_zoo.evaluation.context.SHARED_ROWS", 32)
     context = make_context(num=70)
 
     def noise(x, seed):
@@ -60,6 +61,22 @@ def test_a_model_that_draws_networks_has_one_seed_for_all_data(make_context):
     np.testing.assert_array_equal(first[:32], first[32:64])
     np.testing.assert_array_equal(first, other)
     np.testing.assert_array_equal(context.network_seed, context.seed_for("weights"))
+
+
+def test_many_data_share_the_drawing_of_networks(make_context):
+    context = make_context(num=70)
+    assert context.rows_at_once(70) == 32
+    context.model.draws_are_shared = True
+    assert context.rows_at_once(70) == 1000 and context.rows_at_once(20) == 32
+    traces = []
+
+    def total(x, seed):
+        traces.append(x.shape[0])
+        return tf.reduce_sum(x, axis=[1, 2, 3])
+
+    x = context.dataset.test.x
+    np.testing.assert_allclose(context.map_batches(total, x, "sum"), to_unit(x).sum(axis=(1, 2, 3)), rtol=1e-5)
+    assert traces == [1000]
 
 
 def test_a_figure_is_saved_whole_and_its_path_recorded(make_context):
