@@ -63,6 +63,8 @@ def _evaluate(run: Run, options: Flags, given: set[str]) -> None:
     changed = {name: getattr(options, name) for name in given if hasattr(hparams, name) and name != "workdir"}
     hparams = dataclasses.replace(hparams, **{**changed, "workdir": str(run.workdir)})
     model = run.load_model()
+    if "test_samples" in given and hasattr(model, "test_samples"):
+        model.test_samples = hparams.test_samples
     dataset = launch.load_dataset(run.read_hparams() if "data_dir" not in given else hparams)
     names = hparams.tasks or default_tasks(model)
     context = evaluation.Context(model, dataset, hparams, run, seed=hparams.seed)

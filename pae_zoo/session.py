@@ -1,6 +1,7 @@
 """One training command from flags to finished run: fresh, resumed, or already done."""
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Collection
 from typing import Any
@@ -87,8 +88,8 @@ def finish(session: Session) -> int:
     run.save("model.keras", session.model.save)
     found = {**session.model.findings(), **session.model.timings(session.dataset.train.x[: hparams.batch_size])}
     if found:
-        step = {"time/entire_training_step": position.seconds / position.steps} if position.steps else {}
-        training.write_scalars(run, position.steps, {**step, **found})
+        found |= _step_seconds(run.read_history())
+        training.write_scalars(run, position.steps, found)
     start = time.monotonic()
     context = evaluation.Context(session.model, session.dataset, hparams, run, seed=hparams.seed)
     values = evaluation.evaluate(context, hparams.tasks or default_tasks(session.model))
@@ -106,6 +107,13 @@ def finish(session: Session) -> int:
     })
     tell(run)
     return 0
+
+
+def _step_seconds(history: list[dict[str, Any]]) -> dict[str, float]:
+    """Returns the median over epochs, after the first, which compiles, of the seconds of an epoch over its steps."""
+    pairs = [(one["seconds"], one["step"]) for one in history]
+    steps = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(pairs, pairs[1:]) if b[1] > a[1]]
+    return {"time/entire_training_step": statistics.median(steps)} if steps else {}
 
 
 def first_stage(session: Session):

@@ -1,6 +1,7 @@
 """What trains step by step: one objective, seeded steps, compiled blocks of steps, Keras' entry points."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -97,8 +98,14 @@ class Trainable(keras.Model):
     def fit(self, x=None, *args, **kwargs):
         """Keras' fit; arrays and data sets of x, targets are ignored. Calls `adapt` first if nobody did."""
         if not int(keras.ops.convert_to_numpy(self.adapted)):
-            self.adapt(first_examples(x))
+            first = first_examples(x)
+            self.adapt(first)
+            if type(self).count_data is not Trainable.count_data:
+                self.count_data(sum(map(len, epoch_of(x, kwargs.get("steps_per_epoch")))))
         return super().fit(x, *args, **kwargs)
+
+    def count_data(self, num: int) -> None:
+        """Sets the number of training data, for objectives that it matters to."""
 
     @contextlib.contextmanager
     def feeding(self, feed):
@@ -189,6 +196,16 @@ def batches_of(x) -> Iterator[np.ndarray]:
         return
     for batch in x:
         yield np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def epoch_of(x, steps: Optional[int] = None) -> Iterator[np.ndarray]:
+    """Returns the batches of one epoch of what Keras' fit takes as x; raises UserError for a data set without end."""
+    if steps:
+        return itertools.islice(batches_of(x), steps)
+    if isinstance(x, tf.data.Dataset) and int(x.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise UserError("The data set has no end, and the model needs the number of its data. Give fit "
+                        "steps_per_epoch, or call adapt with the training data first.")
+    return batches_of(x)
 
 
 def first_examples(x, num: int = 10_000) -> np.ndarray:

@@ -265,3 +265,20 @@ def test_members_that_do_not_fit_are_refused():
         pae_zoo.DeepEnsembleAE(model.encoder, model.decoder, members=[other.encoder, other.decoder])
     with pytest.raises(UserError, match="clip_norm"):
         build("deep_ensemble_ae", clip_norm=1.0)
+
+
+def test_one_draw_of_an_ensemble_may_be_of_any_member(built):
+    model, x = built["deep_ensemble_ae"], images(3)
+    every = model.draw_reconstructions(x, model.num_members, seed=SEED).numpy()
+    ones = [model.draw_reconstructions(x, 1, seed=(0, s)).numpy()[0] for s in range(12)]
+    members = {int(np.abs(every - one).max(axis=(1, 2, 3, 4)).argmin()) for one in ones}
+    assert members == set(range(model.num_members))
+
+
+def test_an_ensemble_starts_from_an_ensemble():
+    model, other = build("deep_ensemble_ae"), build("deep_ensemble_ae", seed=8)
+    model.initialise_from(other)
+    for mine, theirs in zip(state(model.members[-1]), state(other.members[-1])):
+        np.testing.assert_array_equal(mine, theirs)
+    with pytest.raises(UserError, match="--num_members=3"):
+        model.initialise_from(build("deep_ensemble_ae", num_members=3))

@@ -125,3 +125,14 @@ def test_settings_that_do_not_exist_are_refused(changes):
     model = build("bbb_ae", adapted=False)
     with pytest.raises(UserError, match="received"):
         pae_zoo.BBBAE(model.encoder, model.decoder, **changes)
+
+
+def test_the_legacy_loss_measures_its_noise_after_training():
+    model, x = build("bbb_ae", bbb_loss="legacy", likelihood="gaussian_learned"), images(64)
+    model.measure(x, x)
+    found = model.moments(tf.constant(x), model.test_samples, SEED)
+    square = np.mean(np.square(found["mean"] - x) + found["epistemic_variance"])
+    assert float(model.likelihood.scale) ** 2 == pytest.approx(square, rel=0.3)
+    assert not set(map(id, model.likelihood.trainable_variables)) & set(map(id, model.trained_variables))
+    with pytest.raises(UserError, match="gaussian_decoder"):
+        build("bbb_ae", bbb_loss="legacy", likelihood="gaussian_decoder")

@@ -150,3 +150,45 @@ def test_a_batch_normalisation_that_trains_is_refused():
 def test_unknown_layers_are_refused_in_one_line():
     with pytest.raises(UserError, match="allowed: all, encoder"):
         small(bayesian_layers=("nose",))
+
+
+def test_dropout_and_noise_that_nothing_would_train_are_refused():
+    with pytest.raises(UserError, match="--dropout_rate=0.1 would do nothing"):
+        small(dropout_rate=0.1)
+    with pytest.raises(UserError, match="gaussian_decoder"):
+        small(objective="upstream", likelihood="gaussian_decoder")
+    with pytest.raises(UserError, match="measured after training"):
+        small(likelihood="gaussian_pixel")
+
+
+def test_data_sets_are_counted(monkeypatch):
+    model, x = build("lae", adapted=False, hidden_units=(6,), latent_dim=2), images(50)
+    monkeypatch.setattr("pae_zoo.trainable.first_examples", lambda x, num=20: next(iter(x)).numpy())
+    model.compile(jit_compile=False)
+    batches = tf.data.Dataset.from_tensor_slices(x).batch(20)
+    with pytest.raises(UserError, match="no end"):
+        model.fit(batches.repeat(), verbose=0, shuffle=False)
+    model = build("lae", adapted=False, hidden_units=(6,), latent_dim=2)
+    model.compile(jit_compile=False)
+    model.fit(batches, verbose=0, shuffle=False)
+    assert float(model.num_data) == 50
+
+
+def test_convolutional_networks_train_with_all_defaults():
+    model = build("lae", encoder="conv", decoder="conv", event_shape=(8, 8, 1), num_filters=2, batch_norm="affine")
+    model.compile(jit_compile=False)
+    x = images(8, event_shape=(8, 8, 1))
+    before = model.hessian.numpy()
+    assert np.isfinite(float(model.update(tf.constant(x))))
+    assert np.abs(model.hessian.numpy() - before).max() > 0
+
+
+def test_equal_seeds_give_equal_models():
+    found = []
+    for _ in range(2):
+        model = small()
+        model.compile()
+        model.fit(images(64), epochs=2, batch_size=16, verbose=0, shuffle=False)
+        found.append([w.numpy() for w in model.weights] + list(model.ood_scores(images(4), seed=(0, 1)).values()))
+    for mine, theirs in zip(*found):
+        np.testing.assert_array_equal(mine, theirs)

@@ -111,3 +111,28 @@ def test_likelihoods_without_a_sigma_have_a_prior_precision_to_find():
 def test_settings_that_do_not_go_together_are_refused(changes, words):
     with pytest.raises(UserError, match=words):
         small(**changes)
+
+
+@pytest.mark.parametrize("structure", ["kron", "block"])
+def test_one_pass_knows_what_weights_have_in_common(structure):
+    model, x = small(curvature_structure=structure, predictive="linearised"), images(64)
+    model.fit_posthoc(x)
+    found = model.predictive(x[:3], 1, seed=(0, 1))["epistemic_variance"]
+    exact = curvature.predict(model.posterior, (model.encoder, model.decoder), tf.constant(x[:3]), "exact")["variance"]
+    assert_close(found, exact)
+
+
+def test_a_measured_noise_map_comes_before_the_fit():
+    model, x = small(likelihood="gaussian_pixel", optimize=("gamma",)), images(96)
+    model.measure(x, x)
+    first = model.findings()["posthoc/log_evidence"]
+    assert model.fit_posthoc(x)["posthoc/log_evidence"] == pytest.approx(first, rel=1e-4)
+
+
+def test_a_data_set_is_seen_whole(monkeypatch):
+    model, x = small(), images(50)
+    monkeypatch.setattr("pae_zoo.trainable.first_examples", lambda x, num=20: next(iter(x)).numpy())
+    model.compile()
+    model.fit(tf.data.Dataset.from_tensor_slices(x).batch(20), verbose=0, epochs=1, shuffle=False)
+    expected = curvature.ggn((model.encoder, model.decoder), x)
+    assert_close(model.posterior.curvature, expected)

@@ -6,6 +6,7 @@ from pae_zoo.curvature.gauss_newton import METHODS, STRUCTURES, ggn, ggn_fn
 from pae_zoo.curvature.graph import Graph, flatten, read
 from pae_zoo.curvature.hessians import OutputHessian
 from pae_zoo.curvature.linearised import predict
+from pae_zoo.curvature.monte_carlo import sample_outputs
 from pae_zoo.curvature.posterior import (
     BlockPosterior,
     DiagPosterior,
@@ -19,5 +20,5 @@ from pae_zoo.curvature.rules import Rule, register_rule
 __all__ = [
     "METHODS", "STRUCTURES", "BlockPosterior", "DiagPosterior", "Graph", "KronPosterior", "LaplaceCallback",
     "LastLayerPosterior", "LowRankPosterior", "OutputHessian", "Rule", "WeightPosterior", "flatten", "ggn", "ggn_fn",
-    "predict", "read", "register_rule",
+    "predict", "read", "register_rule", "sample_outputs",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from pae_zoo.curvature.graph import ALL, Graph, read
 from pae_zoo.errors import UserError
 
 EMA, ACCUMULATE = "ema", "accumulate"
+_NAMED = ("structure", "method", "likelihood", "layers")
 # Keras' losses: the likelihood that each is the negative log of, and the activation that it expects unless told
 # from_logits.
 _LOSSES = {
@@ -51,7 +52,7 @@ class LaplaceCallback(keras.callbacks.Callback):
       subset: data of a refresh.
       update, memory_factor: "ema" or "accumulate", and m.
       final: whether one pass over all of x, at the weights that training ends with, replaces h.
-      path: .npz file of h, written after each epoch, whole or not at all.
+      path: .npz file of h, written after each epoch and at the end, whole or not at all.
       seed: pair of integers.
 
     Raises UserError, when training begins, where data, loss, layers and likelihood do not fit together.
@@ -77,14 +78,37 @@ class LaplaceCallback(keras.callbacks.Callback):
         self.graph: Optional[Graph] = None
         #: the estimate h as `ggn` gives it, refreshes so far and seconds they took
         self.curvature, self.refreshes, self.seconds = None, 0, 0.0
+        # Whether the estimate is that of all data, and not one that refreshes have moved.
+        self._is_whole = False
 
     # ---- while Keras trains ------------------------------------------------------------------------
 
     def on_train_begin(self, logs=None):
         self.graph, likelihood = _network(self.model, self.likelihood)
         self.options["likelihood"] = likelihood
-        gauss_newton.Options(**self.options)
+        seed = None if self.options["structure"] != "low_rank" and self.options["method"] == "exact" else self.seed
+        options = {name: value for name, value in self.options.items() if name not in _NAMED}
+        gauss_newton.check(self.graph, *(self.options[name] for name in _NAMED), seed=seed, **options)
+        self._check_data()
         self._batches = 0
+
+    def _check_data(self) -> None:
+        """Raises UserError where x does not fit the network, or y the likelihood."""
+        event = tuple(self.graph.models[0].input_shape[1:])
+        if len(event) != self.x.ndim - 1 or any(n not in (None, m) for n, m in zip(event, self.x.shape[1:])):
+            raise UserError(f"The network takes data of shape {event}; received x of shape {self.x.shape[1:]}.")
+        output = record.forward(self.graph, self.graph.cast(self.x[:1]), self.options.get("fallback", False)).output
+        shape, kind, y = tuple(output.shape[1:]), self.options["likelihood"], self.y
+        numbers = kind == "categorical" and y[0].size * shape[-1] == output[0].numpy().size
+        if not isinstance(kind, str):
+            return
+        if not numbers and y[0].size != output[0].numpy().size:
+            raise UserError(f"The network gives {shape} for each datum; received y of shape {y.shape[1:]}.")
+        if numbers and (np.any(y != np.round(y)) or y.min() < 0 or y.max() >= shape[-1]):
+            raise UserError(f"Numbers of {shape[-1]} classes are integers from 0 to {shape[-1] - 1}; received y from "
+                            f"{y.min():g} to {y.max():g}.")
+        if kind == "bernoulli" and (y.min() < 0 or y.max() > 1):
+            raise UserError(f"The likelihood bernoulli takes y from 0 to 1; received {y.min():g} to {y.max():g}.")
 
     def on_train_batch_end(self, batch, logs=None):
         self._batches += 1
@@ -102,6 +126,8 @@ class LaplaceCallback(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         if self.final:
             self.fit_all()
+            if self.path is not None:
+                self.posterior(optimise=False).save(self.path)
 
     def refresh(self) -> None:
         """Moves h by the curvature of `subset` data drawn anew, at the weights as they are."""
@@ -110,6 +136,8 @@ class LaplaceCallback(keras.callbacks.Callback):
         rows = np.random.default_rng([*np.abs(self.seed.numpy()), self.refreshes]).integers(0, len(self.x), self.subset)
         found = self._ggn(self.x[rows], seed)
         gain = (1.0 - self.memory_factor if self.update == EMA else 1.0) * len(self.x) / self.subset
+        if self._is_whole:  # training goes on: the estimate begins anew
+            self.curvature, self.refreshes, self._is_whole = None, 0, False
         old = self.curvature
         self.curvature = (posterior.add(found, found, gain, 0.0) if old is None else
                           posterior.add(old, found, self.memory_factor, gain))
@@ -122,7 +150,7 @@ class LaplaceCallback(keras.callbacks.Callback):
         for number, start in enumerate(range(0, len(self.x), batch_size)):
             found = self._ggn(self.x[start : start + batch_size], seeds.fold_in(self.seed, -1 - number))
             total = found if total is None else posterior.add(total, found)
-        self.curvature, self.update, self.refreshes = total, ACCUMULATE, max(self.refreshes, 1)
+        self.curvature, self._is_whole, self.refreshes = total, True, max(self.refreshes, 1)
 
     def _ggn(self, x: np.ndarray, seed):
         # Sketches add up only where they are of one seed.
@@ -136,7 +164,7 @@ class LaplaceCallback(keras.callbacks.Callback):
         if self.curvature is None:
             raise UserError(f"There was no refresh yet: it comes after every {self.every} batches. Train longer, lower "
                             "`every`, or call fit_all().")
-        if self.update == ACCUMULATE:
+        if self.update == ACCUMULATE or self._is_whole:
             return self.curvature
         weight = 1.0 / (1.0 - self.memory_factor**self.refreshes)
         return posterior.add(self.curvature, self.curvature, weight, 0.0)

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from pae_zoo import seeds
-from pae_zoo.curvature import dense_exact, hessians, kron, last_layer, low_rank, pieces, record, sweeps
+from pae_zoo.curvature import dense_exact, hessians, kron, last_layer, low_rank, pieces, record, rules, sweeps
 from pae_zoo.curvature.graph import ALL, Block, Graph, Step, flatten, read
 from pae_zoo.errors import UserError, suggestion
 from pae_zoo.likelihoods import Likelihood
@@ -121,10 +121,8 @@ def ggn(
     if training:
         raise UserError(f"training=True: {_coupled(graph)}; the curvature is that of the network at inference, a sum "
                         "over data. Leave training out.")
-    chosen = _options(structure, method, likelihood, layers, seed, options)
     # Before anything is traced.
-    graph.select(chosen.layers)
-    hessians.resolve(likelihood)
+    chosen = check(graph, structure, method, likelihood, layers, seed=seed, **options)
     if jit_compile is None:
         jit_compile = _xla_pays(graph)
     variables = [v for one in graph.models for v in one.variables if tf.as_dtype(v.dtype).is_floating]
@@ -132,6 +130,23 @@ def ggn(
     # Outside of a StatelessScope these are variables, which the function reads without a copy.
     values = [variable.value for variable in variables]
     return function(graph.cast(x), seeds.as_seed((0, 0) if seed is None else seed), values)
+
+
+def check(
+    graph: Graph,
+    structure: str = DIAG,
+    method: str = EXACT,
+    likelihood: Union[str, Likelihood, hessians.OutputHessian] = "gaussian",
+    layers: Union[str, Sequence[str]] = ALL,
+    *,
+    seed: Optional[seeds.Seed] = None,
+    **options: Any,
+) -> Options:
+    """Returns the options of `ggn`; raises UserError for what it would refuse before it computes anything."""
+    chosen = _options(structure, method, likelihood, layers, seed, options)
+    graph.select(chosen.layers)
+    hessians.resolve(likelihood)
+    return chosen
 
 
 def ggn_fn(
@@ -183,7 +198,7 @@ def _diag(graph: Graph, x, hessian, blocks, options: Options, seed) -> tf.Tensor
             return _propagated(graph, x, hessian, blocks, options)
     found: dict[Block, list[tf.Tensor]] = {}
     top = _top(graph, blocks, options, line)
-    if all(block in dense for block in top):
+    if top and all(block in dense for block in top):
         found.update(zip(top, dense_exact.diagonal(run, hessian, top, options.memory)))
         top = []
     rest = [block for block in blocks if block not in found and block not in top]
@@ -287,7 +302,8 @@ def _compiled(graph: Graph, options: Options, variables: Sequence[keras.Variable
     # The function keeps all these objects, so that no other can have their ids.
     parts = (*graph.variables, *(step.layer for step in graph.chain.flat()))
     likelihood = options.likelihood if isinstance(options.likelihood, str) else id(options.likelihood)
-    key = (tuple(map(id, parts)), dataclasses.replace(options, likelihood="gaussian"), likelihood, jit_compile)
+    key = (tuple(map(id, parts)), dataclasses.replace(options, likelihood="gaussian"), likelihood, jit_compile,
+           rules.version())
     if key not in cache:
 
         @tf.function(jit_compile=jit_compile, autograph=False)

@@ -16,6 +16,9 @@ _WITH_ACTIVATION = (
     keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D,
 )  # fmt: skip
+# The class that keras.Model makes of inputs and outputs, which has no public name.
+_INPUT = keras.Input((1,))
+_FUNCTIONAL = type(keras.Model(_INPUT, _INPUT))
 MERGES = (keras.layers.Add, keras.layers.Concatenate)
 ALL, ENCODER, DECODER, LAST = "all", "encoder", "decoder", "last"
 
@@ -198,7 +201,8 @@ def read(model: Union[keras.Model, Sequence[keras.Model]]) -> Graph:
         if not isinstance(one, keras.Layer):
             raise UserError(f"The curvature is that of a Keras model; received {type(one).__name__}.")
         if not one.built:
-            raise UserError(f"The model {one.name!r} was never built, so it has no weights: call it on data first.")
+            raise UserError(f"The model {one.name!r} was never built, so it has no weights: let it begin with a "
+                            "keras.Input, or call it on data first.")
     return Graph(models)
 
 
@@ -206,9 +210,10 @@ def _steps(layer: keras.Layer) -> list[Union[Step, Parallel]]:
     """Returns the steps of a layer or model, nested ones unrolled."""
     if isinstance(layer, keras.layers.InputLayer):
         return []
-    if isinstance(layer, keras.Sequential):
+    # What a subclass with a call of its own computes is not what its layers do one after another.
+    if isinstance(layer, keras.Sequential) and type(layer).call is keras.Sequential.call:
         return [step for inner in layer.layers for step in _steps(inner)]
-    if isinstance(layer, keras.Model) and hasattr(layer, "operations"):
+    if isinstance(layer, keras.Model) and hasattr(layer, "operations") and type(layer).call is _FUNCTIONAL.call:
         return _functional(layer)
     if isinstance(layer, keras.layers.Activation):
         return [] if layer.activation is keras.activations.linear else [Step(layer, layer.activation)]
@@ -250,8 +255,8 @@ def _find_path(tensor, key: tuple, name: str, known: dict[tuple, list]) -> list[
         return [*_path(inputs[0], name, known), (key, _steps(operation))]
     if not isinstance(operation, MERGES):
         raise UserError(f"{name!r} branches at {operation.name!r} ({type(operation).__name__}), which joins "
-                        f"{len(inputs)} tensors; the curvature knows lines of layers with skips joined by Add or "
-                        "Concatenate.")
+                        f"{len(inputs)} tensors; the curvature knows lines of layers with skips joined by the layers "
+                        "keras.layers.Add and keras.layers.Concatenate.")
     paths = [_path(one, name, known) for one in inputs]
     shared = set.intersection(*({key for key, _ in path} for path in paths))
     fork = max(index for index, (one, _) in enumerate(paths[0]) if one in shared)

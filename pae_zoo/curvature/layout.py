@@ -13,6 +13,10 @@ from pae_zoo.curvature import graph as graphs
 from pae_zoo.curvature import matrix_form
 from pae_zoo.errors import UserError
 
+# Settings that change neither the shapes nor what a layer computes at inference; a layer inside another is looked at
+# itself.
+_IGNORED = ("name", "dtype", "trainable", "seed", "rate", "momentum", "batch_shape", "layer", "activation",
+            "lora_rank", "lora_alpha", "quantization_config")
 Source = Union["Layout", graphs.Graph, keras.Model, Sequence]
 
 
@@ -25,12 +29,14 @@ class Part:
       shapes: of its variables.
       form: how they make a matrix, see `matrix_form`.
       chosen: whether the posterior is over them; other weights stay at the mean.
+      prefix: hash of the architecture up to this layer; empty: not known.
     """
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
     form: str = matrix_form.NONE
     chosen: bool = True
+    prefix: str = ""
 
     @property
     def size(self) -> int:
@@ -64,10 +70,10 @@ class Layout:
         if isinstance(source, (list, tuple)) and source and all(isinstance(size, int) for size in source):
             return cls(tuple(Part(f"block {index}", ((size,),)) for index, size in enumerate(source)))
         graph = source if isinstance(source, graphs.Graph) else graphs.read(source)
-        chosen = graph.select(layers)
+        chosen, prefixes = graph.select(layers), _prefixes(graph)
         parts = tuple(
             Part(block.name, tuple(tuple(variable.shape) for variable in block.variables),
-                 matrix_form.form_of(graph.step_of(block).layer), block in chosen)
+                 matrix_form.form_of(graph.step_of(block).layer), block in chosen, prefixes[graph.step_of(block)])
             for block in graph.blocks
         )
         return cls(parts, signature(graph))
@@ -131,7 +137,7 @@ class Layout:
         if not self.signature or other.signature == self.signature:
             return
         shapes, found = ([shape for part in one.parts for shape in part.shapes] for one in (self, other))
-        reason = "the classes or activations of its layers differ"
+        reason = "the classes, settings or activations of its layers differ"
         if shapes != found:
             reason = f"its weights are {_short(found)}, those of the posterior {_short(shapes)}"
         raise UserError(f"The posterior belongs to another architecture than this network: {reason}. Load it with the "
@@ -139,11 +145,26 @@ class Layout:
 
 
 def signature(graph: graphs.Graph) -> str:
-    """Returns a hash of the classes, activations and weight shapes of the layers, in order.
+    """Returns a hash of the classes, settings, activations and weight shapes of the layers, in order.
 
     Names are left out, so that a renamed copy of a network has the same one.
     """
-    return hashlib.sha256(json.dumps(_words(graph.chain)).encode()).hexdigest()
+    return _hash(_words(graph.chain))
+
+
+def _hash(words: list) -> str:
+    text = json.dumps(words, sort_keys=True, default=lambda one: type(one).__name__)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _prefixes(graph: graphs.Graph) -> dict[graphs.Step, str]:
+    """Returns for each single step a hash of all up to it."""
+    words: list = []
+    found = {}
+    for step in graph.chain.flat():
+        words.append(_word(step))
+        found[step] = _hash(words)[:16]
+    return found
 
 
 def _words(chain: graphs.Chain) -> list:
@@ -151,13 +172,27 @@ def _words(chain: graphs.Chain) -> list:
     for step in chain.steps:
         if isinstance(step, graphs.Parallel):
             words.append([type(step.merge).__name__, *(_words(branch) for branch in step.branches)])
-        elif step.activation is not None:
-            words.append(getattr(step.activation, "__name__", type(step.activation).__name__))
         else:
-            inner = getattr(step.layer, "layer", None)
-            names = [type(step.layer).__name__, *([type(inner).__name__] if isinstance(inner, keras.Layer) else [])]
-            words.append([*names, *(list(variable.shape) for variable in step.variables)])
+            words.append(_word(step))
     return words
+
+
+def _word(step: graphs.Step) -> Any:
+    if step.activation is not None:
+        return getattr(step.activation, "__name__", type(step.activation).__name__)
+    inner = getattr(step.layer, "layer", None)
+    layers = [step.layer, *([inner] if isinstance(inner, keras.Layer) else [])]
+    return [*([type(one).__name__, _settings(one)] for one in layers), *(list(v.shape) for v in step.variables)]
+
+
+def _settings(layer: keras.Layer) -> dict[str, Any]:
+    """Returns the settings of a layer that shape what it computes at inference."""
+    try:
+        config = layer.get_config()
+    except NotImplementedError:  # a user's own layer that does not say
+        return {}
+    return {key: value for key, value in config.items()
+            if key not in _IGNORED and not key.endswith(("_initializer", "_regularizer", "_constraint"))}
 
 
 def _short(shapes: list) -> str:

@@ -6,7 +6,7 @@ local linearization, AISTATS 2021. All functions are pure and may be called in a
 """
 
 import math
-from typing import Any, Sequence, Union
+from typing import Any, Optional, Sequence, Union
 
 import keras
 import tensorflow as tf
@@ -14,7 +14,9 @@ import tensorflow as tf
 from pae_zoo.curvature import hessians, matrix_form, pieces, record, sweeps
 from pae_zoo.curvature import variance_propagation as propagation
 from pae_zoo.curvature.graph import Block, Graph, Step, read
+from pae_zoo.curvature.layout import Layout
 from pae_zoo.curvature.posterior_base import WeightPosterior
+from pae_zoo.curvature.posterior_dense import DiagPosterior
 from pae_zoo.errors import UserError
 
 Model = Union[keras.Model, Sequence[keras.Model], Graph]
@@ -55,23 +57,28 @@ def variance(posterior: WeightPosterior, model: Model, x: tf.Tensor, memory: flo
     return _in_pieces(x, piece, lambda part: sums.variance(part, shape, rows))
 
 
-def predict(posterior: WeightPosterior, models: Sequence[keras.Model], x: tf.Tensor, output: str = DIAGONAL,
-            noise: bool = False, **options: Any) -> dict[str, tf.Tensor]:
-    """Returns the moments of an autoencoder's latents and outputs in one pass.
+def predict(posterior: WeightPosterior, models: Union[keras.Model, Sequence[keras.Model]], x: Any,
+            output: Optional[str] = None, noise: bool = False, **options: Any) -> dict[str, tf.Tensor]:
+    """Returns the moments of a network's outputs, of an autoencoder's latents too, in one pass.
 
     Args:
-      posterior: over the weights of both models.
-      models: (encoder, decoder).
-      x: (B, *event), what the encoder is given.
-      output: "exact" for `variance`, or "diagonal" for `variance_propagation.variance`, which is one forward pass.
+      posterior: over the weights of all models.
+      models: (encoder, decoder), or one model, at their weights as they are now; `posterior.assign_to` makes them those
+        that the posterior is around.
+      x: (B, *event), what the first is given.
+      output: "exact" for `variance`, or "diagonal" for `variance_propagation.variance`, which is one forward pass and
+        knows nothing of what weights have in common; None: diagonal for a posterior that is, else exact.
       noise: whether the noise variance is added to that of the outputs.
       options: memory and fallback of `covariance`.
 
-    Returns "latent_mean" (B, d), "latent_covariance" (B, d, d), "mean" and "variance" (B, *event).
+    Returns "mean" and "variance" (B, *event); of several models also "latent_mean" (B, d) and "latent_covariance"
+    (B, d, d), of the output of the first.
     """
+    output = output or (DIAGONAL if isinstance(posterior, DiagPosterior) else EXACT)
     if output not in (EXACT, DIAGONAL):
         raise UserError(f"output={output!r} is unknown; allowed: {EXACT}, {DIAGONAL}.")
-    encoder = models[0]
+    models = list(models) if isinstance(models, (list, tuple)) else [models]
+    encoder, x = models[0], tf.convert_to_tensor(x)
     latent = encoder(x, training=False)
     mean = latent
     for model in models[1:]:
@@ -80,15 +87,19 @@ def predict(posterior: WeightPosterior, models: Sequence[keras.Model], x: tf.Ten
               propagation.variance(posterior, models, x))
     if noise:
         spread += tf.cast(tf.convert_to_tensor(posterior.noise_variance), spread.dtype)
-    return {"latent_mean": latent, "latent_covariance": covariance(posterior, encoder, x, **options), "mean": mean,
-            "variance": spread}
+    found = {"mean": mean, "variance": spread}
+    if len(models) > 1:
+        found.update(latent_mean=latent, latent_covariance=covariance(posterior, encoder, x, **options))
+    return found
 
 
 def beginning(posterior: WeightPosterior, model: Model) -> Graph:
     """Returns the graph of a model whose layers are the first ones of the posterior's network; raises UserError."""
     graph = model if isinstance(model, Graph) else read(model)
-    shapes = [[tuple(variable.shape) for variable in block.variables] for block in graph.blocks]
-    if [list(part.shapes) for part in posterior.layout.parts[: len(shapes)]] != shapes:
+    theirs, parts = Layout.of(graph).parts, posterior.layout.parts
+    same = [one.shapes == other.shapes and (not one.prefix or one.prefix == other.prefix)
+            for one, other in zip(parts, theirs)]
+    if len(theirs) > len(parts) or not all(same):
         raise UserError(f"The weights of {graph.models[-1].name!r} are not the first ones of the network that the "
                         "posterior is over; pass that network, or the models at its beginning.")
     return graph

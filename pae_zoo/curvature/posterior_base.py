@@ -52,7 +52,7 @@ class WeightPosterior(keras.layers.Layer):
         self.kappa = self._weight("kappa", (), "ones")
         self._make()
         self.built = True
-        variables = _variables(layout)
+        variables = variables_of(layout)
         if variables:
             self.assign_mean(variables)
 
@@ -176,6 +176,12 @@ class WeightPosterior(keras.layers.Layer):
     def mean_weights(self) -> list[tf.Tensor]:
         """Returns the mean as a tensor for each variable of the network, in order."""
         return self.layout.unflatten(tf.convert_to_tensor(self.mean))
+
+    def assign_to(self, model: Source) -> None:
+        """Sets the weights of the network, one model or several, to the mean; raises UserError for another network."""
+        self.layout.check(model)
+        for variable, value in zip(variables_of(model), self.mean_weights(), strict=True):
+            variable.assign(value)
 
     def variance_diag(self) -> tf.Tensor:
         """Returns the variance of every weight, (P,); 0 for those that the posterior is not over."""
@@ -332,7 +338,7 @@ def triangular_factor(matrix: tf.Tensor, scale: tf.Tensor, prior: tf.Tensor) -> 
     return tf.cond(ok, lambda: lower, without_rounding)
 
 
-def _variables(source: Source) -> list:
+def variables_of(source: Source) -> list:
     """Returns the trainable variables of the models that a layout was read from, if it was."""
     if hasattr(source, "variables") and hasattr(source, "blocks"):
         return list(source.variables)

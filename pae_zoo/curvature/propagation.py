@@ -12,9 +12,10 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.curvature import pieces, propagation_rules, record, rules
-from pae_zoo.curvature.dense_exact import is_shared, root
+from pae_zoo.curvature.dense_exact import is_shared
 from pae_zoo.curvature.graph import Block, Chain, Graph, Parallel, Step
 from pae_zoo.curvature.hessians import Categorical, OutputHessian
+from pae_zoo.curvature.sweeps import root_of
 from pae_zoo.errors import UserError
 
 UPSTREAM = "upstream"
@@ -346,7 +347,8 @@ def _full_hessian(hessian: OutputHessian, output: tf.Tensor) -> tf.Tensor:
 
 def _rows(full: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """Returns rows R (n, batch, *event) of M = R^T R by an output y."""
-    return tf.reshape(tf.transpose(root(full)[0], (1, 0, 2)), (_size(y), pieces.size(y, 0), *y.shape[1:]))
+    # A Cholesky factor would not do: M of classes is singular, and its rounding may be larger than any safe jitter.
+    return tf.reshape(tf.transpose(root_of(full), (1, 0, 2)), (_size(y), pieces.size(y, 0), *y.shape[1:]))
 
 
 def _size(value: tf.Tensor) -> int:

@@ -45,6 +45,12 @@ class Rule:
 
 
 _RULES: dict[type, Rule] = {}
+_changes = 0
+
+
+def version() -> int:
+    """Returns how often rules were registered: what was compiled with former ones is no longer right."""
+    return _changes
 
 
 def register_rule(layer_class: type, **functions: Any) -> None:
@@ -57,6 +63,8 @@ def register_rule(layer_class: type, **functions: Any) -> None:
     for name in functions:
         if name not in fields:
             raise UserError(f"A rule has no function {name!r}; allowed: {', '.join(fields)}.")
+    global _changes
+    _changes += 1
     known = _RULES.get(layer_class)
     _RULES[layer_class] = dataclasses.replace(known, **functions) if known else complete(**functions)
 

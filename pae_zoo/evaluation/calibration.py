@@ -25,7 +25,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     variance is that of the drawn means, its aleatoric variance the observation noise. Needs a model with `predictive`.
     """
     found = predict(context)
-    yield "calibration/num_samples", int(context.hparams.test_samples)
+    yield "calibration/num_samples", context.num_draws
     yield "calibration/sse", found.sse.mean()
     yield "calibration/sse_stderr", standard_error(found.sse)
     yield "calibration/mean_sse", (found.sse + found.spread).mean()
@@ -109,7 +109,8 @@ def _show_images(context: Context) -> None:
 
 
 def _title(context: Context, found: Predictions) -> str:
-    return f"{context.dataset.name}, {len(found.sse):,} test data, S = {context.hparams.test_samples}"
+    how = f"S = {context.num_draws}" if context.num_draws else "linearised"
+    return f"{context.dataset.name}, {len(found.sse):,} test data, {how}"
 
 
 def _save(context: Context, name: str, figure: Any) -> None:

@@ -111,6 +111,18 @@ class Context:
         """The seed of the networks that a model draws for all data alike, None for a model that draws none."""
         return self.seed_for("weights") if getattr(self.model, "draws_are_shared", False) else None
 
+    @property
+    def num_draws(self) -> int:
+        """How many networks or latents are behind a prediction: `--test_samples`, or what the model has; 0 for none."""
+        num = int(self.hparams.test_samples)
+        return self.model.num_draws(num) if hasattr(self.model, "num_draws") else num
+
+    @property
+    def num_networks(self) -> int:
+        """How many networks or latents are drawn for pictures and the latent grid: `--test_samples`, or all members."""
+        num = int(self.hparams.test_samples)
+        return self.model.num_networks(num) if hasattr(self.model, "num_networks") else num
+
     def choose(self, num_data: int, num: int, purpose: str) -> np.ndarray:
         """Returns up to `num` sorted indices below `num_data`, drawn once from the seed and `purpose`."""
         generator = np.random.default_rng([self.seed & 0xFFFFFFFF, zlib.crc32(purpose.encode())])

@@ -38,7 +38,10 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         context.say(f"imputation: accuracies are unsupported. {sentence(error)}")
         yield "imputation/original/accuracy", UNSUPPORTED
     yield "imputation/num_images", len(chosen)
-    imputer = Imputer(context, int(options.imputation_samples), int(options.imputation_rounds))
+    num = int(options.imputation_samples)
+    if hasattr(context.model, "num_networks"):  # an ensemble has no more than its members
+        num = min(num, context.model.num_networks(num))
+    imputer = Imputer(context, num, int(options.imputation_rounds))
     yield "imputation/num_samples", imputer.num_samples
     noise = imputing.noise(truth, context.seed)
     tables, panels = [], {}

@@ -199,7 +199,7 @@ def draw_stds(context: Context, name: str, x: np.ndarray) -> None:
     """Saves some data of both sets with mean and epistemic std of their prediction, for a model that has one."""
     if not context.is_image:
         return
-    num = int(context.hparams.test_samples)
+    how = f"over {context.num_draws} draws" if context.num_draws else "linearised"
     rows, stds = [], []
     for data_of in (context.dataset.test.x, x):
         chosen = context.choose(len(data_of), SHOWN_IMAGES, "ood std")
@@ -215,7 +215,7 @@ def draw_stds(context: Context, name: str, x: np.ndarray) -> None:
     shown = [plotting.positive_rgb(std[:count], limit) for std in stds]
     table = np.stack([*table[:2], shown[0], *table[2:], shown[1]])
     labels = [f"{group}{row}" for group in ("in: ", "out: ") for row in ("datum", "mean", "std")]
-    title = f"{context.dataset.name} (in) and {name} (out): mean and std over {num} draws"
+    title = f"{context.dataset.name} (in) and {name} (out): mean and std {how}"
     means = ", ".join(f"{where} {std.mean():.3g}" for where, std in zip(("in", "out"), stds))
     note = f"epistemic std in units of y: black 0, pale yellow {limit:.2g}; mean of these: {means}"
     context.figure(f"ood_{name}_std", plotting.image_table(table, title, labels, note=note))

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import seeds, trainable
+from pae_zoo import likelihoods, seeds, trainable
+from pae_zoo.errors import UserError
 from pae_zoo.models import ae
 
 # Streams of a seed beside those of the networks, which are numbered from 0 on.
@@ -39,6 +40,7 @@ class BayesianAE(ae.AE):
 
     draws_are_shared = True
     codes_only = True
+    noise_is_trained = True
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", test_samples: int = 50, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
@@ -121,6 +123,10 @@ class BayesianAE(ae.AE):
         """Returns how many networks `over_networks` visits for `num_samples` asked."""
         return num_samples
 
+    def num_draws(self, num_samples: int) -> int:
+        """Returns how many networks are behind `moments` for `num_samples` asked; 0 where none is drawn."""
+        return self.num_networks(num_samples)
+
     def predictive(self, x, num_samples: int, seed=None) -> dict[str, tf.Tensor]:
         """Returns moments of the mean over networks of p(y'|x, theta_s), y' a new observation, in the space of y.
 
@@ -182,9 +188,11 @@ class BayesianAE(ae.AE):
         }
 
     def measure(self, x: np.ndarray, train=None, batch_size: int = 500) -> None:
-        """Measures on held-out x the pixel stds of "gaussian_pixel", then the mean likelihood score of up to 2,000."""
+        """Measures on held-out x: observation stds that were not trained, then the mean score of up to 2,000 data."""
         super().measure(x, train, batch_size)
         rows = np.linspace(0, len(x) - 1, min(len(x), TYPICAL_DATA)).astype(int)
+        if not self.noise_is_trained and isinstance(self.likelihood, likelihoods.GaussianLearned):
+            self._measure_noise(x[rows], batch_size)
         scores = tf.function(lambda x, seed: self.ood_scores(x, seed)["likelihood"], autograph=False)
         base, total = seeds.fold_in((self.seed, 0), MEASURE), 0.0
         for number, start in enumerate(range(0, len(rows), batch_size)):
@@ -192,6 +200,41 @@ class BayesianAE(ae.AE):
             seed = base if self.draws_are_shared else seeds.fold_in(base, number)
             total += float(tf.reduce_sum(tf.cast(scores(batch, seed), tf.float64)))
         self.typical.assign(total / len(rows))
+
+    def leave_noise_out(self) -> None:
+        """Tells that the objective has no observation noise: `measure` sets sigma, the root of E_q[squared error].
+
+        Raises UserError for a decoder of variances, which nothing would train.
+        """
+        if isinstance(self.likelihood, likelihoods.GaussianDecoder):
+            raise UserError("The published objective is the squared error of the mean alone, so the variances of "
+                            "likelihood 'gaussian_decoder' would not be trained. Take the objective elbo, or the "
+                            "likelihood gaussian_learned.")
+        self.noise_is_trained = False
+
+    @property
+    def trained_variables(self) -> list:
+        """The weights of the network, and the observation std where the objective contains it."""
+        own = set() if self.noise_is_trained else {id(v) for v in self.likelihood.trainable_variables}
+        return [v for v in self.trainable_variables if id(v) not in own]
+
+    def _measure_noise(self, x: np.ndarray, batch_size: int) -> None:
+        variance, seed = tf.function(self._squared_error, autograph=False), seeds.fold_in((self.seed, 0), MEASURE)
+        total = 0.0
+        for start in range(0, len(x), batch_size):
+            total += float(variance(trainable.to_float(x[start : start + batch_size]), seed))
+        value = total / (len(x) * self.likelihood.num_values)
+        self.likelihood.log_variance.assign(max(math.log(value), likelihoods.MIN_LOG_VARIANCE))
+
+    def _squared_error(self, x: tf.Tensor, seed) -> tf.Tensor:
+        """Returns the sum over x (batch, *event) of the mean over networks of the squared error, in float64."""
+        y, _ = self.preprocess(x)
+        found = self.moments(y, self.test_samples, seed)
+        return tf.reduce_sum(tf.cast(tf.square(found["mean"] - y) + found["epistemic_variance"], tf.float64))
+
+    def training_examples(self, x) -> np.ndarray:
+        """Returns the training data that `measure` is given after `fit`; of a data set of batches the first 10,000."""
+        return trainable.first_examples(x)
 
     def fit(self, x=None, *args, **kwargs):
         """Keras' fit, then `measure` on up to 10,000 validation data if they are given, else on training data.
@@ -202,7 +245,7 @@ class BayesianAE(ae.AE):
         if self._feed is None:
             held_out = kwargs.get("validation_data")
             held_out = held_out[0] if isinstance(held_out, (tuple, list)) else held_out
-            train = trainable.first_examples(x)
+            train = self.training_examples(x)
             self.measure(train if held_out is None else trainable.first_examples(held_out), train)
         return history
 

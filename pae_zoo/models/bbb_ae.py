@@ -50,8 +50,8 @@ class BBBAE(BayesianAE):
     Args beyond `Autoencoder`: weight_prior ("mixture" or "gaussian"), prior_std, prior_narrow_std, prior_share,
       kl_weight, train_samples, bbb_loss ("elbo" or "legacy"), bbb_init ("network" or "upstream"): see the flags' help.
 
-    N is what `adapt` was given; `fit` on a data set of batches takes the first 10,000 data for all.
-    Raises UserError for settings that do not exist.
+    With the loss "legacy" the observation std is measured after training. Raises UserError for settings that do not
+    exist.
     """
 
     tracked = ("nll", "mse", "kl", "log_prior", "log_posterior")
@@ -80,6 +80,8 @@ class BBBAE(BayesianAE):
         self.prior_std, self.prior_narrow_std = float(prior_std), float(prior_narrow_std)
         self.prior_share, self.kl_weight = float(prior_share), float(kl_weight)
         self.train_samples = int(train_samples)
+        if bbb_loss == "legacy":
+            self.leave_noise_out()
         self.num_data = self.add_weight(name="num_data", shape=(), initializer="ones", trainable=False)
         self.rhos = [
             self.add_weight(name=f"rho_{index}", shape=mean.shape, dtype=mean.dtype,
@@ -164,7 +166,11 @@ class BBBAE(BayesianAE):
     def adapt(self, x: np.ndarray) -> None:
         """Sets data statistics, and N, the number of training data x."""
         super().adapt(x)
-        self.num_data.assign(float(len(x)))
+        self.count_data(len(x))
+
+    def count_data(self, num: int) -> None:
+        super().count_data(num)
+        self.num_data.assign(float(num))
 
     def initialise_from(self, other) -> None:
         """Takes the means of the weights from another trained model."""

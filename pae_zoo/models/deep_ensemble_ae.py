@@ -97,12 +97,15 @@ class DeepEnsembleAE(BayesianAE):
     def draw(self, y, num_samples, seed):
         check_samples(num_samples)
         codes, outputs = [], []
-        for number in range(min(num_samples, self.num_members)):
+        for number in range(self.num_members):
             network = self.member(number)
             codes.append(network.encode(y))
             outputs.append(network.decode(codes[-1]))
-        order = [s % self.num_members for s in range(num_samples)]
-        return tf.stack([codes[s] for s in order]), tf.stack([outputs[s] for s in order])
+        order = tf.range(num_samples)
+        if num_samples < self.num_members:  # not the first ones whatever the seed
+            order += tf.cast(seeds.uniform((), seed) * self.num_members, tf.int32)
+        order %= self.num_members
+        return tf.gather(tf.stack(codes), order), tf.gather(tf.stack(outputs), order)
 
     def call(self, x, training=False):
         """Returns the mean of the members' reconstructions of x (batch, *event), in the space of x."""
@@ -145,6 +148,17 @@ class DeepEnsembleAE(BayesianAE):
         self.shifts.assign(centres[0] - np.einsum("mk,mkl->ml", centres, rotations))
 
     # ---- building ----------------------------------------------------------------------------------
+
+    def initialise_from(self, other) -> None:
+        """Takes the weights of another ensemble of as many members, or those of member 0 from another model."""
+        super().initialise_from(other)
+        if not isinstance(other, DeepEnsembleAE):
+            return
+        if other.num_members != self.num_members:
+            raise UserError(f"--init_workdir holds an ensemble of {other.num_members} members, this one has "
+                            f"{self.num_members}. Take --num_members={other.num_members}.")
+        for mine, theirs in zip(self.members, other.members):
+            mine.set_weights(theirs.get_weights())
 
     @classmethod
     def options(cls, hparams, total_steps: int) -> dict[str, Any]:

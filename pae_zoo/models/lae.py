@@ -1,9 +1,7 @@
 """lae: Laplacian autoencoder: a Gaussian over all weights, refreshed in every training step from the GGN."""
 
 import dataclasses
-import math
 import time
-from typing import Optional
 
 import keras
 import numpy as np
@@ -14,7 +12,7 @@ from pae_zoo import curvature, likelihoods, seeds, trainable
 from pae_zoo import hparams as hp
 from pae_zoo.errors import UserError
 from pae_zoo.models import weights
-from pae_zoo.models.bayesian import MEASURE, TYPICAL_DATA, Network
+from pae_zoo.models.bayesian import Network
 from pae_zoo.models.weight_posterior import CurvatureFlags, LaplaceAE, check_choice
 
 # Streams of a step's seed; trainable.py has the others.
@@ -84,6 +82,11 @@ class LAE(LaplaceAE):
         self.hessian_every, self.hessian_subset = int(hessian_every), int(hessian_subset)
         self.one_hessian_per_sampling = bool(one_hessian_per_sampling)
         self.curvature_constant, self.alpha = float(curvature_constant), float(alpha)
+        if objective == "upstream":
+            self.leave_noise_out()
+        if isinstance(self.likelihood, likelihoods.GaussianPixel):
+            raise UserError("likelihood 'gaussian_pixel' is measured after training, and the curvature of lae is that "
+                            "of training. Take gaussian, gaussian_learned or gaussian_decoder, or lae_posthoc.")
         _check_deterministic(self.graph)
         self.blocks = self.graph.select(self.curvature_flags["bayesian_layers"])
         self.uncertain = [variable for block in self.blocks for variable in block.variables]
@@ -103,8 +106,12 @@ class LAE(LaplaceAE):
     def adapt(self, x: np.ndarray) -> None:
         """Sets data statistics, the number N of training data, and h = N as the recursion starts with."""
         super().adapt(x)
-        self.num_data.assign(float(len(x)))
-        self.hessian.assign(tf.fill(self.hessian.shape, float(len(x))))
+        self.count_data(len(x))
+
+    def count_data(self, num: int) -> None:
+        super().count_data(num)
+        self.num_data.assign(float(num))
+        self.hessian.assign(tf.fill(self.hessian.shape, float(num)))
 
     # ---- the posterior over weights ----------------------------------------------------------------
 
@@ -122,12 +129,6 @@ class LAE(LaplaceAE):
         return self.network_at(self.uncertain, self.draw_weights(seed))
 
     # ---- training ----------------------------------------------------------------------------------
-
-    @property
-    def trained_variables(self) -> list:
-        """The weights of the network, and the observation std where the objective contains it."""
-        own = {id(v) for v in self.likelihood.trainable_variables} if self.objective_name == "upstream" else set()
-        return [v for v in self.trainable_variables if id(v) not in own]
 
     def objective(self, x, seed, training):
         y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
@@ -204,24 +205,6 @@ class LAE(LaplaceAE):
     def _square(self) -> tf.Tensor:
         return tf.add_n([tf.reduce_sum(tf.square(tf.convert_to_tensor(v))) for v in self.uncertain])
 
-    def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
-        """Measures on held-out x: sigma^2 = E_q[squared error] where the objective has none, then the mean score."""
-        if self.objective_name == "upstream" and isinstance(self.likelihood, likelihoods.GaussianLearned):
-            rows = np.linspace(0, len(x) - 1, min(len(x), TYPICAL_DATA)).astype(int)
-            variance = tf.function(self._squared_error, autograph=False)
-            seed, total = seeds.fold_in((self.seed, 0), MEASURE), 0.0
-            for start in range(0, len(rows), batch_size):
-                total += float(variance(trainable.to_float(x[rows[start : start + batch_size]]), seed))
-            value = total / (len(rows) * self.likelihood.num_values)
-            self.likelihood.log_variance.assign(max(math.log(value), likelihoods.MIN_LOG_VARIANCE))
-        super().measure(x, train, batch_size)
-
-    def _squared_error(self, x: tf.Tensor, seed) -> tf.Tensor:
-        """Returns the sum over x (batch, *event) of the mean over networks of the squared error, in float64."""
-        y, _ = self.preprocess(x)
-        found = self.moments(y, self.test_samples, seed)
-        return tf.reduce_sum(tf.cast(tf.square(found["mean"] - y) + found["epistemic_variance"], tf.float64))
-
     def timings(self, x: np.ndarray) -> dict[str, float]:
         """Returns the seconds of a step's curvature and of a forward pass of x, at the mean weights, compiled."""
         y, _ = self.preprocess(x)
@@ -233,7 +216,14 @@ class LAE(LaplaceAE):
         xla = bool(self.jit_compile)
         return {name: _seconds(tf.function(part, jit_compile=xla, autograph=False)) for name, part in parts.items()}
 
-    # ---- saving ------------------------------------------------------------------------------------
+    # ---- building ----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_hparams(cls, hparams, event_shape, total_steps):
+        if hparams.dropout_rate:
+            raise UserError(f"--dropout_rate={hparams.dropout_rate} would do nothing: the weights that lae draws in "
+                            "training take the place of dropout. Leave it out.")
+        return super().from_hparams(hparams, event_shape, total_steps)
 
     def get_config(self):
         return {

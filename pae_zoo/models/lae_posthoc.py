@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import curvature, likelihoods, seeds
+from pae_zoo import curvature, likelihoods, seeds, trainable
 from pae_zoo import hparams as hp
 from pae_zoo.curvature import posterior as posteriors
 from pae_zoo.curvature.gauss_newton import DIAG, STRUCTURES
 from pae_zoo.errors import UserError
+from pae_zoo.models import ae
 from pae_zoo.models.weight_posterior import GAUSSIANS, CurvatureFlags, LaplaceAE
 
 # Stream of the model's seed that probes and sketches are drawn from.
@@ -66,8 +67,12 @@ class LAEPosthoc(LaplaceAE):
 
     def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 256) -> None:
         """Fits the posterior to the training data, or to x without them, then measures the mean score on held-out x."""
+        ae.AE.measure(self, x, train, batch_size)  # the noise is a part of the curvature, so it comes first
         self.fit_posthoc(x if train is None else train, batch_size)
         super().measure(x, train, batch_size)
+
+    def training_examples(self, x) -> np.ndarray:
+        return np.concatenate(list(trainable.epoch_of(x)))
 
     def fit_posthoc(self, x: np.ndarray, batch_size: int = 256) -> dict[str, float]:
         """Computes G on data x (n, *event), sets gamma and sigma^2, and returns what it found; see `findings`.

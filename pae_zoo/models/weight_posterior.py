@@ -47,8 +47,8 @@ class LaplaceAE(BayesianAE):
     """An autoencoder with `posterior`, a Gaussian over the weights of encoder and decoder around their values.
 
     With predictive="linearised" the output is taken to be linear in the weights (Immer et al., AISTATS 2021): codes
-    have the variances of J Lambda^-1 J^T, those of outputs are carried through the layers one value apart from the
-    others, and with v the latter,
+    have the variances of J Lambda^-1 J^T. So have outputs, v, but for a diagonal Lambda, where they are carried through
+    the layers one value apart from the others; and
 
         mean log p = sum_p [-1/2 log 2 pi sigma^2 - ((y_p - f_p)^2 + v_p) / (2 sigma^2)]
         log mean p = sum_p log N(y_p; f_p, sigma^2 + v_p)
@@ -141,7 +141,8 @@ class LaplaceAE(BayesianAE):
     def moments(self, y, num_samples, seed):
         if self.curvature_flags["predictive"] == MC:
             return super().moments(y, num_samples, seed)
-        found = curvature.predict(self.posterior, (self.encoder, self.decoder), y)
+        memory = self.curvature_flags["curvature_memory"]
+        found = curvature.predict(self.posterior, (self.encoder, self.decoder), y, memory=memory)
         mean, spread = found["mean"], found["variance"]
         noise = tf.broadcast_to(self.likelihood.variance(mean), tf.shape(mean))
         axes = list(range(1, y.shape.rank))
@@ -159,6 +160,9 @@ class LaplaceAE(BayesianAE):
             "mean_log_prob": log_density(square + spread, noise),
             "log_mean_prob": log_density(square, noise + spread),
         }
+
+    def num_draws(self, num_samples: int) -> int:
+        return 0 if self.curvature_flags["predictive"] == LINEARISED else num_samples
 
     def measure(self, x, train=None, batch_size: int = 500) -> None:
         """Sets the posterior's mean to the weights as they are, then measures on held-out x as `BayesianAE` does."""

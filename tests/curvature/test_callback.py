@@ -113,3 +113,56 @@ def test_losses_that_are_no_likelihood_are_refused(loss, words):
 def test_without_a_refresh_there_is_no_estimate():
     with pytest.raises(UserError, match="no refresh yet"):
         curvature.LaplaceCallback(data()).estimate()
+
+
+def test_a_final_pass_is_written_and_does_not_outlast_the_next_fit(tmp_path):
+    x, model = data(), network(5)
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    laplace = curvature.LaplaceCallback(x, method="exact", final=True, path=tmp_path / "h.npz", memory_factor=0.5)
+    fit(model, x, x, laplace, epochs=1)
+    whole = laplace.estimate().numpy()
+    written = curvature.WeightPosterior.load(tmp_path / "h.npz", model)
+    np.testing.assert_allclose(written.curvature, whole, rtol=1e-6)
+    laplace.final = False
+    history = fit(model, x, x, laplace, epochs=1)
+    assert laplace.refreshes == 4
+    assert history.history["curvature_sum"][0] == pytest.approx(whole.sum(), rel=0.3)
+
+
+@pytest.mark.parametrize("loss, units, targets", [
+    ("mse", 2, lambda x: x[:, :2]),
+    (keras.losses.BinaryCrossentropy(from_logits=True), 2, lambda x: (x[:, :2] > 0).astype(float)),
+    (keras.losses.SparseCategoricalCrossentropy(from_logits=True), 3, lambda x: np.arange(len(x)) % 3),
+])
+def test_all_defaults_work_with_every_loss(loss, units, targets):
+    x, model = data(), network(units)
+    model.compile("adam", loss, jit_compile=False)
+    laplace = curvature.LaplaceCallback(x, targets(x))
+    fit(model, x, targets(x), laplace, epochs=1)
+    assert float(laplace.posterior().prior_precision[0]) > 0
+
+
+@pytest.mark.parametrize("likelihood, units, x, y, words", [
+    ("bernoulli", 2, data(), data()[:, :2], "takes y from 0 to 1"),
+    ("categorical", 3, data(), np.arange(40) % 8, "integers from 0 to 2; received y from 0 to 7"),
+    ("categorical", 3, data(), np.full(40, 0.5), "integers from 0 to 2"),
+    ("gaussian", 1, data(), data()[:, :3], "gives \\(1,\\) for each datum"),
+    ("gaussian", 1, data()[:, :3], data()[:, :1], "takes data of shape \\(5,\\)"),
+])
+def test_data_that_do_not_fit_are_refused_when_training_begins(likelihood, units, x, y, words):
+    model = network(units)
+    model.compile("adam", "mse", jit_compile=False)
+    laplace = curvature.LaplaceCallback(x, y, likelihood=likelihood)
+    laplace.set_model(model)
+    with pytest.raises(UserError, match=words):
+        laplace.on_train_begin()
+
+
+def test_options_are_refused_when_training_begins():
+    for changes, words in (({"probes": 3}, "option"), ({"layers": "nose"}, "layers='nose'")):
+        laplace = curvature.LaplaceCallback(data(), data(), **changes)
+        model = network(5)
+        model.compile("adam", "mse")
+        laplace.set_model(model)
+        with pytest.raises(UserError, match=words):
+            laplace.on_train_begin()

@@ -108,6 +108,82 @@ def test_sampled_diagonals_are_unbiased(name):
     assert np.abs((found - exact.sum(0)) / (error + 1e-12)).mean() < 1.3
 
 
+def conv_pair():
+    convolution = L.Conv2D(2, 3, padding="same", activation="tanh")
+    encoder = reference.sequential((4, 4, 1), convolution, L.Flatten(), L.Dense(2))
+    decoder = reference.sequential((2,), L.Dense(16, activation="tanh"), L.Reshape((4, 4, 1)),
+                                   L.Conv2D(1, 3, padding="same"), seed=1)
+    return [encoder, decoder]
+
+
+@pytest.mark.parametrize("method", ["mc", "hybrid"])
+@pytest.mark.parametrize("make, likelihood", [
+    (conv_pair, "gaussian"), (conv_pair, "bernoulli"), (reference.dense_autoencoder, "categorical"),
+    (lambda: reference.sequential((4, 4, 1), L.Conv2D(2, 3), L.Flatten(), L.Dense(3)), "categorical"),
+])
+def test_sampled_diagonals_of_other_ends_and_likelihoods(make, likelihood, method):
+    models = make()
+    x, num = reference.data(models, 2), 3000
+    found = ggn(models, x, method=method, likelihood=likelihood, num_probes=num, seed=(3, 4)).numpy()
+    exact = ggn(models, x, likelihood=likelihood).numpy()
+    assert np.abs(found - exact).sum() < 0.1 * exact.sum()
+
+
+def test_the_last_dense_layer_needs_no_probes(network):
+    x, graph = reference.data(network), curvature.read(network)
+    last = graph.blocks[-1]
+    for likelihood in ("gaussian", "bernoulli"):
+        found = ggn(network, x, method="mc", likelihood=likelihood, seed=(0, 1))
+        exact = ggn(network, x, likelihood=likelihood)
+        np.testing.assert_allclose(found[last.start :], exact[last.start :], rtol=1e-10)
+
+
+def test_methods_that_propagate(network):
+    x = reference.data(network)
+    exact, approx = ggn(network, x), ggn(network, x, method="approx")
+    np.testing.assert_allclose(ggn(network, x, method="mix"), exact, rtol=1e-8)
+    np.testing.assert_allclose(ggn(network, x, method="mix", mix_width=0), approx, rtol=1e-10)
+    assert np.abs(approx / exact - 1).max() > 0.01
+
+
+def test_matrices_of_classes_below_a_convolution_stay_finite():
+    for seed in range(6):
+        net = reference.sequential((4, 4, 1), L.Conv2D(2, 3, padding="same", activation="tanh"),
+                                   L.Conv2D(3, 3, padding="same"), L.Flatten(), L.Dense(3), seed=seed)
+        x = reference.data(net, 2)
+        found = ggn(net, x, method="mix", likelihood="categorical")
+        np.testing.assert_allclose(found, ggn(net, x, likelihood="categorical"), rtol=1e-6, atol=1e-9)
+
+
+def test_twice_the_data_have_twice_the_curvature(network):
+    x = reference.data(network)
+    np.testing.assert_allclose(ggn(network, np.concatenate([x, x])), 2 * ggn(network, x), rtol=1e-10)
+
+
+def test_a_subclass_with_a_call_of_its_own_is_not_its_layers():
+    class Twice(keras.Sequential):
+        def call(self, inputs, training=None, mask=None):
+            return 2 * super().call(inputs)
+
+    net = Twice([keras.Input((3,)), L.Dense(2)])
+    with pytest.raises(UserError, match="no layers of class Twice"):
+        ggn(net, np.zeros((1, 3)))
+
+
+def test_a_rule_that_is_replaced_counts_at_once(monkeypatch):
+    class Scaled(L.Layer):
+        def call(self, inputs):
+            return 3.0 * inputs
+
+    net = reference.sequential((3,), L.Dense(2), Scaled())
+    x = reference.data(net)
+    monkeypatch.setattr("pae_zoo.curvature.rules._RULES", dict(curvature.rules._RULES))
+    curvature.register_rule(Scaled, vjp=lambda layer, a, delta: delta)
+    first = curvature.ggn(net, x, structure="block")[0]
+    curvature.register_rule(Scaled, vjp=lambda layer, a, delta: 3.0 * delta)
+    np.testing.assert_allclose(curvature.ggn(net, x, structure="block")[0], 9.0 * first, rtol=1e-8)
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "categorical"])
 def test_sampled_blocks_of_other_likelihoods(network, likelihood):
     x, num = reference.data(network), 4000

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tiers import some
 
-from pae_zoo import seeds
+from pae_zoo import curvature, seeds
 from pae_zoo.curvature import graph as graphs
 from pae_zoo.curvature import posterior as posteriors
 from pae_zoo.curvature.kron import Kron, KronDiagonal
@@ -233,6 +233,45 @@ def test_another_architecture_is_refused(other, tmp_path):
     posterior.save(tmp_path / "posterior.npz")
     with pytest.raises(UserError, match="another architecture"):
         posteriors.load(tmp_path / "posterior.npz", other())
+
+
+def test_other_settings_of_a_layer_are_another_architecture():
+    def net(strides, slope):
+        return keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3, strides=strides, padding="same"),
+                                 keras.layers.LeakyReLU(negative_slope=slope), keras.layers.GlobalAveragePooling2D(),
+                                 keras.layers.Dense(2)])
+
+    posterior = posteriors.build("diag", net(1, 0.1))
+    posterior.layout.check(net(1, 0.1))
+    for other in (net(2, 0.1), net(1, 0.3)):
+        with pytest.raises(UserError, match="settings"):
+            posterior.layout.check(other)
+
+
+def test_the_mean_goes_back_into_a_network_and_drawn_ones_are_applied(tmp_path):
+    first, second = network(), network()
+    posterior, _ = build("diag", first, "float32")
+    posterior.assign_mean([variable * 2.0 for variable in first.trainable_variables])
+    posterior.save(tmp_path / "posterior.npz")
+    loaded = posteriors.load(tmp_path / "posterior.npz", second)
+    loaded.assign_to(second)
+    np.testing.assert_allclose(curvature.flatten(second.trainable_variables), posterior.mean, rtol=1e-6)
+    x = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    found = curvature.sample_outputs(loaded, second, x, 4, SEED)
+    before = second.get_weights()
+    for output, flat in zip(found, posterior.sample(4, SEED)):
+        for variable, value in zip(second.trainable_variables, loaded.layout.unflatten(flat)):
+            variable.assign(value)
+        np.testing.assert_allclose(output, second(x), rtol=1e-4, atol=1e-5)
+    second.set_weights(before)
+    with pytest.raises(UserError, match="at least 1"):
+        curvature.sample_outputs(loaded, second, x, 0, SEED)
+    with pytest.raises(UserError, match="another architecture"):
+        loaded.assign_to(network(activation="relu"))
+    one_pass = curvature.predict(loaded, second, x, "exact")
+    assert set(one_pass) == {"mean", "variance"}
+    with pytest.raises(UserError, match="not the first ones"):
+        curvature.predict(loaded, network(activation="relu"), x)
 
 
 def broken(path, **changes):

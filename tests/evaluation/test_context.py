@@ -142,3 +142,10 @@ def test_projection():
     np.testing.assert_allclose(np.abs(coordinates - plane @ np.diag(np.sign(coordinates[0] / plane[0]))), 0, atol=0.5)
     np.testing.assert_array_equal(Projection(plane)(plane), plane)
     assert Projection(plane[:, :1])(plane[:, :1]).shape == (500, 1)
+
+
+def test_draws_that_a_model_does_not_have_are_not_counted(make_context):
+    context = make_context(num=4)
+    assert context.num_draws == context.num_networks == context.hparams.test_samples
+    context.model.num_draws, context.model.num_networks = (lambda num: 0), (lambda num: 5)
+    assert (context.num_draws, context.num_networks) == (0, 5)
