@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DASHES = ("-", "--", "-.", ":")
+CROSSES = ("x", "+", "1", "2", "|", "_")
 MARKERS = ("o", "s", "^", "D", "v")
 #: certain is light, so that coloured codes stand out where most of them lie
 LATENT_COLOURS = "bone_r"
@@ -199,8 +200,8 @@ def latent_plane(
                         interpolation="bilinear")  # fmt: skip
     figure.colorbar(image, ax=axes, label=f"std of the decoder's output ({unit})", fraction=0.046, pad=0.02)
     for index, (name, points) in enumerate(others.items()):
-        style = dict(marker=("x", "+", "1")[index % 3], s=12, linewidths=0.7, alpha=0.8)
-        style["color"] = ("#000000", COLOURS[1], COLOURS[0])[index % 3]
+        style = dict(marker=CROSSES[index % len(CROSSES)], s=14, linewidths=0.8, alpha=0.8)
+        style["color"] = ("#000000", *COLOURS)[index % (len(COLOURS) + 1)]
         axes.scatter(points[:, 0], points[:, 1], label=name, **style)
     classes = np.unique(labels) if labels is not None else []
     edge = dict(s=12, linewidths=0.3, edgecolors="white")

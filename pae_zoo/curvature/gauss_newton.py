@@ -1,6 +1,7 @@
 """The Gauss-Newton matrix of a network's likelihood in its weights, summed over a batch."""
 
 import dataclasses
+import functools
 import importlib
 from typing import Any, Callable, Optional, Sequence, Union
 
@@ -306,12 +307,12 @@ def _compiled(graph: Graph, options: Options, variables: Sequence[keras.Variable
            rules.version())
     if key not in cache:
 
-        @tf.function(jit_compile=jit_compile, autograph=False)
         def function(x, seed, values):
             with keras.StatelessScope(state_mapping=list(zip(variables, values))):
                 return _compute(graph, x, options, seed)
 
-        cache[key] = function
+        # TensorFlow warns when the same code is traced often, and takes partial objects for code of their own.
+        cache[key] = tf.function(functools.partial(function), jit_compile=jit_compile, autograph=False)
     return cache[key]
 
 
