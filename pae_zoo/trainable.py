@@ -55,6 +55,7 @@ class Trainable(keras.Model):
     def adapt(self, x: np.ndarray) -> None:
         """Sets what is taken from training data x before the first step."""
         self.adapted.assign(1)
+        self.count_data(len(x))
 
     @property
     def trained_variables(self) -> list:

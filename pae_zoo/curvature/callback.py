@@ -88,7 +88,7 @@ class LaplaceCallback(keras.callbacks.Callback):
         self.options["likelihood"] = likelihood
         seed = None if self.options["structure"] != "low_rank" and self.options["method"] == "exact" else self.seed
         options = {name: value for name, value in self.options.items() if name not in _NAMED}
-        gauss_newton.check(self.graph, *(self.options[name] for name in _NAMED), seed=seed, **options)
+        gauss_newton.check(self.graph, *(self.options[name] for name in _NAMED), seed, options)
         self._check_data()
         self._batches = 0
 

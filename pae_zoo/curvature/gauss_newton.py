@@ -123,7 +123,7 @@ def ggn(
         raise UserError(f"training=True: {_coupled(graph)}; the curvature is that of the network at inference, a sum "
                         "over data. Leave training out.")
     # Before anything is traced.
-    chosen = check(graph, structure, method, likelihood, layers, seed=seed, **options)
+    chosen = check(graph, structure, method, likelihood, layers, seed, options)
     if jit_compile is None:
         jit_compile = _xla_pays(graph)
     variables = [v for one in graph.models for v in one.variables if tf.as_dtype(v.dtype).is_floating]
@@ -133,17 +133,8 @@ def ggn(
     return function(graph.cast(x), seeds.as_seed((0, 0) if seed is None else seed), values)
 
 
-def check(
-    graph: Graph,
-    structure: str = DIAG,
-    method: str = EXACT,
-    likelihood: Union[str, Likelihood, hessians.OutputHessian] = "gaussian",
-    layers: Union[str, Sequence[str]] = ALL,
-    *,
-    seed: Optional[seeds.Seed] = None,
-    **options: Any,
-) -> Options:
-    """Returns the options of `ggn`; raises UserError for what it would refuse before it computes anything."""
+def check(graph: Graph, structure, method, likelihood, layers, seed, options: dict[str, Any]) -> Options:
+    """Returns the arguments of `ggn` as one object; raises UserError for what it refuses before any tracing."""
     chosen = _options(structure, method, likelihood, layers, seed, options)
     graph.select(chosen.layers)
     hessians.resolve(likelihood)

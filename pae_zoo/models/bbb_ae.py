@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
@@ -163,13 +162,8 @@ class BBBAE(BayesianAE):
         return {"loss": loss, "nll": -log_prob, "mse": mse, "kl": every + (log_q - log_p), "log_prior": every + log_p,
                 "log_posterior": every + log_q}  # fmt: skip
 
-    def adapt(self, x: np.ndarray) -> None:
-        """Sets data statistics, and N, the number of training data x."""
-        super().adapt(x)
-        self.count_data(len(x))
-
     def count_data(self, num: int) -> None:
-        super().count_data(num)
+        """Sets N, the number of training data."""
         self.num_data.assign(float(num))
 
     def initialise_from(self, other) -> None:

@@ -103,13 +103,8 @@ class LAE(LaplaceAE):
         """The precision gamma of the prior."""
         return self.curvature_flags["prior_precision"]
 
-    def adapt(self, x: np.ndarray) -> None:
-        """Sets data statistics, the number N of training data, and h = N as the recursion starts with."""
-        super().adapt(x)
-        self.count_data(len(x))
-
     def count_data(self, num: int) -> None:
-        super().count_data(num)
+        """Sets N, the number of training data, and h = N as the recursion starts with."""
         self.num_data.assign(float(num))
         self.hessian.assign(tf.fill(self.hessian.shape, float(num)))
 
