@@ -155,7 +155,8 @@ def test_saved_model_gives_the_same_numbers(name, tmp_path):
         np.testing.assert_array_equal(value, loaded.ood_scores(x, seed)[key])
     if "elbo" in row.offers:
         np.testing.assert_array_equal(model.elbo(x, seed), loaded.elbo(x, seed))
-    plain = {k: v for k, v in model.get_config().items() if not isinstance(v, dict)}
+    # Networks are compared by their numbers: Keras gives shapes back as other sequences.
+    plain = {k: v for k, v in model.get_config().items() if not isinstance(v, dict) and k != "members"}
     assert {k: loaded.get_config()[k] for k in plain} == plain
     assert int(loaded.step) == 3
 

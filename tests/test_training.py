@@ -105,8 +105,11 @@ def test_plain_fit_equals_the_fast_path(name, tmp_path):
     order = np.concatenate([feed.order(0), feed.order(1)])
     batches = tf.data.Dataset.from_tensor_slices(feed.train[order])  # one element is one batch
     found = plain.fit(batches, validation_data=(feed.valid,), validation_batch_size=16, shuffle=False, verbose=0)
+    # What is measured after training, such as the noise of lae_posthoc, is not of the steps.
+    measured = {id(v) for v in plain.likelihood.trainable_variables} if name == "lae_posthoc" else set()
     for mine, theirs in zip(plain.trained_variables, fast.trained_variables):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+        if id(mine) not in measured:
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.history["val_loss"][-1], history(tmp_path)[-1]["valid/loss"], rtol=1e-5)
 
 
