@@ -136,3 +136,10 @@ def test_a_data_set_is_seen_whole(monkeypatch):
     model.fit(tf.data.Dataset.from_tensor_slices(x).batch(20), verbose=0, epochs=1, shuffle=False)
     expected = curvature.ggn((model.encoder, model.decoder), x)
     assert_close(model.posterior.curvature, expected)
+
+
+def test_a_data_set_without_end_is_seen_for_one_epoch():
+    model, x = small(), images(40)
+    model.compile(jit_compile=False)
+    model.fit(tf.data.Dataset.from_tensor_slices(x).batch(20).repeat(), verbose=0, steps_per_epoch=2, shuffle=False)
+    assert_close(model.posterior.curvature, curvature.ggn((model.encoder, model.decoder), x))

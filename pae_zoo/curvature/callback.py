@@ -97,12 +97,13 @@ class LaplaceCallback(keras.callbacks.Callback):
         event = tuple(self.graph.models[0].input_shape[1:])
         if len(event) != self.x.ndim - 1 or any(n not in (None, m) for n, m in zip(event, self.x.shape[1:])):
             raise UserError(f"The network takes data of shape {event}; received x of shape {self.x.shape[1:]}.")
-        output = record.forward(self.graph, self.graph.cast(self.x[:1]), self.options.get("fallback", False)).output
-        shape, kind, y = tuple(output.shape[1:]), self.options["likelihood"], self.y
-        numbers = kind == "categorical" and y[0].size * shape[-1] == output[0].numpy().size
+        kind, y = self.options["likelihood"], self.y
         if not isinstance(kind, str):
             return
-        if not numbers and y[0].size != output[0].numpy().size:
+        output = record.forward(self.graph, self.graph.cast(self.x[:1]), self.options.get("fallback", False)).output
+        shape, size = tuple(output.shape[1:]), output[0].numpy().size
+        numbers = kind == "categorical" and y[0].size * shape[-1] == size
+        if not numbers and y[0].size != size:
             raise UserError(f"The network gives {shape} for each datum; received y of shape {y.shape[1:]}.")
         if numbers and (np.any(y != np.round(y)) or y.min() < 0 or y.max() >= shape[-1]):
             raise UserError(f"Numbers of {shape[-1]} classes are integers from 0 to {shape[-1] - 1}; received y from "

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -232,8 +232,11 @@ class BayesianAE(ae.AE):
         found = self.moments(y, self.test_samples, seed)
         return tf.reduce_sum(tf.cast(tf.square(found["mean"] - y) + found["epistemic_variance"], tf.float64))
 
-    def training_examples(self, x) -> np.ndarray:
-        """Returns the training data that `measure` is given after `fit`; of a data set of batches the first 10,000."""
+    def training_examples(self, x, steps: Optional[int] = None) -> np.ndarray:
+        """Returns the training data that `measure` is given after `fit` on x, with `steps` batches an epoch if given.
+
+        Shape (n, *event); of a data set of batches the first 10,000.
+        """
         return trainable.first_examples(x)
 
     def fit(self, x=None, *args, **kwargs):
@@ -245,7 +248,7 @@ class BayesianAE(ae.AE):
         if self._feed is None:
             held_out = kwargs.get("validation_data")
             held_out = held_out[0] if isinstance(held_out, (tuple, list)) else held_out
-            train = self.training_examples(x)
+            train = self.training_examples(x, kwargs.get("steps_per_epoch"))
             self.measure(train if held_out is None else trainable.first_examples(held_out), train)
         return history
 

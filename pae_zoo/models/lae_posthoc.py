@@ -71,8 +71,8 @@ class LAEPosthoc(LaplaceAE):
         self.fit_posthoc(x if train is None else train, batch_size)
         super().measure(x, train, batch_size)
 
-    def training_examples(self, x) -> np.ndarray:
-        return np.concatenate(list(trainable.epoch_of(x)))
+    def training_examples(self, x, steps: Optional[int] = None) -> np.ndarray:
+        return np.concatenate(list(trainable.epoch_of(x, steps)))
 
     def fit_posthoc(self, x: np.ndarray, batch_size: int = 256) -> dict[str, float]:
         """Computes G on data x (n, *event), sets gamma and sigma^2, and returns what it found; see `findings`.
