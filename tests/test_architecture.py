@@ -24,9 +24,12 @@ ALLOWED = {
     "inference": {"errors", "seeds"},
     "laplace": {"errors", "networks", "inference"},
     "curvature": {"errors", "seeds", "atomic", "likelihoods", "networks"},
+    "geometry": {"errors", "seeds"},
     "models": {"errors", "seeds", "hparams", "data", "networks", "likelihoods", "distributions", "trainable", "flows",
-               "inference", "laplace", "curvature"},
-    "evaluation": {"errors", "seeds", "data", "plotting", "plotting_uncertainty", "inference", "curvature"},
+               "inference", "laplace", "curvature", "geometry"},
+    "evaluation": {"errors", "seeds", "atomic", "data", "plotting", "plotting_uncertainty", "plotting_geometry",
+                   "inference", "curvature", "geometry"},
+    "plotting_geometry": {"plotting", "plotting_uncertainty"},
 }
 
 

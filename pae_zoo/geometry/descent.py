@@ -1,0 +1,111 @@
+"""Minimisation of many curves' energies at once by their gradients: Adam, and L-BFGS to finish."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+# value(weights (B, m, d)) -> energies (B,)
+Energy = Callable[[tf.Tensor], tf.Tensor]
+
+FIRST_MOMENT, SECOND_MOMENT, EPSILON = 0.9, 0.999, 1e-12
+
+
+class Found(NamedTuple):
+    """What a minimisation of B curves gives: the best of each curve, whatever came after it.
+
+    weights (B, m, d), energy (B,), steps (B,) taken until each curve stopped, converged (B,), trace (steps + 1, B).
+    """
+
+    weights: tf.Tensor
+    energy: tf.Tensor
+    steps: tf.Tensor
+    converged: tf.Tensor
+    trace: tf.Tensor
+
+
+def adam(
+    objective: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    start: tf.Tensor,
+    rates: tf.Tensor,
+    steps: int,
+    tolerance: float,
+    patience: int,
+    cosine: bool = True,
+) -> Found:
+    """Minimises the energies of B curves by Adam (Kingma & Ba, arXiv 1412.6980), each as if it were alone.
+
+    Args:
+      objective: (weights (B, m, d), step) -> (what is differentiated (B,), the energy that is kept count of (B,)).
+      start: the first weights (B, m, d).
+      rates: learning rates (B,); with `cosine` they fall to 0 over `steps`.
+      tolerance, patience: a curve has converged when its best energy fell by less than the share `tolerance` over
+        `patience` steps; it then stays as it is. Those that go on do so to the last step.
+    """
+
+    def evaluate(weights, step):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            loss, value = objective(weights, step)
+        gradient = tape.gradient(loss, weights)
+        return value, tf.where(tf.math.is_finite(gradient), gradient, 0.0)
+
+    def body(step, weights, first, second, best, best_weights, mark, mark_step, done, taken, trace):
+        value, gradient = evaluate(weights, step)
+        better = (value < best) & ~done
+        best = tf.where(better, value, best)
+        best_weights = tf.where(better[:, None, None], weights, best_weights)
+        trace = trace.write(step, best)
+        # Progress is counted from the last step that brought enough of it.
+        moved = best < mark * (1.0 - tolerance)
+        mark, mark_step = tf.where(moved, best, mark), tf.where(moved, step, mark_step)
+        taken = tf.where(done, taken, step)
+        done |= step - mark_step >= patience
+        first = FIRST_MOMENT * first + (1 - FIRST_MOMENT) * gradient
+        second = SECOND_MOMENT * second + (1 - SECOND_MOMENT) * tf.square(gradient)
+        time = tf.cast(step + 1, weights.dtype)
+        unbiased = tf.sqrt(1 - SECOND_MOMENT**time) / (1 - FIRST_MOMENT**time)
+        decay = 0.5 * (1.0 + tf.cos(math.pi * tf.cast(step, weights.dtype) / steps)) if cosine else 1.0
+        moves = (rates * decay * unbiased)[:, None, None] * first / (tf.sqrt(second) + EPSILON)
+        weights = tf.where(done[:, None, None], weights, weights - moves)
+        return step + 1, weights, first, second, best, best_weights, mark, mark_step, done, taken, trace
+
+    value, _ = evaluate(start, tf.constant(0))
+    count = tf.shape(start)[0]
+    zeros, none = tf.zeros_like(start), tf.zeros((count,), tf.int32)
+    trace = tf.TensorArray(start.dtype, steps + 1, element_shape=value.shape)
+    state = (tf.constant(0), start, zeros, zeros, value, start, value, none, ~tf.math.is_finite(value), none, trace)
+    state = tf.while_loop(
+        lambda step, *rest: (step <= steps) & ~tf.reduce_all(rest[7]), body, state, parallel_iterations=1)  # fmt: skip
+    step, best, best_weights, done, taken, trace = (state[i] for i in (0, 4, 5, 8, 9, 10))
+    finite = tf.math.is_finite(value)
+    return Found(best_weights, best, taken, done & finite, _filled(trace.stack(), step))
+
+
+def lbfgs(value: Energy, start: tf.Tensor, energy: tf.Tensor, steps: int, tolerance: float) -> Found:
+    """Finishes B curves by L-BFGS with a line search for each (Nocedal & Wright, 2006, algorithm 7.5), from TFP.
+
+    A curve whose energy it does not lower below `energy` (B,) keeps its weights `start` (B, m, d).
+    """
+    shape = tf.shape(start)
+    flat = tf.reshape(start, (shape[0], start.shape[1] * start.shape[2]))
+
+    def value_and_gradient(weights):
+        return tfp.math.value_and_gradient(lambda w: value(tf.reshape(w, shape)), weights)
+
+    found = tfp.optimizer.lbfgs_minimize(
+        value_and_gradient, initial_position=flat, max_iterations=steps, tolerance=0.0,
+        f_relative_tolerance=tolerance, max_line_search_iterations=20)  # fmt: skip
+    better = tf.math.is_finite(found.objective_value) & (found.objective_value < energy)
+    weights = tf.where(better[:, None, None], tf.reshape(found.position, shape), start)
+    best = tf.where(better, found.objective_value, energy)
+    taken = tf.fill([shape[0]], found.num_iterations)
+    return Found(weights, best, taken, found.converged & tf.math.is_finite(best), tf.stack([energy, best]))
+
+
+def _filled(trace: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+    """Returns a trace (K, B) whose rows from `steps` on, which were never written, repeat the last one."""
+    rows = tf.minimum(tf.range(tf.shape(trace)[0]), steps - 1)
+    return tf.gather(trace, rows)

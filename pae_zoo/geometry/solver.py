@@ -1,0 +1,264 @@
+"""Geodesics between many pairs of latents at once: one compiled program, one result for each pair."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+import tensorflow as tf
+
+from pae_zoo import seeds
+from pae_zoo.errors import UserError
+from pae_zoo.geometry import curves as curves_lib
+from pae_zoo.geometry import descent, energies, gauss_newton, sampled
+from pae_zoo.geometry.batching import batch_size
+from pae_zoo.geometry.curves import Curves
+from pae_zoo.geometry.lengths import NUM_POINTS, Lengths
+from pae_zoo.geometry.manifold import UNROLLED, Embedded, Manifold, MeanAlone, as_manifold
+
+METHODS = ("auto", "gauss_newton", "adam")
+INITS = ("line", "graph", "both", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How geodesics are found.
+
+    Args:
+      energy: "decorrelated", "coupled", "mean" or "interpolated" (see `energies.weights`), or "sampled": the published
+        one-sample estimator, for comparison.
+      num_points: T, points of a curve on which the energy is computed.
+      reference_points: R of the decorrelated energy; None is the published form, which depends on num_points.
+      correlation: of the interpolated energy.
+      curve, num_pieces: "spline" or "polyline", and its pieces.
+      init: "line", "graph" (shortest paths of the graph), "both" (the lower energy of the two), or "random":
+        normal weights of std `init_scale` times the distance of the ends.
+      method: "gauss_newton" (up to four latents), "adam", or "auto": the first where it can be had.
+      steps: most steps; None is 60 of Gauss-Newton, 500 of Adam.
+      learning_rate: of Adam, relative to the latent distance of the ends. cosine: whether it falls to 0.
+      tolerance, patience: when a curve has converged; see `descent.adam` and `gauss_newton.minimise`.
+      polish: L-BFGS steps after Adam, at most.
+      length_points: N, points of a curve on which lengths are computed.
+      memory_mib: memory that a batch of curves may need.
+      jit_compile: whether XLA compiles the program; convolutions on a CPU are faster without.
+      seed: of "random" and "sampled".
+
+    Raises UserError for a value that is not allowed.
+    """
+
+    energy: str = "decorrelated"
+    num_points: int = 64
+    reference_points: Optional[int] = energies.PUBLISHED_POINTS
+    correlation: float = 0.5
+    curve: str = "spline"
+    num_pieces: int = 10
+    init: str = "line"
+    init_scale: float = 0.3
+    method: str = "auto"
+    steps: Optional[int] = None
+    learning_rate: float = 0.02
+    cosine: bool = True
+    tolerance: float = 1e-6
+    patience: int = 50
+    polish: int = 0
+    length_points: int = NUM_POINTS
+    memory_mib: float = 512
+    jit_compile: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, allowed in (("method", METHODS), ("init", INITS), ("curve", tuple(curves_lib.FAMILIES))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}.")
+        if self.energy != "sampled":
+            energies.weights(self.energy, 2)
+        for name, least in (("num_points", 3), ("length_points", 2), ("num_pieces", 1), ("patience", 1), ("polish", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}={getattr(self, name)} is out of range; allowed: at least {least}.")
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"steps={self.steps} is out of range; allowed: at least 1, or None.")
+        if self.method == "gauss_newton" and self.energy == "sampled":
+            raise UserError("The sampled energy has no Gauss-Newton steps; take method='adam'.")
+
+
+class Geodesics(NamedTuple):
+    """Curves of least energy between B pairs, with what is known of each.
+
+    initial_energy, energy (B,): before and after, of the closed form. lengths: {name: (B,)}, see `lengths.Lengths`.
+    converged (B,): whether the energy had stopped falling; finite (B,): whether energies and lengths are numbers. Where
+    one is False the curve is not the geodesic. steps (B,): taken. trace: best energy after each step, (steps + 1, B).
+    """
+
+    curves: Curves
+    initial_energy: np.ndarray
+    energy: np.ndarray
+    lengths: dict[str, np.ndarray]
+    converged: np.ndarray
+    finite: np.ndarray
+    steps: np.ndarray
+    trace: np.ndarray
+
+
+class Solver:
+    """Finds geodesics on one manifold; programs are compiled once for each size of batch.
+
+    Args:
+      manifold: where they run. settings: how they are found.
+      graph: a `graphs.GridGraph` or `graphs.KNNGraph` for init "graph" and "both".
+
+    Raises UserError for settings that the manifold does not allow.
+    """
+
+    def __init__(self, manifold: Manifold, settings: Settings = Settings(), graph: Any = None):
+        self.manifold, self.settings, self.graph = manifold, settings, graph
+        if settings.init in ("graph", "both") and graph is None:
+            raise UserError(f"init={settings.init!r} needs a graph: give a GridGraph or a KNNGraph.")
+        small = isinstance(manifold, Embedded) and manifold.latent_dim <= UNROLLED
+        if settings.method == "gauss_newton" and not small:
+            raise UserError(f"method='gauss_newton' is for decoders of up to {UNROLLED} latents; this is a "
+                            f"{type(manifold).__name__} of {manifold.latent_dim}. Take method='adam'.")
+        self.uses_gauss_newton = small and settings.method != "adam" and settings.energy != "sampled"
+        self.steps = settings.steps or (60 if self.uses_gauss_newton else 500)
+        self.family = curves_lib.FAMILIES[settings.curve](settings.num_pieces)
+        self.times = np.linspace(0.0, 1.0, settings.num_points)
+        self.lengths = Lengths(manifold, settings.length_points, settings.memory_mib, settings.jit_compile)
+        self._target = MeanAlone(manifold) if settings.energy == "mean" and isinstance(manifold, Embedded) else manifold
+        copies = 2 + 2 * manifold.latent_dim if self.uses_gauss_newton else 5
+        self._bytes_per_curve = copies * manifold.size * settings.num_points * manifold.dtype.size
+        # TensorFlow tells functions apart by their code, partial objects by themselves: no warning of retracing.
+        self._program = tf.function(functools.partial(self._minimise), jit_compile=settings.jit_compile,
+                                    autograph=False)  # fmt: skip
+
+    def solve(self, start, end, progress: Optional[Callable[[int], Any]] = None) -> Geodesics:
+        """Returns the geodesics from start (B, d) to end (B, d); the number of pairs does not change any of them.
+
+        progress: called with the number of pairs done, after each batch. Raises UserError for shapes that do not fit
+        or ends that are not finite.
+        """
+        start, end = self._ends(start, end)
+        inits = ("line", "graph") if self.settings.init == "both" else (self.settings.init,)
+        found = None
+        for name in inits:
+            one = self._from(self._initial(name, start, end), progress if name == inits[-1] else None)
+            found = one if found is None else _lower(found, one)
+        return found
+
+    def straight(self, start, end) -> Geodesics:
+        """Returns the straight lines between start (B, d) and end (B, d) with their energies and lengths."""
+        lines = curves_lib.straight(*self._ends(start, end), self.family)
+        return self._from(lines, None, steps=0)
+
+    def energy(self, curves: Curves) -> np.ndarray:
+        """Returns the energies (B,) of curves in closed form."""
+        return self._from(curves, None, steps=0).energy
+
+    # ---- batches -----------------------------------------------------------------------------------
+
+    def _ends(self, start, end) -> tuple[np.ndarray, np.ndarray]:
+        start, end = (np.atleast_2d(np.asarray(points, np.float64)) for points in (start, end))
+        d = self.manifold.latent_dim
+        if start.shape != end.shape or start.ndim != 2 or start.shape[1] != d or not len(start):
+            raise UserError(f"Pairs of latents are two arrays (B, {d}); received {start.shape} and {end.shape}.")
+        if not (np.isfinite(start).all() and np.isfinite(end).all()):
+            raise UserError("Ends of geodesics must be finite numbers; some are not.")
+        return start, end
+
+    def _initial(self, name: str, start: np.ndarray, end: np.ndarray) -> Curves:
+        if name == "graph":
+            return dataclasses.replace(curves_lib.fit(self.family, self.graph.paths(start, end)), start=start, end=end)
+        lines = curves_lib.straight(start, end, self.family)
+        if name == "random":
+            noise = [seeds.normal(lines.weights.shape[1:], seeds.fold_in((self.settings.seed, 0), b), tf.float64)
+                     for b in range(len(start))]  # fmt: skip
+            distances = np.linalg.norm(end - start, axis=1)[:, None, None]
+            return lines.with_weights(self.settings.init_scale * distances * np.stack(noise))
+        return lines
+
+    def _from(self, curves: Curves, progress: Optional[Callable[[int], Any]], steps: Optional[int] = None) -> Geodesics:
+        count = len(curves)
+        size = batch_size(count, self._bytes_per_curve, self.settings.memory_mib)
+        dtype = self.manifold.dtype.as_numpy_dtype
+        parts = []
+        for first in range(0, count, size):
+            batch = curves[first : first + size]
+            kept = len(batch)
+            rows = np.minimum(np.arange(size), kept - 1)
+            arrays = [tf.constant(array[rows], dtype) for array in (batch.start, batch.end, batch.weights)]
+            numbers = tf.constant(first + rows, tf.int32)
+            found = self._program(*arrays, numbers, steps=self.steps if steps is None else steps)
+            parts.append([values.numpy()[..., :kept] for values in found[1:]] + [found[0].numpy()[:kept]])
+            if progress is not None:
+                progress(kept)
+        initial, energy, taken, converged, trace = (np.concatenate(part, axis=-1) for part in list(zip(*parts))[:-1])
+        weights = np.concatenate([part[-1] for part in parts]).astype(np.float64)
+        same = (curves.start == curves.end).all(axis=1) & (self.settings.init != "random")
+        solved = curves.with_weights(weights)
+        lengths = self.lengths(solved)
+        finite = np.isfinite(energy) & np.all([np.isfinite(value) for value in lengths.values()], axis=0)
+        return Geodesics(solved, initial, energy, lengths, (converged | same) & finite, finite, taken, trace)
+
+    # ---- the compiled program ----------------------------------------------------------------------
+
+    def _minimise(self, start, end, weights, numbers, steps: int):
+        settings, dtype = self.settings, start.dtype
+        basis = tf.constant(self.family.basis(self.times), dtype)
+        times = tf.constant(self.times, dtype)
+        line = start[:, None] + times[:, None] * (end - start)[:, None]
+        sampling = settings.energy == "sampled"
+        by = energies.weights("decorrelated" if sampling else settings.energy, settings.num_points,
+                              None if sampling else settings.reference_points, settings.correlation)  # fmt: skip
+
+        def points(weights):
+            return line + tf.einsum("tm,bmd->btd", basis, weights)
+
+        def value(weights):
+            return energies.weighted(self._target.segments(points(weights)), by)
+
+        initial = value(weights)
+        if not steps:
+            finite, none = tf.math.is_finite(initial), tf.zeros_like(numbers)
+            return weights, initial, initial, none, finite & False, initial[None]
+        if self.uses_gauss_newton:
+            found = gauss_newton.minimise(self._target, line, basis, by, weights, steps, settings.tolerance)
+        else:
+            objective = lambda weights, step: (value(weights),) * 2  # noqa: E731
+            if sampling:
+                seed = (settings.seed, 1)
+                objective = lambda weights, step: sampled.energies(  # noqa: E731
+                    self._target, points(weights), numbers, seeds.fold_in(seed, step))
+            rates = settings.learning_rate * tf.norm(end - start, axis=-1)
+            found = descent.adam(objective, weights, rates, steps, settings.tolerance, settings.patience,
+                                 settings.cosine)  # fmt: skip
+            if settings.polish:
+                last = descent.lbfgs(value, found.weights, found.energy, settings.polish, settings.tolerance)
+                trace = tf.concat([found.trace, last.trace[1:]], axis=0)
+                found = descent.Found(last.weights, last.energy, found.steps + last.steps,
+                                      found.converged | last.converged, trace)  # fmt: skip
+        return found.weights, initial, found.energy, found.steps, found.converged, found.trace
+
+
+def solve_geodesics(
+    decoder: Any, start, end, settings: Settings = Settings(), graph: Any = None, latent_dim: Optional[int] = None
+) -> Geodesics:
+    """Returns the geodesics from start (B, d) to end (B, d) in the latent space of a decoder.
+
+    decoder: see `manifold.as_manifold`: any callable z (n, d) -> (n, ...) of TensorFlow operations will do, or an
+    object with `mean_and_members(z)` or `mean_and_std(z)`. Other arguments: see `Solver`.
+    """
+    return Solver(as_manifold(decoder, latent_dim or np.shape(start)[-1]), settings, graph).solve(start, end)
+
+
+def _lower(a: Geodesics, b: Geodesics) -> Geodesics:
+    """Returns for each pair the one of two geodesics that has the lower energy."""
+    first = ~(b.energy < a.energy) | ~b.finite
+    first &= a.finite | ~b.finite
+    pick = lambda x, y: np.where(first, x, y)  # noqa: E731
+    weights = np.where(first[:, None, None], a.curves.weights, b.curves.weights)
+    rows = max(len(a.trace), len(b.trace))
+    traces = [np.concatenate([t, np.repeat(t[-1:], rows - len(t), axis=0)]) for t in (a.trace, b.trace)]
+    return Geodesics(
+        a.curves.with_weights(weights), pick(a.initial_energy, b.initial_energy), pick(a.energy, b.energy),
+        {name: pick(a.lengths[name], b.lengths[name]) for name in a.lengths}, pick(a.converged, b.converged),
+        pick(a.finite, b.finite), pick(a.steps, b.steps), pick(*traces),
+    )
