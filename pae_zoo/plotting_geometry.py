@@ -1,0 +1,332 @@
+"""Pictures of latent geometry from arrays: geodesics, decoded strips, magnification, distances over models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+import numpy as np
+
+from pae_zoo.plotting import COLOURS, mosaic, new_figure
+from pae_zoo.plotting_uncertainty import MARKERS, Plane
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: dark is low, so that data lie on dark ground and bright curves stand out there
+BACKGROUND = "viridis"
+LEVELS = 50
+#: light colours for points on dark ground, apart in hue and, for neighbours, in lightness
+LIGHT_COLOURS = (
+    "#FFFFFF", "#FF9E80", "#80D8FF", "#FFD54F", "#F48FB1", "#B9F6CA", "#CFB2FF", "#FFAB40", "#9FA8DA", "#D7CCC8",
+)  # fmt: skip
+GEODESIC, LINE = "#00E5FF", "#FFFFFF"
+#: of the axis of a coefficient of variation, as published (arXiv 2408.07507, Fig. 5)
+VARIATION_AXIS = (0.0, 0.6)
+MOST_NAMED = 10
+
+
+class Background(NamedTuple):
+    """Values over the plane of a map and the label of their colour bar."""
+
+    plane: Plane
+    label: str
+
+
+class Curve(NamedTuple):
+    """A geodesic and the straight line between the same ends, each (T, 2); `good` is whether it converged."""
+
+    geodesic: np.ndarray
+    line: np.ndarray
+    good: bool = True
+
+
+def latent_geodesics(
+    codes: np.ndarray, labels: Optional[np.ndarray], curves: Sequence[Curve], background: Optional[Background],
+    title: str, axis_labels: Sequence[str],
+) -> Figure:  # fmt: skip
+    """Draws geodesics and straight lines over codes (n, 2) with labels (n,), on filled contours of a background.
+
+    Geodesics are solid, those that did not converge dashed; straight lines are dotted, ends are rings.
+    """
+    import matplotlib.patheffects as effects
+
+    figure = new_figure(7.0, 6.6)
+    axes = figure.add_subplot()
+    _fill(figure, axes, background)
+    classes = _scatter(axes, codes, labels)
+    outline = [effects.withStroke(linewidth=4.2, foreground="black")]
+    thin = [effects.withStroke(linewidth=2.6, foreground="black")]
+    ends = dict(marker="o", s=64, facecolors="none", edgecolors=GEODESIC, linewidths=1.8, zorder=6)
+    for curve in curves:
+        style = dict(color=GEODESIC, linewidth=2.2, zorder=5, path_effects=outline)
+        axes.plot(*curve.geodesic.T, linestyle="-" if curve.good else (0, (4, 2)), **style)
+        axes.plot(*curve.line.T, color=LINE, linestyle=":", linewidth=1.5, zorder=4, path_effects=thin)
+        axes.scatter(*curve.line[[0, -1]].T, **{**ends, "edgecolors": "black", "linewidths": 3.6, "zorder": 5.5})
+        axes.scatter(*curve.line[[0, -1]].T, **ends)
+    axes.plot([], [], color=GEODESIC, linewidth=2.2, label="geodesic", path_effects=outline)
+    axes.plot([], [], color=LINE, linestyle=":", linewidth=1.5, label="straight line", path_effects=thin)
+    if not all(curve.good for curve in curves):
+        axes.plot([], [], color=GEODESIC, linestyle=(0, (4, 2)), label="not converged", path_effects=outline)
+    _finish(figure, axes, background, codes, title, axis_labels, classes)
+    return figure
+
+
+def magnification(
+    background: Background, codes: np.ndarray, labels: Optional[np.ndarray], ellipses: np.ndarray, title: str,
+    axis_labels: Sequence[str],
+) -> Figure:  # fmt: skip
+    """Draws the magnification factor over a plane with indicatrices, outlines (n, T, 2) in the units of the plane."""
+    figure = new_figure(7.0, 6.6)
+    axes = figure.add_subplot()
+    _fill(figure, axes, background)
+    classes = _scatter(axes, codes, labels, alpha=0.55)
+    for outline in ellipses:
+        axes.fill(*outline.T, facecolor="#FFFFFF40", edgecolor="white", linewidth=0.9, zorder=4)
+    axes.fill([], [], facecolor="#FFFFFF40", edgecolor="white", label="unit speed (indicatrix)")
+    _finish(figure, axes, background, codes, title, axis_labels, classes)
+    return figure
+
+
+def strips(groups: Mapping[str, Mapping[str, np.ndarray]], title: str, note: str = "") -> Figure:
+    """Draws named groups of named rows of images, each row (columns, H, W, 3) in [0, 1], one group below the other."""
+    rows = [row for group in groups.values() for row in group.values()]
+    columns, height, width = rows[0].shape[:3]
+    cell = min(0.85, 9.5 / columns)
+    labels = max(len(name) for group in groups.values() for name in group)
+    tall = sum(len(group) * cell * height / width + 0.36 for group in groups.values())
+    figure = new_figure(columns * cell + 0.5 + 0.085 * labels, tall + 0.55 + 0.25 * bool(note))
+    figure.suptitle(title, fontsize=11)
+    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[len(group) for group in groups.values()])
+    pad = max(1, round(max(height, width) / 16))
+    for axes, (name, group) in zip(panels[:, 0], groups.items()):
+        axes.imshow(mosaic(np.stack(list(group.values())), pad), interpolation="nearest")
+        centres = pad + (height - 1) / 2 + np.arange(len(group)) * (height + pad)
+        axes.set_yticks(centres, list(group))
+        axes.set_xticks([])
+        axes.tick_params(length=0, labelsize=9)
+        axes.spines[:].set_visible(False)
+        axes.set_title(name, fontsize=9, loc="left", pad=3)
+    if note:
+        figure.supxlabel(note, fontsize=9)
+    return figure
+
+
+def traces(
+    energies: np.ndarray, start: np.ndarray, speeds: np.ndarray, line_speeds: np.ndarray, good: np.ndarray, title: str,
+    energy: str,
+) -> Figure:  # fmt: skip
+    """Draws energies while curves are found, and the speeds of the curves found.
+
+    energies: (K, B), evenly spread over the search. start: (B,), which energies are shown relative to. speeds,
+    line_speeds: (T, B), of geodesics and straight lines under the expected metric. good: (B,), others are dashed.
+    """
+    figure = new_figure(10.0, 4.2)
+    figure.suptitle(title, fontsize=11)
+    left, right = figure.subplots(1, 2)
+    share = 100 * np.linspace(0.0, 1.0, len(energies))
+    t = np.linspace(0.0, 1.0, len(speeds))
+    for index in range(energies.shape[1]):
+        style = dict(color=COLOURS[index % 7], linewidth=1.6, linestyle="-" if good[index] else "--")
+        left.plot(share, energies[:, index] / (start[index] or 1.0), **style)
+        for values, extra in ((speeds, style), (line_speeds, dict(color=COLOURS[index % 7], linewidth=1.0,
+                                                                   linestyle=":", alpha=0.7))):  # fmt: skip
+            mean = values[:, index].mean()
+            right.plot(t, values[:, index] / (mean if mean > 0 else 1.0), **extra)
+    left.set(xlabel="share of the search (%)", ylabel=f"{energy} energy / that of the straight line")
+    left.set_title("lowest energy so far", fontsize=10)
+    right.axhline(1.0, color="0.45", linewidth=1.0)
+    right.set(xlabel="time along the curve", ylabel="speed / its mean", ylim=(0.0, None))
+    right.set_title("speed under the expected metric", fontsize=10)
+    right.plot([], [], color="0.3", linewidth=1.6, label="geodesic")
+    right.plot([], [], color="0.3", linewidth=1.0, linestyle=":", label="straight line")
+    if not good.all():
+        right.plot([], [], color="0.3", linewidth=1.6, linestyle="--", label="not converged")
+    right.legend(fontsize=8, loc="best", framealpha=0.85)
+    for axes in (left, right):
+        axes.grid(color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+# ---- distances over models ---------------------------------------------------------------------------------
+
+
+class Histogram(NamedTuple):
+    """Coefficients of variation (pairs,) and their density at `places` (None where there is none)."""
+
+    values: np.ndarray
+    density: Optional[np.ndarray]
+
+
+def variations(columns: Mapping[str, Histogram], places: np.ndarray, title: str) -> Figure:
+    """Draws histograms of coefficients of variation and their kernel densities at places (m,), a row per column.
+
+    All rows have the axis 0 to 0.6, which is as published; values beyond it are counted at its end.
+    """
+    low, high = VARIATION_AXIS
+    figure = new_figure(7.4, 0.9 + 1.15 * len(columns))
+    figure.suptitle(title, fontsize=11)
+    rows = figure.subplots(len(columns), 1, sharex=True, squeeze=False)[:, 0]
+    edges = np.linspace(low, high, 61)
+    for index, (axes, (name, column)) in enumerate(zip(rows, columns.items())):
+        colour = COLOURS[index % 7]
+        beyond = int((column.values > high).sum())
+        counts, _ = np.histogram(np.clip(column.values, low, high), edges)
+        heights = counts / max(len(column.values), 1) / np.diff(edges)
+        axes.stairs(heights, edges, fill=True, color=colour, alpha=0.3)
+        axes.stairs(heights, edges, color=colour, linewidth=0.8)
+        if column.density is not None:
+            axes.plot(places, column.density, color=colour, linewidth=2.0)
+        mean = column.values.mean()
+        axes.axvline(min(mean, high), color="black", linewidth=1.0, linestyle="--")
+        text = f"{name}\nmean {mean:.3f}" + (f", {beyond} of {len(column.values)} beyond the axis" if beyond else "")
+        left = mean > 0.5 * high
+        axes.text(0.01 if left else 0.99, 0.92, text, transform=axes.transAxes, ha="left" if left else "right",
+                  va="top", fontsize=9)  # fmt: skip
+        axes.set_xlim(low, high)
+        axes.set_ylim(bottom=0.0)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    rows[-1].set_xlabel("coefficient of variation of a pair's distance over models", fontsize=9)
+    figure.supylabel("density", fontsize=9)
+    return figure
+
+
+def discrimination(figures: Mapping[str, Mapping[str, float]], title: str) -> Figure:
+    """Draws agreement beside discrimination: a row per distance, a panel per figure of merit.
+
+    figures: {distance: {"cv", "cv_stderr", "spread", "cv_over_spread", "icc", "spearman"}}; NaN is left out.
+    """
+    panels = {
+        "cv": "CV\n(lower: models agree)",
+        "spread": "spread B\n(higher: pairs differ)",
+        "cv_over_spread": "CV / B\n(lower is better)",
+        "icc": "ICC(1)\n(higher is better)",
+        "spearman": "rank correlation\nwith the reference",
+    }
+    names = list(figures)
+    figure = new_figure(11.5, 1.6 + 0.34 * len(names))
+    figure.suptitle(title, fontsize=11)
+    places = np.arange(len(names))
+    for axes, (key, heading) in zip(figure.subplots(1, len(panels), sharey=True), panels.items()):
+        values = np.array([figures[name].get(key, np.nan) for name in names], np.float64)
+        for place, value in zip(places, values):
+            colour = COLOURS[place % 7]
+            axes.hlines(place, 0.0, value if np.isfinite(value) else 0.0, color=colour, alpha=0.45, linewidth=2.5)
+            if np.isfinite(value):
+                axes.plot(value, place, marker=MARKERS[place % len(MARKERS)], color=colour, markersize=7)
+                beside = dict(textcoords="offset points", xytext=(7, 0), fontsize=8, va="center")
+                axes.annotate(f"{value:.2f}", (value, place), **beside)
+        if key == "cv":
+            errors = np.array([figures[name].get("cv_stderr", np.nan) for name in names], np.float64)
+            some = np.isfinite(values) & np.isfinite(errors)
+            axes.errorbar(values[some], places[some], xerr=errors[some], fmt="none", ecolor="black", elinewidth=1.0,
+                          capsize=2.5)  # fmt: skip
+        some = values[np.isfinite(values)]
+        axes.set_xlim(min(0.0, *some, 0.0) * 1.35, max(0.0, *some, 1e-3) * 1.35)
+        axes.set_title(heading, fontsize=9)
+        axes.set_yticks(places, names, fontsize=9)
+        axes.grid(color="0.9", axis="x")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8, axis="x")
+    axes.invert_yaxis()
+    return figure
+
+
+# ---- clusters ----------------------------------------------------------------------------------------------
+
+
+class Clustering(NamedTuple):
+    """A panel: where the points lie, (n, 2), their clusters (n,), the indices of the medoids and what to say of it."""
+
+    places: np.ndarray
+    clusters: np.ndarray
+    medoids: np.ndarray
+    caption: str
+
+
+def clusters(panels: Mapping[str, Clustering], labels: Sequence[str], title: str, axis_labels: Sequence[str]) -> Figure:
+    """Draws points as their labels (n,), coloured by cluster, with rings around the medoids; a panel per distance."""
+    figure = new_figure(5.4 * len(panels) + 0.2, 5.6)
+    figure.suptitle(title, fontsize=11)
+    for axes, (name, panel) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        x, y = panel.places.T
+        for point, label, cluster in zip(panel.places, labels, panel.clusters):
+            style = dict(color=_cluster_colour(int(cluster)), fontsize=9, weight="bold", ha="center", va="center")
+            axes.text(*point, str(label), **style)
+        for cluster, medoid in enumerate(panel.medoids):
+            axes.scatter(*panel.places[medoid], s=260, facecolors="none", linewidths=2.2,
+                         edgecolors=_cluster_colour(cluster))  # fmt: skip
+        for low, high, limits in ((x.min(), x.max(), axes.set_xlim), (y.min(), y.max(), axes.set_ylim)):
+            margin = 0.08 * max(high - low, 1e-6)
+            limits(low - margin, high + margin)
+        axes.set_title(f"{name}\n{panel.caption}", fontsize=10)
+        axes.set_xlabel(axis_labels[0])
+        axes.set_ylabel(axis_labels[1])
+    return figure
+
+
+# ---- parts -------------------------------------------------------------------------------------------------
+
+
+def _cluster_colour(cluster: int) -> str:
+    """Returns the colour of a cluster: Okabe and Ito's without the pale yellow, then darker ones."""
+    return (*COLOURS[:7], "#882255", "#117733", "#888888")[cluster % 10]
+
+
+def _fill(figure: Figure, axes: Axes, background: Optional[Background]) -> None:
+    """Draws the background as filled contours with a colour bar; a plain dark ground where there is none."""
+    import matplotlib
+
+    axes.set_facecolor(matplotlib.colormaps[BACKGROUND](0.0))
+    if background is None:
+        return
+    left, right, bottom, top = background.plane.extent
+    values = np.ma.masked_invalid(background.plane.values)
+    low, high = float(values.min()), float(values.max())
+    if not high > low:
+        high = low + max(1e-6, 1e-6 * abs(low))
+    rows, columns = values.shape
+    drawn = axes.contourf(np.linspace(left, right, columns), np.linspace(bottom, top, rows), values,
+                          levels=np.linspace(low, high, LEVELS + 1), cmap=BACKGROUND)  # fmt: skip
+    bar = figure.colorbar(drawn, ax=axes, label=background.label, fraction=0.046, pad=0.02)
+    bar.locator, bar.formatter = _few_ticks(low, high)
+    bar.update_ticks()
+
+
+def _few_ticks(low: float, high: float):
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+    return MaxNLocator(6), ScalarFormatter(useOffset=False)
+
+
+def _scatter(axes: Axes, codes: np.ndarray, labels: Optional[np.ndarray], alpha: float = 0.8) -> int:
+    """Draws codes (n, 2) by their labels (n,), at most ten; returns the number of classes that the legend names."""
+    classes = np.unique(labels) if labels is not None else []
+    style = dict(s=9, alpha=alpha, linewidths=0.0, zorder=2)
+    if not 1 < len(classes) <= MOST_NAMED:
+        axes.scatter(*codes.T, color=LIGHT_COLOURS[0], **style)
+        return 0
+    for colour, name in zip(LIGHT_COLOURS, classes):
+        axes.scatter(*codes[labels == name].T, color=colour, label=str(name), **style)
+    return len(classes)
+
+
+def _finish(figure, axes, background, codes, title, axis_labels, classes) -> None:
+    """Sets limits, labels and the legend, below the axes."""
+    if background is None:
+        margin = 0.06 * np.maximum(np.ptp(codes, axis=0), 1e-6)
+        (left, bottom), (right, top) = codes.min(axis=0) - margin, codes.max(axis=0) + margin
+    else:
+        left, right, bottom, top = background.plane.extent
+    axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=axis_labels[0], ylabel=axis_labels[1])
+    if 0.4 < (top - bottom) / (right - left) < 2.5:
+        axes.set_aspect("equal")  # lengths and angles in the latent space are what is compared
+    figure.suptitle(title, fontsize=11)
+    handles, names = axes.get_legend_handles_labels()
+    legend = figure.legend(handles, names, loc="outside lower center", ncols=min(7, max(len(names), 1)), fontsize=9,
+                           facecolor="0.25", labelcolor="white", framealpha=1.0, markerscale=2.0)  # fmt: skip
+    for handle in legend.legend_handles[:classes]:
+        handle.set_alpha(1.0)
