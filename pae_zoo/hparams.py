@@ -100,6 +100,33 @@ class EvaluationFlags(RestorationFlags):
                                      smoke=2)
     downstream_images: int = option(5000, "Test data that the task downstream classifies.", low=1, group=EVALUATION,
                                     smoke=200)
+    geodesic_pairs: int = option(8, "Pairs of test data that the task geodesics joins.", low=1, group=EVALUATION,
+                                 smoke=2)
+    pair_seed: int = option(67, "Chooses the test data of the tasks geodesics, distance_stability and clustering: the "
+                            "same for all models and for every --seed.", low=0, high=2**31 - 1, group=EVALUATION)
+    geodesic_energy: str = option(
+        "auto", "What geodesics minimise; auto: decorrelated for ensembles and drawn decoders, coupled for a mean with "
+        "a std, mean for a single decoder.", choices=("auto", "decorrelated", "coupled", "mean"), group=EVALUATION)
+    geodesic_members: int = option(10, "Decoders drawn behind the geometry of a model that draws them.", low=1,
+                                   group=EVALUATION, smoke=3)
+    geodesic_points: int = option(64, "Points of a curve on which its energy is computed.", low=3, group=EVALUATION,
+                                  smoke=16)
+    geodesic_steps: int = option(0, "Most steps of the search for a geodesic (0: 60 of Gauss-Newton up to four "
+                                 "latents, 500 of Adam above).", low=0, group=EVALUATION, smoke=20)
+    geodesic_init: str = option(
+        "both", "Where a search starts: the straight line, the shortest path of a graph over the latents, or both, of "
+        "which the lower energy counts.", choices=("line", "graph", "both"), group=EVALUATION)
+    stability_pairs: int = option(50, "Pairs of test data whose distances the task distance_stability compares.", low=2,
+                                  group=EVALUATION, smoke=4)
+    stability_published: int = option(0, "Points of the length as published (arXiv 2408.07507), which grows with them, "
+                                      "in the task distance_stability: 4096 there (0: leave it out).", low=0,
+                                      group=EVALUATION)
+    stability_unconverged: str = option(
+        "exclude", "Pairs whose geodesic did not converge in every run: exclude them from all columns, or keep them.",
+        choices=("exclude", "keep"), group=EVALUATION, operational=True)
+    stability_dir: str = option("", "Folder of what distance_stability finds over runs; empty: distance_stability in "
+                                "the folder that holds the runs.", group=EVALUATION, operational=True)
+    cluster_points: int = option(60, "Test data that the task clustering clusters.", low=2, group=EVALUATION, smoke=8)
 
 
 @dataclasses.dataclass(frozen=True)
