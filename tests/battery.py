@@ -46,10 +46,12 @@ ROWS = {
     "iaf": Row("iaf", flags={"iaf_units": 8, "num_flows": 2},
                offers=("elbo", "likelihood", "sample", "prior", "predictive", "draws")),
     "bbb_ae": Row("bbb_ae", flags={"test_samples": 4}, offers=BAYESIAN),
+    "ensemble_vae": Row("ensemble_vae", flags={"num_members": 3}, offers=(*Row.offers, "grid")),
     "deep_ensemble_ae": Row("deep_ensemble_ae", flags={"num_members": 2, "test_samples": 4}, offers=BAYESIAN),
     "lae": Row("lae", flags={"test_samples": 4}, offers=BAYESIAN),
     "lae_posthoc": Row("lae_posthoc", flags={"test_samples": 4}, offers=BAYESIAN),
     "mcdropout_ae": Row("mcdropout_ae", flags={"test_samples": 4}, offers=BAYESIAN),
+    "rbf_vae": Row("rbf_vae", flags={"rbf_centres": 4, "rbf_batch_size": 16}),
     "savae": Row("savae", flags={"num_svi_steps": 2}),
 }
 

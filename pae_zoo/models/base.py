@@ -16,7 +16,7 @@ from pae_zoo import hparams as hp
 from pae_zoo import likelihoods, networks, seeds, trainable
 from pae_zoo.data import preprocessing as preprocessing_lib
 from pae_zoo.errors import UserError
-from pae_zoo.models import builder
+from pae_zoo.models import builder, geometry_decoders
 from pae_zoo.trainable import to_float
 
 tfd = tfp.distributions
@@ -86,16 +86,17 @@ class Autoencoder(trainable.Trainable):
         self.decoder = decoder
         if isinstance(likelihood, str):
             likelihood = likelihoods.build(likelihood, self.event_shape, scale=scale)
-        self.likelihood = likelihood
+        self.likelihood = self.observation_model(likelihood)
         if not self.likelihood.built:
             self.likelihood.build((None, *self.event_shape))
         self.preprocessing = preprocessing_lib.Chain([]) if preprocessing is None else preprocessing
         if not self.preprocessing.built:
             self.preprocessing.build((None, *self.event_shape))
-        if scale_annealing_steps and not isinstance(self.likelihood, likelihoods.Gaussian):
+        component = getattr(self.likelihood, "component", self.likelihood)
+        if scale_annealing_steps and not isinstance(component, likelihoods.Gaussian):
             raise UserError(
                 f"scale_annealing_steps={scale_annealing_steps} needs the likelihood 'gaussian' (a constant "
-                f"scale); received {type(self.likelihood).__name__}. Set it to 0 or change the likelihood."
+                f"scale); received {type(component).__name__}. Set it to 0 or change the likelihood."
             )
         self.scale_annealing_steps = int(scale_annealing_steps)
         self.built = True
@@ -152,6 +153,24 @@ class Autoencoder(trainable.Trainable):
     def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
         """Returns named scores of shape (batch,), each higher for more unusual x."""
         raise NotImplementedError(f"{type(self).__name__} has no out-of-distribution score.")
+
+    def observation_model(self, likelihood: likelihoods.Likelihood) -> likelihoods.Likelihood:
+        """Returns the observation model of a model that is given `likelihood`: here the same one."""
+        return likelihood
+
+    def geometry_decoder(self, num_members: int = 0, seed=None):
+        """Returns the decoder that geodesics live on, z (n, K) -> what is known of y (n, *event), deterministic.
+
+        One of: an object with `mean_and_members(z) -> (mean, members (S, n, *event))`, for decoders that are uncertain;
+        one with `mean_and_std(z) -> (mean, std)`, for observation noise that depends on z; a function z -> mean of y. y
+        is what the decoder sees (preprocessed), and means are those of the observation model.
+
+        Args:
+          num_members: decoders that a model which draws them draws, once, with `seed`; of an ensemble the first so
+            many. 0: all members of an ensemble, ten draws of others.
+          seed: pair of integers; None draws one from the model's generator.
+        """
+        return geometry_decoders.of(self)
 
     # ---- shared by all -----------------------------------------------------------------------------
 
@@ -257,7 +276,8 @@ class Autoencoder(trainable.Trainable):
 
         `train`, the training data, is for models that measure something on them.
         """
-        if not isinstance(self.likelihood, likelihoods.GaussianPixel):
+        component = getattr(self.likelihood, "component", self.likelihood)
+        if not isinstance(component, likelihoods.GaussianPixel):
             return
         total, count = 0.0, 0
         for start in range(0, len(x), batch_size):
@@ -265,7 +285,7 @@ class Autoencoder(trainable.Trainable):
             residual = y - self.likelihood.mean(self.decoder_outputs(self.point(y)))
             total = total + tf.reduce_sum(tf.square(tf.cast(residual, tf.float64)), axis=0)
             count += len(y)
-        self.likelihood.assign_scale(tf.sqrt(total / count))
+        component.assign_scale(tf.sqrt(total / count))
 
     def findings(self) -> dict[str, float]:
         """Returns what `measure` found, for metrics.json: keys with a slash, values that are numbers."""

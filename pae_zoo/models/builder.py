@@ -1,7 +1,7 @@
 """The parts of a model that flags describe: networks, output range, preprocessing."""
 
 import dataclasses
-from typing import Optional
+from typing import Any, Optional
 
 import keras
 
@@ -20,24 +20,37 @@ def parts(
     """
     chain = preprocessing.build_chain(hparams.preprocess, margin=hparams.logit_margin)
     # A latent as wide as the data is legal; a network kind refuses shapes it cannot take.
-    shared = {f.name for f in dataclasses.fields(networks.NetworkConfig)} & set(vars(hparams))
-    options = {name: getattr(hparams, name) for name in shared}
-    names = ("encoder", "decoder")
-    if member:
-        options["seed"] = seeds.integer(hparams.seed, member)
-        names = (f"encoder_{member}", f"decoder_{member}")
     encoder = networks.build_encoder(
-        hparams.encoder, event_shape, name=names[0], deterministic=codes_only, **options)
+        hparams.encoder, event_shape, name=_name("encoder", member), deterministic=codes_only,
+        **_options(hparams, member))
+    return encoder, decoder(hparams, event_shape, member, chain), chain
+
+
+def decoder(
+    hparams, event_shape: tuple[int, ...], member: int = 0, chain: Optional[preprocessing.Chain] = None
+) -> keras.Model:
+    """Returns the decoder of `member` alone; `chain` is the preprocessing, where it is at hand."""
+    if chain is None:
+        chain = preprocessing.build_chain(hparams.preprocess, margin=hparams.logit_margin)
     value_range = chain.value_range((0.0, 1.0)) if len(event_shape) == 3 else None
-    decoder = networks.build_decoder(
+    return networks.build_decoder(
         hparams.decoder,
         event_shape,
-        name=names[1],
-        **options,
+        name=_name("decoder", member),
+        **_options(hparams, member),
         channels_factor=likelihoods.channels_factor(hparams.likelihood),
         output=output_map(hparams.output, hparams.decoder, hparams.likelihood, value_range),
     )
-    return encoder, decoder, chain
+
+
+def _options(hparams, member: int) -> dict[str, Any]:
+    shared = {f.name for f in dataclasses.fields(networks.NetworkConfig)} & set(vars(hparams))
+    options = {name: getattr(hparams, name) for name in shared}
+    return {**options, "seed": seeds.integer(hparams.seed, member)} if member else options
+
+
+def _name(role: str, member: int) -> str:
+    return f"{role}_{member}" if member else role
 
 
 def output_map(asked: str, kind: str, likelihood: str, value_range: Optional[tuple[float, float]]) -> str:

@@ -173,8 +173,7 @@ class VAE(base.Autoencoder):
         z, log_q = posterior.from_noise(self._noise(y, self.num_latent_samples, noise_seed))
         if self.gradient == "sticking_the_landing":
             log_q = posterior.stopped().log_prob(z)
-        outputs = self.decoder_outputs(z, training)
-        log_probs = self.likelihood.log_prob(outputs, y, scale=self.scale_now())
+        log_probs = self.reconstruction_log_prob(z, y, noise_seed, training)
         log_prob = tf.reduce_mean(log_probs, axis=0)
         log_ratios = log_q - self.log_prob_latent(z)
         kl = posterior.kl_to_prior() if self.kl == "analytic" else tf.reduce_mean(log_ratios, axis=0)
@@ -190,6 +189,13 @@ class VAE(base.Autoencoder):
             "kl": kl,
             **posterior.diagnostics,
         }
+
+    def reconstruction_log_prob(self, z: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, training: bool) -> tf.Tensor:
+        """Returns log p(y|z) of the objective for z (samples, batch, K), nats, (samples, batch).
+
+        `seed` is the one that the noise behind z came from.
+        """
+        return self.likelihood.log_prob(self.decoder_outputs(z, training), y, scale=self.scale_now())
 
     def kl_penalty(self, kl: tf.Tensor) -> tf.Tensor:
         """Returns what the objective adds for a KL of shape (batch,), in nats per datum."""

@@ -14,6 +14,7 @@ from pae_zoo.networks.dense import vlae_bias, vlae_kernel
 from pae_zoo.networks.features import hidden_size, outputs_and_hidden
 from pae_zoo.networks.layers import Affine, Dropout, SpectralNorm, dropout_noise
 from pae_zoo.networks.pair import check_pair
+from pae_zoo.networks.stacked import StackedDecoder
 
 __all__ = [
     "DEFAULT_OUTPUT",
@@ -22,6 +23,7 @@ __all__ = [
     "Dropout",
     "NetworkConfig",
     "SpectralNorm",
+    "StackedDecoder",
     "build_decoder",
     "build_encoder",
     "check_pair",

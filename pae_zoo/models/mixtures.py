@@ -1,0 +1,98 @@
+"""Observation models of several decoders: p(y|z) = 1/S sum_s p(y|f_s(z)), for outputs with the members in front."""
+
+import math
+from typing import Any, Optional
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from pae_zoo import likelihoods, seeds
+
+tfd = tfp.distributions
+
+
+class UniformMixture(tfd.MixtureSameFamily):
+    """The mixture with equal weights of a batch of distributions, over the last batch axis.
+
+    Draws come from `pae_zoo.seeds`: the same eagerly and under XLA.
+    """
+
+    def __init__(self, components: tfd.Distribution, num_components: int, name: str = "UniformMixture"):
+        parameters = dict(components=components, num_components=num_components, name=name)
+        weights = tfd.Categorical(logits=tf.zeros([num_components], components.dtype))
+        super().__init__(weights, components, name=name)
+        self._num = num_components
+        self._parameters = self._no_dependency(parameters)
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        return dict(components=tfp.util.BatchedComponentProperties(event_ndims=1))
+
+    def _sample_n(self, n, seed=None):
+        components, which = seeds.split(seed, 2)
+        draws = self.components_distribution.sample(n, seed=components)  # (n, ..., S, *event)
+        axis = draws.shape.rank - self.event_shape.rank - 1
+        shape = tf.shape(draws)[:axis]
+        chosen = tf.cast(seeds.uniform(shape, which) * self._num, tf.int32)
+        weights = tf.one_hot(chosen, self._num, dtype=draws.dtype)
+        weights = tf.reshape(weights, tf.concat([tf.shape(weights), [1] * self.event_shape.rank], axis=0))
+        return tf.reduce_sum(weights * draws, axis=axis)
+
+
+@keras.saving.register_keras_serializable("pae_zoo")
+class MemberMixture(likelihoods.Likelihood):
+    """The mixture, with equal weights, of one observation model at the outputs of S decoders.
+
+        log p(y|z) = logsumexp_s log p(y|f_s) - log S,    mean = 1/S sum_s E[y|f_s],
+        variance   = 1/S sum_s Var[y|f_s] + 1/S sum_s (E[y|f_s] - mean)^2
+
+    Outputs have the members in front: (S, ..., batch, *event). Args: component, the observation model of one member.
+    """
+
+    def __init__(self, component: likelihoods.Likelihood, **kwargs: Any) -> None:
+        super().__init__(component.event_shape, **kwargs)
+        self.component = component
+        self.channels_factor = component.channels_factor
+        self.is_discrete = component.is_discrete
+
+    @property
+    def scale(self):
+        """The standard deviation of a Gaussian component."""
+        return self.component.scale
+
+    def call(self, output: tf.Tensor) -> tfd.Distribution:
+        rank, event = output.shape.rank, len(self.event_shape)
+        order = [*range(1, rank - event), 0, *range(rank - event, rank)]
+        return UniformMixture(self.component(tf.transpose(output, order)), output.shape[0])
+
+    def member_means(self, output: tf.Tensor) -> tf.Tensor:
+        """Returns E[y|f_s] of every member, (S, ..., batch, *event)."""
+        return self.component.mean(output)
+
+    def mean(self, output: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(self.component.mean(output), axis=0)
+
+    def variance(self, output: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(self.component.variance(output), axis=0) + self.member_variance(output)
+
+    def member_variance(self, output: tf.Tensor) -> tf.Tensor:
+        """Returns the variance over members, with divisor S, of E[y|f_s], (..., batch, *event)."""
+        return tf.math.reduce_variance(self.component.mean(output), axis=0)
+
+    def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
+        found = self.component.log_prob(output, y, scale=scale)
+        return tf.reduce_logsumexp(found, axis=0) - math.log(output.shape[0])
+
+    def adapt(self, y: np.ndarray) -> None:
+        self.component.adapt(y)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["event_shape"]
+        return {**config, "component": keras.saving.serialize_keras_object(self.component)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "component": keras.saving.deserialize_keras_object(config["component"])})

@@ -1,0 +1,240 @@
+"""rbf_vae: variational autoencoder whose observation std grows away from the codes, by radial basis functions."""
+
+import dataclasses
+import math
+from typing import Any, Optional
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from keras.saving import register_keras_serializable
+
+from pae_zoo import distributions, likelihoods, trainable
+from pae_zoo import hparams as hp
+from pae_zoo.errors import UserError
+from pae_zoo.models import base, geometry_decoders, vae
+from pae_zoo.models.rbf_precision import PUBLISHED, RECIPES, STURDY, RBFPrecision, rows
+
+tfd = tfp.distributions
+
+_SETTINGS = {"epochs": 5, "batch_size": 128, "learning_rate": 3e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams(vae.HParams):
+    """Flags of the variational autoencoder with RBF variances; shared training flags drive its first stage."""
+
+    likelihood: str = hp.with_default("likelihood", "gaussian")
+    rbf_centres: int = hp.option(10, "Radial basis functions: clusters of the codes.", low=1)
+    rbf_alpha: float = hp.option(1.0, "published: factor of the mean distance to a centre that is its bandwidth.",
+                                 above=0.0)
+    rbf_floor: float = hp.option(0.1, "published: precision zeta far from all codes, where the std is zeta^-1/2.",
+                                 above=0.0)
+    rbf_recipe: str = hp.option(
+        PUBLISHED, "How the precision is fitted: to the residuals (published), or to the log-variances of "
+        "--likelihood=gaussian_decoder (sturdy).", choices=RECIPES)
+    rbf_epochs: int = hp.option(5, "Passes over the codes that fit the precision.", low=1, smoke=2)
+    rbf_batch_size: int = hp.option(128, "Codes per step of that fit.", low=1, smoke=32)
+    rbf_learning_rate: float = hp.option(3e-2, "Initial learning rate of that fit.", above=0.0)
+
+
+@register_keras_serializable("pae_zoo")
+class GivenGaussian(likelihoods.Likelihood):
+    """Gaussian whose output is [mean, log-variance] along the last axis, taken as they are.
+
+        log p(y|z) = -1/2 sum_p (log 2 pi + s_p + exp(-s_p) (y_p - mean_p)^2)
+
+    Args: component, the observation model of the first stage, whose weights are kept.
+    """
+
+    def __init__(self, component: likelihoods.Likelihood, **kwargs: Any) -> None:
+        super().__init__(component.event_shape, **kwargs)
+        self.component = component
+        self.channels_factor = component.channels_factor  # what the decoder network gives
+
+    @property
+    def scale(self):
+        """The standard deviation of the first stage."""
+        return self.component.scale
+
+    def call(self, output: tf.Tensor) -> tfd.Distribution:
+        mean, log_variance = tf.split(output, 2, axis=-1)
+        return self._independent(distributions.Normal(mean, tf.exp(0.5 * log_variance)))
+
+    def mean(self, output: tf.Tensor) -> tf.Tensor:
+        return tf.split(output, 2, axis=-1)[0]
+
+    def variance(self, output: tf.Tensor) -> tf.Tensor:
+        return tf.exp(tf.split(output, 2, axis=-1)[1])
+
+    def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
+        self._no_scale(scale)
+        mean, log_variance = tf.split(output, 2, axis=-1)
+        square = tf.square(tf.cast(y, mean.dtype) - mean)
+        return -0.5 * self._sum(log_variance + square * tf.exp(-log_variance)) - (
+            0.5 * self.num_values * math.log(2 * math.pi))
+
+    def adapt(self, y: np.ndarray) -> None:
+        self.component.adapt(y)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["event_shape"]
+        return {**config, "component": keras.saving.serialize_keras_object(self.component)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "component": keras.saving.deserialize_keras_object(config["component"])})
+
+
+@register_keras_serializable("pae_zoo")
+class RBFVAE(vae.VAE):
+    """VAE with p(y|z) = N(mu(z), sigma(z)^2), sigma^2 = 1/beta(z) + 1e-4 (Arvanitidis et al., ICLR 2018, section 4).
+
+    The first stage trains a VAE with the observation model `likelihood`. The second freezes it and fits the precision
+    beta, a sum of radial basis functions of z, to the codes and residuals of the training data (`RBFPrecision`): near
+    the codes sigma is the error of the decoder, far from them it grows to zeta^-1/2. `fit` runs both. Before the second
+    stage sigma is that of `likelihood`; after it `decode`, `elbo`, `log_likelihood` and all scores have sigma(z).
+
+    Args beyond `VAE`: rbf_centres, rbf_alpha, rbf_floor, rbf_recipe: see the flags' help;
+      rbf_settings: options of plain `fit` for the second stage: epochs, batch_size, learning_rate.
+
+    Raises UserError for an observation model without a variance of its own, or that the recipe cannot take.
+    """
+
+    def __init__(self, encoder, decoder, likelihood="gaussian", rbf_centres: int = 10, rbf_alpha: float = 1.0,
+                 rbf_floor: float = 0.1, rbf_recipe: str = PUBLISHED, rbf_settings: Optional[dict] = None, **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        component = self.likelihood.component
+        if self.likelihood.is_discrete or component.is_discrete:
+            raise UserError(f"rbf_vae has Gaussian noise; the likelihood {type(component).__name__} has none. Take "
+                            "gaussian, gaussian_learned, gaussian_pixel or gaussian_decoder.")
+        if rbf_recipe == STURDY and not isinstance(component, likelihoods.GaussianDecoder):
+            raise UserError("rbf_recipe='sturdy' follows the log-variances of a decoder; the likelihood "
+                            f"{type(component).__name__} has none. Take gaussian_decoder, or the recipe published.")
+        self.rbf_settings = {**_SETTINGS, **(rbf_settings or {})}
+        if set(self.rbf_settings) != set(_SETTINGS):
+            raise UserError(f"rbf_settings takes {', '.join(_SETTINGS)}; received {sorted(rbf_settings)}.")
+        self.rbf_flags = dict(rbf_centres=int(rbf_centres), rbf_alpha=float(rbf_alpha), rbf_floor=float(rbf_floor),
+                              rbf_recipe=rbf_recipe)
+        self.rbf = RBFPrecision(self.latent_dim, self.likelihood.num_values, rbf_centres, rbf_alpha, rbf_floor,
+                                rbf_recipe, seed=self.seed, name="rbf")
+
+    def observation_model(self, likelihood):
+        return likelihood if isinstance(likelihood, GivenGaussian) else GivenGaussian(likelihood, name="likelihood")
+
+    # ---- decoder -----------------------------------------------------------------------------------
+
+    def first_stage_outputs(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns what the decoder network gives for z (..., K)."""
+        return super().decoder_outputs(z, training)
+
+    def decoder_outputs(self, z, training=False):
+        """Returns [mean, log sigma^2] along the last axis for z (..., K), with any number of leading axes."""
+        outputs = self.first_stage_outputs(z, training)
+        component = self.likelihood.component
+        mean = component.mean(outputs)
+        variance = tf.cast(tf.reshape(self.rbf.variance(z), tf.shape(mean)), mean.dtype)
+        variance = tf.where(self.rbf.fitted.value > 0, variance, component.variance(outputs))
+        return tf.concat([mean, tf.math.log(variance)], axis=-1)
+
+    def mean_and_std(self, z) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mu(z) and sigma(z) for z (n, K), each (n, *event)."""
+        outputs = self.decoder_outputs(tf.convert_to_tensor(z))
+        return self.likelihood.mean(outputs), tf.sqrt(self.likelihood.variance(outputs))
+
+    def mean_and_root_precision(self, z) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mu(z) and beta(z)^1/2, each (n, *event): wrong as a std, kept to repeat the published baseline.
+
+        The code of Syrota et al. (arXiv 2408.07507) takes beta for the variance in the metric of its RBF geodesics, so
+        that they avoid the data and seek what is far from them. Use `mean_and_std`.
+        """
+        z = tf.convert_to_tensor(z)
+        mean = self.likelihood.component.mean(self.first_stage_outputs(z))
+        return mean, tf.reshape(tf.sqrt(self.rbf.precision(z)), tf.shape(mean))
+
+    def geometry_decoder(self, num_members=0, seed=None):
+        """Returns an object with `mean_and_std(z)`; the arguments change nothing."""
+        return geometry_decoders.MeanAndStd(self.mean_and_std)
+
+    # ---- training ----------------------------------------------------------------------------------
+
+    def reconstruction_log_prob(self, z, y, seed, training):
+        outputs = self.first_stage_outputs(z, training)
+        return self.likelihood.component.log_prob(outputs, y, scale=self.scale_now())
+
+    @property
+    def trained_variables(self) -> list:
+        """The variables of the first stage; the precision is fitted by its own objective."""
+        own = {id(v) for v in self.rbf.trainable_variables}
+        return [v for v in self.trainable_variables if id(v) not in own]
+
+    def stage_rows(self, x: np.ndarray, batch_size: int = 1000) -> np.ndarray:
+        """Returns what the precision is fitted to: for x (n, *event) the mean of q(z|x) and the target of every value.
+
+        Side by side, (n, K + D) float32, and held in memory whole.
+        """
+        component = self.likelihood.component
+
+        def row(x):
+            y, _ = self.preprocess(x)
+            z = self.point(y)
+            outputs = self.first_stage_outputs(z)
+            if self.rbf.recipe == STURDY:
+                return z, component.log_variance(outputs)
+            return z, tf.square(y - component.mean(outputs))
+
+        row = tf.function(row, autograph=False)
+        found = [row(trainable.to_float(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+        return np.concatenate([rows(z.numpy(), target.numpy()) for z, target in found])
+
+    def later_stages(self, hparams) -> list[base.Stage]:
+        settings = {name: getattr(hparams, f"rbf_{name}") for name in _SETTINGS}
+        return [base.Stage("rbf", self.rbf, self.stage_rows, settings)]
+
+    def fit(self, x=None, *args, **kwargs):
+        """Keras' fit of the first stage, then the precision on the codes; the history has its loss as rbf_loss, ...
+
+        Inside `feeding`, where the stages are run one by one, it is the first stage alone.
+        """
+        history = super().fit(x, *args, **kwargs)
+        if self._feed is not None:
+            return history
+        held_out = kwargs.get("validation_data")
+        held_out = held_out[0] if isinstance(held_out, (tuple, list)) else held_out
+        self.measure(trainable.first_examples(x if held_out is None else held_out))
+        found = np.concatenate([self.stage_rows(batch) for batch in trainable.batches_of(x)])
+        self.rbf.adapt(found)
+        self.rbf.compile(keras.optimizers.Adam(self.rbf_settings["learning_rate"]), jit_compile=self.jit_compile)
+        size = min(self.rbf_settings["batch_size"], len(found))
+        fitted = self.rbf.fit(found, epochs=self.rbf_settings["epochs"], batch_size=size,
+                              verbose=kwargs.get("verbose", "auto"))
+        history.history.update({f"rbf_{name}": values for name, values in fitted.history.items()})
+        return history
+
+    def findings(self):
+        """Returns how many clusters had no spread and took that of all codes: rbf/clusters_alone."""
+        return {"rbf/clusters_alone": float(self.rbf.num_alone)}
+
+    # ---- building ----------------------------------------------------------------------------------
+
+    @classmethod
+    def options(cls, hparams, total_steps: int) -> dict[str, Any]:
+        found = super().options(hparams, total_steps)
+        settings = {name: found.pop(f"rbf_{name}") for name in _SETTINGS}
+        return {**found, "rbf_settings": settings}
+
+    @classmethod
+    def length_matters(cls, hparams) -> bool:
+        return True  # the precision is fitted to the codes of the first stage as it ends
+
+    @classmethod
+    def skips_first_stage(cls, hparams) -> bool:
+        return bool(hparams.init_workdir)
+
+    def get_config(self):
+        return {**super().get_config(), **self.rbf_flags, "rbf_settings": self.rbf_settings}
+
+
+MODEL = RBFVAE
