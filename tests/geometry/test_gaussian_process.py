@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from pae_zoo.errors import UserError
 from pae_zoo.geometry.gaussian_process import GaussianProcess, log_evidence
+from pae_zoo.geometry.graphs import GridGraph
+from pae_zoo.geometry.solver import Settings, Solver
 
 SCALES = dict(length_scale=0.5, signal_std=1.0, noise_std=0.1)
 
@@ -132,6 +134,50 @@ def test_evidence_prefers_what_closes_the_hole():
     assert (np.diff(found) > 0).all()
     in_the_hole = [float(process(length_scale=scale).uncertainty(tf.zeros(2))) for scale in scales]
     assert (np.diff(in_the_hole) < 0).all() and in_the_hole[1] > 0.9 and in_the_hole[-1] < 0.2
+
+
+# ---- geodesics on the ring -----------------------------------------------------------------------------------
+
+
+def opposite(num=6):
+    """Pairs of latents on opposite sides of the ring."""
+    latents = ring()[0]
+    angle = np.arctan2(latents[:, 1], latents[:, 0])
+
+    def nearest(wanted):
+        return latents[[np.argmin(np.abs(np.angle(np.exp(1j * (angle - a))))) for a in wanted]]
+
+    asked = np.pi * np.arange(num) / num + 0.1
+    return nearest(asked), nearest(asked + np.pi)
+
+
+def share_of_radius(curves):
+    """The least distance from the middle over that of the ring, for each curve."""
+    points = curves(np.linspace(0, 1, 200))
+    return np.linalg.norm(points, axis=-1).min(axis=1) / np.linalg.norm(ring()[0], axis=1).mean()
+
+
+@pytest.mark.parametrize("energy", ["coupled", "decorrelated"])
+def test_geodesics_run_along_the_ring_and_chords_do_not(energy):
+    solver = Solver(process(), Settings(energy=energy, jit_compile=False))
+    geodesics, chords = solver.solve(*opposite()), solver.straight(*opposite())
+    assert share_of_radius(geodesics.curves).min() >= 0.7 and share_of_radius(chords.curves).max() <= 0.12
+    assert (geodesics.energy < chords.energy).all()
+    # The expected metric's own geodesics are half as long as the chords; the others may trade length for certainty.
+    assert (geodesics.lengths["rms"] <= (0.65 if energy == "coupled" else 0.8) * chords.lengths["rms"]).all()
+
+
+def test_a_graph_finds_the_ring_where_a_line_may_stay_in_the_hole():
+    gp = process(length_scale=0.3)
+    graph = GridGraph.around(gp, ring()[0], jit_compile=False)
+    solver = Solver(gp, Settings(energy="coupled", init="graph", jit_compile=False, steps=30), graph)
+    geodesics, chords = solver.solve(*opposite(3)), solver.straight(*opposite(3))
+    assert share_of_radius(geodesics.curves).min() >= 0.7
+    assert (geodesics.lengths["rms"] <= 0.6 * chords.lengths["rms"]).all()
+    # A few steps of plain descent from the chord are stuck in the hole, those from the graph are not.
+    few = [Solver(gp, Settings(energy="coupled", init=init, method="adam", steps=40, jit_compile=False), graph)
+           .solve(*opposite(3)).lengths["rms"] for init in ("graph", "line")]
+    assert (few[0] <= 0.6 * few[1]).all()
 
 
 @pytest.mark.parametrize("changes, words", [
