@@ -1,15 +1,15 @@
 """Autoencoders whose weights are uncertain: moments, densities and scores from networks drawn one at a time."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import likelihoods, seeds, trainable
+from pae_zoo import likelihoods, networks, seeds, trainable
 from pae_zoo.errors import UserError
-from pae_zoo.models import ae
+from pae_zoo.models import ae, geometry_decoders, weights
 
 # Streams of a seed beside those of the networks, which are numbered from 0 on.
 PREPROCESS, MEASURE = -1, -2
@@ -52,6 +52,10 @@ class BayesianAE(ae.AE):
     def network(self, seed: tf.Tensor) -> Network:
         """Returns the network that `seed` draws."""
         raise NotImplementedError(f"{type(self).__name__} does not say how a network is drawn.")
+
+    def drawn_weights(self, seed: tf.Tensor) -> tuple[Sequence, Sequence[tf.Tensor]]:
+        """Returns (variables, values): what the network that `seed` draws has in the place of these weights."""
+        raise NotImplementedError(f"{type(self).__name__} draws no weights.")
 
     def over_networks(self, num_samples: int, seed: tf.Tensor, step: Callable, state: Any) -> Any:
         """Returns the state after step(state, s + 1, network s) for each s below `num_samples`; a nest of tensors."""
@@ -163,6 +167,28 @@ class BayesianAE(ae.AE):
 
         mean, square = self.over_networks(num_samples, self.next_seed(seed), step, (start, start))
         return mean, tf.sqrt(square / float(self.num_networks(num_samples)))
+
+    def geometry_decoder(self, num_members=0, seed=None):
+        """Returns `num_members` drawn decoders (0: ten) with `mean_and_members(z)`, those of the networks of the seed.
+
+        They are drawn here and kept, with their weights stacked; later changes of the model do not reach them.
+        """
+        base = self.next_seed(seed)
+        drawn = [seeds.fold_in(base, s) for s in range(num_members or geometry_decoders.DEFAULT_MEMBERS)]
+        return geometry_decoders.Members(self.stacked_decoders(drawn), self.likelihood.mean)
+
+    def stacked_decoders(self, drawn: Sequence[tf.Tensor]) -> networks.StackedDecoder:
+        """Returns the decoders of the networks that the seeds `drawn` draw."""
+        stacked = networks.StackedDecoder(self.decoder, len(drawn))
+        values: dict[str, list] = {layer.name: [] for layer in self.decoder.layers}
+        for seed in drawn:
+            with weights.replaced(*self.drawn_weights(seed)):
+                for layer in self.decoder.layers:
+                    own = (*layer.trainable_variables, *layer.non_trainable_variables)
+                    values[layer.name].append([tf.convert_to_tensor(variable) for variable in own])
+        for name, members in values.items():
+            stacked.assign_layer(name, [tf.stack(value) for value in zip(*members)])
+        return stacked
 
     def _zeros(self, like: tf.Tensor, *shape: int) -> tf.Tensor:
         batch = like.shape[0] if like.shape[0] is not None else tf.shape(like)[0]

@@ -104,7 +104,7 @@ class BBBAE(BayesianAE):
 
     def network(self, seed) -> Network:
         """Returns the network whose weights `seed` draws from q."""
-        values = weights.drawn(self.means, self.stds(), seed)
+        values = self.drawn_weights(seed)[1]
 
         def at(net):
             def apply(inputs):
@@ -114,6 +114,9 @@ class BBBAE(BayesianAE):
             return apply
 
         return Network(at(lambda y: self.encoder_outputs(y)[0]), at(self.decoder_outputs))
+
+    def drawn_weights(self, seed):
+        return self.means, weights.drawn(self.means, self.stds(), seed)
 
     def log_densities(self, values: list, noise: list, stds: list) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns (log q, log p) in nats: of drawn weights mu + std noise, or their means over q (gaussian prior)."""

@@ -11,7 +11,7 @@ from keras.saving import register_keras_serializable
 from pae_zoo import hparams as hp
 from pae_zoo import networks, seeds, trainable
 from pae_zoo.errors import UserError
-from pae_zoo.models import builder
+from pae_zoo.models import builder, geometry_decoders
 from pae_zoo.models.bayesian import BayesianAE, Network, check_samples
 
 
@@ -84,6 +84,20 @@ class DeepEnsembleAE(BayesianAE):
             lambda y: self.member_codes(y, number) @ rotation + shift,
             lambda z: trainable.to_float(decoder((z - shift) @ tf.transpose(rotation))),
         )
+
+    def mean_and_members(self, z) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the mean over members of E[y|z] at aligned z (n, K) and that of every member, (S, n, *event)."""
+        z = tf.convert_to_tensor(z)
+        outputs = tf.stack([self.member(number).decode(z) for number in range(self.num_members)])
+        members = self.likelihood.mean(outputs)
+        return tf.reduce_mean(members, axis=0), members
+
+    def geometry_decoder(self, num_members=0, seed=None):
+        """Returns copies of the first `num_members` members (0: all), aligned, with `mean_and_members(z)`."""
+        num = min(num_members or self.num_members, self.num_members)
+        stacked = networks.StackedDecoder.stack([decoder for _, decoder in self._pairs()[:num]])
+        alignment = tuple(tf.identity(weight)[:num] for weight in (self.rotations, self.shifts))
+        return geometry_decoders.Members(stacked, self.likelihood.mean, alignment)
 
     def over_networks(self, num_samples, seed, step, state):
         check_samples(num_samples)

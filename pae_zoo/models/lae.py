@@ -121,7 +121,10 @@ class LAE(LaplaceAE):
 
     def network(self, seed: tf.Tensor) -> Network:
         """Returns the network whose weights `seed` draws from q."""
-        return self.network_at(self.uncertain, self.draw_weights(seed))
+        return self.network_at(*self.drawn_weights(seed))
+
+    def drawn_weights(self, seed):
+        return self.uncertain, self.draw_weights(seed)
 
     # ---- training ----------------------------------------------------------------------------------
 

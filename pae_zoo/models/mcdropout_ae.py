@@ -53,5 +53,9 @@ class MCDropoutAE(BayesianAE):
 
         return Network(dropping(lambda y: self.encoder_outputs(y)[0]), dropping(self.decoder_outputs))
 
+    def stacked_decoders(self, drawn):
+        """Returns decoders with fixed masks, one for all latents: that of seed s is what `network` gives one datum."""
+        return networks.StackedDecoder.masked(self.decoder, drawn)
+
 
 MODEL = MCDropoutAE

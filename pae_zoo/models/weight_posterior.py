@@ -103,8 +103,15 @@ class LaplaceAE(BayesianAE):
 
     def network(self, seed: tf.Tensor) -> Network:
         """Returns the network whose weights `seed` draws from the posterior."""
+        return self.network_at(*self.drawn_weights(seed))
+
+    def drawn_weights(self, seed):
         mean = [tf.convert_to_tensor(variable) for variable in self.graph.variables]
-        return self.network_at(self.graph.variables, self.posterior.sample_one(seed, self._prepared, mean))
+        return self.graph.variables, self.posterior.sample_one(seed, self._prepared, mean)
+
+    def stacked_decoders(self, drawn):
+        with self._factored():
+            return super().stacked_decoders(drawn)
 
     def network_at(self, variables: Sequence, values: Sequence[tf.Tensor]) -> Network:
         """Returns the network with `values` in the place of some of its variables."""

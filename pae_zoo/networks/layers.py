@@ -62,12 +62,20 @@ class Dropout(keras.layers.Layer):
             return inputs
         explicit = getattr(_noise, "seed", None)
         if explicit is not None:
-            seed = seeds.fold_in(seeds.fold_in(explicit, self.seed[0]), self.seed[1])
+            seed = self._seed_from(explicit)
         else:
             seed = seeds.fold_in(self.seed, self.count.value)
             self.count.assign_add(1)
         keep = seeds.uniform(tf.shape(inputs), seed) >= self.rate
         return tf.where(keep, inputs / (1 - self.rate), tf.zeros((), inputs.dtype))
+
+    def mask(self, shape, seed: seeds.Seed) -> tf.Tensor:
+        """Returns what inputs of `shape`, batch first, are multiplied by inside `dropout_noise(seed, always=True)`."""
+        keep = seeds.uniform(shape, self._seed_from(seed)) >= self.rate
+        return tf.cast(keep, tf.float32) / (1 - self.rate)
+
+    def _seed_from(self, explicit: seeds.Seed) -> tf.Tensor:
+        return seeds.fold_in(seeds.fold_in(explicit, self.seed[0]), self.seed[1])
 
     def compute_output_shape(self, input_shape: Sequence[Optional[int]]) -> tuple:
         return tuple(input_shape)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Optional
 import keras
 import tensorflow as tf
 
+from pae_zoo import seeds
 from pae_zoo.errors import UserError
 from pae_zoo.networks.layers import Affine, Dropout
 
@@ -30,10 +31,31 @@ def _affine(layer: Affine, weights: Values, h: tf.Tensor) -> tf.Tensor:
     return h * (gamma / (1 + 1e-5) ** 0.5) + beta
 
 
+@keras.saving.register_keras_serializable("pae_zoo")
+class FixedMask(keras.layers.Layer):
+    """Multiplies every datum (batch, ...) by one constant, a non-trainable weight: dropout with a mask that stays."""
+
+    def build(self, input_shape: Sequence[Optional[int]]) -> None:
+        if self.built:
+            return
+        self.mask = self.add_weight(shape=tuple(input_shape[1:]), initializer="ones", trainable=False, name="mask")
+        self.built = True
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs * self.mask.value
+
+    def compute_output_shape(self, input_shape: Sequence[Optional[int]]) -> tuple:
+        return tuple(input_shape)
+
+
+def _fixed_mask(layer: FixedMask, weights: Values, h: tf.Tensor) -> tf.Tensor:
+    return h * weights[0][:, None]
+
+
 # Convolutions have no rule, and so take turns. As one grouped convolution they were 1.5 to 2 times slower forward on a
 # CPU, had no gradient in TensorFlow's kernels there and one that took 20 to 35 times longer under XLA (5 members, 3x3,
 # 16 to 64 channels, one thread); transposed ones have no groups at all. Not measured on a GPU.
-_RULES: dict[type, Rule] = {keras.layers.Dense: _dense, Affine: _affine}
+_RULES: dict[type, Rule] = {keras.layers.Dense: _dense, Affine: _affine, FixedMask: _fixed_mask}
 
 
 class _Step(NamedTuple):
@@ -75,7 +97,7 @@ class StackedDecoder(keras.Model):
         its own. `StackedDecoder.stack` takes S networks with their weights.
       num_members: S.
 
-    Raises UserError for another kind of network or a number below 1.
+    Raises UserError for another kind of network, a number below 1, or layers with hidden state (Keras' own dropout).
     """
 
     def __init__(self, network: keras.Sequential, num_members: int = 1, **kwargs: Any):
@@ -85,6 +107,10 @@ class StackedDecoder(keras.Model):
         if num_members < 1 or len(network.input_shape) != 2:
             raise UserError("A stack has at least one member and takes latents (batch, K); received "
                             f"num_members={num_members} and a network over {network.input_shape}.")
+        hidden = [layer.name for layer in network.layers if len(layer.variables) > len(layer.weights)]
+        if hidden:
+            raise UserError(f"The layer {hidden[0]} draws from a state that is no weight, which a stack would neither "
+                            "keep for each member nor save. Take pae_zoo.networks.Dropout for dropout.")
         kwargs.setdefault("name", network.name)
         # Layers cast by themselves, so that a last layer in full precision stays so under a mixed policy.
         kwargs["dtype"] = network.dtype_policy.variable_dtype
@@ -119,6 +145,31 @@ class StackedDecoder(keras.Model):
                       for one in layers]  # fmt: skip
             stacked.assign_layer(layers[0].name, [tf.stack(value) for value in zip(*values)])
         return stacked
+
+    @classmethod
+    def masked(cls, network: keras.Sequential, dropout_seeds: Sequence[seeds.Seed], **kwargs: Any) -> "StackedDecoder":
+        """Returns a network with dropout as a stack: member s has the masks that dropout_seeds[s] draws, for good.
+
+        A mask is one for all data, the one that `dropout_noise(dropout_seeds[s], always=True)` draws for a single
+        datum. Raises NotImplementedError for dropout inside of other layers.
+        """
+        layers = [FixedMask(name=layer.name) if isinstance(layer, Dropout) else
+                  type(layer).from_config(layer.get_config()) for layer in network.layers]  # fmt: skip
+        nested = [part for layer in network.layers if not isinstance(layer, Dropout)
+                  for part in layer._flatten_layers() if isinstance(part, Dropout)]  # fmt: skip
+        if nested:
+            raise NotImplementedError(f"The dropout {nested[0].name} lies inside another layer, where its mask cannot "
+                                      "be held. Take a decoder of plain layers, such as mlp or conv.")
+        template = keras.Sequential([keras.Input(network.input_shape[1:]), *layers], name=network.name)
+        for new, old in zip(template.layers, network.layers):
+            if not isinstance(old, Dropout):
+                new.set_weights(old.get_weights())
+        found = cls(template, len(dropout_seeds), **kwargs)
+        for new, old in zip(template.layers, network.layers):
+            if isinstance(old, Dropout):
+                masks = [old.mask((1, *new.mask.shape), seed)[0] for seed in dropout_seeds]
+                found.assign_layer(new.name, [tf.cast(tf.stack(masks), new.mask.dtype)])
+        return found
 
     def assign_layer(self, name: str, values: Sequence[tf.Tensor]) -> None:
         """Sets the weights (S, *shape) of the template's layer `name`, trainable ones first."""
@@ -238,10 +289,10 @@ class StackedDecoder(keras.Model):
 
 def _stateless(layer: keras.Layer, weights: Values, value: tf.Tensor, training: bool) -> tuple[tf.Tensor, Values]:
     """Returns what the layer gives with `weights`, trainable ones first, and its other weights after the call."""
-    if not layer.weights:
-        return layer(value), []
-    num = len(layer.trainable_variables)
     options = {"training": training} if layer._call_has_training_arg else {}
+    if not layer.weights:
+        return layer(value, **options), []
+    num = len(layer.trainable_variables)
     return layer.stateless_call(weights[:num], weights[num:], value, **options)
 
 
