@@ -52,12 +52,14 @@ def adam(
         gradient = tape.gradient(loss, weights)
         return value, tf.where(tf.math.is_finite(gradient), gradient, 0.0)
 
-    def body(step, weights, first, second, best, best_weights, mark, mark_step, done, taken, trace):
+    def body(step, weights, first, second, best, best_weights, mark, mark_step, done, taken, finite, trace):
         value, gradient = evaluate(weights, step)
+        finite = tf.where(step == 0, tf.math.is_finite(value), finite)
+        best = tf.where(step == 0, value, best)
+        done |= ~finite
         better = (value < best) & ~done
         best = tf.where(better, value, best)
         best_weights = tf.where(better[:, None, None], weights, best_weights)
-        trace = trace.write(step, best)
         # Progress is counted from the last step that brought enough of it.
         moved = best < mark * (1.0 - tolerance)
         mark, mark_step = tf.where(moved, best, mark), tf.where(moved, step, mark_step)
@@ -70,18 +72,17 @@ def adam(
         decay = 0.5 * (1.0 + tf.cos(math.pi * tf.cast(step, weights.dtype) / steps)) if cosine else 1.0
         moves = (rates * decay * unbiased)[:, None, None] * first / (tf.sqrt(second) + EPSILON)
         weights = tf.where(done[:, None, None], weights, weights - moves)
-        return step + 1, weights, first, second, best, best_weights, mark, mark_step, done, taken, trace
+        trace = trace.write(step, best)
+        return step + 1, weights, first, second, best, best_weights, mark, mark_step, done, taken, finite, trace
 
-    value, _ = evaluate(start, tf.constant(0))
-    count = tf.shape(start)[0]
-    zeros, none = tf.zeros_like(start), tf.zeros((count,), tf.int32)
-    trace = tf.TensorArray(start.dtype, steps + 1, element_shape=value.shape)
-    state = (tf.constant(0), start, zeros, zeros, value, start, value, none, ~tf.math.is_finite(value), none, trace)
+    zeros, none = tf.zeros_like(start), tf.zeros(tf.shape(start)[:1], tf.int32)
+    energy = tf.fill(tf.shape(start)[:1], tf.constant(math.inf, start.dtype))
+    trace = tf.TensorArray(start.dtype, steps + 1, element_shape=(start.shape[0],))
+    state = (tf.constant(0), start, zeros, zeros, energy, start, energy, none, none > 0, none, none > 0, trace)
     state = tf.while_loop(
         lambda step, *rest: (step <= steps) & ~tf.reduce_all(rest[7]), body, state, parallel_iterations=1)  # fmt: skip
-    step, best, best_weights, done, taken, trace = (state[i] for i in (0, 4, 5, 8, 9, 10))
-    finite = tf.math.is_finite(value)
-    return Found(best_weights, best, taken, done & finite, _filled(trace.stack(), step))
+    step, best, best_weights, done, taken, finite, trace = (state[i] for i in (0, 4, 5, 8, 9, 10, 11))
+    return Found(best_weights, best, taken, done & finite, filled(trace.stack(), step))
 
 
 def lbfgs(value: Energy, start: tf.Tensor, energy: tf.Tensor, steps: int, tolerance: float) -> Found:
@@ -105,7 +106,7 @@ def lbfgs(value: Energy, start: tf.Tensor, energy: tf.Tensor, steps: int, tolera
     return Found(weights, best, taken, found.converged & tf.math.is_finite(best), tf.stack([energy, best]))
 
 
-def _filled(trace: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+def filled(trace: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
     """Returns a trace (K, B) whose rows from `steps` on, which were never written, repeat the last one."""
     rows = tf.minimum(tf.range(tf.shape(trace)[0]), steps - 1)
     return tf.gather(trace, rows)

@@ -4,9 +4,11 @@ With few latents the derivatives of the features along a curve cost d forward pr
 dozen unknowns, so that a dozen damped steps (Levenberg-Marquardt) take the place of hundreds of gradient steps.
 """
 
+import math
+
 import tensorflow as tf
 
-from pae_zoo.geometry.descent import Found
+from pae_zoo.geometry.descent import Found, filled
 from pae_zoo.geometry.energies import Weights
 from pae_zoo.geometry.manifold import Embedded
 
@@ -25,47 +27,50 @@ def minimise(
       tolerance: a curve has converged when a step lowered its energy by less than this share, or when no step lowers
         it however small.
     """
-    shape = tf.shape(start)
+    shape, size = tf.shape(start), start.shape[1] * start.shape[2]
 
-    def system(weights):
-        return _system(manifold, line + tf.einsum("tm,bmd->btd", basis, weights), basis, by)
-
-    def body(step, weights, energy, gradient, curvature, damping, done, converged, taken, trace):
-        diagonal = tf.linalg.diag_part(curvature)
-        scale = tf.maximum(diagonal, 1e-6 * tf.reduce_max(diagonal, axis=-1, keepdims=True)) + 1e-30
-        # Scaled to a unit diagonal before the damping, so that float32 is enough.
-        root = tf.math.rsqrt(scale)
-        scaled = curvature * root[:, :, None] * root[:, None, :]
-        damped = tf.linalg.set_diag(scaled, tf.linalg.diag_part(scaled) + damping[:, None] + 1e-6)
-        safe = tf.where(done[:, None, None], tf.eye(damped.shape[-1], dtype=damped.dtype), damped)
-        move = -root * tf.linalg.cholesky_solve(tf.linalg.cholesky(safe), (root * gradient)[..., None])[..., 0]
-        trial = weights + tf.reshape(move, shape)
-        new_energy, new_gradient, new_curvature = system(trial)
-        better = (new_energy < energy) & ~done
-        gain = (energy - new_energy) / tf.maximum(energy, 1e-30)
+    def body(step, trial, weights, energy, gradient, curvature, damping, done, converged, taken, trace):
+        found = _system(manifold, line + tf.einsum("tm,bmd->btd", basis, trial), basis, by)
+        # A first energy that is no number, or 0, leaves nothing to do.
+        first = step == 0
+        better = (found[0] < energy) & ~done
+        gain = (energy - found[0]) / tf.maximum(energy, 1e-30)
         ended = (better & (gain < tolerance)) | (~better & (damping >= MOST))
-        taken = tf.where(done, taken, step + 1)
-        converged |= ended & ~done
-        pick = lambda new, old: tf.where(tf.reshape(better, [-1] + [1] * (new.shape.rank - 1)), new, old)  # noqa: E731
-        weights, energy = pick(trial, weights), pick(new_energy, energy)
-        gradient, curvature = pick(new_gradient, gradient), pick(new_curvature, curvature)
+        ended |= first & ~(tf.math.is_finite(found[0]) & (found[0] > 0))
+        taken = tf.where(done, taken, step)
+        converged |= ended & ~done & tf.math.is_finite(found[0])
+        weights, energy, gradient, curvature = (
+            tf.where(tf.reshape(better | first, [-1] + [1] * (new.shape.rank - 1)), new, old)
+            for new, old in zip((trial, *found), (weights, energy, gradient, curvature)))
         damping = tf.where(better, tf.maximum(damping * FALL, LEAST), damping * RISE)
-        trace = trace.write(step + 1, energy)
-        return step + 1, weights, energy, gradient, curvature, damping, done | ended, converged, taken, trace
+        damping = tf.where(first, tf.fill(shape[:1], tf.constant(FIRST, start.dtype)), damping)
+        done |= ended
+        trial = weights + tf.reshape(_move(gradient, curvature, damping, done), shape)
+        trace = trace.write(step, energy)
+        return step + 1, trial, weights, energy, gradient, curvature, damping, done, converged, taken, trace
 
-    energy, gradient, curvature = system(start)
-    done = ~(tf.math.is_finite(energy) & (energy > 0))
-    still = tf.math.is_finite(energy) & done
     none = tf.zeros(shape[:1], tf.int32)
-    trace = tf.TensorArray(start.dtype, steps + 1, element_shape=energy.shape, clear_after_read=False)
-    trace = trace.write(0, energy)
-    damping = tf.fill(shape[:1], tf.constant(FIRST, start.dtype))
-    state = (tf.constant(0), start, energy, gradient, curvature, damping, done, still, none, trace)
+    energy = tf.fill(shape[:1], tf.constant(math.inf, start.dtype))
+    trace = tf.TensorArray(start.dtype, steps + 1, element_shape=(start.shape[0],))
+    blank = tf.zeros((shape[0], size), start.dtype)
+    state = (tf.constant(0), start, start, energy, blank, tf.zeros((shape[0], size, size), start.dtype), energy,
+             none > 0, none > 0, none, trace)  # fmt: skip
     state = tf.while_loop(
-        lambda step, *rest: (step < steps) & ~tf.reduce_all(rest[5]), body, state, parallel_iterations=1)  # fmt: skip
-    step, weights, energy, converged, taken, trace = (state[i] for i in (0, 1, 2, 7, 8, 9))
-    rows = tf.minimum(tf.range(steps + 1), step)
-    return Found(weights, energy, taken, converged, tf.gather(trace.stack(), rows))
+        lambda step, *rest: (step <= steps) & ~tf.reduce_all(rest[6]), body, state, parallel_iterations=1)  # fmt: skip
+    step, weights, energy, converged, taken, trace = (state[i] for i in (0, 2, 3, 8, 9, 10))
+    return Found(weights, energy, taken, converged, filled(trace.stack(), step))
+
+
+def _move(gradient, curvature, damping, done):
+    """Returns the damped Gauss-Newton step (B, m d) of each curve."""
+    diagonal = tf.linalg.diag_part(curvature)
+    scale = tf.maximum(diagonal, 1e-6 * tf.reduce_max(diagonal, axis=-1, keepdims=True)) + 1e-30
+    # Scaled to a unit diagonal before the damping, so that float32 is enough.
+    root = tf.math.rsqrt(scale)
+    scaled = curvature * root[:, :, None] * root[:, None, :]
+    damped = tf.linalg.set_diag(scaled, tf.linalg.diag_part(scaled) + damping[:, None] + 1e-6)
+    safe = tf.where(done[:, None, None], tf.eye(damped.shape[-1], dtype=damped.dtype), damped)
+    return -root * tf.linalg.cholesky_solve(tf.linalg.cholesky(safe), (root * gradient)[..., None])[..., 0]
 
 
 def _system(manifold, z, basis, by):

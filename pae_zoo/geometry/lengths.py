@@ -110,7 +110,7 @@ def published_length(
 
 
 def safe_sqrt(squares: tf.Tensor) -> tf.Tensor:
-    """Returns the root of squares that may be 0 or, by rounding, below; its gradient at 0 is 0."""
-    positive = squares > 0
+    """Returns the root of squares that may be 0 or, by rounding, below; its gradient at 0 is 0. NaN stays NaN."""
+    positive = ~(squares <= 0)
     return tf.where(positive, tf.sqrt(tf.where(positive, squares, tf.ones_like(squares))), tf.zeros_like(squares))
 

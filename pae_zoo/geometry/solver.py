@@ -35,7 +35,7 @@ class Settings:
       init: "line", "graph" (shortest paths of the graph), "both" (the lower energy of the two), or "random":
         normal weights of std `init_scale` times the distance of the ends.
       method: "gauss_newton" (up to four latents), "adam", or "auto": the first where it can be had.
-      steps: most steps; None is 60 of Gauss-Newton, 500 of Adam.
+      steps: most steps; None is 100 of Gauss-Newton, 500 of Adam.
       learning_rate: of Adam, relative to the latent distance of the ends. cosine: whether it falls to 0.
       tolerance, patience: when a curve has converged; see `descent.adam` and `gauss_newton.minimise`.
       polish: L-BFGS steps after Adam, at most.
@@ -119,7 +119,7 @@ class Solver:
             raise UserError(f"method='gauss_newton' is for decoders of up to {UNROLLED} latents; this is a "
                             f"{type(manifold).__name__} of {manifold.latent_dim}. Take method='adam'.")
         self.uses_gauss_newton = small and settings.method != "adam" and settings.energy != "sampled"
-        self.steps = settings.steps or (60 if self.uses_gauss_newton else 500)
+        self.steps = settings.steps or (100 if self.uses_gauss_newton else 500)
         self.family = curves_lib.FAMILIES[settings.curve](settings.num_pieces)
         self.times = np.linspace(0.0, 1.0, settings.num_points)
         self.lengths = Lengths(manifold, settings.length_points, settings.memory_mib, settings.jit_compile)
@@ -215,10 +215,9 @@ class Solver:
         def value(weights):
             return energies.weighted(self._target.segments(points(weights)), by)
 
-        initial = value(weights)
         if not steps:
-            finite, none = tf.math.is_finite(initial), tf.zeros_like(numbers)
-            return weights, initial, initial, none, finite & False, initial[None]
+            initial, none = value(weights), tf.zeros_like(numbers)
+            return weights, initial, initial, none, none > 0, initial[None]
         if self.uses_gauss_newton:
             found = gauss_newton.minimise(self._target, line, basis, by, weights, steps, settings.tolerance)
         else:
@@ -235,7 +234,7 @@ class Solver:
                 trace = tf.concat([found.trace, last.trace[1:]], axis=0)
                 found = descent.Found(last.weights, last.energy, found.steps + last.steps,
                                       found.converged | last.converged, trace)  # fmt: skip
-        return found.weights, initial, found.energy, found.steps, found.converged, found.trace
+        return found.weights, found.trace[0], found.energy, found.steps, found.converged, found.trace
 
 
 def solve_geodesics(
