@@ -111,6 +111,6 @@ def published_length(
 
 def safe_sqrt(squares: tf.Tensor) -> tf.Tensor:
     """Returns the root of squares that may be 0 or, by rounding, below; its gradient at 0 is 0. NaN stays NaN."""
-    positive = ~(squares <= 0)
-    return tf.where(positive, tf.sqrt(tf.where(positive, squares, tf.ones_like(squares))), tf.zeros_like(squares))
-
+    # Not the other way round: "not above 0" would let NaN pass for 0.
+    zero = squares <= 0
+    return tf.where(zero, tf.zeros_like(squares), tf.sqrt(tf.where(zero, tf.ones_like(squares), squares)))

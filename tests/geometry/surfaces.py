@@ -121,4 +121,5 @@ def ring(steps: int = 3000, seed: int = 0):
 
 def solver(decoder, latent_dim=None, graph=None, jit_compile=False, **settings):
     """Returns a solver on the manifold of a decoder."""
-    return geometry.Solver(geometry.as_manifold(decoder, latent_dim), geometry.Settings(jit_compile=jit_compile, **settings), graph)
+    settings = geometry.Settings(jit_compile=jit_compile, **settings)
+    return geometry.Solver(geometry.as_manifold(decoder, latent_dim), settings, graph)

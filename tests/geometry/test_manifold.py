@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import surfaces
+import tensorflow as tf
 
 from pae_zoo import geometry
 from pae_zoo.errors import UserError
@@ -77,7 +77,7 @@ def test_metric_of_mean_and_std_has_both():
 def test_drawn_pairs_of_members_give_the_decorrelated_segment():
     pair = tf.constant([[[0.1, 0.2], [0.5, -0.4]]], tf.float32)
     found = geometry.as_manifold(NETWORK, 2).segments(pair)
-    wanted = float((found.mean[0, 0] + found.variance[0, 0] + found.variance[0, 1]))
+    wanted = float(found.mean[0, 0] + found.variance[0, 0] + found.variance[0, 1])
     first, last = (NETWORK.mean_and_members(pair[:, k])[1][:, 0].numpy() for k in (0, 1))
     table = np.sum((first[:, None] - last[None]) ** 2, axis=-1)
     assert table.mean() == pytest.approx(wanted, rel=1e-5)

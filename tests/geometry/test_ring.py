@@ -38,7 +38,8 @@ def test_coupled_geodesics_cross_the_hole_and_decorrelated_ones_do_not(ring):
 
 def test_a_fixed_reference_makes_the_energy_free_of_the_resolution(ring):
     decoder, start, end, _ = ring
-    lengths = [surfaces.solver(decoder, 2, num_points=num).solve(start, end).lengths["rms"].mean() for num in (33, 65, 129)]
+    lengths = [surfaces.solver(decoder, 2, num_points=num).solve(start, end).lengths["rms"].mean()
+               for num in (33, 65, 129)]  # fmt: skip
     assert max(lengths) <= 1.02 * min(lengths)
 
 

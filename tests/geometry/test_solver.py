@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import surfaces
+import tensorflow as tf
 
 from pae_zoo import geometry
 from pae_zoo.errors import UserError
