@@ -36,12 +36,13 @@ def main(argv: list[str]) -> int:
     for run in runs:  # every mistake is told before the first number is computed
         run.read_hparams()
     launch.set_device(options.device)
-    for run in runs:
-        _evaluate(run, options, given)
+    names = [name for run in runs for name in _evaluate(run, options, given)]
     if len(runs) > 1:
         summary = report.over_runs([run.read_metrics() for run in runs])
         print(f"mean and standard deviation over {len(runs)} runs, of all that their metrics.json hold:")
         print("\n".join(f"  {key:42} {value}" for key, value in summary.items()))
+    for line in evaluation.over_runs(names, runs, options):
+        print(line, flush=True)
     return 0
 
 
@@ -58,7 +59,8 @@ def workdirs(options: Flags) -> list[str]:
     return found
 
 
-def _evaluate(run: Run, options: Flags, given: set[str]) -> None:
+def _evaluate(run: Run, options: Flags, given: set[str]) -> tuple[str, ...]:
+    """Evaluates one run and returns the names of its tasks."""
     hparams = run.read_hparams()
     changed = {name: getattr(options, name) for name in given if hasattr(hparams, name) and name != "workdir"}
     hparams = dataclasses.replace(hparams, **{**changed, "workdir": str(run.workdir)})
@@ -71,7 +73,8 @@ def _evaluate(run: Run, options: Flags, given: set[str]) -> None:
     values = evaluation.evaluate(context, names)
     run.merge_metrics(values)
     print(f"{run.workdir}:")
-    print("\n".join(report.lines(values) + report.pictures(context.figures)))
+    print("\n".join(report.lines(values) + report.pictures(context.figures)), flush=True)
+    return names
 
 
 if __name__ == "__main__":

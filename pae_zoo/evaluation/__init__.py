@@ -1,14 +1,15 @@
 """Evaluation of a trained model: a task is a module here that has a `run(context)`; no list names them.
 
 A task yields (key, value) pairs for metrics.json and saves its figures through the context. What a model
-cannot do is reported as "unsupported", together with the sentence that the model gives for it.
+cannot do is reported as "unsupported", together with the sentence that the model gives for it. A module that also
+has `over_runs(runs, options)` compares many runs after the task was done for each, and yields lines to print.
 """
 
 import difflib
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Union
 
 from pae_zoo.errors import UserError
@@ -19,7 +20,7 @@ from pae_zoo.evaluation.imputing import parse as check_masks
 from pae_zoo.evaluation.ood import check_names
 from pae_zoo.evaluation.restoration import check_mask
 
-__all__ = ["UNSUPPORTED", "Context", "check", "check_tasks", "describe", "evaluate", "tasks"]
+__all__ = ["UNSUPPORTED", "Context", "check", "check_tasks", "describe", "evaluate", "over_runs", "tasks"]
 
 Value = Union[float, str]
 
@@ -57,6 +58,17 @@ def check_tasks(names: Sequence[str]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise UserError(f"Unknown task {name!r}.{hint} Tasks are: {', '.join(known)}.")
+
+
+def over_runs(names: Sequence[str], runs: Sequence, options) -> Iterator[str]:
+    """Yields what the tasks `names` find by comparing `runs`, each of which they were done for, as lines to print.
+
+    runs: work directories, with `.workdir`. options: the flags. Raises UserError for runs that do not compare.
+    """
+    for name in dict.fromkeys(names):
+        compare = getattr(importlib.import_module(f"{__name__}.{name}"), "over_runs", None)
+        if compare is not None:
+            yield from compare(runs, options)
 
 
 def evaluate(context: Context, names: Sequence[str]) -> dict[str, Value]:

@@ -84,13 +84,13 @@ def describe(values: np.ndarray, reference: Optional[np.ndarray] = None) -> dict
 
 
 class PairedTest(NamedTuple):
-    """A one-sided paired t-test: mean difference, t, p under "the first is less", df and how often it is less."""
+    """A one-sided paired t-test: mean difference, t, p under "the first is less", df, in how many pairs it is lower."""
 
     difference: float
     t: float
     p: float
     df: int
-    less: int
+    lower: int
     pairs: int
 
 

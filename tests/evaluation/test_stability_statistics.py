@@ -75,7 +75,7 @@ def test_paired_test_by_hand():
     found = statistics.paired_test(first, second)
     difference = first - second
     t = difference.mean() / (difference.std(ddof=1) / 2)
-    assert found.t == pytest.approx(t) and found.df == 3 and (found.less, found.pairs) == (3, 4)
+    assert found.t == pytest.approx(t) and found.df == 3 and (found.lower, found.pairs) == (3, 4)
     assert found.p == pytest.approx(stats.t.cdf(t, 3))
     assert found.difference == pytest.approx(difference.mean())
     assert statistics.paired_test(second, first).p == pytest.approx(1 - found.p)
