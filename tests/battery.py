@@ -48,6 +48,8 @@ ROWS = {
     "bbb_ae": Row("bbb_ae", flags={"test_samples": 4}, offers=BAYESIAN),
     "ensemble_vae": Row("ensemble_vae", flags={"num_members": 3}, offers=(*Row.offers, "grid")),
     "deep_ensemble_ae": Row("deep_ensemble_ae", flags={"num_members": 2, "test_samples": 4}, offers=BAYESIAN),
+    "gp_circle": Row("gp_circle", flags={"num_points": 32, "epochs": 2},
+                     offers=("sample", "prior", "predictive", "grid", "moments")),
     "lae": Row("lae", flags={"test_samples": 4}, offers=BAYESIAN),
     "lae_posthoc": Row("lae_posthoc", flags={"test_samples": 4}, offers=BAYESIAN),
     "mcdropout_ae": Row("mcdropout_ae", flags={"test_samples": 4}, offers=BAYESIAN),

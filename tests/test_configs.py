@@ -11,7 +11,8 @@ from pae_zoo import launch, models
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.cfg"))
 SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "omniglot": (28, 28, 1), "digits": (8, 8, 1),
-          "cifar10": (32, 32, 3), "svhn_cropped": (32, 32, 3), "celeb_a": (64, 64, 3)}
+          "cifar10": (32, 32, 3), "svhn_cropped": (32, 32, 3), "celeb_a": (64, 64, 3),
+          "circle": (2,)}
 ids = [f"{path.parent.name}/{path.stem}" for path in CONFIGS]
 
 
