@@ -120,7 +120,8 @@ def test_half_precision_leaves_codes_and_process_whole(model):
     finally:
         keras.config.set_dtype_policy("float32")
     np.testing.assert_allclose(half.codes(DATA[:9]), model.codes(DATA[:9]), atol=1e-5)
-    np.testing.assert_allclose(half(DATA[:9]), model(DATA[:9]), atol=1e-5)
+    codes = model.codes(DATA[:9])
+    np.testing.assert_allclose(half.decode_mean(codes), model.decode_mean(codes), atol=1e-5)
 
 
 @pytest.mark.parametrize("call, words", [
