@@ -84,7 +84,8 @@ def magnification(
     classes = _scatter(axes, codes, labels, alpha=0.55)
     for outline in ellipses:
         axes.fill(*outline.T, facecolor="#FFFFFF40", edgecolor="white", linewidth=0.9, zorder=4)
-    axes.fill([], [], facecolor="#FFFFFF40", edgecolor="white", label="unit speed (indicatrix)")
+    outlined = dict(facecolor="#FFFFFF40", edgecolor="white")
+    axes.fill([], [], label="indicatrix: unit speed (one scale, cut to its cell)", **outlined)
     _finish(figure, axes, background, codes, title, axis_labels, classes)
     return figure
 
@@ -324,7 +325,7 @@ def _finish(figure, axes, background, codes, title, axis_labels, classes) -> Non
     axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=axis_labels[0], ylabel=axis_labels[1])
     if 0.4 < (top - bottom) / (right - left) < 2.5:
         axes.set_aspect("equal")  # lengths and angles in the latent space are what is compared
-    figure.suptitle(title, fontsize=11)
+    axes.set_title(title, fontsize=11)
     handles, names = axes.get_legend_handles_labels()
     legend = figure.legend(handles, names, loc="outside lower center", ncols=min(7, max(len(names), 1)), fontsize=9,
                            facecolor="0.25", labelcolor="white", framealpha=1.0, markerscale=2.0)  # fmt: skip

@@ -77,7 +77,8 @@ def snapshot(context: Context, pairs: np.ndarray, names: tuple[str, ...]) -> dic
     repetitions of one experiment have in common.
     """
     options = context.hparams
-    flags = ("pair_seed", "geodesic_points", "geodesic_steps", "geodesic_init", "stability_published")
+    flags = ("pair_seed", "geodesic_points", "geodesic_reference", "geodesic_steps", "geodesic_init",
+             "stability_published")  # fmt: skip
     shared = {name: getattr(options, name) for name in flags}
     shared["data"] = latent_geometry.checksum(context.dataset.test.x[pairs])
     shared["num_pairs"] = len(pairs)

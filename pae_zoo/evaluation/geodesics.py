@@ -21,6 +21,7 @@ SHOWN_CODES = 2000
 STRIPS, STRIP_IMAGES = 3, 11
 # Of the window around the codes: standard deviations to either side of their mean, and the margin beyond curves.
 WINDOW_STDS, MARGIN = 3.0, 0.08
+LIKE_SIDES = 2.5  # as `plotting_geometry` has it
 
 
 class Paths(NamedTuple):
@@ -148,11 +149,17 @@ def _pictures(context: Context, solver: Solver, kind: str, pairs: np.ndarray, co
 
 
 def window(codes: np.ndarray, curves: np.ndarray) -> tuple[float, float, float, float]:
-    """Returns (left, right, bottom, top) around mean +- 3 std of codes (n, 2) and around curves (..., 2)."""
+    """Returns (left, right, bottom, top) around mean +- 3 std of codes (n, 2) and around curves (..., 2).
+
+    It is a square where its sides do not differ much, for one scale of both axes fits then.
+    """
     curves = curves.reshape(-1, 2)
     centre, spread = codes.mean(axis=0), WINDOW_STDS * codes.std(axis=0)
     low = np.minimum(centre - spread, curves.min(axis=0))
     high = np.maximum(centre + spread, curves.max(axis=0))
+    sides = high - low
+    if sides.max() < LIKE_SIDES * sides.min():
+        low, high = low - (sides.max() - sides) / 2, high + (sides.max() - sides) / 2
     margin = MARGIN * np.maximum(high - low, 1e-6)
     (left, bottom), (right, top) = low - margin, high + margin
     return float(left), float(right), float(bottom), float(top)
@@ -204,7 +211,7 @@ def _magnification(context: Context, codes: np.ndarray, curves: np.ndarray) -> N
         return
     shown = context.choose(len(codes), SHOWN_CODES, "geodesics")
     labels = None if context.dataset.test.y is None else latent_geometry.label_names(context, shown)
-    title = f"{context.dataset.name}: magnification and indicatrices, these at one scale and at most as large as a cell"
+    title = f"{context.dataset.name}: magnification factor and indicatrices"
     figure = plotting_geometry.magnification(background, codes[shown], labels, ellipses(context, extent), title,
                                              ("z[0]", "z[1]"))  # fmt: skip
     context.board.figure("magnification", figure)

@@ -71,7 +71,7 @@ def settings(context: Context, kind: str, **changes) -> Settings:
     options = context.hparams
     xla = bool(options.jit_compile) and getattr(context.model, "xla_pays", True)
     values = dict(energy=kind, num_points=int(options.geodesic_points), steps=int(options.geodesic_steps) or None,
-                  init=options.geodesic_init, jit_compile=xla)  # fmt: skip
+                  reference_points=int(options.geodesic_reference), init=options.geodesic_init, jit_compile=xla)
     return Settings(**{**values, **changes})
 
 

@@ -228,8 +228,11 @@ def test_energy_over_square_by_hand():
 
 def test_window_holds_codes_and_curves():
     codes = np.random.default_rng(0).normal(size=(500, 2))
-    left, right, bottom, top = geodesics.window(codes, np.array([[[9.0, 0.0], [0.0, -7.0]]]))
-    assert -4.5 < left < -2.8 and right > 9 and bottom < -7 and 2.8 < top < 4.5
+    left, right, bottom, top = geodesics.window(codes, np.array([[[6.0, 0.0], [0.0, -7.0]]]))
+    assert -5 < left < -2.8 and right > 6 and bottom < -7 and 2.8 < top < 4.5
+    assert right - left == pytest.approx(top - bottom)
+    left, right, bottom, top = geodesics.window(codes * [1.0, 0.1], codes[None] * [1.0, 0.1])
+    assert right - left > 5 * (top - bottom)
 
 
 def test_data_distances_by_hand():
