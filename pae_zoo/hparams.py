@@ -112,7 +112,8 @@ class EvaluationFlags(RestorationFlags):
     geodesic_points: int = option(64, "Points of a curve on which its energy is computed.", low=3, group=EVALUATION,
                                   smoke=16)
     geodesic_reference: int = option(256, "Points R that the decorrelated energy refers to, whatever "
-                                     "--geodesic_points: uncertainty counts in proportion to their square.", low=1, group=EVALUATION)
+                                     "--geodesic_points: uncertainty counts in proportion to their square.", low=1,
+                                     group=EVALUATION)
     geodesic_steps: int = option(0, "Most steps of the search for a geodesic (0: as the solver has it: "
                                  "Gauss-Newton up to four latents, Adam above).", low=0, group=EVALUATION, smoke=20)
     geodesic_init: str = option(

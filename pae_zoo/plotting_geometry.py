@@ -85,7 +85,7 @@ def magnification(
     for outline in ellipses:
         axes.fill(*outline.T, facecolor="#FFFFFF40", edgecolor="white", linewidth=0.9, zorder=4)
     outlined = dict(facecolor="#FFFFFF40", edgecolor="white")
-    axes.fill([], [], label="indicatrix: unit speed (one scale, cut to its cell)", **outlined)
+    axes.fill([], [], label="unit speed (indicatrix)", **outlined)
     _finish(figure, axes, background, codes, title, axis_labels, classes)
     return figure
 
