@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
@@ -90,7 +91,7 @@ class EnsembleVAE(vae.VAE):
         """Returns E[y|z] of chosen members, (n, *event); `member` is an integer or one for each of z (n, K)."""
         members = self.mean_and_members(z)[1]
         chosen = tf.broadcast_to(tf.cast(member, tf.int32), tf.shape(members)[1:2])
-        return tf.gather(tf.moveaxis(members, 0, 1), chosen, axis=1, batch_dims=1)
+        return tf.gather(keras.ops.moveaxis(members, 0, 1), chosen, axis=1, batch_dims=1)
 
     def decode_grid(self, z, num_samples, seed=None):
         """Returns mean and std over all members of E[y|z] at z (batch, K), whatever number and seed are asked for."""
@@ -228,7 +229,7 @@ class EnsembleVAE(vae.VAE):
             mean, members = self.mean_and_members(z)
             frames = self.to_data(tf.reshape(members, (-1, *self.event_shape)))
             frames = tf.reshape(frames, (self.num_members, -1, *self.event_shape))
-            return {"x": tf.moveaxis(frames, 0, 1), "mean": self.to_data(mean),
+            return {"x": keras.ops.moveaxis(frames, 0, 1), "mean": self.to_data(mean),
                     "std": tf.math.reduce_std(frames, axis=0)}  # fmt: skip
 
         return {"decode_members": (("z",), decode_members)}
