@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pae_zoo import evaluation, hparams, plotting
+from pae_zoo import evaluate as evaluate_launcher
+from pae_zoo import evaluation, hparams, main, plotting
 from pae_zoo.errors import UserError
 from pae_zoo.evaluation import distance_stability, latent_geometry, stability_report, stability_tables
 from pae_zoo.evaluation import stability_statistics as statistics
@@ -78,6 +79,11 @@ def quick(monkeypatch):
 
     monkeypatch.setattr(distance_stability, "_measure", measure)
     return calls
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    monkeypatch.setattr(stability_report, "_pictures", lambda *args: [])
 
 
 def evaluate(context):
@@ -248,7 +254,7 @@ def rewrite(context, change):
     stability_tables.write(path, stability_tables.COLUMNS, table)
 
 
-def test_pairs_without_a_geodesic_are_left_out_of_all_columns(retrained, tmp_path, quick):
+def test_pairs_without_a_geodesic_are_left_out_of_all_columns(retrained, tmp_path, quick, undrawn):
     contexts = [retrained(seed) for seed in range(2)]
     for context in contexts:
         evaluate(context)
@@ -275,7 +281,7 @@ def test_one_run_is_too_few(retrained, quick):
     assert not (context.run.workdir.parent / "distance_stability").exists()
 
 
-def test_runs_without_distances_and_copies_are_left_out(retrained, quick):
+def test_runs_without_distances_and_copies_are_left_out(retrained, quick, undrawn):
     contexts = [retrained(0), retrained(1), retrained(0, name="copy"), retrained(5, name="empty")]
     for context in contexts[:3]:
         evaluate(context)
@@ -285,7 +291,7 @@ def test_runs_without_distances_and_copies_are_left_out(retrained, quick):
     assert "2 of vae" in text
 
 
-def test_groups_are_told_apart_by_their_flags(retrained, quick):
+def test_groups_are_told_apart_by_their_flags(retrained, quick, undrawn):
     contexts = [retrained(seed, name=f"{width}_{seed}", hidden_units=(width,), stability_pairs=3)
                 for width in (8, 16) for seed in range(2)]  # fmt: skip
     for context in contexts:
@@ -326,3 +332,19 @@ def test_the_folder_is_beside_the_runs(tmp_path):
     runs = [stability_report.Measured(tmp_path / path, {}, []) for path in ("a/0", "a/1", "b/0")]
     assert stability_report._folder(runs[:2], "") == tmp_path / "a" / "distance_stability"
     assert stability_report._folder(runs, "") == tmp_path / "distance_stability"
+
+
+# ---- the command ---------------------------------------------------------------------------------------
+
+
+def test_the_command_compares_retrained_models(tmp_path, capsys, undrawn):
+    smoke = ["--smoke", "--nojit_compile", "--latent_dim=2", "--tasks=reconstruction"]
+    for seed in range(2):
+        assert main.main(["--model=vae", f"--seed={seed}", f"--workdir={tmp_path / f'vae_{seed}'}", *smoke]) == 0
+    capsys.readouterr()
+    flags = [f"--workdirs={tmp_path}/vae_*", "--tasks=distance_stability", "--geodesic_init=line",
+             "--stability_unconverged=keep", "--geodesic_steps=3"]  # fmt: skip
+    assert evaluate_launcher.main(flags) == 0
+    out = capsys.readouterr().out
+    assert "distance_stability: 4 pairs, runs: 2 of vae" in out and "vae: mean decoder < vae: Euclidean" in out
+    assert (tmp_path / "distance_stability" / "summary.json").exists()
