@@ -14,7 +14,7 @@ from pae_zoo.evaluation.stability_tables import PUBLISHED, STRAIGHT, Table
 from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.lengths import published_length
 from pae_zoo.geometry.manifold import Ensemble, Manifold, MeanAndStd
-from pae_zoo.geometry.solver import Geodesics, Solver
+from pae_zoo.geometry.solver import Solver
 
 # Pairs after which the table is written: an interrupted run goes on from there.
 CHUNK = 25
@@ -173,9 +173,14 @@ def _fill(context: Context, table: Table, pairs: np.ndarray, names: tuple[str, .
 
 def _measure(context: Context, name: str, path: Path, ends: np.ndarray, first: int) -> dict[str, np.ndarray]:
     """Returns the columns of one path for pairs of latents (B, 2, d), the first of them being number `first`."""
-    lines = path.solver.straight(ends[:, 0], ends[:, 1])
-    found: Geodesics = lines if name == STRAIGHT else path.solver.solve(ends[:, 0], ends[:, 1])
-    none = np.full(len(ends), np.nan)
+    solver, (start, end), none = path.solver, np.swapaxes(ends, 0, 1), np.full(len(ends), np.nan)
+    if name == STRAIGHT:
+        found, energy, line_energy = solver.straight(start, end), none, none
+    else:
+        found = solver.solve(start, end)
+        # A search that starts from the line knows its energy: no further program has to be compiled for it.
+        from_line = solver.settings.init == "line"
+        energy, line_energy = found.energy, found.initial_energy if from_line else solver.straight(start, end).energy
     finite, published = found.finite, none
     if path.published is not None:
         published = _published_length(context, path.published, found.curves, first)
@@ -184,8 +189,8 @@ def _measure(context: Context, name: str, path: Path, ends: np.ndarray, first: i
     return {
         **{length: found.lengths.get(length, none) for length in ("rms", "mean", "expected")},
         "published": published,
-        "energy": none if name == STRAIGHT else found.energy,
-        "line_energy": none if name == STRAIGHT else lines.energy,
+        "energy": energy,
+        "line_energy": line_energy,
         "steps": found.steps,
         "converged": converged.astype(int),
         "finite": finite.astype(int),
