@@ -26,10 +26,12 @@ class Medoids(NamedTuple):
 def run(context: Context) -> Iterator[tuple[str, Any]]:
     """k-medoids of test data on geodesic and on Euclidean distances, with as many clusters as there are classes.
 
-    --cluster_points test data, nearly as many of each class, that --pair_seed chooses. Scores: accuracy under the best
-    matching of clusters and classes, adjusted Rand index, normalised mutual information. Needs labels.
+    --cluster_points test data, nearly as many of each class, that --pair_seed chooses. Distances are lengths of curves
+    of least coupled energy, the shortest under the expected metric, unless --geodesic_energy says otherwise. Scores:
+    accuracy under the best matching of clusters and classes, adjusted Rand index, normalised mutual information. Needs
+    labels.
     """
-    kind = latent_geometry.energy(context)
+    kind = latent_geometry.energy(context, distances=True)
     test = context.dataset.test
     chosen = choose(test.y, int(context.hparams.cluster_points), int(context.hparams.pair_seed), context.dataset.name)
     labels = test.y[chosen]

@@ -56,11 +56,15 @@ def energies_of(manifold: Manifold) -> tuple[str, ...]:
     return ("coupled", "mean") if isinstance(manifold, Embedded) else ("coupled",)
 
 
-def energy(context: Context) -> str:
-    """Returns the energy that --geodesic_energy asks for; raises NotImplementedError where it cannot be had."""
+def energy(context: Context, distances: bool = False) -> str:
+    """Returns the energy that --geodesic_energy asks for; raises NotImplementedError where it cannot be had.
+
+    distances: whether "auto" is to give the energy whose minimisers are shortest under the expected metric, which those
+    of the decorrelated energy are not.
+    """
     asked, offered = context.hparams.geodesic_energy, space(context).energies
     if asked == "auto":
-        return offered[0]
+        return "coupled" if distances and "coupled" in offered else offered[0]
     if asked == "mean" and offered == ("coupled",):
         raise NotImplementedError("This geometry has no mean of its own: take --geodesic_energy=coupled.")
     return asked

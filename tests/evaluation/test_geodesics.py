@@ -172,6 +172,12 @@ def test_energy_follows_the_decoder(geometric, kind, members, asked, energy):
     assert latent_geometry.energy(geometric(kind, geodesic_members=members, geodesic_energy=asked)) == energy
 
 
+def test_distances_are_shortest_under_the_expected_metric(geometric):
+    found = [latent_geometry.energy(geometric(kind), distances=True) for kind in ("members", "std", "certain")]
+    assert found == ["coupled", "coupled", "mean"]
+    assert latent_geometry.energy(geometric(geodesic_energy="decorrelated"), distances=True) == "decorrelated"
+
+
 def test_many_latents_are_projected(geometric):
     context = geometric(latent_dim=5, geodesic_init="both", geodesic_pairs=3, geodesic_steps=20)
     found = evaluation.evaluate(context, ["geodesics"])
