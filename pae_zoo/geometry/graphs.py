@@ -11,7 +11,7 @@ from pae_zoo.geometry.latent_graph import LatentGraph, components
 from pae_zoo.geometry.manifold import Manifold
 
 # Nodes to a side of a grid, by its dimensions.
-SIDES = {1: 256, 2: 64, 3: 16}
+SIDES = {1: 256, 2: 48, 3: 16}
 MOST_NODES = 2_000_000
 
 
@@ -22,8 +22,9 @@ class GridGraph(LatentGraph):
 
     Args:
       low, high: corners of the box, (d,).
-      side: nodes along an axis, one number or one for each; None: 256, 64 or 16 for 1, 2 or 3 latents.
+      side: nodes along an axis, one number or one for each; None: 256, 48 or 16 for 1, 2 or 3 latents.
       neighbours: 3^d - 1 (None; 8 in the plane), or 2 d, along the axes alone.
+      points_per_edge: fewer than other graphs take, for the edges are short.
       options: as `LatentGraph`.
 
     Raises UserError for more than three latents, a box without inside, and numbers of neighbours or nodes not allowed.
@@ -32,7 +33,7 @@ class GridGraph(LatentGraph):
     remedy = "Choose a box where the decoder is finite."
 
     def __init__(self, manifold: Manifold, low, high, side: Union[int, Sequence[int], None] = None,
-                 neighbours: Optional[int] = None, **options):
+                 neighbours: Optional[int] = None, points_per_edge: int = 3, **options):
         d = manifold.latent_dim
         if d > 3:
             raise UserError(f"A grid over {d} latents would need too many nodes; grids are for up to 3. Take a "
@@ -55,7 +56,8 @@ class GridGraph(LatentGraph):
                 other = index + offset
                 inside = ((other >= 0) & (other < self.sides)).all(axis=1)
                 edges.append(np.stack([self._row(index[inside]), self._row(other[inside])], axis=1))
-        super().__init__(manifold, self.low + index * self.step, np.concatenate(edges), **options)
+        nodes = self.low + index * self.step
+        super().__init__(manifold, nodes, np.concatenate(edges), points_per_edge=points_per_edge, **options)
 
     @classmethod
     def around(cls, manifold: Manifold, points, margin: float = 0.1, **options) -> "GridGraph":

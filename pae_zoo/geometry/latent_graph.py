@@ -10,7 +10,8 @@ from pae_zoo.geometry.batching import RowMap
 from pae_zoo.geometry.manifold import Manifold
 
 WEIGHTS = ("expected", "decorrelated")
-# What the variance above the least one is raised by, as a share of its mean: no place is free of charge.
+# What the variance above the least one is raised by, as a share of its median: no place is free of charge. On the ring
+# of tests/geometry/surfaces.py paths of a grid have energy 137 with 0.1 % and 1 %, 647 with 10 %; the geodesics 133.
 LEAST_EXCESS = 0.01
 # Share of the cost that is latent length, so that a flat decoder still has a shortest path.
 TIE_BREAK = 1e-6
@@ -33,7 +34,7 @@ class LatentGraph:
       "decorrelated": sum_k sqrt((v_k - v_min + e) E|df_k|^2), v = tr Cov f. For many points, minimisers of the
         decorrelated energy follow geodesics of (v - v_min) J' J, J that of the mean (the conserved quantity |dmu/dt|^2
         - 2 T^2 v is least there). Here the expected metric takes the place of the mean's, which is 0 far from all data,
-        and e is 1 % of the mean of v - v_min over the edges, so that the most certain place is not free. Where v is
+        and e is 1 % of the median of v - v_min over the edges, so that the most certain place is not free. Where v is
         constant it is "expected".
 
     Args:
@@ -65,7 +66,7 @@ class LatentGraph:
             raise UserError(f"The decoder is finite on none of the {len(edges)} edges of the graph. Look at its "
                             "outputs, or choose other nodes.")
         self.least_variance = float(variance[finite].min())
-        self.excess = LEAST_EXCESS * float(np.mean(variance[finite] - self.least_variance))
+        self.excess = LEAST_EXCESS * float(np.median(variance[finite]) - self.least_variance)
         # Differences of rounding are none.
         self._flat = self.excess <= 1e-6 * abs(self.least_variance)
         latent = np.linalg.norm(self.nodes[edges[:, 0]] - self.nodes[edges[:, 1]], axis=1)
