@@ -170,7 +170,8 @@ def variations(columns: Mapping[str, Histogram], places: np.ndarray, title: str)
     figure = new_figure(7.4, 0.9 + 1.15 * len(columns))
     figure.suptitle(title, fontsize=11)
     rows = figure.subplots(len(columns), 1, sharex=True, squeeze=False)[:, 0]
-    edges = np.linspace(low, high, 61)
+    most = max(len(column.values) for column in columns.values())
+    edges = np.linspace(low, high, 61 if most >= 40 else 31)
     for index, (axes, (name, column)) in enumerate(zip(rows, columns.items())):
         colour = COLOURS[index % 7]
         beyond = int((column.values > high).sum())
@@ -182,10 +183,8 @@ def variations(columns: Mapping[str, Histogram], places: np.ndarray, title: str)
             axes.plot(places, column.density, color=colour, linewidth=2.0)
         mean = column.values.mean()
         axes.axvline(min(mean, high), color="black", linewidth=1.0, linestyle="--")
-        text = f"{name}\nmean {mean:.3f}" + (f", {beyond} of {len(column.values)} beyond the axis" if beyond else "")
-        left = mean > 0.5 * high
-        axes.text(0.01 if left else 0.99, 0.92, text, transform=axes.transAxes, ha="left" if left else "right",
-                  va="top", fontsize=9)  # fmt: skip
+        text = f"{name}: mean {mean:.3f}" + (f", {beyond} of {len(column.values)} beyond the axis" if beyond else "")
+        axes.set_title(text, loc="left", fontsize=9, pad=4)
         axes.set_xlim(low, high)
         axes.set_ylim(bottom=0.0)
         axes.tick_params(labelsize=8)

@@ -176,7 +176,8 @@ def _report(context: Context, chosen, codes, distances, results: dict[str, Medoi
         values = scores(names, found.clusters)
         caption = f"accuracy {values['accuracy']:.2f}, adjusted Rand index {values['adjusted_rand']:.2f}"
         where = codes if plane else places(distances[name])
-        panels[f"{name} distance" if plane else f"{name} distance, scaled to a plane"] = Clustering(
+        heading = f"{'Euclidean' if name == 'euclidean' else name} distance" + ("" if plane else ", scaled to a plane")
+        panels[heading] = Clustering(
             where, found.clusters, found.medoids, caption)
     title = f"{context.dataset.name}: k-medoids of {len(chosen)} test data, shown by their labels; medoids are ringed"
     axes = ("z[0]", "z[1]") if plane else ("first axis", "second axis")

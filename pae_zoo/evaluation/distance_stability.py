@@ -32,8 +32,8 @@ class Path(NamedTuple):
 class _RootPrecision:
     """The root of the precision in the place of the std, which is what the published baseline computes with."""
 
-    def __init__(self, decoder: Any):
-        self.mean_and_std = decoder.mean_and_root_precision
+    def __init__(self, source: Any):
+        self.mean_and_std = source.mean_and_root_precision
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
@@ -111,20 +111,21 @@ def _names(context: Context) -> tuple[str, ...]:
     space = latent_geometry.space(context)
     asked = context.hparams.geodesic_energy
     names = space.energies if asked == "auto" else (latent_geometry.energy(context),)
-    if int(context.hparams.stability_published) and _published_manifold(space) is not None:
+    if int(context.hparams.stability_published) and _published_manifold(context) is not None:
         return (*names, STRAIGHT, PUBLISHED)
     return (*names, STRAIGHT)
 
 
-def _published_manifold(space: latent_geometry.Space) -> Optional[Manifold]:
+def _published_manifold(context: Context) -> Optional[Manifold]:
     """Returns the manifold of the published distance, None where none was published for this kind of decoder."""
-    if hasattr(space.decoder, "mean_and_root_precision"):
-        return MeanAndStd(_RootPrecision(space.decoder), space.manifold.latent_dim, space.manifold.dtype)
+    space = latent_geometry.space(context)
+    for source in (space.decoder, context.model):
+        if hasattr(source, "mean_and_root_precision"):
+            return MeanAndStd(_RootPrecision(source), space.manifold.latent_dim, space.manifold.dtype)
     return space.manifold if isinstance(space.manifold, Ensemble) and space.manifold.num_members > 1 else None
 
 
 def _paths(context: Context, names: tuple[str, ...], ends: np.ndarray) -> dict[str, Path]:
-    space = latent_geometry.space(context)
     found = {}
     for name in names:
         if name == STRAIGHT:
@@ -132,7 +133,7 @@ def _paths(context: Context, names: tuple[str, ...], ends: np.ndarray) -> dict[s
         if name != PUBLISHED:
             found[name] = Path(latent_geometry.solver(context, name, ends))
             continue
-        manifold = _published_manifold(space)
+        manifold = _published_manifold(context)
         kind = "decorrelated" if isinstance(manifold, Ensemble) else "coupled"
         # As published the energy has no reference, and the search starts from the straight line.
         options = dict(manifold=manifold, reference_points=None, init="line")
