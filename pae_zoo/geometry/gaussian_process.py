@@ -118,11 +118,14 @@ class GaussianProcess(Manifold):
         return _in_float64(z, self._jacobian)
 
     def metric(self, z):
-        def expected(z):
-            mean, covariance = self._jacobian(z)
-            return tf.matmul(mean, mean, transpose_a=True) + self.num_outputs * covariance
+        return tf.add(*self.metric_parts(z))
 
-        return _in_float64(z, expected)
+    def metric_parts(self, z):
+        def parts(z):
+            mean, covariance = self._jacobian(z)
+            return tf.matmul(mean, mean, transpose_a=True), self.num_outputs * covariance
+
+        return _in_float64(z, parts)
 
     def segments(self, z):
         def parts(z):
