@@ -1,53 +1,108 @@
-"""Gauss-Newton steps for curves: every energy here is a sum of squares of the decoder's features.
+"""Damped Gauss-Newton steps for curves: exact gradients, and the metric as the curvature of the energy.
 
-With few latents the derivatives of the features along a curve cost d forward products a point, and a curve has a few
-dozen unknowns, so that a dozen damped steps (Levenberg-Marquardt) take the place of hundreds of gradient steps.
+Every energy here is a sum of squares of what the decoder makes of a curve, so that its curvature in the coefficients w
+of the curve is, but for second derivatives of the decoder,
+
+    H = 2 int phi' phi'^T (x) (a G_mean + b G_spread) dt + 2 c int phi phi^T (x) G_spread dt,
+
+with the metric along the curve. That is smooth and can be had from a few points of it, by d forward-mode products each;
+a dozen steps with it (Levenberg-Marquardt) take the place of hundreds of gradient steps.
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from pae_zoo.geometry.descent import Found, filled
+from pae_zoo.geometry.curves import Family
+from pae_zoo.geometry.descent import Energy, Found, filled
 from pae_zoo.geometry.energies import Weights
-from pae_zoo.geometry.manifold import Embedded
+from pae_zoo.geometry.manifold import Manifold
 
 # Damping relative to the diagonal: where it starts, how it falls and rises, and where no step is left to try.
-FIRST, FALL, RISE, LEAST, MOST = 1e-3, 0.2, 6.0, 1e-9, 1e7
+FIRST, FALL, RISE, LEAST, MOST = 1e-2, 0.2, 10.0, 1e-9, 1e7
+# Damping below which a step is nearly the one to the minimum of the quadratic model.
+QUIET = 1e-2
+
+
+class Curvature(NamedTuple):
+    """Points of a curve at which the metric is looked at, and what it weighs there.
+
+    times (M,). basis (M, m). stiff, heavy: phi' and phi at the points with the roots of quadrature weights, (M, m).
+    """
+
+    times: np.ndarray
+    basis: np.ndarray
+    stiff: np.ndarray
+    heavy: np.ndarray
+
+
+def curvature(family: Family, num_points: int, energy_points: int) -> Curvature:
+    """Returns where and how the metric enters H: at `num_points` Gauss points, or as many as the functions need."""
+    num_points = max(num_points, family.size + 5)
+    nodes, weights = np.polynomial.legendre.leggauss(num_points)
+    times, weights = (nodes + 1) / 2, weights / 2
+    pieces = energy_points - 1
+    # by.mean |f(z_{k+1}) - f(z_k)|^2 summed over k is by.mean / pieces times the integral of |df/dt|^2.
+    root = np.sqrt(weights)[:, None]
+    return Curvature(times, family.basis(times), root * family.derivative(times) / math.sqrt(pieces),
+                     root * family.basis(times) * math.sqrt(2.0 * pieces))  # fmt: skip
 
 
 def minimise(
-    manifold: Embedded, line: tf.Tensor, basis: tf.Tensor, by: Weights, start: tf.Tensor, steps: int, tolerance: float
+    value: Energy,
+    hessian: Callable[[tf.Tensor], tf.Tensor],
+    start: tf.Tensor,
+    steps: int,
+    tolerance: float,
+    refresh: int = 1,
 ) -> Found:
-    """Minimises the energies of B curves z = line + basis w by damped Gauss-Newton steps, each curve by itself.
+    """Minimises the energies of B curves by damped Gauss-Newton steps, each curve by itself.
 
     Args:
-      line: the straight lines at T times, (B, T, d). basis: (T, m). by: the energy's weights.
-      start: the first w, (B, m, d).
-      tolerance: a curve has converged when a step lowered its energy by less than this share, or when no step lowers
-        it however small.
+      value: weights (B, m, d) -> energies (B,). hessian: weights -> H (B, m d, m d).
+      start: the first weights, (B, m, d).
+      tolerance: a curve has converged when a step lowered its energy by less than this share, when the quadratic model
+        promises no more than that, or when no step lowers it however small.
+      refresh: H is computed anew every so many steps.
     """
     shape, size = tf.shape(start), start.shape[1] * start.shape[2]
 
-    def body(step, trial, weights, energy, gradient, curvature, damping, done, converged, taken, trace):
-        found = _system(manifold, line + tf.einsum("tm,bmd->btd", basis, trial), basis, by)
-        # A first energy that is no number, or 0, leaves nothing to do.
+    def evaluate(weights):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            energy = value(weights)
+        return energy, tf.reshape(tape.gradient(energy, weights), (-1, size))
+
+    def body(step, trial, weights, energy, gradient, metric, damping, done, converged, taken, trace):
+        found, slope = evaluate(trial)
         first = step == 0
-        better = (found[0] < energy) & ~done
-        gain = (energy - found[0]) / tf.maximum(energy, 1e-30)
+        better = (found < energy) & ~done
+        gain = (energy - found) / tf.maximum(energy, 1e-30)
         ended = (better & (gain < tolerance)) | (~better & (damping >= MOST))
-        ended |= first & ~(tf.math.is_finite(found[0]) & (found[0] > 0))
+        # A first energy that is no number, or 0, leaves nothing to do.
+        ended |= first & ~(tf.math.is_finite(found) & (found > 0))
         taken = tf.where(done, taken, step)
-        converged |= ended & ~done & tf.math.is_finite(found[0])
-        weights, energy, gradient, curvature = (
-            tf.where(tf.reshape(better | first, [-1] + [1] * (new.shape.rank - 1)), new, old)
-            for new, old in zip((trial, *found), (weights, energy, gradient, curvature)))
+        converged |= ended & ~done & tf.math.is_finite(found)
+        take = better | first
+        weights, gradient = tf.where(take[:, None, None], trial, weights), tf.where(take[:, None], slope, gradient)
+        energy = tf.where(take, found, energy)
         damping = tf.where(better, tf.maximum(damping * FALL, LEAST), damping * RISE)
         damping = tf.where(first, tf.fill(shape[:1], tf.constant(FIRST, start.dtype)), damping)
-        done |= ended
-        trial = weights + tf.reshape(_move(gradient, curvature, damping, done), shape)
+        if refresh == 1:
+            metric = hessian(weights)
+        else:
+            metric = tf.cond(step % refresh == 0, lambda: hessian(weights), lambda: metric)
+        move, promise = _move(gradient, metric, damping, done | ended)
+        # Where a nearly undamped step promises nothing, the curve is there; rounding would refuse the step anyway.
+        there = ~(done | ended) & (damping <= QUIET) & (promise < tolerance * energy)
+        converged |= there
+        done |= ended | there
+        trial = weights + tf.reshape(tf.where(done[:, None], tf.zeros_like(move), move), shape)
         trace = trace.write(step, energy)
-        return step + 1, trial, weights, energy, gradient, curvature, damping, done, converged, taken, trace
+        return step + 1, trial, weights, energy, gradient, metric, damping, done, converged, taken, trace
 
     none = tf.zeros(shape[:1], tf.int32)
     energy = tf.fill(shape[:1], tf.constant(math.inf, start.dtype))
@@ -61,73 +116,28 @@ def minimise(
     return Found(weights, energy, taken, converged, filled(trace.stack(), step))
 
 
-def _move(gradient, curvature, damping, done):
-    """Returns the damped Gauss-Newton step (B, m d) of each curve."""
-    diagonal = tf.linalg.diag_part(curvature)
+def hessian(manifold: Manifold, points: tf.Tensor, where: Curvature, by: Weights) -> tf.Tensor:
+    """Returns H (B, m d, m d) of curves whose points at `where.times` are given, (B, M, d)."""
+    mean, spread = manifold.metric_parts(points)
+    dtype, size = points.dtype, where.basis.shape[1] * points.shape[-1]
+    stiff, heavy = tf.constant(where.stiff, dtype), tf.constant(where.heavy, dtype)
+    along = by.mean * mean if spread is None else by.mean * mean + by.spread * spread
+    found = 2.0 * tf.einsum("tm,tn,btij->bminj", stiff, stiff, along)
+    if spread is not None and by.point:
+        found += 2.0 * by.point * tf.einsum("tm,tn,btij->bminj", heavy, heavy, spread)
+    return tf.reshape(found, (-1, size, size))
+
+
+def _move(gradient, metric, damping, done):
+    """Returns the damped Gauss-Newton step (B, m d) of each curve, and the fall of its energy that it promises (B,)."""
+    diagonal = tf.linalg.diag_part(metric)
     scale = tf.maximum(diagonal, 1e-6 * tf.reduce_max(diagonal, axis=-1, keepdims=True)) + 1e-30
     # Scaled to a unit diagonal before the damping, so that float32 is enough.
     root = tf.math.rsqrt(scale)
-    scaled = curvature * root[:, :, None] * root[:, None, :]
+    scaled = metric * root[:, :, None] * root[:, None, :]
     damped = tf.linalg.set_diag(scaled, tf.linalg.diag_part(scaled) + damping[:, None] + 1e-6)
-    safe = tf.where(done[:, None, None], tf.eye(damped.shape[-1], dtype=damped.dtype), damped)
-    return -root * tf.linalg.cholesky_solve(tf.linalg.cholesky(safe), (root * gradient)[..., None])[..., 0]
-
-
-def _system(manifold, z, basis, by):
-    """Returns energies (B,), their gradients (B, m d) and Gauss-Newton matrices (B, m d, m d) of curves z (B, T, d)."""
-    size, points, d = tf.shape(z)[0], z.shape[1], z.shape[2]
-    flat = tf.reshape(z, (-1, d))
-    (mean, spread), (mean_slopes, spread_slopes) = manifold.derivatives(flat)
-    curve = lambda part: tf.reshape(part, (*part.shape[:-2], size, points, part.shape[-1]))  # noqa: E731
-    inner = tf.constant([1.0] + [2.0] * (points - 2) + [1.0], z.dtype)
-    energy, slope, own, next_ = _terms(curve(mean), _columns(curve(mean_slopes), d), by.mean, inner, 0.0)
-    if spread is not None and (by.spread or by.point):
-        found = _terms(curve(spread), _columns(curve(spread_slopes), d), by.spread, inner, by.point)
-        energy, slope, own, next_ = (a + b for a, b in zip((energy, slope, own, next_), found))
-    gradient = tf.einsum("tm,bti->bmi", basis, slope)
-    curvature = tf.einsum("tm,tn,btij->bminj", basis, basis, own)
-    across = tf.einsum("tm,tn,btij->bminj", basis[:-1], basis[1:], next_)
-    curvature += across + tf.transpose(across, (0, 3, 4, 1, 2))
-    unknowns = basis.shape[1] * d
-    return energy, tf.reshape(gradient, (size, unknowns)), tf.reshape(curvature, (size, unknowns, unknowns))
-
-
-def _columns(slopes, d):
-    return [slopes[i] for i in range(d)]
-
-
-def _dot(a, b):
-    """Returns the inner products of features (..., B, T, P), (q, B, T, P) included: (B, T)."""
-    product = tf.reduce_sum(a * b, axis=-1)
-    return tf.reduce_sum(product, axis=0) if product.shape.rank == 3 else product
-
-
-def _terms(value, columns, along, inner, point):
-    """Returns energy (B,), gradient (B, T, d), blocks (B, T, d, d) and (B, T - 1, d, d) of one sort of features.
-
-    The energy is along * sum_k |value_{k+1} - value_k|^2 + point * sum_k inner_k |value_k|^2.
-    """
-    d = len(columns)
-    zero = tf.zeros_like(_dot(columns[0], columns[0]))
-    energy, slope = tf.zeros_like(zero[:, 0]), [zero] * d
-    weight = (along + point) * inner
-    own = {(i, j): 2.0 * weight * _dot(columns[i], columns[j]) for i in range(d) for j in range(i, d)}
-    next_ = {(i, j): zero[:, 1:] for i in range(d) for j in range(d)}
-    if point:
-        energy += point * tf.reduce_sum(inner * _dot(value, value), axis=-1)
-        slope = [2.0 * point * inner * _dot(column, value) for column in columns]
-    if along:
-        steps = value[..., 1:, :] - value[..., :-1, :]
-        energy += along * tf.reduce_sum(_dot(steps, steps), axis=-1)
-        for i, column in enumerate(columns):
-            before = tf.pad(_dot(column[..., 1:, :], steps), [[0, 0], [1, 0]])
-            after = tf.pad(_dot(column[..., :-1, :], steps), [[0, 0], [0, 1]])
-            slope[i] += 2.0 * along * (before - after)
-            for j in range(d):
-                next_[i, j] = -2.0 * along * _dot(column[..., :-1, :], columns[j][..., 1:, :])
-
-    def blocks(entry):
-        return tf.stack([tf.stack([entry(i, j) for j in range(d)], axis=-1) for i in range(d)], axis=-2)
-
-    own_blocks = blocks(lambda i, j: own[min(i, j), max(i, j)])
-    return energy, tf.stack(slope, axis=-1), own_blocks, blocks(lambda i, j: next_[i, j])
+    usable = tf.reduce_all(tf.math.is_finite(damped), axis=(1, 2)) & ~done
+    safe = tf.where(usable[:, None, None], damped, tf.eye(damped.shape[-1], dtype=damped.dtype))
+    slope = tf.where(usable[:, None], root * gradient, 0.0)
+    move = tf.linalg.cholesky_solve(tf.linalg.cholesky(safe), slope[..., None])[..., 0]
+    return -root * move, 0.5 * tf.reduce_sum(slope * move, axis=-1)

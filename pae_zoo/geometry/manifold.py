@@ -50,6 +50,10 @@ class Manifold:
         """Returns the expected metric E[G] = E[J' J] at z (..., d), shape (..., d, d)."""
         raise NotImplementedError
 
+    def metric_parts(self, z: tf.Tensor) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
+        """Returns the metric of the mean and what the spread about it adds (None: nothing), each (..., d, d)."""
+        return self.metric(z), None
+
     def mean(self, z: tf.Tensor) -> tf.Tensor:
         """Returns the decoder's mean at z (..., d), flat: (..., P)."""
         raise NotImplementedError(f"{type(self).__name__} has a metric and no decoder.")
@@ -110,12 +114,15 @@ class Embedded(Manifold):
         return values, tf.map_fn(product, tf.eye(size, dtype=z.dtype), fn_output_signature=signature)
 
     def metric(self, z):
+        mean, spread = self.metric_parts(z)
+        return mean if spread is None else mean + spread
+
+    def metric_parts(self, z):
         flat, lead = _flatten(z)
+        shape = (*lead, self.latent_dim, self.latent_dim)
         _, (mean, spread) = self.derivatives(flat)
-        found = tf.einsum("inp,jnp->nij", mean, mean)
-        if spread is not None:
-            found += tf.einsum("iqnp,jqnp->nij", spread, spread)
-        return tf.reshape(found, (*lead, self.latent_dim, self.latent_dim))
+        found = tf.reshape(_products(mean[:, None]), shape)
+        return found, None if spread is None else tf.reshape(_products(spread), shape)
 
     def mean(self, z):
         flat, lead = _flatten(z)
@@ -290,6 +297,16 @@ def _flatten(z: tf.Tensor) -> tuple[tf.Tensor, list]:
     z = tf.convert_to_tensor(z)
     lead = [size if size is not None else tf.shape(z)[axis] for axis, size in enumerate(z.shape[:-1])]
     return tf.reshape(z, (-1, z.shape[-1])), lead
+
+
+def _products(slopes: tf.Tensor) -> tf.Tensor:
+    """Returns sum over q and p of slopes_i slopes_j for slopes (d, q, n, p): (n, d, d)."""
+    d = slopes.shape[0]
+    if d > UNROLLED:
+        return tf.einsum("iqnp,jqnp->nij", slopes, slopes)
+    table = {(i, j): tf.reduce_sum(slopes[i] * slopes[j], axis=(0, -1)) for i in range(d) for j in range(i, d)}
+    rows = [tf.stack([table[min(i, j), max(i, j)] for j in range(d)], axis=-1) for i in range(d)]
+    return tf.stack(rows, axis=-2)
 
 
 def _differences(values: tf.Tensor) -> tf.Tensor:

@@ -17,6 +17,8 @@ from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.lengths import NUM_POINTS, Lengths
 from pae_zoo.geometry.manifold import UNROLLED, Embedded, Manifold, MeanAlone, as_manifold
 
+# Latents from which on a metric costs more than the steps that it saves.
+MANY = 64
 METHODS = ("auto", "gauss_newton", "adam")
 INITS = ("line", "graph", "both", "random")
 
@@ -34,11 +36,13 @@ class Settings:
       curve, num_pieces: "spline" or "polyline", and its pieces.
       init: "line", "graph" (shortest paths of the graph), "both" (the lower energy of the two), or "random":
         normal weights of std `init_scale` times the distance of the ends.
-      method: "gauss_newton" (up to four latents), "adam", or "auto": the first where it can be had.
+      method: "gauss_newton", "adam", or "auto": the first up to 64 latents, whose metric costs d forward products.
       steps: most steps; None is 100 of Gauss-Newton, 500 of Adam.
       learning_rate: of Adam, relative to the latent distance of the ends. cosine: whether it falls to 0.
       tolerance, patience: when a curve has converged; see `descent.adam` and `gauss_newton.minimise`.
       polish: L-BFGS steps after Adam, at most.
+      curvature_points, refresh: of Gauss-Newton: points of a curve at which the metric is looked at, and, with more
+        than four latents, steps after which it is looked at anew.
       length_points: N, points of a curve on which lengths are computed.
       memory_mib: memory that a batch of curves may need.
       jit_compile: whether XLA compiles the program; convolutions on a CPU are faster without.
@@ -62,6 +66,8 @@ class Settings:
     tolerance: float = 1e-6
     patience: int = 50
     polish: int = 0
+    curvature_points: int = 16
+    refresh: int = 4
     length_points: int = NUM_POINTS
     memory_mib: float = 512
     jit_compile: bool = True
@@ -114,17 +120,14 @@ class Solver:
         self.manifold, self.settings, self.graph = manifold, settings, graph
         if settings.init in ("graph", "both") and graph is None:
             raise UserError(f"init={settings.init!r} needs a graph: give a GridGraph or a KNNGraph.")
-        small = isinstance(manifold, Embedded) and manifold.latent_dim <= UNROLLED
-        if settings.method == "gauss_newton" and not small:
-            raise UserError(f"method='gauss_newton' is for decoders of up to {UNROLLED} latents; this is a "
-                            f"{type(manifold).__name__} of {manifold.latent_dim}. Take method='adam'.")
-        self.uses_gauss_newton = small and settings.method != "adam" and settings.energy != "sampled"
+        self.uses_gauss_newton = settings.energy != "sampled" and (
+            settings.method == "gauss_newton" or settings.method == "auto" and manifold.latent_dim <= MANY)
         self.steps = settings.steps or (100 if self.uses_gauss_newton else 500)
         self.family = curves_lib.FAMILIES[settings.curve](settings.num_pieces)
         self.times = np.linspace(0.0, 1.0, settings.num_points)
         self.lengths = Lengths(manifold, settings.length_points, settings.memory_mib, settings.jit_compile)
         self._target = MeanAlone(manifold) if settings.energy == "mean" and isinstance(manifold, Embedded) else manifold
-        copies = 2 + 2 * manifold.latent_dim if self.uses_gauss_newton else 5
+        copies = 6
         self._bytes_per_curve = copies * manifold.size * settings.num_points * manifold.dtype.size
         # TensorFlow tells functions apart by their code, partial objects by themselves: no warning of retracing.
         self._program = tf.function(functools.partial(self._minimise), jit_compile=settings.jit_compile,
@@ -219,7 +222,17 @@ class Solver:
             initial, none = value(weights), tf.zeros_like(numbers)
             return weights, initial, initial, none, none > 0, initial[None]
         if self.uses_gauss_newton:
-            found = gauss_newton.minimise(self._target, line, basis, by, weights, steps, settings.tolerance)
+            where = gauss_newton.curvature(self.family, settings.curvature_points, settings.num_points)
+            at = tf.constant(where.times, dtype)
+            looked = start[:, None] + at[:, None] * (end - start)[:, None]
+            coarse = tf.constant(where.basis, dtype)
+
+            def hessian(weights):
+                points = looked + tf.einsum("tm,bmd->btd", coarse, weights)
+                return gauss_newton.hessian(self._target, points, where, by)
+
+            found = gauss_newton.minimise(value, hessian, weights, steps, settings.tolerance,
+                                          1 if self.manifold.latent_dim <= UNROLLED else settings.refresh)
         else:
             objective = lambda weights, step: (value(weights),) * 2  # noqa: E731
             if sampling:
