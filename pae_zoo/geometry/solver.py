@@ -36,7 +36,8 @@ class Settings:
       curve, num_pieces: "spline" or "polyline", and its pieces.
       init: "line", "graph" (shortest paths of the graph), "both" (the lower energy of the two), or "random":
         normal weights of std `init_scale` times the distance of the ends.
-      method: "gauss_newton", "adam", or "auto": the first up to 64 latents, whose metric costs d forward products.
+      method: "gauss_newton", "adam", or "auto": the first for decoders of up to 64 latents, whose metric costs d forward
+        products; for a Gaussian process or a metric alone, whose curvature it does not have whole, the second.
       steps: most steps; None is 100 of Gauss-Newton, 500 of Adam.
       learning_rate: of Adam, relative to the latent distance of the ends. cosine: whether it falls to 0.
       tolerance, patience: when a curve has converged; see `descent.adam` and `gauss_newton.minimise`.
@@ -121,7 +122,8 @@ class Solver:
         if settings.init in ("graph", "both") and graph is None:
             raise UserError(f"init={settings.init!r} needs a graph: give a GridGraph or a KNNGraph.")
         self.uses_gauss_newton = settings.energy != "sampled" and (
-            settings.method == "gauss_newton" or settings.method == "auto" and manifold.latent_dim <= MANY)
+            settings.method == "gauss_newton"
+            or settings.method == "auto" and isinstance(manifold, Embedded) and manifold.latent_dim <= MANY)
         self.steps = settings.steps or (100 if self.uses_gauss_newton else 500)
         self.family = curves_lib.FAMILIES[settings.curve](settings.num_pieces)
         self.times = np.linspace(0.0, 1.0, settings.num_points)
