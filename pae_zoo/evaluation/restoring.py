@@ -78,7 +78,7 @@ class Restorer:
         self.prior = self.model.prior()
         likelihood = self.model.likelihood
         if not likelihood.is_discrete:
-            constant = likelihood.channels_factor == 1
+            constant = likelihood.has_shared_precision
             noise = options.noise and self._noise_of_y(options.noise)
             self.observation = inference.Gaussian(likelihood.mean, likelihood.variance, noise, constant)
         elif options.noise:
