@@ -36,8 +36,8 @@ class Settings:
       curve, num_pieces: "spline" or "polyline", and its pieces.
       init: "line", "graph" (shortest paths of the graph), "both" (the lower energy of the two), or "random":
         normal weights of std `init_scale` times the distance of the ends.
-      method: "gauss_newton", "adam", or "auto": the first for decoders of up to 64 latents, whose metric costs d forward
-        products; for a Gaussian process or a metric alone, whose curvature it does not have whole, the second.
+      method: "gauss_newton", "adam", or "auto": the first for decoders of up to 64 latents, whose metric takes d
+        forward products; the second for a Gaussian process or a metric alone, whose curvature it does not have whole.
       steps: most steps; None is 100 of Gauss-Newton, 500 of Adam.
       learning_rate: of Adam, relative to the latent distance of the ends. cosine: whether it falls to 0.
       tolerance, patience: when a curve has converged; see `descent.adam` and `gauss_newton.minimise`.
