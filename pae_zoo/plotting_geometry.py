@@ -78,12 +78,17 @@ def magnification(
     axis_labels: Sequence[str],
 ) -> Figure:  # fmt: skip
     """Draws the magnification factor over a plane with indicatrices, outlines (n, T, 2) in the units of the plane."""
+    import matplotlib.patheffects as effects
+
     figure = new_figure(7.0, 6.6)
     axes = figure.add_subplot()
     _fill(figure, axes, background)
     classes = _scatter(axes, codes, labels, alpha=0.55)
+    # White with a dark rim is seen on all grounds.
+    rim = [effects.withStroke(linewidth=2.0, foreground="0.15")]
     for outline in ellipses:
-        axes.fill(*outline.T, facecolor="#FFFFFF40", edgecolor="white", linewidth=0.9, zorder=4)
+        axes.fill(*outline.T, facecolor="#FFFFFF40", zorder=4)
+        axes.plot(*outline.T, color="white", linewidth=0.9, zorder=4, path_effects=rim)
     outlined = dict(facecolor="#FFFFFF40", edgecolor="white")
     axes.fill([], [], label="unit speed (indicatrix)", **outlined)
     _finish(figure, axes, background, codes, title, axis_labels, classes)
@@ -307,7 +312,7 @@ def _scatter(axes: Axes, codes: np.ndarray, labels: Optional[np.ndarray], alpha:
     classes = np.unique(labels) if labels is not None else []
     style = dict(s=9, alpha=alpha, linewidths=0.0, zorder=2)
     if not 1 < len(classes) <= MOST_NAMED:
-        axes.scatter(*codes.T, color=LIGHT_COLOURS[0], **style)
+        axes.scatter(*codes.T, color=LIGHT_COLOURS[0], **{**style, "alpha": 0.5 * alpha, "s": 6})
         return 0
     for colour, name in zip(LIGHT_COLOURS, classes):
         axes.scatter(*codes[labels == name].T, color=colour, label=str(name), **style)
