@@ -1,0 +1,90 @@
+"""What takes turns in `benchmark.py geodesics`: each contender solves pairs of one ensemble in its own process."""
+
+import math
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from benchmarks._memory import Memory
+from benchmarks._rounds import Baton
+
+# Points of the curve on which all contenders' results are judged, by one closed form.
+JUDGED_POINTS = 257
+
+
+def train(workdir: str, latent_dim: int, hidden_units: str, num_members: int, epochs: int) -> None:
+    """Trains an ensemble_vae on the embedded digits, enlarged to 28 by 28 pixels."""
+    command = [
+        sys.executable, "-m", "pae_zoo.main", "--model=ensemble_vae", "--dataset=digits", "--image_size=28",
+        f"--latent_dim={latent_dim}", f"--hidden_units={hidden_units}", f"--num_members={num_members}",
+        "--likelihood=gaussian", "--scale=0.70710678", "--beta=0.05", f"--epochs={epochs}", "--lr_schedule=cosine",
+        "--tasks=reconstruction", f"--workdir={workdir}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"training for the benchmark failed:\n{done.stderr[-2000:]}")
+
+
+def _load(workdir: str, pairs: int):
+    """Returns (manifold, start, end): the ensemble of a run, and the codes of pairs of its test data."""
+    from pae_zoo import geometry, launch
+    from pae_zoo.run import Run
+
+    run = Run(workdir)
+    model, dataset = run.load_model(), launch.load_dataset(run.read_hparams())
+    codes = model.encode(dataset.test.x[:256]).mean().numpy()
+    first, second = np.random.default_rng(67).integers(0, len(codes), (2, 4 * pairs))
+    chosen = np.flatnonzero(first != second)[:pairs]
+    manifold = geometry.as_manifold(model.geometry_decoder(model.num_members, (0, 0)), model.latent_dim)
+    return manifold, codes[first[chosen]], codes[second[chosen]]
+
+
+def solve(baton: Baton, workdir: str, pairs: int, one_by_one: bool = False, absolute_rate: float = 0.0,
+          steps_counted: int = 0, **settings) -> None:
+    """Times geodesics between `pairs` pairs, all in one call or each in its own; a step of the baton is a geodesic.
+
+    absolute_rate: a learning rate that is not relative to the distance of the ends, as published. steps_counted: the
+    time is scaled to so many steps of search, where fewer are taken.
+    """
+    from pae_zoo import geometry
+
+    manifold, start, end = _load(workdir, pairs)
+    if absolute_rate:
+        settings["learning_rate"] = absolute_rate / float(np.linalg.norm(end - start, axis=1).mean())
+    solver = geometry.Solver(manifold, geometry.Settings(**settings))
+    judge = geometry.Solver(manifold, geometry.Settings(num_points=JUDGED_POINTS))
+    memory = Memory()
+    calls = [slice(i, i + 1) for i in range(pairs)] if one_by_one else [slice(0, pairs)]
+    solver.solve(start[calls[0]], end[calls[0]])  # compiles
+    while True:
+        baton.start()
+        found = [solver.solve(start[call], end[call]) for call in calls]
+        wall, cpu = time.perf_counter(), time.process_time()
+        notes = dict(
+            energy=float(np.concatenate([judge.energy(one.curves) for one in found]).mean()),
+            converged=float(np.mean(np.concatenate([one.converged for one in found]))),
+            searched=float(np.mean(np.concatenate([one.steps for one in found]))),
+            memory_mib=memory.peak(),
+        )  # fmt: skip
+        taken = pairs
+        if steps_counted:
+            taken = pairs * solver.steps / steps_counted
+        baton.stop(taken, (time.perf_counter() - wall, time.process_time() - cpu), **notes)
+
+
+def products(baton: Baton, size: int, repeats: int) -> None:
+    """Times products of square matrices: the most that the machine gives. A step is 10^9 multiplications."""
+    import tensorflow as tf
+
+    left = tf.random.stateless_normal((size, size), (0, 1))
+    product = tf.function(lambda a: tf.matmul(a, left) / math.sqrt(size), jit_compile=True)
+    product(left).numpy()
+    while True:
+        baton.start()
+        value = left
+        for _ in range(repeats):
+            value = product(value)
+        value.numpy()
+        baton.stop(repeats * size**3 / 1e9)

@@ -1,0 +1,121 @@
+"""Geodesics of a decoder ensemble: ours against a loop over pairs, Adam, and the published sampled scheme.
+
+An ensemble_vae is trained on the embedded digits at 28 x 28 pixels for each number of latents; then all contenders find
+geodesics between codes of its test data. All results are judged by one closed form, the decorrelated energy on 257
+points with reference 256. A figure is the median over rounds, a multiple the median of ratios within rounds. The
+published scheme (256 points, a member drawn for each, 4,096 steps of Adam) takes minutes a pair, so it solves few.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from command import positive
+
+from benchmarks import _geodesics_zoo
+from benchmarks._rounds import KEEP_MEMORY, Contender, alternate, cores, load, median, ratio, table
+
+OURS, LOOP, ADAM = "ours", "ours, a loop over pairs", "ours with Adam, 500 steps"
+PUBLISHED, PRODUCTS = "published: sampled, 4096 steps", "matrix products"
+PUBLISHED_STEPS, PUBLISHED_POINTS, PUBLISHED_RATE = 4096, 256, 0.1
+AIMS = {PUBLISHED: 20.0, LOOP: 10.0}
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--latent_dims", type=_sizes, default=(2, 50), help="numbers of latents (default: 2,50)")
+    parser.add_argument("--hidden_units", default="512,256,128,64", help="widths of the networks, from the data "
+                        "inwards (default: the published 512,256,128,64)")
+    parser.add_argument("--members", type=positive, default=10, help="decoders (default: 10)")
+    parser.add_argument("--pairs", type=positive, default=100, help="geodesics of ours (default: 100)")
+    parser.add_argument("--loop_pairs", type=positive, default=10, help="geodesics of the loop (default: 10)")
+    parser.add_argument("--published_pairs", type=positive, default=2, help="geodesics of the published scheme "
+                        "(default: 2)")
+    parser.add_argument("--published_steps", type=positive, default=PUBLISHED_STEPS, help="its steps; fewer are scaled "
+                        "up in time, and its energy is then not that of the whole search (default: 4096)")
+    parser.add_argument("--points", type=positive, default=64, help="points of a curve of ours (default: 64)")
+    parser.add_argument("--epochs", type=positive, default=60, help="epochs of the training (default: 60)")
+    parser.add_argument("--rounds", type=positive, default=3, help="turns of each contender (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and one round, to see that all of it runs")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(positive(word) for word in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"numbers such as 2,50 are needed; received {text!r}") from error
+
+
+def run(args) -> dict[str, dict[str, float]]:
+    if args.quick:
+        small = dict(hidden_units="12,8", members=2, pairs=3, loop_pairs=1, published_pairs=1, published_steps=3,
+                     points=9, epochs=1, rounds=1, latent_dims=(2,))  # fmt: skip
+        args = argparse.Namespace(**{**vars(args), **small})
+    print(f"{cores()} cores, load {load():.2f}; rounds: {args.rounds}", flush=True)
+    found: dict[str, dict[str, float]] = {"machine": {"cores": cores(), "load_before": load()}}
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        for latent_dim in args.latent_dims:
+            workdir = str(Path(folder) / str(latent_dim))
+            print(f"\n== {latent_dim} latents: training", flush=True)
+            _geodesics_zoo.train(workdir, latent_dim, args.hidden_units, args.members, args.epochs)
+            found |= {f"{latent_dim}/{name}": row for name, row in _compare(workdir, latent_dim, args).items()}
+    found["machine"]["load_after"] = load()
+    before, after = (found["machine"][f"load_{when}"] for when in ("before", "after"))
+    print(f"\nload {before:.2f} before, {after:.2f} after", flush=True)
+    return found
+
+
+def _compare(workdir: str, latent_dim: int, args) -> dict[str, dict[str, float]]:
+    own = dict(workdir=workdir, num_points=args.points)
+    published = dict(workdir=workdir, pairs=args.published_pairs, energy="sampled", num_points=PUBLISHED_POINTS,
+                     absolute_rate=PUBLISHED_RATE, cosine=False, patience=10**6, steps=args.published_steps,
+                     steps_counted=PUBLISHED_STEPS)  # fmt: skip
+    field = [
+        Contender(OURS, _geodesics_zoo.solve, dict(own, pairs=args.pairs), KEEP_MEMORY),
+        Contender(LOOP, _geodesics_zoo.solve, dict(own, pairs=args.loop_pairs, one_by_one=True), KEEP_MEMORY),
+        Contender(ADAM, _geodesics_zoo.solve, dict(own, pairs=args.loop_pairs, method="adam"), KEEP_MEMORY),
+        Contender(f"{OURS}, {args.published_pairs} pairs", _geodesics_zoo.solve,
+                  dict(own, pairs=args.published_pairs), KEEP_MEMORY),
+        Contender(PUBLISHED, _geodesics_zoo.solve, published, KEEP_MEMORY),
+        Contender(PRODUCTS, _geodesics_zoo.products, dict(size=1024, repeats=20), KEEP_MEMORY),
+    ]  # fmt: skip
+    turns = alternate(field, args.rounds, lambda line: print(line, flush=True))
+    names = ("ms", "cpu_ms", "energy", "converged", "searched", "memory_mib", "setup_s")
+    rows = {name: {metric: median(taken, metric) for metric in names if metric in taken[0]}
+            for name, taken in turns.items()}  # fmt: skip
+    for name, taken in turns.items():
+        rows[name]["multiple"] = ratio(taken, turns[OURS])
+        rows[name]["multiple_cpu"] = ratio(taken, turns[OURS], "cpu_ms")
+    rows[OURS]["share_of_peak"] = _billions(latent_dim, args, rows[OURS]["searched"]) * ratio(
+        turns[PRODUCTS], turns[OURS])  # fmt: skip
+    _print(rows, args)
+    return rows
+
+
+def _billions(latent_dim: int, args, searched: float) -> float:
+    """Returns 10^9 multiplications of matrix products that a geodesic takes: two passes a step, d + 1 where G is."""
+    from pae_zoo.geometry import Settings
+    from pae_zoo.geometry.manifold import UNROLLED
+
+    widths = (latent_dim, *map(int, reversed(args.hidden_units.split(","))), 784)
+    decode = args.members * sum(a * b for a, b in zip(widths, widths[1:]))
+    every = 1 if latent_dim <= UNROLLED else Settings().refresh
+    points = 2 * args.points + (latent_dim + 1) * Settings().curvature_points / every
+    return decode * points * searched / 1e9
+
+
+def _print(rows: dict[str, dict[str, float]], args) -> None:
+    head = ("contender", "a second", "s each", "cpu s each", "times ours", "by cpu time", "energy", "converged", "steps",
+            "peak MiB", "aim")  # fmt: skip
+    body = []
+    for name, row in rows.items():
+        if name == PRODUCTS:
+            continue
+        aim = AIMS.get(name)
+        told = "" if aim is None else f">= {aim:g}: {'reached' if row['multiple_cpu'] >= aim else 'MISSED'}"
+        if name == PUBLISHED and args.published_steps < PUBLISHED_STEPS:
+            told += f"; cut at {args.published_steps} steps"
+        numbers = (1e3 / row["ms"], row["ms"] / 1e3, row["cpu_ms"] / 1e3, row["multiple"], row["multiple_cpu"])
+        body.append((name, *(f"{number:.3g}" for number in numbers), f"{row['energy']:.2f}", f"{row['converged']:.2f}",
+                     f"{row['searched']:.0f}", f"{row['memory_mib']:.0f}", told))  # fmt: skip
+    print(table(head, body))
+    print(f"share of the rate of matrix products of 1024 x 1024: {rows[OURS]['share_of_peak']:.2f}", flush=True)
