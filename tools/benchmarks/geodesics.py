@@ -104,8 +104,8 @@ def _billions(latent_dim: int, args, searched: float) -> float:
 
 
 def _print(rows: dict[str, dict[str, float]], args) -> None:
-    head = ("contender", "a second", "s each", "cpu s each", "times ours", "by cpu time", "energy", "converged", "steps",
-            "peak MiB", "aim")  # fmt: skip
+    head = ("contender", "a second", "s each", "cpu s each", "times ours", "by cpu time", "energy", "converged",
+            "steps", "peak MiB", "aim")  # fmt: skip
     body = []
     for name, row in rows.items():
         if name == PRODUCTS:
