@@ -267,6 +267,8 @@ def test_pairs_without_a_geodesic_are_left_out_of_all_columns(retrained, tmp_pat
     assert summary["compared"] == 5 and summary["not_converged"]["vae: coupled"] == 1
     compare(contexts, stability_dir=str(tmp_path / "found"), stability_unconverged="keep")
     assert json.loads((tmp_path / "found" / "summary.json").read_text())["compared"] == 6
+    rewrite(contexts[0], lambda row: row.update(converged=str(int(row["pair"] in "356"))))
+    assert "Fewer than half are left." in "\n".join(compare(contexts, stability_dir=str(tmp_path / "found")))
     rewrite(contexts[0], lambda row: row.update(converged="0"))
     with pytest.raises(UserError, match="only 0 of 7 pairs .* --stability_unconverged=keep"):
         compare(contexts)
