@@ -181,8 +181,8 @@ def _report(groups, columns: list[Column], folder: Path, keep: bool) -> Iterator
     if not kept.all():
         yield f"  {total - kept.sum()} of {total} pairs are left out of all columns; {kept.sum()} are compared."
     if 2 * kept.sum() < total:
-        yield ("  Fewer than half are left. Raise --geodesic_steps, or see --stability_unconverged=keep, where lengths that "
-               "did not converge count as they are.")  # fmt: skip
+        yield ("  Fewer than half are left. Raise --geodesic_steps, or see --stability_unconverged=keep, which takes "
+               "lengths as they are.")  # fmt: skip
     compared = {column.name: column.values[:, kept] for column in columns}
     against = reference(columns)
     figures = {name: statistics.describe(values, compared[against.name]) for name, values in compared.items()}
