@@ -1,6 +1,7 @@
 """ensemble_vae: variational autoencoder with one encoder and several decoders, whose disagreement is uncertainty."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import keras
@@ -177,7 +178,8 @@ class EnsembleVAE(vae.VAE):
             residual = y - self.likelihood.member_means(self.decoder_outputs(self.point(y)))
             return tf.reduce_sum(tf.cast(tf.square(residual), tf.float64), axis=1)
 
-        squares = tf.function(squares, autograph=False)
+        # Partial: TensorFlow warns of retracing where one piece of code is traced for model after model.
+        squares = tf.function(functools.partial(squares), autograph=False)
         batches = (trainable.to_float(x[i : i + batch_size]) for i in range(0, len(x), batch_size))
         total = sum(squares(batch) for batch in batches) / len(x)
         self.member_errors.assign(tf.reduce_sum(total, axis=list(range(1, total.shape.rank))))
