@@ -195,14 +195,17 @@ def squared_distance(solver: Solver, p, q) -> tf.Tensor:
     derivative through the search. Runs eagerly. Where p = q both are 0.
     """
     solver = coupled(solver)
+    p, q = tf.convert_to_tensor(p), tf.convert_to_tensor(q)
+    found = connect(solver, p.numpy(), q.numpy())
+    forces = []
+    # All outside of the function with its own gradient, which must not meet the decoder's variables.
+    for point, vector in ((p, found.at_start), (q, found.at_end)):
+        metric = solver.manifold.metric(tf.cast(point, solver.manifold.dtype))
+        force = -2 * tf.linalg.matvec(tf.cast(metric, point.dtype), tf.constant(vector, point.dtype))
+        forces.append(tf.stop_gradient(force))
 
     @tf.custom_gradient
     def squared(p, q):
-        found = connect(solver, p.numpy(), q.numpy())
-        forces = []
-        for point, vector in ((p, found.at_start), (q, found.at_end)):
-            metric = solver.manifold.metric(tf.cast(point, solver.manifold.dtype))
-            forces.append(-2 * tf.linalg.matvec(tf.cast(metric, point.dtype), tf.constant(vector, point.dtype)))
         return tf.constant(found.distance**2, p.dtype), lambda up: tuple(up[:, None] * force for force in forces)
 
-    return squared(tf.convert_to_tensor(p), tf.convert_to_tensor(q))
+    return squared(p, q)

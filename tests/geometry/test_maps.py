@@ -2,6 +2,7 @@
 
 import functools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -158,6 +159,16 @@ def test_gradient_of_the_squared_distance_on_the_sphere_is_that_of_finite_differ
     moved = np.repeat(p[:1], 2, axis=0) + [[step, 0.0], [-step, 0.0]]
     up, down = np.square(coupled(solver()).solve(moved, np.repeat(q[:1], 2, axis=0)).lengths["rms"])
     np.testing.assert_allclose(found[0, 0, 0], (up - down) / (2 * step), atol=0.02 * size[0, 0, 0])
+
+
+def test_squared_distance_of_a_keras_decoder_has_a_gradient_beside_its_variables():
+    decoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, kernel_initializer="orthogonal")])
+    geodesics = Solver(as_manifold(decoder), Settings(energy="mean", jit_compile=False))
+    p = tf.Variable([[0.0, 0.0]])
+    with tf.GradientTape() as tape:
+        found = squared_distance(geodesics, p, tf.constant([[1.0, 2.0]]))
+    np.testing.assert_allclose(found, [5.0], rtol=1e-4)
+    np.testing.assert_allclose(tape.gradient(found, p), [[-2.0, -4.0]], atol=1e-2)
 
 
 def test_a_point_is_at_distance_0_from_itself_with_finite_gradients():
