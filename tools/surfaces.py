@@ -1,4 +1,4 @@
-"""Manifolds with known geodesics, and a small ensemble trained on a circle in ten dimensions."""
+"""Manifolds with known geodesics, and a small ensemble trained on a circle in ten dimensions; shared with the tests."""
 
 import functools
 import math
