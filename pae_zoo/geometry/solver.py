@@ -15,7 +15,7 @@ from pae_zoo.geometry import descent, energies, gauss_newton, sampled
 from pae_zoo.geometry.batching import batch_size
 from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.lengths import NUM_POINTS, Lengths
-from pae_zoo.geometry.manifold import UNROLLED, Embedded, Manifold, MeanAlone, as_manifold
+from pae_zoo.geometry.manifold import UNROLLED, Embedded, Ensemble, Manifold, MeanAlone, as_manifold
 
 # Latents from which on a metric costs more than the steps that it saves.
 MANY = 64
@@ -121,6 +121,8 @@ class Solver:
         self.manifold, self.settings, self.graph = manifold, settings, graph
         if settings.init in ("graph", "both") and graph is None:
             raise UserError(f"init={settings.init!r} needs a graph: give a GridGraph or a KNNGraph.")
+        if settings.energy == "sampled" and not isinstance(manifold, Ensemble):
+            raise UserError("The sampled energy draws members, and this decoder has none; take energy='decorrelated'.")
         self.uses_gauss_newton = settings.energy != "sampled" and (
             settings.method == "gauss_newton"
             or settings.method == "auto" and isinstance(manifold, Embedded) and manifold.latent_dim <= MANY)
@@ -129,8 +131,10 @@ class Solver:
         self.times = np.linspace(0.0, 1.0, settings.num_points)
         self.lengths = Lengths(manifold, settings.length_points, settings.memory_mib, settings.jit_compile)
         self._target = MeanAlone(manifold) if settings.energy == "mean" and isinstance(manifold, Embedded) else manifold
-        copies = 6
-        self._bytes_per_curve = copies * manifold.size * settings.num_points * manifold.dtype.size
+        decoded = 6 * settings.num_points
+        if self.uses_gauss_newton:
+            decoded += 2 * (1 + manifold.latent_dim) * settings.curvature_points
+        self._bytes_per_curve = decoded * manifold.size * manifold.dtype.size
         # TensorFlow tells functions apart by their code, partial objects by themselves: no warning of retracing.
         self._program = tf.function(functools.partial(self._minimise), jit_compile=settings.jit_compile,
                                     autograph=False)  # fmt: skip
@@ -197,7 +201,9 @@ class Solver:
                 progress(kept)
         initial, energy, taken, converged, trace = (np.concatenate(part, axis=-1) for part in list(zip(*parts))[:-1])
         weights = np.concatenate([part[-1] for part in parts]).astype(np.float64)
-        same = (curves.start == curves.end).all(axis=1) & (self.settings.init != "random")
+        # From a point to itself the way is to stay, also where an energy would have the curve wait elsewhere.
+        same = (curves.start == curves.end).all(axis=1)
+        weights[same], energy[same] = 0.0, initial[same]
         solved = curves.with_weights(weights)
         lengths = self.lengths(solved)
         finite = np.isfinite(energy) & np.all([np.isfinite(value) for value in lengths.values()], axis=0)

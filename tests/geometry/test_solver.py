@@ -149,6 +149,13 @@ def test_identical_ends_are_at_distance_0(method):
     assert found.energy[0] == 0 and found.lengths["rms"][0] == 0 and found.converged[0] and found.finite[0]
 
 
+def test_from_a_point_to_itself_the_way_is_to_stay_though_elsewhere_is_more_certain():
+    point = np.array([[1.5, 1.5]])
+    found = surfaces.solver(NETWORK, 2, steps=5).solve(point, point)
+    assert found.lengths["rms"][0] == 0 and found.converged[0] and (found.curves.weights == 0).all()
+    assert found.energy[0] == found.initial_energy[0] > 0
+
+
 @pytest.mark.parametrize("method", ["gauss_newton", "adam"])
 def test_a_decoder_that_fails_is_flagged_for_its_pairs_alone(method):
     def broken(z):
@@ -205,6 +212,7 @@ def test_a_metric_field_is_solved_too():
     (lambda: geometry.Settings(steps=0), "at least 1"),
     (lambda: geometry.Settings(energy="sampled", method="gauss_newton"), "adam"),
     (lambda: surfaces.solver(surfaces.sphere, 2, init="graph"), "graph"),
+    (lambda: surfaces.solver(surfaces.sphere, 2, energy="sampled"), "members"),
     (lambda: surfaces.solver(surfaces.sphere, 2).solve(np.zeros((2, 3)), np.zeros((2, 3))), r"\(B, 2\)"),
     (lambda: surfaces.solver(surfaces.sphere, 2).solve(np.zeros((2, 2)), np.zeros((3, 2))), r"\(B, 2\)"),
     (lambda: surfaces.solver(surfaces.sphere, 2).solve([[0.0, np.nan]], [[0.0, 1.0]]), "finite"),
