@@ -41,11 +41,11 @@ def _load(workdir: str, pairs: int):
     return manifold, codes[first[chosen]], codes[second[chosen]]
 
 
-def solve(baton: Baton, workdir: str, pairs: int, one_by_one: bool = False, absolute_rate: float = 0.0,
-          steps_counted: int = 0, **settings) -> None:
+def solve(baton: Baton, workdir: str, pairs: int, one_by_one: bool = False, anew: bool = False,
+          absolute_rate: float = 0.0, steps_counted: int = 0, **settings) -> None:
     """Times geodesics between `pairs` pairs, all in one call or each in its own; a step of the baton is a geodesic.
 
-    absolute_rate: a learning rate that is not relative to the distance of the ends, as published. steps_counted: the
+    anew: whether each call builds and compiles its own solver. absolute_rate: a learning rate that is not relative to the distance of the ends, as published. steps_counted: the
     time is scaled to so many steps of search, where fewer are taken.
     """
     from pae_zoo import geometry
@@ -60,7 +60,11 @@ def solve(baton: Baton, workdir: str, pairs: int, one_by_one: bool = False, abso
     solver.solve(start[calls[0]], end[calls[0]])  # compiles
     while True:
         baton.start()
-        found = [solver.solve(start[call], end[call]) for call in calls]
+        found = []
+        for call in calls:
+            if anew:
+                solver = geometry.Solver(manifold, geometry.Settings(**settings))
+            found.append(solver.solve(start[call], end[call]))
         wall, cpu = time.perf_counter(), time.process_time()
         notes = dict(
             energy=float(np.concatenate([judge.energy(one.curves) for one in found]).mean()),
