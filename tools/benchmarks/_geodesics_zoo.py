@@ -45,8 +45,9 @@ def solve(baton: Baton, workdir: str, pairs: int, one_by_one: bool = False, anew
           absolute_rate: float = 0.0, steps_counted: int = 0, **settings) -> None:
     """Times geodesics between `pairs` pairs, all in one call or each in its own; a step of the baton is a geodesic.
 
-    anew: whether each call builds and compiles its own solver. absolute_rate: a learning rate that is not relative to the distance of the ends, as published. steps_counted: the
-    time is scaled to so many steps of search, where fewer are taken.
+    anew: whether each call builds and compiles its own solver. absolute_rate: a learning rate that is not relative to
+    the distance of the ends, as published. steps_counted: the time is scaled to so many steps of search, where fewer
+    are taken.
     """
     from pae_zoo import geometry
 

@@ -2,9 +2,10 @@
 
 An ensemble_vae is trained on the embedded digits at 28 x 28 pixels for each number of latents; then all contenders find
 geodesics between codes of its test data. A loop over pairs is measured with one program for all pairs, and with one
-compiled for each, as the published code does for each batch. All results are judged by one closed form, the decorrelated energy on 257
-points with reference 256. A figure is the median over rounds, a multiple the median of ratios within rounds. The
-published scheme (256 points, a member drawn for each, 4,096 steps of Adam) takes minutes a pair, so it solves few.
+compiled for each, as the published code does for each batch. All results are judged by one closed form, the
+decorrelated energy on 257 points with reference 256. A figure is the median over rounds, a multiple the median of
+ratios within rounds. The published scheme (256 points, a member drawn for each, 4,096 steps of Adam) takes minutes a
+pair, so it solves few.
 """
 
 import argparse
@@ -30,7 +31,8 @@ def add_arguments(parser) -> None:
     parser.add_argument("--members", type=positive, default=10, help="decoders (default: 10)")
     parser.add_argument("--pairs", type=positive, default=100, help="geodesics of ours (default: 100)")
     parser.add_argument("--loop_pairs", type=positive, default=10, help="geodesics of the loop (default: 10)")
-    parser.add_argument("--anew_pairs", type=positive, default=3, help="geodesics of the loop that compiles (default: 3)")
+    parser.add_argument("--anew_pairs", type=positive, default=3, help="geodesics of the loop that compiles "
+                        "(default: 3)")
     parser.add_argument("--published_pairs", type=positive, default=2, help="geodesics of the published scheme "
                         "(default: 2)")
     parser.add_argument("--published_steps", type=positive, default=PUBLISHED_STEPS, help="its steps; fewer are scaled "
@@ -50,8 +52,8 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def run(args) -> dict[str, dict[str, float]]:
     if args.quick:
-        small = dict(hidden_units="12,8", members=2, pairs=3, loop_pairs=1, anew_pairs=1, published_pairs=1, published_steps=3,
-                     points=9, epochs=1, rounds=1, latent_dims=(2,))  # fmt: skip
+        small = dict(hidden_units="12,8", members=2, pairs=3, loop_pairs=1, anew_pairs=1, published_pairs=1,
+                     published_steps=3, points=9, epochs=1, rounds=1, latent_dims=(2,))  # fmt: skip
         args = argparse.Namespace(**{**vars(args), **small})
     print(f"{cores()} cores, load {load():.2f}; rounds: {args.rounds}", flush=True)
     found: dict[str, dict[str, float]] = {"machine": {"cores": cores(), "load_before": load()}}
@@ -75,7 +77,8 @@ def _compare(workdir: str, latent_dim: int, args) -> dict[str, dict[str, float]]
     field = [
         Contender(OURS, _geodesics_zoo.solve, dict(own, pairs=args.pairs), KEEP_MEMORY),
         Contender(LOOP, _geodesics_zoo.solve, dict(own, pairs=args.loop_pairs, one_by_one=True), KEEP_MEMORY),
-        Contender(ANEW, _geodesics_zoo.solve, dict(own, pairs=args.anew_pairs, one_by_one=True, anew=True), KEEP_MEMORY),
+        Contender(ANEW, _geodesics_zoo.solve, dict(own, pairs=args.anew_pairs, one_by_one=True, anew=True),
+                  KEEP_MEMORY),
         Contender(ADAM, _geodesics_zoo.solve, dict(own, pairs=args.loop_pairs, method="adam"), KEEP_MEMORY),
         Contender(f"{OURS}, {args.published_pairs} pairs", _geodesics_zoo.solve,
                   dict(own, pairs=args.published_pairs), KEEP_MEMORY),
