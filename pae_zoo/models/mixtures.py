@@ -41,8 +41,34 @@ class UniformMixture(tfd.MixtureSameFamily):
         return tf.reduce_sum(weights * draws, axis=axis)
 
 
+class Wrapping(likelihoods.Likelihood):
+    """An observation model made of another, `component`, whose weights it keeps."""
+
+    def __init__(self, component: likelihoods.Likelihood, **kwargs: Any) -> None:
+        super().__init__(component.event_shape, **kwargs)
+        self.component = component
+        self.channels_factor = component.channels_factor
+
+    @property
+    def scale(self):
+        """The standard deviation of a Gaussian component."""
+        return self.component.scale
+
+    def adapt(self, y: np.ndarray) -> None:
+        self.component.adapt(y)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["event_shape"]
+        return {**config, "component": keras.saving.serialize_keras_object(self.component)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "component": keras.saving.deserialize_keras_object(config["component"])})
+
+
 @keras.saving.register_keras_serializable("pae_zoo")
-class MemberMixture(likelihoods.Likelihood):
+class MemberMixture(Wrapping):
     """The mixture, with equal weights, of one observation model at the outputs of S decoders.
 
         log p(y|z) = logsumexp_s log p(y|f_s) - log S,    mean = 1/S sum_s E[y|f_s],
@@ -52,15 +78,8 @@ class MemberMixture(likelihoods.Likelihood):
     """
 
     def __init__(self, component: likelihoods.Likelihood, **kwargs: Any) -> None:
-        super().__init__(component.event_shape, **kwargs)
-        self.component = component
-        self.channels_factor = component.channels_factor
+        super().__init__(component, **kwargs)
         self.is_discrete = component.is_discrete
-
-    @property
-    def scale(self):
-        """The standard deviation of a Gaussian component."""
-        return self.component.scale
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
         rank, event = output.shape.rank, len(self.event_shape)
@@ -84,15 +103,3 @@ class MemberMixture(likelihoods.Likelihood):
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
         found = self.component.log_prob(output, y, scale=scale)
         return tf.reduce_logsumexp(found, axis=0) - math.log(output.shape[0])
-
-    def adapt(self, y: np.ndarray) -> None:
-        self.component.adapt(y)
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        del config["event_shape"]
-        return {**config, "component": keras.saving.serialize_keras_object(self.component)}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**{**config, "component": keras.saving.deserialize_keras_object(config["component"])})

@@ -13,7 +13,7 @@ from keras.saving import register_keras_serializable
 from pae_zoo import distributions, likelihoods, trainable
 from pae_zoo import hparams as hp
 from pae_zoo.errors import UserError
-from pae_zoo.models import base, geometry_decoders, vae
+from pae_zoo.models import base, geometry_decoders, mixtures, vae
 from pae_zoo.models.rbf_precision import PUBLISHED, RECIPES, STURDY, RBFPrecision, rows
 
 tfd = tfp.distributions
@@ -40,23 +40,13 @@ class HParams(vae.HParams):
 
 
 @register_keras_serializable("pae_zoo")
-class GivenGaussian(likelihoods.Likelihood):
+class GivenGaussian(mixtures.Wrapping):
     """Gaussian whose output is [mean, log-variance] along the last axis, taken as they are.
 
         log p(y|z) = -1/2 sum_p (log 2 pi + s_p + exp(-s_p) (y_p - mean_p)^2)
 
     Args: component, the observation model of the first stage, whose weights are kept.
     """
-
-    def __init__(self, component: likelihoods.Likelihood, **kwargs: Any) -> None:
-        super().__init__(component.event_shape, **kwargs)
-        self.component = component
-        self.channels_factor = component.channels_factor  # what the decoder network gives
-
-    @property
-    def scale(self):
-        """The standard deviation of the first stage."""
-        return self.component.scale
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
         mean, log_variance = tf.split(output, 2, axis=-1)
@@ -74,18 +64,6 @@ class GivenGaussian(likelihoods.Likelihood):
         square = tf.square(tf.cast(y, mean.dtype) - mean)
         return -0.5 * self._sum(log_variance + square * tf.exp(-log_variance)) - (
             0.5 * self.num_values * math.log(2 * math.pi))
-
-    def adapt(self, y: np.ndarray) -> None:
-        self.component.adapt(y)
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        del config["event_shape"]
-        return {**config, "component": keras.saving.serialize_keras_object(self.component)}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**{**config, "component": keras.saving.deserialize_keras_object(config["component"])})
 
 
 @register_keras_serializable("pae_zoo")
