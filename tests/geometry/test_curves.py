@@ -10,7 +10,7 @@ FAMILIES = [geometry.CubicSpline(10), geometry.CubicSpline(1), geometry.Polyline
 T = np.linspace(0.0, 1.0, 2001)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=repr)
+@pytest.mark.parametrize("family", FAMILIES, ids=["spline", "cubic", "polyline"])
 def test_functions_vanish_at_the_ends_and_are_normalised(family):
     assert np.abs(family.basis([0.0, 1.0])).max() < 1e-12
     middles = (T[1:] + T[:-1]) / 2
@@ -41,7 +41,7 @@ def test_the_third_derivative_does_jump():
     assert np.abs(after - before).max() / step > 10
 
 
-@pytest.mark.parametrize("family", FAMILIES[:2], ids=repr)
+@pytest.mark.parametrize("family", FAMILIES[:2], ids=["spline", "cubic"])
 def test_derivatives_are_those_of_finite_differences(family):
     inner, step = T[5:-5:17], 1e-6
     for value, slope in ((family.basis, family.derivative), (family.derivative, family.second_derivative)):
