@@ -27,8 +27,8 @@ def train(workdir: str, latent_dim: int, hidden_units: str, num_members: int, ep
         raise RuntimeError(f"training for the benchmark failed:\n{done.stderr[-2000:]}")
 
 
-def _load(workdir: str, pairs: int):
-    """Returns (manifold, start, end): the ensemble of a run, and the codes of pairs of its test data."""
+def load(workdir: str, pairs: int):
+    """Returns (manifold, start, end, decoder): the ensemble of a run, and the codes of pairs of its test data."""
     from pae_zoo import geometry, launch
     from pae_zoo.run import Run
 
@@ -38,7 +38,7 @@ def _load(workdir: str, pairs: int):
     first, second = np.random.default_rng(67).integers(0, len(codes), (2, 4 * pairs))
     chosen = np.flatnonzero(first != second)[:pairs]
     manifold = geometry.as_manifold(model.geometry_decoder(model.num_members, (0, 0)), model.latent_dim)
-    return manifold, codes[first[chosen]], codes[second[chosen]]
+    return manifold, codes[first[chosen]], codes[second[chosen]], model.decoder
 
 
 def solve(baton: Baton, workdir: str, pairs: int, one_by_one: bool = False, anew: bool = False,
@@ -47,15 +47,16 @@ def solve(baton: Baton, workdir: str, pairs: int, one_by_one: bool = False, anew
 
     anew: whether each call builds and compiles its own solver. absolute_rate: a learning rate that is not relative to
     the distance of the ends, as published. steps_counted: the time is scaled to so many steps of search, where fewer
-    are taken.
+    are taken. Results of the coupled energy are judged by that one.
     """
     from pae_zoo import geometry
 
-    manifold, start, end = _load(workdir, pairs)
+    manifold, start, end, _ = load(workdir, pairs)
     if absolute_rate:
         settings["learning_rate"] = absolute_rate / float(np.linalg.norm(end - start, axis=1).mean())
     solver = geometry.Solver(manifold, geometry.Settings(**settings))
-    judge = geometry.Solver(manifold, geometry.Settings(num_points=JUDGED_POINTS))
+    judged = "coupled" if settings.get("energy") == "coupled" else "decorrelated"
+    judge = geometry.Solver(manifold, geometry.Settings(energy=judged, num_points=JUDGED_POINTS))
     memory = Memory()
     calls = [slice(i, i + 1) for i in range(pairs)] if one_by_one else [slice(0, pairs)]
     solver.solve(start[calls[0]], end[calls[0]])  # compiles

@@ -4,11 +4,13 @@ An ensemble_vae is trained on the embedded digits at 28 x 28 pixels for each num
 geodesics between codes of its test data. A loop over pairs is measured with one program for all pairs, and with one
 compiled for each, as the published code does for each batch. All results are judged by one closed form, the
 decorrelated energy on 257 points with reference 256. A figure is the median over rounds, a multiple the median of
-ratios within rounds. The published scheme (256 points, a member drawn for each, 4,096 steps of Adam) takes minutes a
-pair, so it solves few.
+ratios within rounds. stochman, where PyTorch and it are installed, minimises the coupled energy, by which it and a
+contender of ours are judged. The published scheme (256 points, a member drawn for each, 4,096 steps of Adam) takes
+minutes a pair, so it solves few.
 """
 
 import argparse
+import importlib.util
 import tempfile
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from benchmarks import _geodesics_zoo
 from benchmarks._rounds import KEEP_MEMORY, Contender, alternate, cores, load, median, ratio, table
 
 OURS, LOOP, ADAM = "ours", "ours, a loop over pairs", "ours with Adam, 500 steps"
+COUPLED, STOCHMAN = "ours, coupled energy", "stochman, coupled energy"
 ANEW = "a loop that compiles for each pair"
 PUBLISHED, PRODUCTS = "published: sampled, 4096 steps", "matrix products"
 PUBLISHED_STEPS, PUBLISHED_POINTS, PUBLISHED_RATE = 4096, 256, 0.1
@@ -40,6 +43,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--points", type=positive, default=64, help="points of a curve of ours (default: 64)")
     parser.add_argument("--epochs", type=positive, default=60, help="epochs of the training (default: 60)")
     parser.add_argument("--rounds", type=positive, default=3, help="turns of each contender (default: 3)")
+    parser.add_argument("--nopeers", action="store_true", help="leave stochman out")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one round, to see that all of it runs")
 
 
@@ -55,7 +59,10 @@ def run(args) -> dict[str, dict[str, float]]:
         small = dict(hidden_units="12,8", members=2, pairs=3, loop_pairs=1, anew_pairs=1, published_pairs=1,
                      published_steps=3, points=9, epochs=1, rounds=1, latent_dims=(2,))  # fmt: skip
         args = argparse.Namespace(**{**vars(args), **small})
+    args.peers = not args.nopeers and all(importlib.util.find_spec(name) for name in ("torch", "stochman"))
     print(f"{cores()} cores, load {load():.2f}; rounds: {args.rounds}", flush=True)
+    if not args.peers:
+        print("stochman is left out, or not installed", flush=True)
     found: dict[str, dict[str, float]] = {"machine": {"cores": cores(), "load_before": load()}}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         for latent_dim in args.latent_dims:
@@ -85,6 +92,13 @@ def _compare(workdir: str, latent_dim: int, args) -> dict[str, dict[str, float]]
         Contender(PUBLISHED, _geodesics_zoo.solve, published, KEEP_MEMORY),
         Contender(PRODUCTS, _geodesics_zoo.products, dict(size=1024, repeats=20), KEEP_MEMORY),
     ]  # fmt: skip
+    if args.peers:
+        from benchmarks import _geodesics_torch
+
+        field += [
+            Contender(COUPLED, _geodesics_zoo.solve, dict(own, pairs=args.loop_pairs, energy="coupled"), KEEP_MEMORY),
+            Contender(STOCHMAN, _geodesics_torch.solve, dict(workdir=workdir, pairs=args.loop_pairs), KEEP_MEMORY),
+        ]  # fmt: skip
     turns = alternate(field, args.rounds, lambda line: print(line, flush=True))
     names = ("ms", "cpu_ms", "energy", "converged", "searched", "memory_mib", "setup_s")
     rows = {name: {metric: median(taken, metric) for metric in names if metric in taken[0]}
