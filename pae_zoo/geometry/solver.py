@@ -17,8 +17,6 @@ from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.lengths import NUM_POINTS, Lengths
 from pae_zoo.geometry.manifold import UNROLLED, Embedded, Ensemble, Manifold, MeanAlone, as_manifold
 
-# Latents from which on a metric costs more than the steps that it saves.
-MANY = 64
 METHODS = ("auto", "gauss_newton", "adam")
 INITS = ("line", "graph", "both", "random")
 
@@ -36,8 +34,9 @@ class Settings:
       curve, num_pieces: "spline" or "polyline", and its pieces.
       init: "line", "graph" (shortest paths of the graph), "both" (the lower energy of the two), or "random":
         normal weights of std `init_scale` times the distance of the ends.
-      method: "gauss_newton", "adam", or "auto": the first for decoders of up to 64 latents, whose metric takes d
-        forward products; the second for a Gaussian process or a metric alone, whose curvature it does not have whole.
+      method: "gauss_newton", "adam", or "auto": the first for decoders of up to four latents; the second above, where a
+        metric takes longer than the steps that it saves, and for a Gaussian process or a metric alone, whose curvature
+        it does not have whole.
       steps: most steps; None is 100 of Gauss-Newton, 500 of Adam.
       learning_rate: of Adam, relative to the latent distance of the ends. cosine: whether it falls to 0.
       tolerance, patience: when a curve has converged; see `descent.adam` and `gauss_newton.minimise`.
@@ -125,7 +124,7 @@ class Solver:
             raise UserError("The sampled energy draws members, and this decoder has none; take energy='decorrelated'.")
         self.uses_gauss_newton = settings.energy != "sampled" and (
             settings.method == "gauss_newton"
-            or settings.method == "auto" and isinstance(manifold, Embedded) and manifold.latent_dim <= MANY)
+            or settings.method == "auto" and isinstance(manifold, Embedded) and manifold.latent_dim <= UNROLLED)
         self.steps = settings.steps or (100 if self.uses_gauss_newton else 500)
         self.family = curves_lib.FAMILIES[settings.curve](settings.num_pieces)
         self.times = np.linspace(0.0, 1.0, settings.num_points)
