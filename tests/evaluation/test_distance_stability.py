@@ -339,6 +339,7 @@ def test_the_folder_is_beside_the_runs(tmp_path):
 # ---- the command ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_the_command_compares_retrained_models(tmp_path, capsys, undrawn):
     smoke = ["--smoke", "--nojit_compile", "--latent_dim=2", "--tasks=reconstruction"]
     for seed in range(2):

@@ -46,7 +46,8 @@ def test_great_circles(pairs, on_sphere):
 
 
 @pytest.mark.parametrize("options", [
-    dict(method="adam", learning_rate=0.03), dict(method="adam", steps=60, polish=40), dict(init="random"),
+    dict(method="adam", learning_rate=0.03), dict(init="random"),
+    pytest.param(dict(method="adam", steps=60, polish=40), marks=pytest.mark.full),
     dict(curve="polyline", num_pieces=32), dict(energy="coupled", jit_compile=True, steps=20)], ids=str)  # fmt: skip
 def test_other_methods_starts_and_curves_agree_on_the_sphere(pairs, on_sphere, options):
     start, end = (points[:8] for points in pairs)

@@ -1,8 +1,10 @@
 """The command on surfaces with known geodesics prints its tables and draws both pictures."""
 
 import known_surfaces
+import pytest
 
 
+@pytest.mark.full
 def test_tables_and_pictures(tmp_path, capsys):
     assert known_surfaces.main([f"--out={tmp_path}", "--pairs=4", "--steps=20"]) == 0
     told = capsys.readouterr().out
