@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +26,13 @@ def train(workdir: str, latent_dim: int, hidden_units: str, num_members: int, ep
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"training for the benchmark failed:\n{done.stderr[-2000:]}")
+
+
+def export(workdir: str, pairs: int) -> None:
+    """Writes the decoders' weights and the ends of pairs to pairs.npz of the run, for a library without TensorFlow."""
+    _, start, end, decoder = load(workdir, pairs)
+    weights = {f"weight_{number}": np.array(weight) for number, weight in enumerate(decoder.weights)}
+    np.savez(Path(workdir) / "pairs.npz", start=start, end=end, **weights)
 
 
 def load(workdir: str, pairs: int):
