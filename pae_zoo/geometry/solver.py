@@ -44,7 +44,8 @@ class Settings:
       curvature_points, refresh: of Gauss-Newton: points of a curve at which the metric is looked at, and, with more
         than four latents, steps after which it is looked at anew.
       length_points: N, points of a curve on which lengths are computed.
-      memory_mib: memory that a batch of curves may need.
+      memory_mib: memory that a batch of curves may need; None is 2048 on a GPU and 16 on a CPU, where decoders that
+        leave the caches are slower than curves that take turns.
       jit_compile: whether XLA compiles the program; convolutions on a CPU are faster without.
       seed: of "random" and "sampled".
 
@@ -69,7 +70,7 @@ class Settings:
     curvature_points: int = 16
     refresh: int = 4
     length_points: int = NUM_POINTS
-    memory_mib: float = 512
+    memory_mib: Optional[float] = None
     jit_compile: bool = True
     seed: int = 0
 
@@ -128,7 +129,9 @@ class Solver:
         self.steps = settings.steps or (100 if self.uses_gauss_newton else 500)
         self.family = curves_lib.FAMILIES[settings.curve](settings.num_pieces)
         self.times = np.linspace(0.0, 1.0, settings.num_points)
-        self.lengths = Lengths(manifold, settings.length_points, settings.memory_mib, settings.jit_compile)
+        on_gpu = bool(tf.config.list_logical_devices("GPU"))
+        self.memory_mib = settings.memory_mib or (2048 if on_gpu else 16)
+        self.lengths = Lengths(manifold, settings.length_points, self.memory_mib, settings.jit_compile)
         self._target = MeanAlone(manifold) if settings.energy == "mean" and isinstance(manifold, Embedded) else manifold
         decoded = 6 * settings.num_points
         if self.uses_gauss_newton:
@@ -185,7 +188,7 @@ class Solver:
 
     def _from(self, curves: Curves, progress: Optional[Callable[[int], Any]], steps: Optional[int] = None) -> Geodesics:
         count = len(curves)
-        size = batch_size(count, self._bytes_per_curve, self.settings.memory_mib)
+        size = batch_size(count, self._bytes_per_curve, self.memory_mib)
         dtype = self.manifold.dtype.as_numpy_dtype
         parts = []
         for first in range(0, count, size):
