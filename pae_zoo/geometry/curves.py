@@ -53,10 +53,12 @@ class Family:
     num_pieces: int
 
     def _raw(self, t: np.ndarray, order: int) -> np.ndarray:
-        raise NotImplementedError
+        """Returns the raw functions at t (...), or their derivative of order 1 or 2, shape (..., raw)."""
+        raise NotImplementedError(f"{type(self).__name__} does not define its functions.")
 
     def _free(self) -> np.ndarray:
-        raise NotImplementedError
+        """Returns the combinations of raw functions that the family allows, (raw, m)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which combinations it allows.")
 
 
 class CubicSpline(Family):

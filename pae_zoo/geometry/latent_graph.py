@@ -91,7 +91,7 @@ class LatentGraph:
 
     def near(self, points: np.ndarray) -> np.ndarray:
         """Returns the rows of the nodes that points (n, d) are joined to, (n, k)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say which nodes are near a point.")
 
     # ---- costs -------------------------------------------------------------------------------------
 

@@ -44,11 +44,11 @@ class Manifold:
 
     def segments(self, z: tf.Tensor) -> Segments:
         """Returns the squared lengths of the pieces of curves z (..., T, d), and the variance at their points."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define the segments of a curve.")
 
     def metric(self, z: tf.Tensor) -> tf.Tensor:
         """Returns the expected metric E[G] = E[J' J] at z (..., d), shape (..., d, d)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define its metric.")
 
     def metric_parts(self, z: tf.Tensor) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
         """Returns the metric of the mean and what the spread about it adds (None: nothing), each (..., d, d)."""
