@@ -76,7 +76,7 @@ class Embedded(Manifold):
 
     def features(self, z: tf.Tensor) -> Features:
         """Returns the features of z (n, d)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define its features.")
 
     def segments(self, z):
         flat, lead = _flatten(z)

@@ -342,6 +342,23 @@ class Autoencoder(trainable.Trainable):
         """Returns the stages of training after the first, in order; here there are none."""
         return []
 
+    def fit_stage(self, history, x, given: dict[str, Any], stage: Stage) -> None:
+        """Fits a later stage after plain `fit` of the first on x, with `history` and keyword arguments `given`.
+
+        In between `measure` sees up to 10,000 validation data if they are given, else training data. The history gets
+        the stage's losses under names that begin with the stage's.
+        """
+        held_out = given.get("validation_data")
+        held_out = held_out[0] if isinstance(held_out, (tuple, list)) else held_out
+        self.measure(trainable.first_examples(x if held_out is None else held_out))
+        inputs = np.concatenate([stage.inputs(batch) for batch in trainable.batches_of(x)])
+        optimizer = keras.optimizers.Adam(
+            stage.settings["learning_rate"], global_clipnorm=stage.settings.get("clip_norm") or None)  # fmt: skip
+        stage.part.compile(optimizer, jit_compile=self.jit_compile)
+        found = stage.part.fit(inputs, epochs=stage.settings["epochs"], verbose=given.get("verbose", "auto"),
+                               batch_size=min(stage.settings["batch_size"], len(inputs)))  # fmt: skip
+        history.history.update({f"{stage.name}_{name}": values for name, values in found.history.items()})
+
     def inherited_parts(self, other: "Autoencoder") -> tuple[str, ...]:
         """Returns the names of the parts whose weights `initialise_from` takes from another trained model."""
         return ("encoder", "decoder", "preprocessing", "likelihood")

@@ -147,23 +147,10 @@ class EnsembleVAE(vae.VAE):
             chunk = max(1, importance.DECODES_PER_CHUNK // (x.shape[0] * self.num_members))
         return super().importance_estimate(x, num_samples, seed, chunk)
 
-    def predictive(self, x, num_samples, seed=None):
-        """Returns the moments of `VAE.predictive`; the epistemic variance is over drawn latents and all members."""
-        y, _ = self.preprocess(x)
-        proposal_seed, noise_seed = seeds.split(self.next_seed(seed), 2)
-        posterior = self.posterior(y, proposal_seed)
-        z, _ = posterior.from_noise(self._noise(y, num_samples, noise_seed))
-        outputs = self.decoder_outputs(z)
-        means = self.likelihood.member_means(outputs)
-        mean, between = tf.nn.moments(means, axes=[0, 1])
-        latent_mean, latent_variance = posterior.moments(z)
-        return {
-            "mean": mean,
-            "aleatoric_variance": tf.reduce_mean(self.likelihood.component.variance(outputs), axis=[0, 1]),
-            "epistemic_variance": between,
-            "latent_mean": latent_mean,
-            "latent_variance": latent_variance,
-        }
+    def _output_moments(self, outputs):
+        # Over drawn latents and all members, which are equally uncertain about y.
+        mean, between = tf.nn.moments(self.likelihood.member_means(outputs), axes=[0, 1])
+        return mean, tf.reduce_mean(self.likelihood.component.variance(outputs), axis=[0, 1]), between
 
     def ood_scores(self, x, seed=None):
         """Returns the scores of `VAE.ood_scores` and "output": the sum over values of the members' std at the code."""

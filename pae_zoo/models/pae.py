@@ -4,13 +4,12 @@ import dataclasses
 import math
 from typing import Optional
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
-from pae_zoo import flows, trainable
+from pae_zoo import flows
 from pae_zoo import hparams as hp
 from pae_zoo.errors import UserError
 from pae_zoo.inference import derivatives
@@ -178,18 +177,8 @@ class PAE(FlowLatent, ae.AE):
         on training data. Inside `feeding`, where the stages are run one by one, it is the first stage alone.
         """
         history = super().fit(x, *args, **kwargs)
-        if self._feed is not None:
-            return history
-        held_out = kwargs.get("validation_data")
-        held_out = held_out[0] if isinstance(held_out, (tuple, list)) else held_out
-        self.measure(trainable.first_examples(x if held_out is None else held_out))
-        codes = np.concatenate([self.stage_codes(batch) for batch in trainable.batches_of(x)])
-        settings = self.flow_settings
-        optimizer = keras.optimizers.Adam(settings["learning_rate"], global_clipnorm=settings["clip_norm"] or None)
-        self.flow.compile(optimizer, jit_compile=self.jit_compile)
-        size = min(settings["batch_size"], len(codes))
-        found = self.flow.fit(codes, epochs=settings["epochs"], batch_size=size, verbose=kwargs.get("verbose", "auto"))
-        history.history.update({f"flow_{name}": values for name, values in found.history.items()})
+        if self._feed is None:
+            self.fit_stage(history, x, kwargs, base.Stage("flow", self.flow, self.stage_codes, self.flow_settings))
         return history
 
     # ---- building ----------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from typing import Any, Optional
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -177,18 +176,9 @@ class RBFVAE(vae.VAE):
         Inside `feeding`, where the stages are run one by one, it is the first stage alone.
         """
         history = super().fit(x, *args, **kwargs)
-        if self._feed is not None:
-            return history
-        held_out = kwargs.get("validation_data")
-        held_out = held_out[0] if isinstance(held_out, (tuple, list)) else held_out
-        self.measure(trainable.first_examples(x if held_out is None else held_out))
-        found = np.concatenate([self.stage_rows(batch) for batch in trainable.batches_of(x)])
-        self.rbf.adapt(found)
-        self.rbf.compile(keras.optimizers.Adam(self.rbf_settings["learning_rate"]), jit_compile=self.jit_compile)
-        size = min(self.rbf_settings["batch_size"], len(found))
-        fitted = self.rbf.fit(found, epochs=self.rbf_settings["epochs"], batch_size=size,
-                              verbose=kwargs.get("verbose", "auto"))
-        history.history.update({f"rbf_{name}": values for name, values in fitted.history.items()})
+        if self._feed is None:
+            self.rbf.adapted.assign(0)  # the codes have moved: centres and bandwidths are found anew
+            self.fit_stage(history, x, kwargs, base.Stage("rbf", self.rbf, self.stage_rows, self.rbf_settings))
         return history
 
     def findings(self):

@@ -283,18 +283,22 @@ class VAE(base.Autoencoder):
         proposal_seed, noise_seed = seeds.split(self.next_seed(seed), 2)
         posterior = self.posterior(y, proposal_seed)
         z, _ = posterior.from_noise(self._noise(y, num_samples, noise_seed))
-        outputs = self.decoder_outputs(z)
-        means = self.likelihood.mean(outputs)
-        variances = tf.broadcast_to(self.likelihood.variance(outputs), tf.shape(means))
-        mean, between = tf.nn.moments(means, axes=[0])
+        mean, within, between = self._output_moments(self.decoder_outputs(z))
         latent_mean, latent_variance = posterior.moments(z)
         return {
             "mean": mean,
-            "aleatoric_variance": tf.reduce_mean(variances, axis=0),
+            "aleatoric_variance": within,
             "epistemic_variance": between,
             "latent_mean": latent_mean,
             "latent_variance": latent_variance,
         }
+
+    def _output_moments(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns the mean of E[y|z], the mean of Var[y|z] and the variance of E[y|z] over drawn z, (batch, *event)."""
+        means = self.likelihood.mean(outputs)
+        variances = tf.broadcast_to(self.likelihood.variance(outputs), tf.shape(means))
+        mean, between = tf.nn.moments(means, axes=[0])
+        return mean, tf.reduce_mean(variances, axis=0), between
 
     def predictive_log_prob(self, x, num_samples: int, seed=None) -> tf.Tensor:
         """Returns the importance-sampled log p(x), nats, shape (batch,), a density of x."""
