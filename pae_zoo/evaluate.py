@@ -36,13 +36,14 @@ def main(argv: list[str]) -> int:
     for run in runs:  # every mistake is told before the first number is computed
         run.read_hparams()
     launch.set_device(options.device)
-    names = [name for run in runs for name in _evaluate(run, options, given)]
+    done = [_evaluate(run, options, given) for run in runs]
     if len(runs) > 1:
         summary = report.over_runs([run.read_metrics() for run in runs])
         print(f"mean and standard deviation over {len(runs)} runs, of all that their metrics.json hold:")
         print("\n".join(f"  {key:42} {value}" for key, value in summary.items()))
-    for line in evaluation.over_runs(names, runs, options):
-        print(line, flush=True)
+    for name in dict.fromkeys(name for names in done for name in names):
+        for line in evaluation.over_runs([name], [run for run, names in zip(runs, done) if name in names], options):
+            print(line, flush=True)
     return 0
 
 
@@ -53,28 +54,32 @@ def workdirs(options: Flags) -> list[str]:
         matches = sorted(glob.glob(pattern))
         if not matches:
             raise UserError(f"--workdirs={pattern!r} matches no folder.")
-        found += matches
+        # What lies beside the runs, such as findings over all of them, is not meant by a pattern.
+        found += [match for match in matches if match == pattern or Run(match).exists()] or matches[:1]
     if not found:
         raise UserError("--workdir is needed: the folder that `python -m pae_zoo.main` wrote.")
     return found
 
 
 def _evaluate(run: Run, options: Flags, given: set[str]) -> tuple[str, ...]:
-    """Evaluates one run and returns the names of its tasks."""
+    """Evaluates one run and returns the names of the tasks that its model supports."""
     hparams = run.read_hparams()
-    changed = {name: getattr(options, name) for name in given if hasattr(hparams, name) and name != "workdir"}
+    changed = {name: getattr(options, name) for name in given if hasattr(hparams, name)
+               and name not in ("workdir", "seed")}  # fmt: skip
     hparams = dataclasses.replace(hparams, **{**changed, "workdir": str(run.workdir)})
     model = run.load_model()
     if "test_samples" in given and hasattr(model, "test_samples"):
         model.test_samples = hparams.test_samples
     dataset = launch.load_dataset(run.read_hparams() if "data_dir" not in given else hparams)
     names = hparams.tasks or default_tasks(model)
-    context = evaluation.Context(model, dataset, hparams, run, seed=hparams.seed)
+    # The run's own seed stays what it was: tables tell models apart by it.
+    seed = options.seed if "seed" in given else hparams.seed
+    context = evaluation.Context(model, dataset, hparams, run, seed=seed)
     values = evaluation.evaluate(context, names)
     run.merge_metrics(values)
     print(f"{run.workdir}:")
     print("\n".join(report.lines(values) + report.pictures(context.figures)), flush=True)
-    return names
+    return tuple(name for name in names if values.get(name) != evaluation.UNSUPPORTED)
 
 
 if __name__ == "__main__":

@@ -107,8 +107,8 @@ class EvaluationFlags(RestorationFlags):
     geodesic_energy: str = option(
         "auto", "What geodesics minimise; auto: decorrelated for ensembles and drawn decoders, coupled for a mean with "
         "a std, mean for a single decoder.", choices=("auto", "decorrelated", "coupled", "mean"), group=EVALUATION)
-    geodesic_members: int = option(10, "Decoders drawn behind the geometry of a model that draws them.", low=1,
-                                   group=EVALUATION, smoke=3)
+    geodesic_members: int = option(10, "Decoders drawn behind the geometry of a model that draws them; an ensemble has "
+                                   "all of its own.", low=1, group=EVALUATION, smoke=3)
     geodesic_points: int = option(64, "Points of a curve on which its energy is computed.", low=3, group=EVALUATION,
                                   smoke=16)
     geodesic_reference: int = option(256, "Points R that the decorrelated energy refers to, whatever "
@@ -119,7 +119,7 @@ class EvaluationFlags(RestorationFlags):
     geodesic_init: str = option(
         "both", "Where a search starts: the straight line, the shortest path of a graph over the latents, or both, of "
         "which the lower energy counts.", choices=("line", "graph", "both"), group=EVALUATION)
-    stability_pairs: int = option(50, "Pairs of test data whose distances the task distance_stability compares.", low=2,
+    stability_pairs: int = option(50, "Pairs of test data whose distances the task distance_stability compares.", low=3,
                                   group=EVALUATION, smoke=4)
     stability_published: int = option(0, "Points of the length as published (arXiv 2408.07507), which grows with them, "
                                       "in the task distance_stability: 4096 there (0: leave it out).", low=0,
@@ -129,7 +129,7 @@ class EvaluationFlags(RestorationFlags):
         choices=("exclude", "keep"), group=EVALUATION, operational=True)
     stability_dir: str = option("", "Folder of what distance_stability finds over runs; empty: distance_stability in "
                                 "the folder that holds the runs.", group=EVALUATION, operational=True)
-    cluster_points: int = option(60, "Test data that the task clustering clusters.", low=2, group=EVALUATION, smoke=8)
+    cluster_points: int = option(60, "Test data that the task clustering clusters.", low=2, group=EVALUATION, smoke=24)
 
 
 @dataclasses.dataclass(frozen=True)

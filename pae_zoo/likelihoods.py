@@ -32,6 +32,8 @@ class Likelihood(keras.layers.Layer):
 
     channels_factor = 1
     is_discrete = False
+    #: whether p(y|z) is a product over the values of y
+    has_independent_values = True
     #: whether the precision of y is the same for every datum, whatever the decoder gives
     has_shared_precision = False
 

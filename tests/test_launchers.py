@@ -158,6 +158,17 @@ def test_evaluate_sums_several_runs_up(finished, tmp_path, capsys):
     assert next(line for line in summary.splitlines() if "test/mse  " in line).endswith("+- 0")
 
 
+def test_a_pattern_means_runs_and_not_what_lies_beside_them(finished, tmp_path):
+    import shutil
+
+    for name in ("0", "1"):
+        shutil.copytree(finished, tmp_path / name)
+    (tmp_path / "distance_stability").mkdir()
+    (tmp_path / "log").write_text("")
+    found = evaluate.workdirs(evaluate.Flags(workdirs=(str(tmp_path / "*"),)))
+    assert found == [str(tmp_path / name) for name in ("0", "1")]
+
+
 def test_init_workdir_starts_from_another_run(finished, tmp_path, capsys):
     workdir = tmp_path / "next"
     start_from = f"--init_workdir={finished}"

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, build, images
 
-from pae_zoo import networks
+from pae_zoo import geometry, hparams, models, networks
 from pae_zoo.errors import UserError
 from pae_zoo.main import main
 from pae_zoo.models.rbf_precision import VARIANCE_FLOOR, RBFPrecision, rows
@@ -192,7 +192,7 @@ def test_the_geometry_has_the_std_and_not_the_precision(fitted):
         with tf.GradientTape() as tape:
             tape.watch(z)
             values = tf.reshape(function(z), (-1,))
-        return tape.jacobian(values, z)[:, 0]
+        return tape.jacobian(values, z)[:, 0].numpy()
 
     beta = fitted.rbf.precision(z)
     slope = jacobian(fitted.rbf.precision)  # d beta / dz
@@ -204,6 +204,12 @@ def test_the_geometry_has_the_std_and_not_the_precision(fitted):
     np.testing.assert_allclose(fitted.mean_and_root_precision(z)[1], tf.reshape(tf.sqrt(beta), (1, *EVENT_SHAPE)))
     np.testing.assert_allclose(root, slope / (2 * np.sqrt(np.reshape(beta, (-1, 1)))), rtol=1e-3, atol=1e-6)
     assert np.sum(root * expected) < 0  # the published field falls where the std grows
+
+    mean = jacobian(lambda z: decoder.mean_and_std(z)[0])
+    metric = geometry.as_manifold(decoder, LATENT_DIM).metric(z)[0]
+    np.testing.assert_allclose(metric, mean.T @ mean + expected.T @ expected, rtol=1e-3)
+    for wrong in (root, jacobian(fitted.rbf.precision), jacobian(fitted.rbf.variance)):
+        assert np.abs(metric - (mean.T @ mean + wrong.T @ wrong)).max() > 0.01 * np.abs(metric).max()
 
 
 def test_both_stages_are_saved(fitted, tmp_path):
@@ -219,6 +225,41 @@ def test_a_later_fit_of_the_first_stage_has_its_own_std(fitted):
     x, z = tf.constant(images(4)), tf.zeros((1, 4, LATENT_DIM))
     expected = fitted.likelihood.component.log_prob(fitted.first_stage_outputs(z), x)
     np.testing.assert_allclose(fitted.reconstruction_log_prob(z, x, SEED, False), expected, rtol=1e-6)
+
+
+def test_it_is_served_with_its_std(fitted):
+    names, function = fitted.serving_signatures()["decode_with_std"]
+    z = fitted.point(images(3))
+    mean, std = fitted.mean_and_std(z)
+    found = function(z)
+    assert names == ("z",) and set(found) == {"x", "mean", "std"}
+    np.testing.assert_array_equal(found["mean"], mean)
+    np.testing.assert_array_equal(found["std"], std)
+
+
+def test_another_run_passes_on_how_its_encoder_is_read():
+    before = models.find("vae").HParams(posterior_std="exp", beta=0.05)
+    own = models.find("rbf_vae").HParams(model="rbf_vae", init_workdir="somewhere")
+    found = models.find("rbf_vae").MODEL.inherit(own, before, ["model", "init_workdir"])
+    assert found.posterior_std == "exp" and found.beta == own.beta
+    assert models.find("rbf_vae").MODEL.inherit(own, before, ["posterior_std"]).posterior_std == own.posterior_std
+    assert models.find("rbf_vae").MODEL.inherit(own, models.find("ae").HParams(), []) == hparams.check(own)
+
+
+def test_fit_on_a_data_set_without_end_takes_one_epoch_of_it():
+    model = build("rbf_vae", adapted=False)
+    model.rbf_settings["epochs"] = 1
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
+    seen, inner = [], model.stage_rows
+    model.stage_rows = lambda x: seen.append(len(x)) or inner(x)
+    forever = tf.data.Dataset.from_tensor_slices(images(64)).repeat().batch(16)
+    model.fit(forever, epochs=1, steps_per_epoch=3, verbose=0)
+    assert seen == [16] * 3 and float(model.rbf.fitted) == 1
+
+
+def test_fewer_data_than_clusters_are_refused_before_the_first_stage():
+    with pytest.raises(UserError, match="9 training data cannot make 10 clusters"):
+        build("rbf_vae", adapted=False, rbf_centres=10).adapt(images(9))
 
 
 def test_recipes_and_likelihoods_that_do_not_fit_are_refused():

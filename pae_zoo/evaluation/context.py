@@ -130,13 +130,17 @@ class Context:
 
     # ---- loops -------------------------------------------------------------------------------------
 
+    @property
+    def jit_compile(self) -> bool:
+        """Whether XLA compiles what is computed: as the flag says, unless it makes this model slower."""
+        return bool(self.hparams.jit_compile) and getattr(self.model, "xla_pays", True)
+
     def compile(self, fn: Callable) -> Callable:
         """Returns `fn` as a compiled function; asking again for the same `fn` gives the same one."""
         if fn not in self._compiled:
             # TensorFlow warns when the same code is traced anew, as it must be for each of many runs; it tells
             # functions apart by their code, and partial objects by themselves.
-            jit = bool(self.hparams.jit_compile) and getattr(self.model, "xla_pays", True)
-            self._compiled[fn] = tf.function(functools.partial(fn), jit_compile=jit, autograph=False)
+            self._compiled[fn] = tf.function(functools.partial(fn), jit_compile=self.jit_compile, autograph=False)
         return self._compiled[fn]
 
     def batches(self, x: np.ndarray, batch_size: Optional[int] = None) -> Iterator[tuple[np.ndarray, int]]:

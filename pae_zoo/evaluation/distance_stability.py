@@ -12,9 +12,10 @@ from pae_zoo.evaluation import latent_geometry, stability_report
 from pae_zoo.evaluation.context import Context
 from pae_zoo.evaluation.stability_tables import PUBLISHED, STRAIGHT, Table
 from pae_zoo.geometry.curves import Curves
+from pae_zoo.geometry.energies import PUBLISHED_POINTS
 from pae_zoo.geometry.lengths import published_length
 from pae_zoo.geometry.manifold import Ensemble, Manifold, MeanAndStd
-from pae_zoo.geometry.solver import Solver
+from pae_zoo.geometry.solver import Geodesics, Solver
 
 # Pairs after which the table is written: an interrupted run goes on from there.
 CHUNK = 25
@@ -82,8 +83,10 @@ def snapshot(context: Context, pairs: np.ndarray, names: tuple[str, ...]) -> dic
     shared = {name: getattr(options, name) for name in flags}
     shared["data"] = latent_geometry.checksum(context.dataset.test.x[pairs])
     shared["num_pairs"] = len(pairs)
-    own = {"model_seed": int(options.seed), "evaluation_seed": int(context.seed), "paths": list(names),
+    own = {"model_seed": int(context.hparams.seed), "evaluation_seed": int(context.seed), "paths": list(names),
            "members": int(options.geodesic_members), "weights": _weights(context.model)}  # fmt: skip
+    if PUBLISHED in names and isinstance(latent_geometry.space(context).manifold, Ensemble):
+        own["published_reference"] = PUBLISHED_POINTS
     return {"model": options.model, "shared": shared, "own": own, "group": _group(options)}
 
 
@@ -135,9 +138,12 @@ def _paths(context: Context, names: tuple[str, ...], ends: np.ndarray) -> dict[s
             continue
         manifold = _published_manifold(context)
         kind = "decorrelated" if isinstance(manifold, Ensemble) else "coupled"
-        # As published the energy has no reference, and the search starts from the straight line.
-        options = dict(manifold=manifold, reference_points=None, init="line")
-        found[name] = Path(latent_geometry.solver(context, kind, ends, **options), manifold)
+        # What is published has so many points, whatever ours has, and starts from the straight line.
+        options = dict(manifold=manifold, reference_points=PUBLISHED_POINTS, init="line")
+        solver = latent_geometry.solver(context, kind, ends, **options)
+        like = [path.solver for path in found.values()
+                if path.solver.manifold is manifold and path.solver.settings == solver.settings]  # fmt: skip
+        found[name] = Path(like[0] if like else solver, manifold)
     if STRAIGHT in names:
         found[STRAIGHT] = Path(next(iter(found.values())).solver)
     return {name: found[name] for name in names}
@@ -157,9 +163,9 @@ def _fill(context: Context, table: Table, pairs: np.ndarray, names: tuple[str, .
             numbers = np.arange(first, min(first + size, len(pairs)))
             # Chunks of one size, filled up with the last pair, so that each program is compiled once.
             ends = codes[np.minimum(np.arange(first, first + size), numbers[-1])]
-            rows = []
+            rows, solved = [], {}
             for name, path in paths.items():
-                values = _measure(context, name, path, ends, first)
+                values = _measure(context, name, path, ends, first, solved)
                 for row, number in enumerate(numbers):
                     rows.append({
                         "pair": number, "index_a": pairs[number, 0], "index_b": pairs[number, 1],
@@ -172,13 +178,20 @@ def _fill(context: Context, table: Table, pairs: np.ndarray, names: tuple[str, .
             table.add(rows)
 
 
-def _measure(context: Context, name: str, path: Path, ends: np.ndarray, first: int) -> dict[str, np.ndarray]:
-    """Returns the columns of one path for pairs of latents (B, 2, d), the first of them being number `first`."""
+def _measure(
+    context: Context, name: str, path: Path, ends: np.ndarray, first: int, solved: dict[Solver, Geodesics]
+) -> dict[str, np.ndarray]:
+    """Returns the columns of one path for pairs of latents (B, 2, d), the first of them being number `first`.
+
+    solved: geodesics of these pairs that were found before; what is found is added.
+    """
     solver, (start, end), none = path.solver, np.swapaxes(ends, 0, 1), np.full(len(ends), np.nan)
     if name == STRAIGHT:
         found, energy, line_energy = solver.straight(start, end), none, none
     else:
-        found = solver.solve(start, end)
+        if solver not in solved:
+            solved[solver] = solver.solve(start, end)
+        found = solved[solver]
         # A search that starts from the line knows its energy: no further program has to be compiled for it.
         from_line = solver.settings.init == "line"
         energy, line_energy = found.energy, found.initial_energy if from_line else solver.straight(start, end).energy
@@ -200,4 +213,5 @@ def _measure(context: Context, name: str, path: Path, ends: np.ndarray, first: i
 
 def _published_length(context: Context, manifold: Manifold, curves: Curves, first: int) -> np.ndarray:
     seed = seeds.fold_in(context.seed_for("published length"), first)
-    return published_length(manifold, curves, int(context.hparams.stability_published), seed)
+    return published_length(manifold, curves, int(context.hparams.stability_published), seed,
+                            jit_compile=context.jit_compile)  # fmt: skip

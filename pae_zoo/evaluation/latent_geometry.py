@@ -42,7 +42,9 @@ def _space(context: Context) -> Space:
     if not hasattr(model, "geometry_decoder"):
         raise NotImplementedError(f"{type(model).__name__} has no decoder whose geometry is known: it has no "
                                   "geometry_decoder.")
-    decoder = model.geometry_decoder(int(context.hparams.geodesic_members), context.seed_for("weights"))
+    # An ensemble has the members it has; the flag is for models that draw theirs.
+    drawn = 0 if hasattr(model, "num_members") else int(context.hparams.geodesic_members)
+    decoder = model.geometry_decoder(drawn, context.seed_for("weights"))
     manifold = as_manifold(decoder, model.latent_dim)
     return Space(decoder, manifold, energies_of(manifold))
 
@@ -73,9 +75,9 @@ def energy(context: Context, distances: bool = False) -> str:
 def settings(context: Context, kind: str, **changes) -> Settings:
     """Returns the settings of a solver for the energy `kind`, from the flags."""
     options = context.hparams
-    xla = bool(options.jit_compile) and getattr(context.model, "xla_pays", True)
     values = dict(energy=kind, num_points=int(options.geodesic_points), steps=int(options.geodesic_steps) or None,
-                  reference_points=int(options.geodesic_reference), init=options.geodesic_init, jit_compile=xla)
+                  reference_points=int(options.geodesic_reference), init=options.geodesic_init,
+                  jit_compile=context.jit_compile)  # fmt: skip
     return Settings(**{**values, **changes})
 
 
@@ -100,7 +102,7 @@ def solver(context: Context, kind: str, ends: np.ndarray, manifold: Optional[Man
 def _graph(context: Context, manifold: Manifold, kind: str, ends: np.ndarray):
     """Returns a grid for up to three latents, else training codes joined to their nearest neighbours."""
     weights = "decorrelated" if kind == "decorrelated" else "expected"
-    options = dict(weights=weights, jit_compile=settings(context, kind).jit_compile)
+    options = dict(weights=weights, jit_compile=context.jit_compile)
     codes = context.once("graph_codes", lambda: _training_codes(context))
     if manifold.latent_dim <= MOST_GRID_DIMENSIONS:
         return GridGraph.around(manifold, np.concatenate([codes, ends]), **options)
@@ -189,8 +191,8 @@ class Outputs:
         if not isinstance(manifold, Embedded):
             raise NotImplementedError("This geometry has no features to decode.")
         self.event_shape, self._manifold = context.dataset.event_shape, manifold
-        jit = settings(context, "mean").jit_compile
-        self._map = RowMap(self._of, 4.0 * manifold.size * manifold.dtype.size, jit_compile=jit)
+        self._map = RowMap(
+            self._of, 4.0 * manifold.size * manifold.dtype.size, jit_compile=context.jit_compile)  # fmt: skip
 
     def _of(self, z):
         mean, spread = self._manifold.features(z)
@@ -215,8 +217,7 @@ def uncertainty(context: Context, z: np.ndarray) -> Optional[np.ndarray]:
 
 
 def _fields(context: Context) -> Fields:
-    jit = settings(context, "mean").jit_compile
-    return context.once("latent_fields", lambda: Fields(space(context).manifold, jit_compile=jit))
+    return context.once("latent_fields", lambda: Fields(space(context).manifold, jit_compile=context.jit_compile))
 
 
 def metric(context: Context, z: np.ndarray) -> np.ndarray:

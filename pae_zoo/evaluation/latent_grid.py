@@ -118,7 +118,7 @@ def _draw(context: Context, project: Projection, plane: Plane, codes, shown, oth
     labels = None if context.dataset.test.y is None else context.dataset.test.y[shown]
     if labels is not None and context.dataset.label_names:
         labels = np.asarray(context.dataset.label_names)[labels]
-    title = f"{context.dataset.name}: std over {context.num_networks} drawn decoders, mean over pixels"
+    title = f"{context.dataset.name}: std of the decoder's output, mean over pixels"
     if project.shares is not None:
         title += "\nin the plane of the first two principal components of the codes, through their mean"
     outside = {name: values for name, values in others.items()}

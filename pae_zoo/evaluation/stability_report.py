@@ -54,6 +54,8 @@ def compare(workdirs: Sequence[Any], folder: str = "", keep: bool = False) -> It
 
     Raises UserError for runs whose distances do not compare, and where too few pairs are left.
     """
+    if folder and Path(folder).exists() and not Path(folder).is_dir():
+        raise UserError(f"--stability_dir={folder} is a file; name a folder.")
     runs, lines = _read(workdirs)
     yield from lines
     groups, lines = group(runs)
@@ -63,6 +65,7 @@ def compare(workdirs: Sequence[Any], folder: str = "", keep: bool = False) -> It
                "--workdirs, such as --workdirs='runs/ens_*'.")  # fmt: skip
         return
     _check_comparable([run for members in groups.values() for run in members])
+    yield from _differences(groups)
     columns = [column for name, members in groups.items() for column in columns_of(name, members)]
     yield from _report(groups, columns, _folder(runs, folder), keep)
 
@@ -72,8 +75,10 @@ def _read(workdirs: Sequence[Any]) -> tuple[list[Measured], list[str]]:
     found, lines = [], []
     for workdir in dict.fromkeys(Path(path).resolve() for path in workdirs):
         snapshot, rows = tables.read_snapshot(workdir), tables.read_rows(workdir)
-        if snapshot is None or not rows:
-            lines.append(f"{FOLDER}: {workdir.name} has no distances and is left out.")
+        asked = 0 if snapshot is None else snapshot["shared"]["num_pairs"] * len(snapshot["own"]["paths"])
+        if not rows or len(rows) < asked:
+            what = f"{len(rows)} of {asked} distances" if rows else "no distances"
+            lines.append(f"{FOLDER}: {workdir.name} has {what} and is left out.")
         else:
             found.append(Measured(workdir, snapshot, rows))
     return found, lines
@@ -131,11 +136,24 @@ def _check_comparable(runs: Sequence[Measured]) -> None:
                 what = "their test data differ" if key == "data" else f"{key} is {first[key]} and {other.get(key)}"
                 raise UserError(f"{runs[0].workdir} and {run.workdir} do not compare: {what}. Give "
                                 "python -m pae_zoo.evaluate runs on one data set, and the flag with all of them.")
-    paths = {run.snapshot["model"]: run.snapshot["own"]["paths"] for run in runs}
+    paths, members = ({run.snapshot["model"]: run.snapshot["own"][key] for run in runs} for key in ("paths", "members"))
     for run in runs:
         if run.snapshot["own"]["paths"] != paths[run.snapshot["model"]]:
             raise UserError(f"{run.workdir} has distances along other paths than other runs of "
                             f"{run.snapshot['model']}. Give all of them the same --geodesic_energy.")
+        if run.snapshot["own"]["members"] != members[run.snapshot["model"]]:
+            raise UserError(f"{run.workdir} has distances of {run.snapshot['own']['members']} drawn decoders, other runs "
+                            f"of {run.snapshot['model']} of {members[run.snapshot['model']]}. Give all of them the same "
+                            "--geodesic_members.")
+
+
+def _differences(groups: dict[str, list[Measured]]) -> Iterator[str]:
+    """Yields a line for each of the hyper-parameters that make distances of two groups differ by themselves."""
+    for key in ("latent_dim", "num_train"):
+        found = {name: members[0].snapshot["group"].get(key) for name, members in groups.items()}
+        if len(set(found.values())) > 1:
+            told = ", ".join(f"{value} of {name}" for name, value in found.items())
+            yield f"  {key} is not the same for all: {told}."
 
 
 def columns_of(name: str, runs: Sequence[Measured]) -> list[Column]:
@@ -175,6 +193,10 @@ def _report(groups, columns: list[Column], folder: Path, keep: bool) -> Iterator
         broken, open_ended = (~column.finite).any(axis=0).sum(), (column.finite & ~column.usable).any(axis=0).sum()
         if broken or open_ended:
             yield f"  {column.name}: in some run {open_ended} pairs did not converge, {broken} are not finite."
+    apart = np.all([column.values.mean(axis=0) != 0 for column in columns], axis=0)
+    if not apart[kept].all():
+        yield f"  {(kept & ~apart).sum()} pairs have distance 0: two data that are the same tell nothing."
+        kept &= apart
     if kept.sum() < LEAST_PAIRS:
         raise UserError(f"{FOLDER}: only {kept.sum()} of {total} pairs have a distance in every column and run. Raise "
                         "--geodesic_steps, or keep what did not converge by --stability_unconverged=keep.")

@@ -118,11 +118,14 @@ def listwise(usable: dict[Any, np.ndarray]) -> np.ndarray:
 
 
 def density(values: np.ndarray, places: np.ndarray) -> Optional[np.ndarray]:
-    """Returns a Gaussian kernel estimate (Scott's width) of values (n,) at places (m,); None if they are all alike."""
+    """Returns a Gaussian kernel estimate (Scott's width) of values (n,) at places (m,).
+
+    None if the values are all alike, or some are not finite.
+    """
     from scipy import stats
 
     values = np.asarray(values, np.float64)
-    if len(values) < 2 or _std(values) <= 1e-12 * np.abs(values).max():
+    if len(values) < 2 or not np.isfinite(values).all() or _std(values) <= 1e-12 * np.abs(values).max():
         return None
     return stats.gaussian_kde(values)(places)
 

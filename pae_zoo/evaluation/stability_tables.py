@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zlib
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -24,19 +25,27 @@ class Table:
 
     Args:
       workdir: the run's folder.
-      snapshot: what the rows depend on; a table made with another one is started anew.
+      snapshot: what the rows depend on. A table made with another one is put away as distance_stability-CRC.csv, CRC
+        being its snapshot's, and comes back when it is asked for again.
     """
 
     def __init__(self, workdir, snapshot: dict[str, Any]):
         self.workdir, self.snapshot = Path(workdir), snapshot
         self.rows: list[dict[str, str]] = []
-        if read_snapshot(workdir) == json.loads(json.dumps(snapshot)) and (self.workdir / TABLE).exists():
+        before, asked = read_snapshot(workdir), json.loads(json.dumps(snapshot))
+        if before == asked:
             self.rows = read_rows(workdir)
             return
-        # The table first: a snapshot never stands beside rows that are not its own.
+        if before is not None and read_rows(workdir):
+            (self.workdir / TABLE).replace(self.workdir / _put_away(before))
+        # A snapshot never stands beside rows that are not its own, wherever this is cut off.
+        (self.workdir / SNAPSHOT).unlink(missing_ok=True)
+        kept = self.workdir / _put_away(asked)
+        self.rows = _read(kept, _rows) or []
         self._write()
         with atomic.file(self.workdir / SNAPSHOT) as path:
             path.write_text(json.dumps(snapshot, indent=1) + "\n", encoding="utf-8")
+        kept.unlink(missing_ok=True)
 
     def done(self, paths: tuple[str, ...]) -> int:
         """Returns how many first pairs have a row for each of `paths`."""
@@ -57,6 +66,11 @@ class Table:
 
     def _write(self) -> None:
         write(self.workdir / TABLE, COLUMNS, self.rows)
+
+
+def _put_away(snapshot: dict[str, Any]) -> str:
+    crc = zlib.crc32(json.dumps(snapshot, sort_keys=True).encode())
+    return f"{Path(TABLE).stem}-{crc:08x}.csv"
 
 
 def write(target: Path, columns, rows: list[dict[str, Any]]) -> None:

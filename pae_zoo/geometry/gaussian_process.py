@@ -192,4 +192,8 @@ def _covariance(latents, data, length_scale, signal_std, noise_std):
         raise UserError("A Gaussian process takes latents and data that are finite numbers; some here are not.")
     square = np.sum((latents[:, None] - latents) ** 2, axis=-1)
     covariance = signal_std**2 * np.exp(-0.5 * square / length_scale**2) + noise_std**2 * np.eye(len(latents))
-    return latents, data, np.linalg.cholesky(covariance)
+    try:
+        return latents, data, np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError as error:
+        raise UserError(f"noise_std={noise_std} is too small beside signal_std={signal_std}: with length_scale="
+                        f"{length_scale} the covariance of the latents cannot be factored. Raise noise_std.") from error

@@ -80,7 +80,7 @@ def lengths(manifold: Manifold, curves: Curves, num_points: int = NUM_POINTS, **
 
 def published_length(
     manifold: Manifold, curves: Curves, num_points: int = PUBLISHED_LENGTH_POINTS, seed: seeds.Seed = (0, 0),
-    memory_mib: float = 256,
+    memory_mib: float = 256, jit_compile: bool = True,
 ) -> np.ndarray:  # fmt: skip
     """Returns the length as the code of arXiv 2408.07507 computes it, (B,): it has no limit for many points.
 
@@ -106,7 +106,7 @@ def published_length(
     # Members are laid out anew point by point, which needs the memory of all of them once more.
     row = 3.0 * manifold.size * num_points * manifold.dtype.size
     points = curves(np.linspace(0.0, 1.0, num_points)).astype(manifold.dtype.as_numpy_dtype)
-    return RowMap(fn, row, memory_mib)(points, np.arange(len(points), dtype=np.int32))
+    return RowMap(fn, row, memory_mib, jit_compile)(points, np.arange(len(points), dtype=np.int32))
 
 
 def safe_sqrt(squares: tf.Tensor) -> tf.Tensor:

@@ -351,7 +351,8 @@ class Autoencoder(trainable.Trainable):
         held_out = given.get("validation_data")
         held_out = held_out[0] if isinstance(held_out, (tuple, list)) else held_out
         self.measure(trainable.first_examples(x if held_out is None else held_out))
-        inputs = np.concatenate([stage.inputs(batch) for batch in trainable.batches_of(x)])
+        batches = trainable.epoch_of(x, given.get("steps_per_epoch"))
+        inputs = np.concatenate([stage.inputs(batch) for batch in batches])
         optimizer = keras.optimizers.Adam(
             stage.settings["learning_rate"], global_clipnorm=stage.settings.get("clip_norm") or None)  # fmt: skip
         stage.part.compile(optimizer, jit_compile=self.jit_compile)

@@ -77,6 +77,8 @@ class MemberMixture(Wrapping):
     Outputs have the members in front: (S, ..., batch, *event). Args: component, the observation model of one member.
     """
 
+    has_independent_values = False
+
     def __init__(self, component: likelihoods.Likelihood, **kwargs: Any) -> None:
         super().__init__(component, **kwargs)
         self.is_discrete = component.is_discrete

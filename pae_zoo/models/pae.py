@@ -1,6 +1,7 @@
 """pae: probabilistic autoencoder: an autoencoder whose latent density a normalizing flow learns afterwards."""
 
 import dataclasses
+import functools
 import math
 from typing import Optional
 
@@ -157,13 +158,16 @@ class PAE(FlowLatent, ae.AE):
 
     def stage_codes(self, x: np.ndarray, batch_size: int = 1000) -> np.ndarray:
         """Returns the codes of x (n, *event) that the flow is fitted to, (n, K) float32; raises UserError."""
-        encode = tf.function(self.codes, jit_compile=False, autograph=False)
-        codes = np.concatenate([encode(x[i : i + batch_size]).numpy() for i in range(0, len(x), batch_size)])
+        codes = np.concatenate([self._stage_codes(x[i : i + batch_size]).numpy() for i in range(0, len(x), batch_size)])
         broken = int((~np.isfinite(codes).all(axis=1)).sum())
         if broken:
             raise UserError(f"{broken} of {len(codes)} codes are not finite, so no flow can be fitted to them. The "
                             "first stage has diverged: lower --learning_rate or set --clip_norm, in a new --workdir.")
         return codes
+
+    @functools.cached_property
+    def _stage_codes(self):
+        return tf.function(functools.partial(self.codes), jit_compile=False, autograph=False)
 
     def later_stages(self, hparams) -> list[base.Stage]:
         names = ("epochs", "batch_size", "learning_rate", "lr_schedule", "clip_norm", "patience")

@@ -1,6 +1,7 @@
 """rbf_vae: variational autoencoder whose observation std grows away from the codes, by radial basis functions."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, Optional
 
@@ -137,6 +138,13 @@ class RBFVAE(vae.VAE):
 
     # ---- training ----------------------------------------------------------------------------------
 
+    def adapt(self, x):
+        # What would stop the second stage is told before the first one is trained.
+        if len(x) < self.rbf.num_centres:
+            raise UserError(f"{len(x)} training data cannot make {self.rbf.num_centres} clusters. Take --rbf_centres of "
+                            "at most that, or more data.")
+        super().adapt(x)
+
     def reconstruction_log_prob(self, z, y, seed, training):
         outputs = self.first_stage_outputs(z, training)
         return self.likelihood.component.log_prob(outputs, y, scale=self.scale_now())
@@ -152,6 +160,11 @@ class RBFVAE(vae.VAE):
 
         Side by side, (n, K + D) float32, and held in memory whole.
         """
+        found = [self._stage_row(trainable.to_float(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+        return np.concatenate([rows(z.numpy(), target.numpy()) for z, target in found])
+
+    @functools.cached_property
+    def _stage_row(self):
         component = self.likelihood.component
 
         def row(x):
@@ -162,9 +175,7 @@ class RBFVAE(vae.VAE):
                 return z, component.log_variance(outputs)
             return z, tf.square(y - component.mean(outputs))
 
-        row = tf.function(row, autograph=False)
-        found = [row(trainable.to_float(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
-        return np.concatenate([rows(z.numpy(), target.numpy()) for z, target in found])
+        return tf.function(functools.partial(row), autograph=False)
 
     def later_stages(self, hparams) -> list[base.Stage]:
         settings = {name: getattr(hparams, f"rbf_{name}") for name in _SETTINGS}
@@ -184,6 +195,15 @@ class RBFVAE(vae.VAE):
     def findings(self):
         """Returns how many clusters had no spread and took that of all codes: rbf/clusters_alone."""
         return {"rbf/clusters_alone": float(self.rbf.num_alone)}
+
+    def serving_signatures(self):
+        """Returns the signature decode_with_std: at z the image, the mean of y and its std, in the units of y."""
+
+        def decode_with_std(z):
+            mean, std = self.mean_and_std(z)
+            return {"x": self.to_data(mean), "mean": mean, "std": std}
+
+        return {"decode_with_std": (("z",), decode_with_std)}
 
     # ---- building ----------------------------------------------------------------------------------
 

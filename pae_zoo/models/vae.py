@@ -324,6 +324,16 @@ class VAE(base.Autoencoder):
         """Returns standard normal noise (count, batch, K) for y (batch, *event)."""
         return importance.latent_noise(self._noise_shape(y), count, seed)
 
+    # ---- building and saving -----------------------------------------------------------------------
+
+    @classmethod
+    def inherit(cls, hparams, before, given):
+        """Returns what every model inherits, and how the encoder's second output is read: --posterior_std."""
+        found = super().inherit(hparams, before, given)
+        if "posterior_std" in given or not hasattr(before, "posterior_std"):
+            return found
+        return dataclasses.replace(found, posterior_std=before.posterior_std)
+
     def get_config(self):
         own = ("beta", "kl", "num_latent_samples", "bound", "gradient", "capacity", "capacity_steps", "free_bits",
                "posterior_std")  # fmt: skip

@@ -210,7 +210,7 @@ class StackedDecoder(keras.Model):
     def member(self, z, number, training: bool = False) -> tf.Tensor:
         """Returns the outputs (n, *event) of one member at z (n, K); `number` may be a scalar tensor."""
         values = {name: [value[number][None] for value in values] for name, values in self._values().items()}
-        return self._apply(values, tf.convert_to_tensor(z)[None], training)[0]
+        return self._apply(values, tf.convert_to_tensor(z)[None], training, [number])[0]
 
     def call(self, z, training: bool = False) -> tf.Tensor:
         """Returns the mean of the members' outputs at z (n, K), shape (n, *event)."""
@@ -227,7 +227,8 @@ class StackedDecoder(keras.Model):
     def _values(self) -> dict[str, Values]:
         return {name: [tf.convert_to_tensor(v) for v in variables] for name, variables in self._plan.variables.items()}
 
-    def _apply(self, values: dict[str, Values], z, training: bool) -> tf.Tensor:
+    def _apply(self, values: dict[str, Values], z, training: bool, members: Optional[list] = None) -> tf.Tensor:
+        """Returns the outputs of `members` (None: all), whose weights are given, each at its own z (s, n, K)."""
         h = tf.convert_to_tensor(z)
         for kind, layers in self._plan.steps:
             if kind == "batched":
@@ -237,7 +238,7 @@ class StackedDecoder(keras.Model):
             elif kind == "folded":
                 h = self._folded(layers[0], values, h, training)
             else:
-                h = self._single(layers, values, h, training)
+                h = self._single(layers, values, h, training, members)
         return h
 
     def _folded(self, layer: keras.Layer, values: dict[str, Values], h: tf.Tensor, training: bool) -> tf.Tensor:
@@ -248,7 +249,9 @@ class StackedDecoder(keras.Model):
             variable.assign(tf.broadcast_to(value, variable.shape))  # a dropout's count of calls
         return tf.reshape(out, (members, -1, *out.shape[1:]))
 
-    def _single(self, layers: list[keras.Layer], values: dict[str, Values], h: tf.Tensor, training: bool) -> tf.Tensor:
+    def _single(
+        self, layers: list[keras.Layer], values: dict[str, Values], h: tf.Tensor, training: bool, members: Optional[list]
+    ) -> tf.Tensor:
         outputs, states = [], {layer.name: [] for layer in layers}
         for number, value in enumerate(tf.unstack(h)):
             for layer in layers:
@@ -256,11 +259,15 @@ class StackedDecoder(keras.Model):
                 value, state = _stateless(layer, weights, value, training)
                 states[layer.name].append(state)
             outputs.append(value)
-        if training and len(outputs) == self.num_members:
+        if training:
             for layer in layers:  # moving averages; nothing where there is no such state
                 kept = self._plan.variables[layer.name][len(layer.trainable_variables) :]
                 for variable, value in zip(kept, zip(*states[layer.name])):
-                    variable.assign(tf.stack(value))
+                    own = tf.stack(value)
+                    if members is not None:
+                        own = tf.tensor_scatter_nd_update(
+                            tf.convert_to_tensor(variable), tf.reshape(members, (-1, 1)), own)  # fmt: skip
+                    variable.assign(own)
         return tf.stack(outputs)
 
     # ---- saving ------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def quick(monkeypatch):
     """Straight lines in the place of geodesics, for tests that are not about these; returns the calls made."""
     calls = []
 
-    def measure(context, name, path, ends, first):
+    def measure(context, name, path, ends, first, solved):
         calls.append(name)
         mean = np.linalg.norm((ends[:, 1] - ends[:, 0]) @ context.model.weight.numpy().T, axis=1)
         none, one = np.full(len(ends), np.nan), np.ones(len(ends), int)
@@ -197,6 +197,23 @@ def test_a_finished_table_is_kept_and_another_setting_starts_anew(retrained, qui
     evaluate(changed)
     assert len(quick) == 3 * 3 * 3
     assert len(rows(changed.run.workdir / "distance_stability.csv")) == 7 * 3
+    # What was made with other settings was put away, and comes back with them.
+    assert len(list(changed.run.workdir.glob("distance_stability-*.csv"))) == 2
+    evaluate(retrained(0))
+    assert len(quick) == 3 * 3 * 3
+    assert len(rows(changed.run.workdir / "distance_stability.csv")) == 7 * 3
+    assert len(list(changed.run.workdir.glob("distance_stability-*.csv"))) == 2
+
+
+def test_the_published_path_has_the_reference_of_the_paper_whatever_ours_has(retrained):
+    tables = {}
+    for reference in (256, 16):
+        context = retrained(0, name=str(reference), stability_published=64, geodesic_reference=reference)
+        evaluate(context)
+        tables[reference] = rows(context.run.workdir / "distance_stability.csv")
+    path = {(reference, name): [row["rms"] for row in table if row["path"] == name]
+            for reference, table in tables.items() for name in ("published", "decorrelated")}  # fmt: skip
+    assert path[256, "published"] == path[256, "decorrelated"] == path[16, "published"] != path[16, "decorrelated"]
 
 
 def test_a_broken_table_is_told(retrained, quick):
@@ -293,6 +310,36 @@ def test_runs_without_distances_and_copies_are_left_out(retrained, quick, undraw
     assert "2 of vae" in text
 
 
+def test_a_table_that_is_not_whole_is_left_out(retrained, quick, undrawn):
+    contexts = [retrained(seed) for seed in range(3)]
+    for context in contexts:
+        evaluate(context)
+    path = contexts[2].run.workdir / "distance_stability.csv"
+    stability_tables.write(path, stability_tables.COLUMNS, rows(path)[:6])
+    text = "\n".join(compare(contexts))
+    assert "members_2 has 6 of 21 distances and is left out." in text and "2 of vae" in text
+
+
+def test_two_data_that_are_the_same_are_left_out(retrained, quick, tmp_path):
+    contexts = [retrained(0), retrained(1)]
+    for context in contexts:
+        evaluate(context)
+        rewrite(context, lambda row: row.update(rms="0", latent="0") if row["pair"] == "3" else None)
+    text = "\n".join(compare(contexts, stability_dir=str(tmp_path / "found")))
+    assert "1 pairs have distance 0" in text and "6 are compared" in text
+    with pytest.raises(UserError, match="is a file; name a folder"):
+        compare(contexts, stability_dir=str(tmp_path / "found" / "columns.csv"))
+
+
+def test_what_makes_groups_differ_by_itself_is_told(retrained, quick, undrawn):
+    contexts = [retrained(seed, kind, stability_pairs=3) for kind in ("members", "std") for seed in range(2)]
+    for context in contexts:
+        if context.model.kind == "std":
+            context.hparams = dataclasses.replace(context.hparams, num_train=50)
+        evaluate(context)
+    assert "num_train is not the same for all: 0 of vae, 50 of ae." in "\n".join(compare(contexts))
+
+
 def test_groups_are_told_apart_by_their_flags(retrained, quick, undrawn):
     contexts = [retrained(seed, name=f"{width}_{seed}", hidden_units=(width,), stability_pairs=3)
                 for width in (8, 16) for seed in range(2)]  # fmt: skip
@@ -307,6 +354,7 @@ def test_groups_are_told_apart_by_their_flags(retrained, quick, undrawn):
     (dict(pair_seed=1), "pair_seed is 67 and 1"),
     (dict(geodesic_points=13), "geodesic_points is 12 and 13"),
     (dict(geodesic_energy="coupled"), "along other paths"),
+    (dict(geodesic_members=4), "of 4 drawn decoders, other runs of vae of|of 10 drawn decoders, other"),
 ])  # fmt: skip
 def test_runs_that_do_not_compare(retrained, flags, words, quick):
     contexts = [retrained(0, stability_pairs=3), retrained(1, stability_pairs=3, **flags)]

@@ -117,11 +117,13 @@ def test_pictures_equal_the_models_own(make_context):
     np.testing.assert_allclose(alone.map, found.map[3:4], atol=2e-3)
 
 
-def test_what_a_model_lacks_is_unsupported(make_context, capsys):
-    model = build("ae")
+@pytest.mark.parametrize("name, words", [
+    ("ae", "no density over its latent space"), ("ensemble_vae", "MemberMixture is a mixture")])  # fmt: skip
+def test_what_a_model_lacks_is_unsupported(make_context, capsys, name, words):
+    model = build(name)
     found = evaluation.evaluate(make_context(model, event_shape=model.event_shape), ["restoration"])
     assert found == {"restoration": "unsupported"}
-    assert "no density over its latent space" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags, model_flags, words", [

@@ -184,6 +184,7 @@ def test_a_graph_finds_the_ring_where_a_line_may_stay_in_the_hole():
 @pytest.mark.parametrize("changes, words", [
     (dict(length_scale=0.0), "length_scale=0.0"),
     (dict(noise_std=float("nan")), "noise_std=nan"),
+    (dict(noise_std=1e-12, length_scale=3.0), "noise_std=1e-12 is too small"),
     (dict(latents=np.zeros((3, 2))), "received shapes"),
     (dict(latents=np.full((100, 2), np.nan)), "finite"),
 ])

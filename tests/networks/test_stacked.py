@@ -137,6 +137,9 @@ def test_training_calls_keep_state_member_by_member():
     z = latents(8)
     np.testing.assert_allclose(stacked.members(z, training=True), [net(z, training=True) for net in singles], atol=1e-5)
     np.testing.assert_allclose(stacked.members(z), [net(z) for net in singles], atol=1e-5)
+    # One member at a time moves its own averages alone.
+    np.testing.assert_allclose(stacked.member(z, 1, training=True), singles[1](z, training=True), atol=1e-5)
+    np.testing.assert_allclose(stacked.members(z), [net(z) for net in singles], atol=1e-5)
 
     dropping = keras.Sequential([keras.Input((K,)), networks.Dropout(0.5, seed=(0, 1))])
     stacked = networks.StackedDecoder(dropping, 2)
