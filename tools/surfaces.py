@@ -47,20 +47,21 @@ class Affine:
 
 
 class Network:
-    """S dense networks with elu between their layers, as `mean_and_members`."""
+    """S dense networks with an activation between their layers, as `mean_and_members`."""
 
-    def __init__(self, variables, num_members: int):
-        self.variables, self.num_members = variables, num_members
+    def __init__(self, variables, num_members: int, activation=tf.nn.elu):
+        self.variables, self.num_members, self.activation = variables, num_members, activation
 
     def mean_and_members(self, z):
-        members = _dense(tf.broadcast_to(z, (self.num_members, *z.shape)), self.variables)
+        members = _dense(tf.broadcast_to(z, (self.num_members, *z.shape)), self.variables, self.activation)
         return tf.reduce_mean(members, axis=0), members
 
 
-def random_network(widths, num_members: int = 3, seed: int = 0) -> Network:
+def random_network(widths, num_members: int = 3, seed: int = 0, activation=tf.nn.elu) -> Network:
     """Returns decoders of layer sizes `widths` with random weights."""
     generator = np.random.default_rng(seed)
-    return Network([tf.constant(value, tf.float32) for value in _initial(generator, widths, num_members)], num_members)
+    values = [tf.constant(value, tf.float32) for value in _initial(generator, widths, num_members)]
+    return Network(values, num_members, activation)
 
 
 def _initial(generator, widths, num_members):
@@ -71,11 +72,11 @@ def _initial(generator, widths, num_members):
     return values
 
 
-def _dense(values, variables):
+def _dense(values, variables, activation=tf.nn.elu):
     for number in range(0, len(variables), 2):
         values = tf.matmul(values, variables[number]) + variables[number + 1]
         if number < len(variables) - 2:
-            values = tf.nn.elu(values)
+            values = activation(values)
     return values
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-# value(weights (B, m, d)) -> energies (B,)
-Energy = Callable[[tf.Tensor], tf.Tensor]
+# value(weights (B, m, d)) -> energies (B,), and the part of each that the shape of the curve decides, (B,)
+Energy = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 FIRST_MOMENT, SECOND_MOMENT, EPSILON = 0.9, 0.999, 1e-12
 
@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
 
 def adam(
-    objective: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    objective: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
     start: tf.Tensor,
     rates: tf.Tensor,
     steps: int,
@@ -38,30 +38,35 @@ def adam(
     """Minimises the energies of B curves by Adam (Kingma & Ba, arXiv 1412.6980), each as if it were alone.
 
     Args:
-      objective: (weights (B, m, d), step) -> (what is differentiated (B,), the energy that is kept count of (B,)).
+      objective: (weights (B, m, d), step) -> (what is differentiated (B,), the energy that is kept count of (B,), the
+        movable part of that (B,)).
       start: the first weights (B, m, d).
       rates: learning rates (B,); with `cosine` they fall to 0 over `steps`.
-      tolerance, patience: a curve has converged when its best energy fell by less than the share `tolerance` over
-        `patience` steps; it then stays as it is. Those that go on do so to the last step.
+      tolerance, patience: a curve has converged when its best energy fell by less than the share `tolerance` of the
+        movable part over `patience` steps; it then stays as it is. Those that go on do so to the last step. A curve
+        whose gradient is no number has not converged.
     """
 
     def evaluate(weights, step):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            loss, value = objective(weights, step)
+            loss, value, part = objective(weights, step)
         gradient = tape.gradient(loss, weights)
-        return value, tf.where(tf.math.is_finite(gradient), gradient, 0.0)
+        sound = tf.reduce_all(tf.math.is_finite(gradient), axis=(1, 2))
+        return value, tf.stop_gradient(part), tf.where(sound[:, None, None], gradient, 0.0), sound
 
-    def body(step, weights, first, second, best, best_weights, mark, mark_step, done, taken, finite, trace):
-        value, gradient = evaluate(weights, step)
+    def body(step, weights, first, second, best, scale, best_weights, mark, mark_step, done, taken, finite, smooth,
+             trace):  # fmt: skip
+        value, part, gradient, sound = evaluate(weights, step)
         finite = tf.where(step == 0, tf.math.is_finite(value), finite)
-        best = tf.where(step == 0, value, best)
+        smooth = tf.where(done, smooth, sound)
+        best, scale = tf.where(step == 0, value, best), tf.where(step == 0, part, scale)
         done |= ~finite
         better = (value < best) & ~done
-        best = tf.where(better, value, best)
+        best, scale = tf.where(better, value, best), tf.where(better, part, scale)
         best_weights = tf.where(better[:, None, None], weights, best_weights)
         # Progress is counted from the last step that brought enough of it.
-        moved = best < mark * (1.0 - tolerance)
+        moved = best < mark - tolerance * scale
         mark, mark_step = tf.where(moved, best, mark), tf.where(moved, step, mark_step)
         taken = tf.where(done, taken, step)
         done |= step - mark_step >= patience
@@ -73,28 +78,31 @@ def adam(
         moves = (rates * decay * unbiased)[:, None, None] * first / (tf.sqrt(second) + EPSILON)
         weights = tf.where(done[:, None, None], weights, weights - moves)
         trace = trace.write(step, best)
-        return step + 1, weights, first, second, best, best_weights, mark, mark_step, done, taken, finite, trace
+        return (step + 1, weights, first, second, best, scale, best_weights, mark, mark_step, done, taken, finite,
+                smooth, trace)  # fmt: skip
 
     zeros, none = tf.zeros_like(start), tf.zeros(tf.shape(start)[:1], tf.int32)
     energy = tf.fill(tf.shape(start)[:1], tf.constant(math.inf, start.dtype))
     trace = tf.TensorArray(start.dtype, steps + 1, element_shape=(start.shape[0],))
-    state = (tf.constant(0), start, zeros, zeros, energy, start, energy, none, none > 0, none, none > 0, trace)
+    state = (tf.constant(0), start, zeros, zeros, energy, energy, start, energy, none, none > 0, none, none > 0, none > 0,
+             trace)  # fmt: skip
     state = tf.while_loop(
-        lambda step, *rest: (step <= steps) & ~tf.reduce_all(rest[7]), body, state, parallel_iterations=1)  # fmt: skip
-    step, best, best_weights, done, taken, finite, trace = (state[i] for i in (0, 4, 5, 8, 9, 10, 11))
-    return Found(best_weights, best, taken, done & finite, filled(trace.stack(), step))
+        lambda step, *rest: (step <= steps) & ~tf.reduce_all(rest[8]), body, state, parallel_iterations=1)  # fmt: skip
+    step, best, best_weights, done, taken, finite, smooth, trace = (state[i] for i in (0, 4, 6, 9, 10, 11, 12, 13))
+    return Found(best_weights, best, taken, done & finite & smooth, filled(trace.stack(), step))
 
 
 def lbfgs(value: Energy, start: tf.Tensor, energy: tf.Tensor, steps: int, tolerance: float) -> Found:
     """Finishes B curves by L-BFGS with a line search for each (Nocedal & Wright, 2006, algorithm 7.5), from TFP.
 
-    A curve whose energy it does not lower below `energy` (B,) keeps its weights `start` (B, m, d).
+    A curve whose energy it does not lower below `energy` (B,) keeps its weights `start` (B, m, d). TFP counts steps for
+    all curves together: `steps` is that of the slowest.
     """
     shape = tf.shape(start)
     flat = tf.reshape(start, (shape[0], start.shape[1] * start.shape[2]))
 
     def value_and_gradient(weights):
-        return tfp.math.value_and_gradient(lambda w: value(tf.reshape(w, shape)), weights)
+        return tfp.math.value_and_gradient(lambda w: value(tf.reshape(w, shape))[0], weights)
 
     found = tfp.optimizer.lbfgs_minimize(
         value_and_gradient, initial_position=flat, max_iterations=steps, tolerance=0.0,

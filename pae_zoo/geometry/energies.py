@@ -40,7 +40,10 @@ def weights(
     if kind == "coupled":
         return Weights(pieces, pieces, 0.0)
     if kind not in ("decorrelated", "interpolated"):
-        raise UserError(f"energy={kind!r} is unknown; allowed: mean, coupled, decorrelated, interpolated.")
+        raise UserError(f"energy={kind!r} is unknown; allowed: mean, coupled, decorrelated, interpolated, and of a "
+                        "solver sampled.")
+    if not 0.0 <= correlation <= 1.0:
+        raise UserError(f"correlation={correlation} is out of range; allowed: 0 to 1.")
     kept = correlation if kind == "interpolated" else 0.0
     reference = pieces if reference_points is None else reference_points
     return Weights(pieces, kept * pieces, (1.0 - kept) * reference**2 / pieces)
@@ -56,12 +59,21 @@ def energy(
     return weighted(segments, weights(kind, int(segments.variance.shape[-1]), reference_points, correlation))
 
 
-def weighted(segments: Segments, by: Weights) -> tf.Tensor:
-    """Returns the energy (...) of segments with the given weights."""
+def weighted(segments: Segments, by: Weights, base: Optional[tf.Tensor] = None) -> tf.Tensor:
+    """Returns the energy (...) of segments with the given weights, less that of a variance `base` (...) everywhere."""
     found = by.mean * tf.reduce_sum(segments.mean, axis=-1)
     if by.spread:
         found += by.spread * tf.reduce_sum(segments.expected - segments.mean, axis=-1)
     if by.point:
-        variance = segments.variance
+        variance = segments.variance if base is None else segments.variance - base[..., None]
         found += by.point * tf.reduce_sum(variance[..., 1:] + variance[..., :-1], axis=-1)
     return found
+
+
+def movable(segments: Segments, by: Weights) -> tf.Tensor:
+    """Returns what is left of the energy (...) without the least variance of the curve: what its shape decides.
+
+    The decorrelated energy of a decoder with a large std that hardly varies is nearly all constant, and a fall of it
+    says how far the search is only beside this part.
+    """
+    return weighted(segments, by, tf.reduce_min(segments.variance, axis=-1) if by.point else None)

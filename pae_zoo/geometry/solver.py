@@ -29,7 +29,7 @@ class Settings:
       energy: "decorrelated", "coupled", "mean" or "interpolated" (see `energies.weights`), or "sampled": the published
         one-sample estimator, for comparison.
       num_points: T, points of a curve on which the energy is computed.
-      reference_points: R of the decorrelated energy; None is the published form, which depends on num_points.
+      reference_points: R of the decorrelated energy, at least 1; None is the published form, which depends on num_points.
       correlation: of the interpolated energy.
       curve, num_pieces: "spline" or "polyline", and its pieces.
       init: "line", "graph" (shortest paths of the graph), "both" (the lower energy of the two), or "random":
@@ -40,7 +40,7 @@ class Settings:
       steps: most steps; None is 100 of Gauss-Newton, 500 of Adam.
       learning_rate: of Adam, relative to the latent distance of the ends. cosine: whether it falls to 0.
       tolerance, patience: when a curve has converged; see `descent.adam` and `gauss_newton.minimise`.
-      polish: L-BFGS steps after Adam, at most.
+      polish: L-BFGS steps after Adam, at most; Gauss-Newton needs none and takes none.
       curvature_points, refresh: of Gauss-Newton: points of a curve at which the metric is looked at, and, with more
         than four latents, steps after which it is looked at anew.
       length_points: N, points of a curve on which lengths are computed.
@@ -79,12 +79,17 @@ class Settings:
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}.")
         if self.energy != "sampled":
-            energies.weights(self.energy, 2)
-        for name, least in (("num_points", 3), ("length_points", 2), ("num_pieces", 1), ("patience", 1), ("polish", 0)):
-            if getattr(self, name) < least:
+            energies.weights(self.energy, 2, correlation=self.correlation)
+        for name, least in (("num_points", 3), ("length_points", 2), ("num_pieces", 1), ("patience", 1), ("polish", 0),
+                            ("curvature_points", 1), ("refresh", 1), ("init_scale", 0.0), ("tolerance", 0.0)):
+            if not getattr(self, name) >= least:
                 raise UserError(f"{name}={getattr(self, name)} is out of range; allowed: at least {least}.")
-        if self.steps is not None and self.steps < 1:
-            raise UserError(f"steps={self.steps} is out of range; allowed: at least 1, or None.")
+        for name in ("steps", "reference_points"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} is out of range; allowed: at least 1, or None.")
+        for name in ("learning_rate", "memory_mib"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise UserError(f"{name}={getattr(self, name)} is out of range; allowed: above 0.")
         if self.method == "gauss_newton" and self.energy == "sampled":
             raise UserError("The sampled energy has no Gauss-Newton steps; take method='adam'.")
 
@@ -92,9 +97,10 @@ class Settings:
 class Geodesics(NamedTuple):
     """Curves of least energy between B pairs, with what is known of each.
 
-    initial_energy, energy (B,): before and after, of the closed form. lengths: {name: (B,)}, see `lengths.Lengths`.
+    initial_energy, energy (B,): before and after, of the closed form, float64. lengths: {name: (B,)}, see `lengths.Lengths`.
     converged (B,): whether the energy had stopped falling; finite (B,): whether energies and lengths are numbers. Where
-    one is False the curve is not the geodesic. steps (B,): taken. trace: best energy after each step, (steps + 1, B).
+    one is False the curve is not the geodesic. steps (B,): taken, with `polish`
+    those of the slowest curve of its batch. trace: best energy after each step, (steps + 1, B).
     """
 
     curves: Curves
@@ -127,6 +133,9 @@ class Solver:
             settings.method == "gauss_newton"
             or settings.method == "auto" and isinstance(manifold, Embedded) and manifold.latent_dim <= UNROLLED)
         self.steps = settings.steps or (100 if self.uses_gauss_newton else 500)
+        if settings.polish and (self.uses_gauss_newton or settings.energy == "sampled"):
+            raise UserError(f"polish={settings.polish} is for what follows Adam on an energy in closed form; take "
+                            "method='adam' and another energy than 'sampled', or polish=0.")
         self.family = curves_lib.FAMILIES[settings.curve](settings.num_pieces)
         self.times = np.linspace(0.0, 1.0, settings.num_points)
         on_gpu = bool(tf.config.list_logical_devices("GPU"))
@@ -134,9 +143,12 @@ class Solver:
         self.lengths = Lengths(manifold, settings.length_points, self.memory_mib, settings.jit_compile)
         self._target = MeanAlone(manifold) if settings.energy == "mean" and isinstance(manifold, Embedded) else manifold
         decoded = 6 * settings.num_points
+        matrices = 0
         if self.uses_gauss_newton:
-            decoded += 2 * (1 + manifold.latent_dim) * settings.curvature_points
-        self._bytes_per_curve = decoded * manifold.size * manifold.dtype.size
+            where = gauss_newton.curvature(self.family, settings.curvature_points, settings.num_points)
+            decoded += 2 * (1 + manifold.latent_dim) * len(where.times)
+            matrices = 4 * (self.family.size * manifold.latent_dim) ** 2
+        self._bytes_per_curve = (decoded * manifold.size + matrices) * manifold.dtype.size
         # TensorFlow tells functions apart by their code, partial objects by themselves: no warning of retracing.
         self._program = tf.function(functools.partial(self._minimise), jit_compile=settings.jit_compile,
                                     autograph=False)  # fmt: skip
@@ -169,7 +181,9 @@ class Solver:
     def _ends(self, start, end) -> tuple[np.ndarray, np.ndarray]:
         start, end = (np.atleast_2d(np.asarray(points, np.float64)) for points in (start, end))
         d = self.manifold.latent_dim
-        if start.shape != end.shape or start.ndim != 2 or start.shape[1] != d or not len(start):
+        if not start.size:
+            raise UserError("There is no pair to join: give at least one.")
+        if start.shape != end.shape or start.ndim != 2 or start.shape[1] != d:
             raise UserError(f"Pairs of latents are two arrays (B, {d}); received {start.shape} and {end.shape}.")
         if not (np.isfinite(start).all() and np.isfinite(end).all()):
             raise UserError("Ends of geodesics must be finite numbers; some are not.")
@@ -201,7 +215,9 @@ class Solver:
             parts.append([values.numpy()[..., :kept] for values in found[1:]] + [found[0].numpy()[:kept]])
             if progress is not None:
                 progress(kept)
-        initial, energy, taken, converged, trace = (np.concatenate(part, axis=-1) for part in list(zip(*parts))[:-1])
+        initial, energy, taken, converged, trace, constant = (
+            np.concatenate(part, axis=-1) for part in list(zip(*parts))[:-1])
+        initial, energy, trace = (values.astype(np.float64) + constant for values in (initial, energy, trace))
         weights = np.concatenate([part[-1] for part in parts]).astype(np.float64)
         # From a point to itself the way is to stay, also where an energy would have the curve wait elsewhere.
         same = (curves.start == curves.end).all(axis=1)
@@ -225,12 +241,20 @@ class Solver:
         def points(weights):
             return line + tf.einsum("tm,bmd->btd", basis, weights)
 
+        # The same for all curves between two ends, and added again in float64: it may be so large that float32 would
+        # have no digits left for what the search changes.
+        base, constant = None, tf.zeros_like(start[:, 0])
+        if by.point and not sampling:
+            base = tf.reduce_min(self._target.segments(tf.stack([start, end], axis=1)).variance, axis=-1)
+            constant = 2.0 * by.point * (settings.num_points - 1) * base
+
         def value(weights):
-            return energies.weighted(self._target.segments(points(weights)), by)
+            segments = self._target.segments(points(weights))
+            return energies.weighted(segments, by, base), energies.movable(segments, by)
 
         if not steps:
-            initial, none = value(weights), tf.zeros_like(numbers)
-            return weights, initial, initial, none, none > 0, initial[None]
+            initial, none = value(weights)[0], tf.zeros_like(numbers)
+            return weights, initial, initial, none, none > 0, initial[None], constant
         if self.uses_gauss_newton:
             where = gauss_newton.curvature(self.family, settings.curvature_points, settings.num_points)
             at = tf.constant(where.times, dtype)
@@ -244,11 +268,18 @@ class Solver:
             found = gauss_newton.minimise(value, hessian, weights, steps, settings.tolerance,
                                           1 if self.manifold.latent_dim <= UNROLLED else settings.refresh)
         else:
-            objective = lambda weights, step: (value(weights),) * 2  # noqa: E731
+            def objective(weights, step):
+                energy, part = value(weights)
+                return energy, energy, part
+
             if sampling:
                 seed = (settings.seed, 1)
-                objective = lambda weights, step: sampled.energies(  # noqa: E731
-                    self._target, points(weights), numbers, seeds.fold_in(seed, step))
+
+                def objective(weights, step):
+                    drawn, expected = sampled.energies(
+                        self._target, points(weights), numbers, seeds.fold_in(seed, step))  # fmt: skip
+                    return drawn, expected, expected
+
             rates = settings.learning_rate * tf.norm(end - start, axis=-1)
             found = descent.adam(objective, weights, rates, steps, settings.tolerance, settings.patience,
                                  settings.cosine)  # fmt: skip
@@ -257,7 +288,7 @@ class Solver:
                 trace = tf.concat([found.trace, last.trace[1:]], axis=0)
                 found = descent.Found(last.weights, last.energy, found.steps + last.steps,
                                       found.converged | last.converged, trace)  # fmt: skip
-        return found.weights, found.trace[0], found.energy, found.steps, found.converged, found.trace
+        return found.weights, found.trace[0], found.energy, found.steps, found.converged, found.trace, constant
 
 
 def solve_geodesics(
@@ -268,7 +299,9 @@ def solve_geodesics(
     decoder: see `manifold.as_manifold`: any callable z (n, d) -> (n, ...) of TensorFlow operations will do, or an
     object with `mean_and_members(z)` or `mean_and_std(z)`. Other arguments: see `Solver`.
     """
-    return Solver(as_manifold(decoder, latent_dim or np.shape(start)[-1]), settings, graph).solve(start, end)
+    if latent_dim is None and not hasattr(decoder, "latent_dim"):
+        latent_dim = np.atleast_2d(start).shape[-1]
+    return Solver(as_manifold(decoder, latent_dim), settings, graph).solve(start, end)
 
 
 def _lower(a: Geodesics, b: Geodesics) -> Geodesics:

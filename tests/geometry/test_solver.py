@@ -89,15 +89,18 @@ def test_the_sampled_energy_is_judged_by_its_expectation():
     assert (closed.solve(start, end).energy <= found.energy * (1 + 1e-4)).all()
 
 
+@pytest.mark.parametrize("energy", ["coupled", "decorrelated"])
 @pytest.mark.parametrize("method", ["gauss_newton", "adam"])
-def test_a_batch_gives_what_single_pairs_give(method):
+def test_a_batch_gives_what_single_pairs_give(method, energy):
     start, end = surfaces.disk(5, 2.0), surfaces.disk(5, 2.0, seed=1)
-    options = dict(method=method, steps=40)
+    options = dict(method=method, energy=energy, steps=40)
     together = surfaces.solver(NETWORK, 2, **options).solve(start, end)
     single = surfaces.solver(NETWORK, 2, memory_mib=0.01, **options).solve(start, end)
+    # Around its minimum the decorrelated energy is so flat in the length that rounding decides more digits of that.
     for name in ("mean", "rms"):
-        np.testing.assert_allclose(together.lengths[name], single.lengths[name], rtol=1e-4)
-    np.testing.assert_allclose(together.energy, single.energy, rtol=1e-4)
+        tolerance = 1e-4 if energy == "coupled" else 2e-3
+        np.testing.assert_allclose(together.lengths[name], single.lengths[name], rtol=tolerance)
+    np.testing.assert_allclose(together.energy, single.energy, rtol=1e-5)
 
 
 @pytest.mark.parametrize("init, energy", [("random", "decorrelated"), ("line", "sampled")])
@@ -170,9 +173,59 @@ def test_a_decoder_that_fails_is_flagged_for_its_pairs_alone(method):
     np.testing.assert_allclose(found.lengths["rms"][0], surfaces.great_circles(start[:1], end[:1])[0], rtol=5e-3)
 
 
-def test_too_few_steps_are_told():
+@pytest.mark.parametrize("method", ["gauss_newton", "adam"])
+def test_where_derivatives_are_no_numbers_a_curve_has_not_converged(method):
+    def dome(z):  # the root has a value beside the dome, and no derivative
+        return tf.concat([z, tf.sqrt(tf.nn.relu(1.0 - tf.reduce_sum(z**2, axis=1, keepdims=True)))], axis=1)
+
+    start, end = np.array([[-1.2, 0.1], [-0.2, 0.1]]), np.array([[1.2, 0.1], [0.2, 0.1]])
+    found = surfaces.solver(dome, 2, method=method).solve(start, end)
+    assert found.finite.all() and found.converged.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("method", ["gauss_newton", "adam"])
+def test_a_std_that_is_the_same_everywhere_changes_no_geodesic(method):
+    """The energy is then nearly all constant: R^2 times the variance, beside which the rest is below float32."""
+
+    class Noisy:
+        def mean_and_std(self, z):
+            mean = surfaces.sphere(z)
+            return mean, tf.ones_like(mean)
+
+    start, end = surfaces.disk(4), surfaces.disk(4, seed=1)
+    found = surfaces.solver(Noisy(), 2, energy="decorrelated", method=method, num_points=128).solve(start, end)
+    np.testing.assert_allclose(found.lengths["mean"], surfaces.great_circles(start, end), rtol=1e-3)
+    assert found.converged.all()
+
+
+@pytest.mark.parametrize("energy", ["coupled", "decorrelated"])
+def test_a_converged_curve_has_nowhere_to_fall(energy):
+    """Also behind the kinks of a relu, where steps have to be short for a while."""
+    kinked = surfaces.random_network((2, 16, 16, 6), 4, activation=tf.nn.relu)
+    start, end = surfaces.disk(12, 2.0), surfaces.disk(12, 2.0, seed=1)
+    solver = surfaces.solver(kinked, 2, energy=energy)
+    found = solver.solve(start, end)
+    again = solver._from(found.curves, None)
+    fallen = 1 - again.energy / found.energy
+    assert found.converged.sum() >= 4 and fallen[found.converged].max() < 1e-4
+
+
+def test_batches_that_are_padded_and_compiled_give_what_one_batch_gives():
+    start, end = surfaces.disk(5, 2.0), surfaces.disk(5, 2.0, seed=1)
+    whole = surfaces.solver(NETWORK, 2, energy="coupled", steps=20, jit_compile=True)
+    memory = 3.5 * whole._bytes_per_curve / 2**20
+    cut = surfaces.solver(NETWORK, 2, energy="coupled", steps=20, jit_compile=True, memory_mib=memory)
+    one, other = whole.solve(start, end), cut.solve(start, end)
+    for name in ("mean", "rms"):
+        np.testing.assert_allclose(one.lengths[name], other.lengths[name], rtol=1e-4)
+    np.testing.assert_allclose(one.curves.weights, other.curves.weights, atol=1e-3)
+    np.testing.assert_array_equal(one.converged, other.converged)
+
+
+@pytest.mark.parametrize("options", [dict(method="gauss_newton", steps=1), dict(method="adam", steps=60)], ids=str)
+def test_too_few_steps_are_told(options):
     start, end = surfaces.disk(4, 2.0), surfaces.disk(4, 2.0, seed=1)
-    assert not surfaces.solver(NETWORK, 2, method="adam", steps=5).solve(start, end).converged.any()
+    assert not surfaces.solver(NETWORK, 2, **options).solve(start, end).converged.any()
 
 
 def test_progress_counts_pairs():
@@ -211,6 +264,14 @@ def test_a_metric_field_is_solved_too():
     (lambda: geometry.Settings(energy="nonsense"), "allowed"),
     (lambda: geometry.Settings(num_points=2), "at least 3"),
     (lambda: geometry.Settings(steps=0), "at least 1"),
+    (lambda: geometry.Settings(energy="interpolated", correlation=2.0), "allowed: 0 to 1"),
+    (lambda: geometry.Settings(refresh=0), "at least 1"),
+    (lambda: geometry.Settings(learning_rate=-1.0), "above 0"),
+    (lambda: geometry.Settings(memory_mib=-1.0), "above 0"),
+    (lambda: geometry.Settings(reference_points=0), "at least 1"),
+    (lambda: geometry.Settings(tolerance=float("nan")), "at least 0"),
+    (lambda: surfaces.solver(surfaces.sphere, 2, polish=5), "method='adam'"),
+    (lambda: surfaces.solver(surfaces.sphere, 2).solve(np.zeros((0, 2)), np.zeros((0, 2))), "at least one"),
     (lambda: geometry.Settings(energy="sampled", method="gauss_newton"), "adam"),
     (lambda: surfaces.solver(surfaces.sphere, 2, init="graph"), "graph"),
     (lambda: surfaces.solver(surfaces.sphere, 2, energy="sampled"), "members"),
