@@ -55,7 +55,7 @@ def workdirs(options: Flags) -> list[str]:
         if not matches:
             raise UserError(f"--workdirs={pattern!r} matches no folder.")
         # What lies beside the runs, such as findings over all of them, is not meant by a pattern.
-        found += [match for match in matches if match == pattern or Run(match).exists()] or matches[:1]
+        found += [match for match in matches if match == pattern or Run(match).exists] or matches[:1]
     if not found:
         raise UserError("--workdir is needed: the folder that `python -m pae_zoo.main` wrote.")
     return found
