@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import sys
+from pathlib import Path
 
 from pae_zoo import evaluation, launch, report
 from pae_zoo import hparams as hp
@@ -55,7 +56,8 @@ def workdirs(options: Flags) -> list[str]:
         if not matches:
             raise UserError(f"--workdirs={pattern!r} matches no folder.")
         # What lies beside the runs, such as findings over all of them, is not meant by a pattern.
-        found += [match for match in matches if match == pattern or Run(match).exists] or matches[:1]
+        inside = [match for match in matches if match == pattern or Path(match).is_dir() and Run(match).exists]
+        found += inside or matches[:1]
     if not found:
         raise UserError("--workdir is needed: the folder that `python -m pae_zoo.main` wrote.")
     return found

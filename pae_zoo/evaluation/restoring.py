@@ -70,7 +70,8 @@ class Restorer:
       options: noise, restoration_starts, restoration_posterior and restoration_draws.
       seed: pair of integers; results do not depend on how data are batched, but for those of NUTS.
 
-    Raises NotImplementedError for a model without a prior or with a mixture for a likelihood, UserError for noise that has no Gaussian form in y.
+    Raises NotImplementedError for a model without a prior or with a mixture for a likelihood, UserError for noise that
+    has no Gaussian form in y.
     """
 
     def __init__(self, context: Context, options: Any, seed):
@@ -78,8 +79,8 @@ class Restorer:
         self.prior = self.model.prior()
         likelihood = self.model.likelihood
         if not likelihood.has_independent_values:
-            raise NotImplementedError(f"Restoration sums over the values that are seen, and {type(likelihood).__name__} "
-                                      "is a mixture, not a product over values.")
+            raise NotImplementedError("Restoration sums over the values that are seen, and "
+                                      f"{type(likelihood).__name__} is a mixture, not a product over values.")
         if not likelihood.is_discrete:
             constant = likelihood.has_shared_precision
             noise = options.noise and self._noise_of_y(options.noise)

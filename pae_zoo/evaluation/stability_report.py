@@ -142,9 +142,9 @@ def _check_comparable(runs: Sequence[Measured]) -> None:
             raise UserError(f"{run.workdir} has distances along other paths than other runs of "
                             f"{run.snapshot['model']}. Give all of them the same --geodesic_energy.")
         if run.snapshot["own"]["members"] != members[run.snapshot["model"]]:
-            raise UserError(f"{run.workdir} has distances of {run.snapshot['own']['members']} drawn decoders, other runs "
-                            f"of {run.snapshot['model']} of {members[run.snapshot['model']]}. Give all of them the same "
-                            "--geodesic_members.")
+            own, other = run.snapshot["own"]["members"], members[run.snapshot["model"]]
+            raise UserError(f"{run.workdir} has distances of {own} drawn decoders, other runs of "
+                            f"{run.snapshot['model']} of {other}. Give all of them the same --geodesic_members.")
 
 
 def _differences(groups: dict[str, list[Measured]]) -> Iterator[str]:

@@ -84,8 +84,8 @@ def adam(
     zeros, none = tf.zeros_like(start), tf.zeros(tf.shape(start)[:1], tf.int32)
     energy = tf.fill(tf.shape(start)[:1], tf.constant(math.inf, start.dtype))
     trace = tf.TensorArray(start.dtype, steps + 1, element_shape=(start.shape[0],))
-    state = (tf.constant(0), start, zeros, zeros, energy, energy, start, energy, none, none > 0, none, none > 0, none > 0,
-             trace)  # fmt: skip
+    no = none > 0
+    state = (tf.constant(0), start, zeros, zeros, energy, energy, start, energy, none, no, none, no, no, trace)
     state = tf.while_loop(
         lambda step, *rest: (step <= steps) & ~tf.reduce_all(rest[8]), body, state, parallel_iterations=1)  # fmt: skip
     step, best, best_weights, done, taken, finite, smooth, trace = (state[i] for i in (0, 4, 6, 9, 10, 11, 12, 13))

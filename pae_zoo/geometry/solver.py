@@ -29,7 +29,8 @@ class Settings:
       energy: "decorrelated", "coupled", "mean" or "interpolated" (see `energies.weights`), or "sampled": the published
         one-sample estimator, for comparison.
       num_points: T, points of a curve on which the energy is computed.
-      reference_points: R of the decorrelated energy, at least 1; None is the published form, which depends on num_points.
+      reference_points: R of the decorrelated energy, at least 1; None is the published form, which depends on
+        num_points.
       correlation: of the interpolated energy.
       curve, num_pieces: "spline" or "polyline", and its pieces.
       init: "line", "graph" (shortest paths of the graph), "both" (the lower energy of the two), or "random":
@@ -97,7 +98,8 @@ class Settings:
 class Geodesics(NamedTuple):
     """Curves of least energy between B pairs, with what is known of each.
 
-    initial_energy, energy (B,): before and after, of the closed form, float64. lengths: {name: (B,)}, see `lengths.Lengths`.
+    initial_energy, energy (B,): before and after, of the closed form, float64. lengths: {name: (B,)}, see
+    `lengths.Lengths`.
     converged (B,): whether the energy had stopped falling; finite (B,): whether energies and lengths are numbers. Where
     one is False the curve is not the geodesic. steps (B,): taken, with `polish`
     those of the slowest curve of its batch. trace: best energy after each step, (steps + 1, B).

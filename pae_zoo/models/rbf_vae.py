@@ -141,8 +141,8 @@ class RBFVAE(vae.VAE):
     def adapt(self, x):
         # What would stop the second stage is told before the first one is trained.
         if len(x) < self.rbf.num_centres:
-            raise UserError(f"{len(x)} training data cannot make {self.rbf.num_centres} clusters. Take --rbf_centres of "
-                            "at most that, or more data.")
+            raise UserError(f"{len(x)} training data cannot make {self.rbf.num_centres} clusters. Take --rbf_centres "
+                            "of at most that, or more data.")
         super().adapt(x)
 
     def reconstruction_log_prob(self, z, y, seed, training):

@@ -250,8 +250,9 @@ class StackedDecoder(keras.Model):
         return tf.reshape(out, (members, -1, *out.shape[1:]))
 
     def _single(
-        self, layers: list[keras.Layer], values: dict[str, Values], h: tf.Tensor, training: bool, members: Optional[list]
-    ) -> tf.Tensor:
+        self, layers: list[keras.Layer], values: dict[str, Values], h: tf.Tensor, training: bool,
+        members: Optional[list],
+    ) -> tf.Tensor:  # fmt: skip
         outputs, states = [], {layer.name: [] for layer in layers}
         for number, value in enumerate(tf.unstack(h)):
             for layer in layers:
