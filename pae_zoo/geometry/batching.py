@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pae_zoo.errors import UserError
+
 
 def batch_size(num_rows: int, bytes_per_row: float, memory_mib: float) -> int:
     """Returns the rows of a batch: as many as the memory allows, in batches as equal as they can be."""
@@ -33,6 +35,8 @@ class RowMap:
     def __call__(self, *arrays: np.ndarray, shared: tuple = ()) -> Any:
         """Returns the results for all rows as numpy arrays; the last batch is padded with copies of the last row."""
         count = len(arrays[0])
+        if not count:
+            raise UserError("There is nothing to compute: give at least one point, curve or pair.")
         size = batch_size(count, self.bytes_per_row, self.memory_mib)
         parts = []
         for start in range(0, count, size):

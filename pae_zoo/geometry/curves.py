@@ -140,14 +140,15 @@ class Curves:
     weights: np.ndarray
 
     def __call__(self, t) -> np.ndarray:
-        """Returns the points at times t, (T,) for all curves or (B, T) each its own: (B, T, d), float64."""
-        t = np.asarray(t, np.float64)
+        """Returns the points at times t, (T,) or one number for all, or (B, T) each its own: (B, T, d), float64."""
+        t = np.atleast_1d(np.asarray(t, np.float64))
         line = self.start[:, None] + t[..., None] * (self.end - self.start)[:, None]
         return line + self.family.basis(t) @ self.weights
 
     def velocity(self, t) -> np.ndarray:
         """Returns dc/dt at times t, (T,) or (B, T): (B, T, d), float64."""
-        return (self.end - self.start)[:, None] + self.family.derivative(np.asarray(t, np.float64)) @ self.weights
+        slopes = self.family.derivative(np.atleast_1d(np.asarray(t, np.float64)))
+        return (self.end - self.start)[:, None] + slopes @ self.weights
 
     def __getitem__(self, chosen) -> "Curves":
         """Returns the curves that an index array, mask or slice chooses."""

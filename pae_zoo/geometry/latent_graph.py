@@ -66,9 +66,11 @@ class LatentGraph:
             raise UserError(f"The decoder is finite on none of the {len(edges)} edges of the graph. Look at its "
                             "outputs, or choose other nodes.")
         self.least_variance = float(variance[finite].min())
-        self.excess = LEAST_EXCESS * float(np.median(variance[finite]) - self.least_variance)
+        above = variance[finite] - self.least_variance
+        # The mean where more than half of the edges have the least variance: a floor, and peaks on it.
+        self.excess = LEAST_EXCESS * float(np.median(above) or above.mean())
         # Differences of rounding are none.
-        self._flat = self.excess <= 1e-6 * abs(self.least_variance)
+        self._flat = float(above.max()) <= 1e-6 * abs(self.least_variance)
         latent = np.linalg.norm(self.nodes[edges[:, 0]] - self.nodes[edges[:, 1]], axis=1)
         costs = self._sum(length, variance)
         self._tie_break = TIE_BREAK * costs[finite].sum() / max(latent[finite].sum(), 1e-300)

@@ -164,7 +164,8 @@ def connect(solver: Solver, p, q) -> Connections:
     """Returns the geodesics from p (B, d) to q (B, d) of the expected metric, seen from both ends.
 
     A curve is followed at constant speed: its velocity at an end is rescaled to L c' / |c'|_G, so that the parameter
-    of the curve has no part in it.
+    of the curve has no part in it. A vector is NaN where the metric is no number at its end, or gives the
+    curve no speed there although it has a length.
     """
     solver = coupled(solver)
     found = solver.solve(p, q)
@@ -173,7 +174,9 @@ def connect(solver: Solver, p, q) -> Connections:
     ends = np.stack([found.curves.start, found.curves.end], axis=1)
     metric = solver.manifold.metric(tf.constant(ends, solver.manifold.dtype)).numpy().astype(np.float64)
     speed = np.sqrt(np.maximum(np.einsum("bti,btij,btj->bt", velocity, metric, velocity), 0.0))
-    scale = np.divide(distance[:, None], speed, out=np.zeros_like(speed), where=speed > 0)
+    # A curve that does not move where it has a length, or whose speed is no number, has no velocity to rescale.
+    still = np.where(distance[:, None] > 0, np.nan, np.zeros_like(speed))
+    scale = np.divide(distance[:, None], speed, out=still, where=speed > 0)
     vectors = velocity * scale[..., None] * np.array([1.0, -1.0])[:, None]
     vectors[~found.finite] = np.nan
     return Connections(vectors[:, 0], vectors[:, 1], np.where(found.finite, distance, np.nan), found.converged)
@@ -192,10 +195,11 @@ def squared_distance(solver: Solver, p, q) -> tf.Tensor:
     """Returns d^2(p, q) under the expected metric for p and q (B, d), shape (B,), with exact first derivatives.
 
     The gradient is -2 G(p) log_p(q) by p and -2 G(q) log_q(p) by q: the first variation of the length, without a
-    derivative through the search. Runs eagerly. Where p = q both are 0.
+    derivative through the search. Runs eagerly, in the float type of p. Where p = q both are 0.
     """
     solver = coupled(solver)
-    p, q = tf.convert_to_tensor(p), tf.convert_to_tensor(q)
+    p = tf.convert_to_tensor(p)
+    q = tf.cast(q, p.dtype)
     found = connect(solver, p.numpy(), q.numpy())
     forces = []
     # All outside of the function with its own gradient, which must not meet the decoder's variables.

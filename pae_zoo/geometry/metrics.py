@@ -11,10 +11,14 @@ def log_volume(metric: tf.Tensor) -> tf.Tensor:
     """Returns 1/2 log det G of metrics (..., d, d), the log of the magnification factor, shape (...).
 
     Minus infinity where the decoder is constant along some direction (Bishop et al., "Magnification factors for the
-    GTM algorithm", 1997).
+    GTM algorithm", 1997), NaN where the metric is no number.
     """
-    eigenvalues = tf.linalg.eigvalsh(metric)
-    return 0.5 * tf.reduce_sum(tf.math.log(tf.maximum(eigenvalues, 0.0)), axis=-1)
+    metric = tf.convert_to_tensor(metric)
+    usable = tf.reduce_all(tf.math.is_finite(metric), axis=(-2, -1))
+    # The decomposition of one bad metric would fail for all of them.
+    safe = tf.where(usable[..., None, None], metric, tf.eye(metric.shape[-1], dtype=metric.dtype))
+    found = 0.5 * tf.reduce_sum(tf.math.log(tf.maximum(tf.linalg.eigvalsh(safe), 0.0)), axis=-1)
+    return tf.where(usable, found, tf.constant(np.nan, metric.dtype))
 
 
 def indicatrices(metric: np.ndarray, num_points: int = 64) -> np.ndarray:

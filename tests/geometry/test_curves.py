@@ -94,3 +94,9 @@ def test_a_path_that_stays_where_it_is_fits():
 def test_too_few_pieces_are_refused(make):
     with pytest.raises(UserError, match="at least"):
         make()
+
+
+def test_one_time_is_that_of_all_curves():
+    lines = geometry.straight(np.zeros((3, 2)), np.ones((3, 2)))
+    assert lines(0.5).shape == lines.velocity(0.5).shape == (3, 1, 2)
+    np.testing.assert_array_equal(lines(0.5), np.full((3, 1, 2), 0.5))

@@ -233,3 +233,19 @@ def test_where_the_decoder_is_not_finite_there_is_no_way():
     assert np.linalg.norm(path, axis=1).min() >= 0.3
     with pytest.raises(UserError, match="No path of finite cost"):
         graph.paths([[0.0, 0.0]], [[0.8, 0.0]])
+
+
+def test_certain_nearly_everywhere_is_not_certain_alike():
+    """More than half of the edges have the least variance; the others still cost more."""
+
+    class Peak:
+        latent_dim = 2
+
+        def mean_and_std(self, z):
+            inside = tf.reduce_sum(z**2, axis=-1, keepdims=True) < 0.25
+            return z, tf.where(inside, 1.0, 0.01) * tf.ones_like(z)
+
+    manifold = MeanAndStd(Peak(), 2)
+    graph = GridGraph(manifold, [-2.0, -1.0], [2.0, 1.0], [24, 24], weights="decorrelated", jit_compile=False)
+    path = graph.paths([[-1.5, 0.0]], [[1.5, 0.0]])[0]
+    assert np.linalg.norm(path, axis=1).min() > 0.4

@@ -170,6 +170,17 @@ def test_magnification_and_indicatrices():
     np.testing.assert_allclose(np.einsum("ni,ij,nj->n", ellipse, metric, ellipse), 1.0)
 
 
+def test_one_bad_metric_leaves_the_others_their_magnification():
+    metrics = np.stack([4.0 * np.eye(2), np.full((2, 2), np.nan), np.eye(2)])
+    np.testing.assert_allclose(geometry.log_volume(tf.constant(metrics)), [np.log(4.0), np.nan, 0.0], atol=1e-12)
+
+
+def test_nothing_to_compute_is_told():
+    manifold = geometry.as_manifold(surfaces.sphere, 2)
+    with pytest.raises(UserError, match="at least one"):
+        geometry.Fields(manifold).metric(np.zeros((0, 2)))
+
+
 def test_fields_are_computed_in_batches():
     manifold = geometry.as_manifold(NETWORK, 2)
     fields = geometry.Fields(manifold, memory_mib=0.01)

@@ -186,3 +186,19 @@ def test_bad_input_is_one_clear_line():
         ExponentialMap(solver().manifold, 0)
     with pytest.raises(UserError, match=r"\(B, 2\)"):
         expmap(solver().manifold, np.zeros((1, 2)), np.zeros((2, 2)))
+
+
+def test_ends_of_two_float_types_have_gradients():
+    solver = Solver(Deterministic(lambda z: z, 2), Settings(jit_compile=False))
+    p = tf.Variable([[0.0, 0.0]])
+    with tf.GradientTape() as tape:
+        square = squared_distance(solver, p, np.array([[1.0, 2.0]]))
+    np.testing.assert_allclose(tape.gradient(square, p), [[-2.0, -4.0]], atol=1e-4)
+
+
+def test_where_the_metric_is_no_number_the_logarithm_is_none():
+    def cone(z):
+        return tf.concat([z, tf.norm(z, axis=-1, keepdims=True)], axis=-1)
+
+    found = connect(Solver(Deterministic(cone, 2), Settings(jit_compile=False)), [[0.0, 0.0]], [[1.0, 0.0]])
+    assert np.isnan(found.at_start).all()
