@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from pae_zoo import geometry
 from pae_zoo.errors import UserError
+from pae_zoo.geometry import sampled
 
 
 class MeanStd:
@@ -168,6 +169,15 @@ def test_magnification_and_indicatrices():
     assert float(geometry.log_volume(tf.constant(metric))) == pytest.approx(np.log(2.0))
     ellipse = geometry.indicatrices(metric)
     np.testing.assert_allclose(np.einsum("ni,ij,nj->n", ellipse, metric, ellipse), 1.0)
+
+
+def test_sampled_energies_have_the_expectation_that_they_tell():
+    manifold = geometry.as_manifold(surfaces.random_network((2, 8, 5)), 2)
+    z = tf.tile(tf.constant([[[0.5, -1.0], [0.2, 0.3], [1.0, 1.5]]]), (20_000, 1, 1))
+    draw = tf.function(lambda: sampled.energies(manifold, z, tf.range(20_000), (0, 1)), autograph=False)
+    drawn, expected = (values.numpy() for values in draw())
+    np.testing.assert_allclose(expected, expected[0], rtol=1e-5)
+    assert drawn.std() > 0 and abs(drawn.mean() - expected[0]) < 4 * drawn.std() / np.sqrt(len(drawn))
 
 
 def test_one_bad_metric_leaves_the_others_their_magnification():
