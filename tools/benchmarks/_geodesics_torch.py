@@ -44,6 +44,6 @@ def solve(baton: Baton, workdir: str, pairs: int) -> None:
         with torch.no_grad():
             points = curve(times)
             parts = [Decoders().embed(one).diff(dim=0).square().sum() * (JUDGED_POINTS - 1) for one in points]
-        notes = dict(energy=float(torch.stack(parts).mean()), converged=float(success), searched=150.0,
+        notes = dict(energy=float(torch.stack(parts).mean()), converged=float(success),
                      memory_mib=memory.peak())  # fmt: skip
         baton.stop(pairs, (time.perf_counter() - wall, time.process_time() - cpu), **notes)

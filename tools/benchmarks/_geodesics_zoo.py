@@ -49,19 +49,14 @@ def load(workdir: str, pairs: int):
     return manifold, codes[first[chosen]], codes[second[chosen]], model.decoder
 
 
-def solve(baton: Baton, workdir: str, pairs: int, one_by_one: bool = False, anew: bool = False,
-          absolute_rate: float = 0.0, steps_counted: int = 0, **settings) -> None:
+def solve(baton: Baton, workdir: str, pairs: int, one_by_one: bool = False, anew: bool = False, **settings) -> None:
     """Times geodesics between `pairs` pairs, all in one call or each in its own; a step of the baton is a geodesic.
 
-    anew: whether each call builds and compiles its own solver. absolute_rate: a learning rate that is not relative to
-    the distance of the ends, as published. steps_counted: the time is scaled to so many steps of search, where fewer
-    are taken. Results of the coupled energy are judged by that one.
+    anew: whether each call builds and compiles its own solver. Results of the coupled energy are judged by that one.
     """
     from pae_zoo import geometry
 
     manifold, start, end, _ = load(workdir, pairs)
-    if absolute_rate:
-        settings["learning_rate"] = absolute_rate / float(np.linalg.norm(end - start, axis=1).mean())
     solver = geometry.Solver(manifold, geometry.Settings(**settings))
     judged = "coupled" if settings.get("energy") == "coupled" else "decorrelated"
     judge = geometry.Solver(manifold, geometry.Settings(energy=judged, num_points=JUDGED_POINTS))
@@ -82,10 +77,7 @@ def solve(baton: Baton, workdir: str, pairs: int, one_by_one: bool = False, anew
             searched=float(np.mean(np.concatenate([one.steps for one in found]))),
             memory_mib=memory.peak(),
         )  # fmt: skip
-        taken = pairs
-        if steps_counted:
-            taken = pairs * solver.steps / steps_counted
-        baton.stop(taken, (time.perf_counter() - wall, time.process_time() - cpu), **notes)
+        baton.stop(pairs, (time.perf_counter() - wall, time.process_time() - cpu), **notes)
 
 
 def products(baton: Baton, size: int, repeats: int) -> None:
