@@ -23,6 +23,8 @@ LIGHT_COLOURS = (
 )  # fmt: skip
 GEODESIC, LINE = "#00E5FF", "#FFFFFF"
 #: of the axis of a coefficient of variation, as published (arXiv 2408.07507, Fig. 5)
+# Sides of a window up to this ratio have one scale.
+LIKE_SIDES = 2.5
 VARIATION_AXIS = (0.0, 0.6)
 MOST_NAMED = 10
 
@@ -327,7 +329,7 @@ def _finish(figure, axes, background, codes, title, axis_labels, classes) -> Non
     else:
         left, right, bottom, top = background.plane.extent
     axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=axis_labels[0], ylabel=axis_labels[1])
-    if 0.4 < (top - bottom) / (right - left) < 2.5:
+    if 1 / LIKE_SIDES < (top - bottom) / (right - left) < LIKE_SIDES:
         axes.set_aspect("equal")  # lengths and angles in the latent space are what is compared
     axes.set_title(title, fontsize=11)
     handles, names = axes.get_legend_handles_labels()

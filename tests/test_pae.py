@@ -10,7 +10,7 @@ import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, build, hparams, images
 
 import pae_zoo
-from pae_zoo import flows, inference, launch, main, training
+from pae_zoo import flows, inference, launch, main
 from pae_zoo.errors import UserError
 from pae_zoo.models import pae as pae_lib
 from pae_zoo.run import Run
@@ -240,33 +240,6 @@ def test_a_bad_flow_is_refused_in_one_line(wrong, expected, tmp_path, capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert len(lines) == 1 and expected in lines[0], lines
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.full
-def test_the_flow_stage_resumes_bit_for_bit(tmp_path, monkeypatch):
-    import signal
-
-    flags = ["--model=pae", "--smoke", "--nojit_compile", "--latent_dim=2", "--checkpoint_seconds=0", "--tasks=density"]
-    assert call(*flags, f"--workdir={tmp_path / 'whole'}") == 0
-    plain, calls = training.Keeper.on_train_batch_end, {"flow": 0}
-
-    def stop(self, batch, logs=None):
-        if self.run.stage == "flow":
-            calls["flow"] += 1
-            if calls["flow"] == 2:
-                self.signum = signal.SIGTERM
-        return plain(self, batch, logs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Keeper, "on_train_batch_end", stop)
-        assert call(*flags, f"--workdir={tmp_path / 'parts'}") == 128 + signal.SIGTERM
-    assert not (tmp_path / "parts" / "model.keras").exists()
-    assert call(*flags, f"--workdir={tmp_path / 'parts'}") == 0
-    whole, parts = (Run(tmp_path / name, stage="flow").load_arrays("last")[0] for name in ("whole", "parts"))
-    for a, b in zip(whole, parts):
-        np.testing.assert_array_equal(a, b)
-    nll = [Run(tmp_path / name).read_metrics()["density/model/nll"] for name in ("whole", "parts")]
-    assert nll[0] == nll[1]
 
 
 # ---- code noise ----------------------------------------------------------------------------------------------

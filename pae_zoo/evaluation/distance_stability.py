@@ -15,7 +15,7 @@ from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.energies import PUBLISHED_POINTS
 from pae_zoo.geometry.lengths import published_length
 from pae_zoo.geometry.manifold import Ensemble, Manifold, MeanAndStd
-from pae_zoo.geometry.solver import Geodesics, Solver
+from pae_zoo.geometry.solver import SOLVER_VERSION, Geodesics, Solver
 
 # Pairs after which the table is written: an interrupted run goes on from there.
 CHUNK = 25
@@ -83,6 +83,7 @@ def snapshot(context: Context, pairs: np.ndarray, names: tuple[str, ...]) -> dic
     shared = {name: getattr(options, name) for name in flags}
     shared["data"] = latent_geometry.checksum(context.dataset.test.x[pairs])
     shared["num_pairs"] = len(pairs)
+    shared["solver"] = SOLVER_VERSION
     own = {"model_seed": int(context.hparams.seed), "evaluation_seed": int(context.seed), "paths": list(names),
            "members": int(options.geodesic_members), "weights": _weights(context.model)}  # fmt: skip
     if PUBLISHED in names and isinstance(latent_geometry.space(context).manifold, Ensemble):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pae_zoo import plotting, plotting_geometry
-from pae_zoo.evaluation import latent_geometry
+from pae_zoo.evaluation import latent_geometry, latent_grid
 from pae_zoo.evaluation.context import Context, Projection
 from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.metrics import indicatrices, log_volume
@@ -21,7 +21,6 @@ SHOWN_CODES = 2000
 STRIPS, STRIP_IMAGES = 3, 11
 # Of the window around the codes: standard deviations to either side of their mean, and the margin beyond curves.
 WINDOW_STDS, MARGIN = 3.0, 0.08
-LIKE_SIDES = 2.5  # as `plotting_geometry` has it
 
 
 class Paths(NamedTuple):
@@ -158,7 +157,7 @@ def window(codes: np.ndarray, curves: np.ndarray) -> tuple[float, float, float, 
     low = np.minimum(centre - spread, curves.min(axis=0))
     high = np.maximum(centre + spread, curves.max(axis=0))
     sides = high - low
-    if sides.max() < LIKE_SIDES * sides.min():
+    if sides.max() < plotting_geometry.LIKE_SIDES * sides.min():
         low, high = low - (sides.max() - sides) / 2, high + (sides.max() - sides) / 2
     margin = MARGIN * np.maximum(high - low, 1e-6)
     (left, bottom), (right, top) = low - margin, high + margin
@@ -168,8 +167,7 @@ def window(codes: np.ndarray, curves: np.ndarray) -> tuple[float, float, float, 
 def _grid(extent: tuple[float, float, float, float], side: int) -> np.ndarray:
     """Returns points (side * side, 2) over a window, row after row from the bottom."""
     left, right, bottom, top = extent
-    x, y = np.meshgrid(np.linspace(left, right, side), np.linspace(bottom, top, side))
-    return np.stack([x, y], axis=-1).reshape(-1, 2)
+    return latent_grid.points(np.linspace(left, right, side), np.linspace(bottom, top, side))
 
 
 def _map(context: Context, kind: str, codes, curves: Paths, lines: Paths, good: np.ndarray) -> None:

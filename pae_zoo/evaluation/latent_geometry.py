@@ -134,8 +134,6 @@ def pairs(labels: Optional[np.ndarray], count: int, num: int, seed: int) -> np.n
                                   f"for at most {count // 2} pairs.")
     generator = np.random.default_rng([seed, 0x7061697273])
     order = generator.permutation(count)
-    rank = np.empty(count, int)
-    rank[order] = np.arange(count)
     names = np.unique(labels) if labels is not None else []
     queues = {name: order[labels[order] == name] for name in names}
     used, found = np.zeros(count, bool), []

@@ -14,13 +14,11 @@ from pae_zoo.geometry.manifold import (
     Manifold,
     MeanAlone,
     MeanAndStd,
-    MetricField,
     Segments,
     as_manifold,
-    conformal,
-    local_variance,
 )
 from pae_zoo.geometry.maps import ExponentialMap, connect, expmap, logmap, squared_distance
+from pae_zoo.geometry.metric_fields import MetricField, conformal, local_variance
 from pae_zoo.geometry.metrics import Fields, indicatrices, log_volume
 from pae_zoo.geometry.solver import Geodesics, Settings, Solver, solve_geodesics
 

@@ -33,15 +33,18 @@ def pairwise_distances(
     pairs done. Raises UserError for points that are not (n, d) or not finite, and for another length.
     """
     points = np.asarray(points, np.float64)
-    if points.ndim != 2:
+    if points.ndim != 2 or points.shape[1] != solver.manifold.latent_dim:
         raise UserError(f"Points are an array (n, {solver.manifold.latent_dim}); received shape {points.shape}.")
+    if not np.isfinite(points).all():
+        raise UserError(f"Points must be finite numbers; {(~np.isfinite(points)).any(axis=1).sum()} of {len(points)} "
+                        "are not.")
+    if length not in solver.lengths.names:
+        raise UserError(f"length={length!r} is unknown; allowed here: {', '.join(solver.lengths.names)}.")
     first, second = np.triu_indices(len(points), 1)
     found, converged = np.zeros((len(points),) * 2), np.eye(len(points), dtype=bool)
     for start in range(0, len(first), CHUNK):
         a, b = first[start : start + CHUNK], second[start : start + CHUNK]
         solved = solver.solve(points[a], points[b], progress)
-        if length not in solved.lengths:
-            raise UserError(f"length={length!r} is unknown; allowed here: {', '.join(solved.lengths)}.")
         values = np.where(solved.finite, solved.lengths[length], np.nan)
         found[a, b] = found[b, a] = values
         converged[a, b] = converged[b, a] = solved.converged
@@ -51,11 +54,15 @@ def pairwise_distances(
 def medoid(distances: np.ndarray, weights: Optional[np.ndarray] = None) -> int:
     """Returns the row of the point with the least (weighted) mean square distance (n, n) to all points.
 
-    Pairs without a distance, NaN, are left out; a point without any finite distance to another is no candidate.
+    Pairs without a distance, NaN, are left out; a point without any finite distance to another is no candidate. Raises
+    UserError where no point has one.
     """
     square = np.square(np.asarray(distances, np.float64))
     weights = np.ones(len(square)) if weights is None else np.asarray(weights, np.float64)
     known = np.isfinite(square) * weights
     others = known.sum(axis=1) - np.diag(known)
     spread = np.nansum(square * weights, axis=1) / np.maximum(known.sum(axis=1), 1e-300)
-    return int(np.argmin(np.where((others > 0) | (len(square) == 1), spread, np.inf)))
+    candidates = (others > 0) | (len(square) == 1)
+    if not candidates.any():
+        raise UserError(f"None of {len(square)} points has a finite distance to another: there is no medoid.")
+    return int(np.argmin(np.where(candidates, spread, np.inf)))

@@ -3,7 +3,6 @@
 from typing import NamedTuple, Optional
 
 import numpy as np
-import tensorflow as tf
 
 from pae_zoo.errors import UserError
 from pae_zoo.geometry.maps import connect, coupled
@@ -79,7 +78,7 @@ class _State:
         self.point = point
         self.variance = float(np.sum(weights[used] * found.distance[used] ** 2))
         self.step = weights[used] @ found.at_start[used]
-        metric = solver.manifold.metric(tf.constant(point[None], solver.manifold.dtype)).numpy()[0]
+        metric = solver.fields.metric(point[None])[0]
         self.slope = float(np.sqrt(max(self.step @ metric @ self.step, 0.0)))
         self.all_converged = bool(found.converged[used].all())
 

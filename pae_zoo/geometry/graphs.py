@@ -38,6 +38,10 @@ class GridGraph(LatentGraph):
         if d > 3:
             raise UserError(f"A grid over {d} latents would need too many nodes; grids are for up to 3. Take a "
                             "KNNGraph.")
+        for name, given in (("low", low), ("high", high), ("side", SIDES[d] if side is None else side)):
+            if np.shape(given) not in ((), (1,), (d,)):
+                raise UserError(f"{name} is one number or one for each of {d} latents; received shape "
+                                f"{np.shape(given)}.")
         self.low, self.high = np.broadcast_to(low, (d,)).astype(float), np.broadcast_to(high, (d,)).astype(float)
         if not (np.isfinite(self.high - self.low).all() and (self.high > self.low).all()):
             raise UserError(f"A box has finite low < high in each of {d} latents; received {low} and {high}.")
@@ -63,6 +67,9 @@ class GridGraph(LatentGraph):
     def around(cls, manifold: Manifold, points, margin: float = 0.1, **options) -> "GridGraph":
         """Returns the grid over a box that holds points (n, d) and their mean +- 3 std, wider by `margin` a side."""
         points = np.asarray(points, np.float64)
+        if points.ndim != 2 or points.shape[1] != manifold.latent_dim or not len(points):
+            raise UserError(f"A grid is laid around latents (n, {manifold.latent_dim}), n at least 1; received shape "
+                            f"{points.shape}.")
         centre, spread = points.mean(axis=0), 3 * points.std(axis=0)
         low, high = np.minimum(points.min(axis=0), centre - spread), np.maximum(points.max(axis=0), centre + spread)
         wider = margin * (high - low) + 1e-6

@@ -32,6 +32,11 @@ class Lengths:
         self._lengths = RowMap(self._of_points, 3 * row, memory_mib, jit_compile)
         self._steps = RowMap(self._local, 3 * row, memory_mib, jit_compile)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The lengths that this manifold has."""
+        return ("mean", "expected", "rms") if isinstance(self.manifold, Ensemble) else ("mean", "rms")
+
     def __call__(self, curves: Curves) -> dict[str, np.ndarray]:
         """Returns lengths (B,) by name: mean <= expected <= rms.
 
@@ -45,7 +50,10 @@ class Lengths:
         return self._steps(self._points(curves))
 
     def at_equal_lengths(self, curves: Curves, num: int) -> np.ndarray:
-        """Returns the times (B, num), from 0 to 1, at which equal shares of the rms length have been travelled."""
+        """Returns the times (B, num), from 0 to 1, at which equal shares of the rms length have been travelled.
+
+        Even times for a curve without length, and for one whose length is no number.
+        """
         steps = self.local(curves).astype(np.float64)
         travelled = np.concatenate([np.zeros((len(steps), 1)), np.cumsum(steps, axis=1)], axis=1)
         times, asked = np.linspace(0.0, 1.0, self.num_points), np.linspace(0.0, 1.0, num)

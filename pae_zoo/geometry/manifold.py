@@ -10,6 +10,8 @@ from pae_zoo.errors import UserError
 
 # Up to so many latents the directional derivatives are laid out side by side, above they run in a loop.
 UNROLLED = 4
+# Latents that a new decoder is tried on: a number that a batch axis cannot be mistaken for.
+PROBE_ROWS = 7
 
 
 class Segments(NamedTuple):
@@ -79,15 +81,15 @@ class Embedded(Manifold):
         raise NotImplementedError(f"{type(self).__name__} does not define its features.")
 
     def segments(self, z):
-        flat, lead = _flatten(z)
+        flat, lead = flatten(z, self.dtype)
         mean, spread = self.features(flat)
         mean = tf.reshape(mean, (*lead, mean.shape[-1]))
-        mean_steps = tf.reduce_sum(tf.square(_differences(mean)), axis=-1)
+        mean_steps = tf.reduce_sum(tf.square(differences(mean)), axis=-1)
         if spread is None:
             return Segments(mean_steps, mean_steps, tf.zeros_like(mean[..., 0]))
         spread = tf.reshape(spread, (spread.shape[0], *lead, spread.shape[-1]))
         variance = tf.reduce_sum(tf.square(spread), axis=(0, -1))
-        steps = tf.reduce_sum(tf.square(_differences(spread)), axis=(0, -1))
+        steps = tf.reduce_sum(tf.square(differences(spread)), axis=(0, -1))
         return Segments(mean_steps, mean_steps + steps, variance)
 
     def derivatives(self, z: tf.Tensor) -> tuple[Features, Features]:
@@ -118,19 +120,19 @@ class Embedded(Manifold):
         return mean if spread is None else mean + spread
 
     def metric_parts(self, z):
-        flat, lead = _flatten(z)
+        flat, lead = flatten(z, self.dtype)
         shape = (*lead, self.latent_dim, self.latent_dim)
         _, (mean, spread) = self.derivatives(flat)
         found = tf.reshape(_products(mean[:, None]), shape)
         return found, None if spread is None else tf.reshape(_products(spread), shape)
 
     def mean(self, z):
-        flat, lead = _flatten(z)
+        flat, lead = flatten(z, self.dtype)
         mean = self.features(flat).mean
         return tf.reshape(mean, (*lead, mean.shape[-1]))
 
     def uncertainty(self, z):
-        flat, lead = _flatten(z)
+        flat, lead = flatten(z, self.dtype)
         spread = self.features(flat).spread
         if spread is None:
             raise NotImplementedError("This decoder is certain: it has one mean and no spread about it.")
@@ -183,7 +185,7 @@ class Ensemble(Embedded):
         return Features(mean, (found - mean) / math.sqrt(found.shape[0]))
 
     def uncertainty(self, z):
-        flat, lead = _flatten(z)
+        flat, lead = flatten(z, self.dtype)
         mean, spread = self.features(flat)
         if spread is None:
             return tf.zeros(lead, self.dtype)
@@ -216,46 +218,6 @@ class MeanAlone(Embedded):
         return Features(self.manifold.features(z).mean, None)
 
 
-class MetricField(Manifold):
-    """A metric given as a function: G: z (n, d) -> (n, d, d); a piece of a curve has the metric of its middle."""
-
-    def __init__(self, metric: Callable[[tf.Tensor], tf.Tensor], latent_dim: int, dtype: tf.DType = tf.float32):
-        self._metric, self.latent_dim, self.dtype = metric, latent_dim, dtype
-
-    def metric(self, z):
-        flat, lead = _flatten(z)
-        return tf.reshape(tf.cast(self._metric(flat), self.dtype), (*lead, self.latent_dim, self.latent_dim))
-
-    def segments(self, z):
-        step = _differences(z)
-        found = tf.einsum("...i,...ij,...j->...", step, self.metric(z[..., :-1, :] + 0.5 * step), step)
-        return Segments(found, found, tf.zeros_like(z[..., 0]))
-
-
-def conformal(base: Manifold, factor: Callable[[tf.Tensor], tf.Tensor]) -> MetricField:
-    """Returns the metric factor(z) E[G](z) of a manifold: its angles with other lengths.
-
-    factor: z (n, d) -> (n,), positive.
-    """
-    return MetricField(lambda z: factor(z)[:, None, None] * base.metric(z), base.latent_dim, base.dtype)
-
-
-def local_variance(points: tf.Tensor, width: float, floor: float) -> MetricField:
-    """Returns the diagonal metric G_jj(z) = 1 / (sum_n w_n(z) (x_n - z)_j^2 + floor), w_n a Gaussian of std `width`.
-
-    points x: (n, d). Geodesics stay where data are (Arvanitidis et al., "A locally adaptive normal distribution",
-    arXiv 1606.02518, eq. 5).
-    """
-    points = tf.convert_to_tensor(points)
-
-    def metric(z):
-        squares = tf.square(points - z[:, None])
-        weights = tf.exp(-tf.reduce_sum(squares, axis=-1) / (2 * width**2))
-        return tf.linalg.diag(1.0 / (tf.einsum("zn,znj->zj", weights, squares) + floor))
-
-    return MetricField(metric, points.shape[-1], points.dtype)
-
-
 def as_manifold(decoder: Any, latent_dim: Optional[int] = None, dtype: tf.DType = tf.float32) -> Manifold:
     """Returns the manifold of a decoder.
 
@@ -265,7 +227,8 @@ def as_manifold(decoder: Any, latent_dim: Optional[int] = None, dtype: tf.DType 
       latent_dim: d, where the decoder has no attribute of that name.
       dtype: float type of all computations.
 
-    Raises UserError for anything else, and for an ensemble without members.
+    Raises UserError for anything else, for an ensemble without members, and for a decoder that fails on latents (n, d),
+    cannot be traced by TensorFlow, or returns another number of rows.
     """
     if isinstance(decoder, Manifold):
         return decoder
@@ -274,11 +237,38 @@ def as_manifold(decoder: Any, latent_dim: Optional[int] = None, dtype: tf.DType 
         raise UserError("The number of latents of this decoder cannot be known; give latent_dim.")
     for name, kind in (("mean_and_members", Ensemble), ("mean_and_std", MeanAndStd)):
         if hasattr(decoder, name):
-            return kind(decoder, int(found), dtype)
+            return _probed(kind, decoder, int(found), dtype)
     if not callable(decoder):
         raise UserError(f"A decoder is a callable, or has mean_and_members(z) or mean_and_std(z); received "
                         f"{type(decoder).__name__}.")
-    return Deterministic(decoder, int(found), dtype)
+    return _probed(Deterministic, decoder, int(found), dtype)
+
+
+def _probed(kind: type, decoder: Any, latent_dim: int, dtype: tf.DType) -> Embedded:
+    """Returns the manifold of a decoder that has been called once, and once as a compiled program calls it."""
+    told = f"on latents of shape {(PROBE_ROWS, latent_dim)}, {dtype.name}"
+    try:
+        manifold = kind(decoder, latent_dim, dtype)
+        manifold.features(tf.zeros((PROBE_ROWS, latent_dim), dtype))  # an unbuilt network makes its variables here
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"The decoder failed {told}: {_first_line(error)}") from error
+    try:
+        traced = tf.function(manifold.features, autograph=False).get_concrete_function(
+            tf.TensorSpec((PROBE_ROWS, latent_dim), dtype))  # fmt: skip
+    except Exception as error:
+        raise UserError("The decoder runs, but TensorFlow cannot compile it; it must be made of TensorFlow operations, "
+                        f"not of NumPy's: {_first_line(error)}") from error
+    rows = traced.structured_outputs[0].shape[0]
+    if rows not in (None, PROBE_ROWS):
+        raise UserError(f"The decoder returned {rows} rows {told}; it must return one for each latent.")
+    return manifold
+
+
+def _first_line(error: Exception) -> str:
+    words = str(error).strip() or "no message"
+    return f"{type(error).__name__}: {words.splitlines()[0][:300]}"
 
 
 def _input_width(decoder: Any) -> Optional[int]:
@@ -288,13 +278,16 @@ def _input_width(decoder: Any) -> Optional[int]:
 
 def _flat(values: Any, dtype: tf.DType) -> tf.Tensor:
     """Returns decoder outputs (n, ...) as (n, P)."""
+    if isinstance(values, (tuple, list, dict)):  # TensorFlow would stack a tuple, and call it one output
+        raise UserError(f"A decoder returns one tensor (n, ...); received a {type(values).__name__} of {len(values)}. "
+                        "A mean and a std, or members, come from mean_and_std(z) or mean_and_members(z).")
     values = tf.cast(values, dtype)
     return values if values.shape.rank == 2 else tf.reshape(values, (-1, math.prod(values.shape[1:])))
 
 
-def _flatten(z: tf.Tensor) -> tuple[tf.Tensor, list]:
-    """Returns z (..., d) as (n, d), and the sizes of the axes before the last."""
-    z = tf.convert_to_tensor(z)
+def flatten(z: tf.Tensor, dtype: tf.DType) -> tuple[tf.Tensor, list]:
+    """Returns z (..., d) as (n, d) of a float type, and the sizes of the axes before the last."""
+    z = tf.cast(z, dtype)
     lead = [size if size is not None else tf.shape(z)[axis] for axis, size in enumerate(z.shape[:-1])]
     return tf.reshape(z, (-1, z.shape[-1])), lead
 
@@ -309,6 +302,6 @@ def _products(slopes: tf.Tensor) -> tf.Tensor:
     return tf.stack(rows, axis=-2)
 
 
-def _differences(values: tf.Tensor) -> tf.Tensor:
+def differences(values: tf.Tensor) -> tf.Tensor:
     """Returns values[k + 1] - values[k] along the axis before the last."""
     return values[..., 1:, :] - values[..., :-1, :]

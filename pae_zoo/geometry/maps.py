@@ -167,19 +167,26 @@ def connect(solver: Solver, p, q) -> Connections:
     of the curve has no part in it. A vector is NaN where the metric is no number at its end, or gives the
     curve no speed there although it has a length.
     """
+    return _connect(solver, p, q)[0]
+
+
+def _connect(solver: Solver, p, q) -> tuple[Connections, np.ndarray]:
+    """Returns the connections, and the metric at both ends, (B, 2, d, d), float64."""
     solver = coupled(solver)
     found = solver.solve(p, q)
     distance = found.lengths["rms"].astype(np.float64)
     velocity = found.curves.velocity(np.array([0.0, 1.0]))
     ends = np.stack([found.curves.start, found.curves.end], axis=1)
-    metric = solver.manifold.metric(tf.constant(ends, solver.manifold.dtype)).numpy().astype(np.float64)
+    size = ends.shape[-1]
+    metric = solver.fields.metric(ends.reshape(-1, size)).reshape(*ends.shape, size).astype(np.float64)
     speed = np.sqrt(np.maximum(np.einsum("bti,btij,btj->bt", velocity, metric, velocity), 0.0))
     # A curve that does not move where it has a length, or whose speed is no number, has no velocity to rescale.
     still = np.where(distance[:, None] > 0, np.nan, np.zeros_like(speed))
     scale = np.divide(distance[:, None], speed, out=still, where=speed > 0)
     vectors = velocity * scale[..., None] * np.array([1.0, -1.0])[:, None]
     vectors[~found.finite] = np.nan
-    return Connections(vectors[:, 0], vectors[:, 1], np.where(found.finite, distance, np.nan), found.converged)
+    distance = np.where(found.finite, distance, np.nan)
+    return Connections(vectors[:, 0], vectors[:, 1], distance, found.converged), metric
 
 
 def logmap(solver: Solver, p, q) -> np.ndarray:
@@ -197,19 +204,15 @@ def squared_distance(solver: Solver, p, q) -> tf.Tensor:
     The gradient is -2 G(p) log_p(q) by p and -2 G(q) log_q(p) by q: the first variation of the length, without a
     derivative through the search. Runs eagerly, in the float type of p. Where p = q both are 0.
     """
-    solver = coupled(solver)
     p = tf.convert_to_tensor(p)
     q = tf.cast(q, p.dtype)
-    found = connect(solver, p.numpy(), q.numpy())
-    forces = []
-    # All outside of the function with its own gradient, which must not meet the decoder's variables.
-    for point, vector in ((p, found.at_start), (q, found.at_end)):
-        metric = solver.manifold.metric(tf.cast(point, solver.manifold.dtype))
-        force = -2 * tf.linalg.matvec(tf.cast(metric, point.dtype), tf.constant(vector, point.dtype))
-        forces.append(tf.stop_gradient(force))
+    found, metric = _connect(solver, p.numpy(), q.numpy())
+    vectors = np.stack([found.at_start, found.at_end], axis=1)
+    # Outside of the function with its own gradient, which must not meet the decoder's variables.
+    forces = tf.constant(-2 * np.einsum("beij,bej->ebi", metric, vectors), p.dtype)
 
     @tf.custom_gradient
     def squared(p, q):
-        return tf.constant(found.distance**2, p.dtype), lambda up: tuple(up[:, None] * force for force in forces)
+        return tf.constant(found.distance**2, p.dtype), lambda up: tuple(tf.unstack(up[:, None] * forces))
 
     return squared(p, q)

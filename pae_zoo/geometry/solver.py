@@ -16,7 +16,10 @@ from pae_zoo.geometry.batching import batch_size
 from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.lengths import NUM_POINTS, Lengths
 from pae_zoo.geometry.manifold import UNROLLED, Embedded, Ensemble, Manifold, MeanAlone, as_manifold
+from pae_zoo.geometry.metrics import Fields
 
+# Raised by every change of what the default settings find: saved distances of another version do not compare.
+SOLVER_VERSION = 2
 METHODS = ("auto", "gauss_newton", "adam")
 INITS = ("line", "graph", "both", "random")
 
@@ -143,6 +146,7 @@ class Solver:
         on_gpu = bool(tf.config.list_logical_devices("GPU"))
         self.memory_mib = settings.memory_mib or (2048 if on_gpu else 16)
         self.lengths = Lengths(manifold, settings.length_points, self.memory_mib, settings.jit_compile)
+        self.fields = Fields(manifold, self.memory_mib, settings.jit_compile)
         self._target = MeanAlone(manifold) if settings.energy == "mean" and isinstance(manifold, Embedded) else manifold
         decoded = 6 * settings.num_points
         matrices = 0

@@ -66,6 +66,12 @@ def test_bad_input_is_one_clear_line():
         pairwise_distances(solver, np.zeros((3, 2)), length="euclid")
     with pytest.raises(UserError, match=r"\(n, 2\)"):
         pairwise_distances(solver, np.zeros(3))
+    with pytest.raises(UserError, match=r"\(n, 2\); received shape \(1, 3\)"):
+        pairwise_distances(solver, np.zeros((1, 3)))
+    with pytest.raises(UserError, match="1 of 3 are not"):
+        pairwise_distances(solver, [[0.0, 1.0], [np.nan, 0.0], [1.0, 1.0]])
+    with pytest.raises(UserError, match="no medoid"):
+        medoid(np.where(np.eye(3), 0.0, np.nan))
 
 
 def test_medoid_is_the_point_of_least_mean_square_distance():

@@ -141,15 +141,18 @@ def test_evidence_prefers_what_closes_the_hole():
 
 
 def opposite(num=6):
-    """Pairs of latents on opposite sides of the ring."""
+    """Pairs of latents on opposite sides of the ring: of 40 those whose chords come nearest to the middle."""
     latents = ring()[0]
     angle = np.arctan2(latents[:, 1], latents[:, 0])
 
     def nearest(wanted):
         return latents[[np.argmin(np.abs(np.angle(np.exp(1j * (angle - a))))) for a in wanted]]
 
-    asked = np.pi * np.arange(num) / num + 0.1
-    return nearest(asked), nearest(asked + np.pi)
+    asked = np.pi * np.arange(40) / 40
+    start, end = nearest(asked), nearest(asked + np.pi)
+    chord = np.linalg.norm(start + np.linspace(0, 1, 200)[:, None, None] * (end - start), axis=-1).min(axis=0)
+    chosen = np.sort(np.argsort(chord, kind="stable")[:num])
+    return start[chosen], end[chosen]
 
 
 def share_of_radius(curves):
@@ -162,7 +165,7 @@ def share_of_radius(curves):
 def test_geodesics_run_along_the_ring_and_chords_do_not(energy):
     solver = Solver(process(), Settings(energy=energy, jit_compile=False))
     geodesics, chords = solver.solve(*opposite()), solver.straight(*opposite())
-    assert share_of_radius(geodesics.curves).min() >= 0.7 and share_of_radius(chords.curves).max() <= 0.12
+    assert share_of_radius(geodesics.curves).min() >= 0.7 and share_of_radius(chords.curves).max() <= 0.1
     assert (geodesics.energy < chords.energy).all()
     if energy == "coupled":  # the others trade length for certainty
         assert (geodesics.lengths["rms"] <= 0.65 * chords.lengths["rms"]).all()

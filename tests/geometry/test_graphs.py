@@ -191,6 +191,9 @@ def test_ends_outside_the_grid():
 @pytest.mark.parametrize("make, words", [
     (lambda: grid(plane(4), side=3), "up to 3"),
     (lambda: grid(plane(), 1.0, 1.0), "low < high"),
+    (lambda: grid(plane(), [0.0, 0.0, 0.0], 1.0), r"low is one number or one for each of 2 latents"),
+    (lambda: grid(plane(), side=(3, 3, 3)), r"side is one number .* received shape \(3,\)"),
+    (lambda: GridGraph.around(plane(), np.zeros((4, 3))), r"around latents \(n, 2\)"),
     (lambda: grid(plane(), side=1), "side=1"),
     (lambda: grid(plane(), side=3000), "nodes in all"),
     (lambda: grid(plane(), neighbours=6), "allowed: 4, 8"),

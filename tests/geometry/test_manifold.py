@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import surfaces
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from pae_zoo import geometry
 from pae_zoo.errors import UserError
@@ -156,6 +157,23 @@ def test_conformal_metric_scales_lengths():
     np.testing.assert_allclose(ratio, 2.0, rtol=1e-3)
 
 
+def test_batches_are_cut_by_what_a_metric_keeps_alive():
+    base = geometry.as_manifold(NETWORK, 2)
+    assert geometry.conformal(base, lambda z: tf.ones_like(z[:, 0])).size == 3 * base.size
+    assert geometry.local_variance(np.zeros((200, 2), np.float32), 0.5, 0.01).size >= 200 * 2
+    assert geometry.MetricField(lambda z: tf.eye(2, batch_shape=[z.shape[0]]), 2).size == 4
+
+
+def test_latents_of_another_float_type_are_taken():
+    double = tf.cast(Z, tf.float64)
+    for manifold in (geometry.as_manifold(NETWORK, 2), geometry.local_variance(Z, 0.5, 0.01)):
+        np.testing.assert_allclose(manifold.metric(double), manifold.metric(Z), rtol=1e-6)
+        np.testing.assert_allclose(manifold.segments(double).mean, manifold.segments(Z).mean, rtol=1e-6)
+    manifold = geometry.as_manifold(NETWORK, 2)
+    np.testing.assert_allclose(manifold.mean(double), manifold.mean(Z), rtol=1e-6)
+    assert manifold.metric(double).dtype == tf.float32
+
+
 def test_local_variance_metric_is_small_on_the_data():
     data = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32) * 0.3
     manifold = geometry.local_variance(data, width=0.5, floor=0.01)
@@ -207,6 +225,11 @@ class NoMembers:
     (lambda: geometry.as_manifold(NoMembers(), 2), "at least 1"),
     (lambda: geometry.as_manifold(surfaces.sphere), "latent_dim"),
     (lambda: geometry.as_manifold(3, 2), "callable"),
+    (lambda: geometry.as_manifold(lambda z: np.sin(z), 2), "not of NumPy's"),
+    (lambda: geometry.as_manifold(lambda z: (z, z), 2), "a tuple of 2"),
+    (lambda: geometry.as_manifold(lambda z: tfp.distributions.Normal(z, 1.0), 2), "failed on latents of shape"),
+    (lambda: geometry.as_manifold(lambda z: z[0], 2), "returned 2 rows"),
+    (lambda: geometry.as_manifold(lambda z: z @ tf.eye(3), 2), r"failed on latents of shape \(7, 2\), float32"),
     (lambda: geometry.energy(geometry.Segments(*[tf.ones((1, 2))] * 3), "nonsense"), "allowed"),
     (lambda: geometry.Lengths(geometry.as_manifold(surfaces.sphere, 2), 1), "at least 2"),
 ])  # fmt: skip

@@ -9,8 +9,9 @@ import tensorflow as tf
 from test_gaussian_process import process
 
 from pae_zoo.errors import UserError
-from pae_zoo.geometry.manifold import Deterministic, Ensemble, MetricField, as_manifold
+from pae_zoo.geometry.manifold import Deterministic, Ensemble, as_manifold
 from pae_zoo.geometry.maps import ExponentialMap, connect, coupled, expmap, logmap, squared_distance
+from pae_zoo.geometry.metric_fields import MetricField
 from pae_zoo.geometry.solver import Settings, Solver
 
 RNG = np.random.default_rng(0)
