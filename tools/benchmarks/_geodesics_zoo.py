@@ -1,5 +1,6 @@
 """What takes turns in `benchmark.py geodesics`: each contender solves pairs of one ensemble in its own process."""
 
+import json
 import math
 import subprocess
 import sys
@@ -47,6 +48,30 @@ def load(workdir: str, pairs: int):
     chosen = np.flatnonzero(first != second)[:pairs]
     manifold = geometry.as_manifold(model.geometry_decoder(model.num_members, (0, 0)), model.latent_dim)
     return manifold, codes[first[chosen]], codes[second[chosen]], model.decoder
+
+
+def write_aim(workdir: str, energy: float) -> None:
+    """Writes down the mean energy of a search, for `reach`."""
+    (Path(workdir) / "aim.json").write_text(json.dumps(energy))
+
+
+def reach(baton: Baton, workdir: str, pairs: int, **settings) -> None:
+    """Times `solve` with the fewest steps, of 1, 2, 4 and so on, after which the energy is that of `write_aim` or less.
+
+    All its steps where these do not suffice.
+    """
+    from pae_zoo import geometry
+
+    manifold, start, end, _ = load(workdir, pairs)
+    judge = geometry.Solver(manifold, geometry.Settings(num_points=JUDGED_POINTS))
+    aim, most = json.loads((Path(workdir) / "aim.json").read_text()), geometry.Solver(manifold).steps
+    steps = 1
+    while steps < most:
+        found = geometry.Solver(manifold, geometry.Settings(steps=steps, **settings)).solve(start, end)
+        if judge.energy(found.curves).mean() <= aim:
+            break
+        steps = min(2 * steps, most)
+    solve(baton, workdir, pairs, steps=steps, **settings)
 
 
 def solve(baton: Baton, workdir: str, pairs: int, one_by_one: bool = False, anew: bool = False, **settings) -> None:

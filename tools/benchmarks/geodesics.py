@@ -6,7 +6,7 @@ compiled for each, as the published code does for each batch. All results are ju
 decorrelated energy on 257 points with reference 256. A figure is the median over rounds, a multiple the median of
 ratios within rounds. stochman, where PyTorch and it are installed, minimises the coupled energy, by which it and a
 contender of ours are judged. The published scheme, transcribed (256 points, a member drawn for each, up to 4,096 steps
-of Adam), takes a minute or more a pair, so it solves few; it is compared with ours on the same pairs.
+of Adam), is compared with ours on the same pairs: until ours has converged, and until its energy is as low.
 """
 
 import argparse
@@ -20,14 +20,13 @@ from command import positive
 from benchmarks import _geodesics_published, _geodesics_zoo
 from benchmarks._rounds import KEEP_MEMORY, Contender, alternate, cores, load, median, ratio, table
 
-OURS, LOOP, SAME = "ours", "ours, a loop over pairs", "ours, the published scheme's pairs"
+OURS, LOOP = "ours", "ours, a loop over pairs"
+SAME, REACH = "ours, the published scheme's pairs", "ours, to the published energy"
 ADAM, GAUSS_NEWTON = "ours with Adam, 500 steps", "ours with Gauss-Newton"
 COUPLED, STOCHMAN = "ours, coupled energy", "stochman, coupled energy"
 ANEW = "a loop that compiles for each pair"
 PUBLISHED, PRODUCTS = "published: sampled, up to 4096 steps", "matrix products"
 PUBLISHED_STEPS = _geodesics_published.STEPS
-# How far above that of the published scheme an energy of ours may be and still pass for equal.
-EQUAL = 1e-3
 AIMS = {PUBLISHED: 20.0, LOOP: 10.0, ANEW: 10.0}
 
 
@@ -44,6 +43,8 @@ def add_arguments(parser) -> None:
                         "(default: 2)")
     parser.add_argument("--published_steps", type=positive, default=PUBLISHED_STEPS, help="its steps; fewer are scaled "
                         "up in time, and its energy is then not that of the whole search (default: 4096)")
+    parser.add_argument("--published_patience", type=int, default=_geodesics_published.PATIENCE, help="steps without "
+                        "a lower energy after which it ends, 0: never (default: the published 100)")
     parser.add_argument("--points", type=positive, default=64, help="points of a curve of ours (default: 64)")
     parser.add_argument("--epochs", type=positive, default=60, help="epochs of the training (default: 60)")
     parser.add_argument("--rounds", type=positive, default=3, help="turns of each contender (default: 3)")
@@ -82,7 +83,8 @@ def run(args) -> dict[str, dict[str, float]]:
 
 def _compare(workdir: str, latent_dim: int, args) -> dict[str, dict[str, float]]:
     own = dict(workdir=workdir, num_points=args.points)
-    published = dict(workdir=workdir, pairs=args.published_pairs, steps=args.published_steps)
+    published = dict(workdir=workdir, pairs=args.published_pairs, steps=args.published_steps,
+                     patience=args.published_patience)  # fmt: skip
     other = (ADAM, "adam") if _metric_pays(latent_dim) else (GAUSS_NEWTON, "gauss_newton")
     field = [
         Contender(OURS, _geodesics_zoo.solve, dict(own, pairs=args.pairs), KEEP_MEMORY),
@@ -92,6 +94,7 @@ def _compare(workdir: str, latent_dim: int, args) -> dict[str, dict[str, float]]
         Contender(other[0], _geodesics_zoo.solve, dict(own, pairs=args.loop_pairs, method=other[1]), KEEP_MEMORY),
         Contender(SAME, _geodesics_zoo.solve, dict(own, pairs=args.published_pairs), KEEP_MEMORY),
         Contender(PUBLISHED, _geodesics_published.solve, published, KEEP_MEMORY),
+        Contender(REACH, _geodesics_zoo.reach, dict(own, pairs=args.published_pairs), KEEP_MEMORY),  # knows the aim now
         Contender(PRODUCTS, _geodesics_zoo.products, dict(size=1024, repeats=20), KEEP_MEMORY),
     ]  # fmt: skip
     turns = alternate(field, args.rounds, lambda line: print(line, flush=True))
@@ -104,8 +107,9 @@ def _compare(workdir: str, latent_dim: int, args) -> dict[str, dict[str, float]]
         base = turns[COUPLED if name in (COUPLED, STOCHMAN) else OURS]
         rows[name]["multiple"] = ratio(taken, base)
         rows[name]["multiple_cpu"] = ratio(taken, base, "cpu_ms")
-    rows[PUBLISHED] |= {"same": ratio(turns[PUBLISHED], turns[SAME]),
-                        "same_cpu": ratio(turns[PUBLISHED], turns[SAME], "cpu_ms")}  # fmt: skip
+    for name in (SAME, REACH):
+        rows[name]["published"] = ratio(turns[PUBLISHED], turns[name])
+        rows[name]["published_cpu"] = ratio(turns[PUBLISHED], turns[name], "cpu_ms")
     rows[OURS]["share_of_peak"] = _billions(latent_dim, args, rows[OURS]["searched"]) * ratio(
         turns[PRODUCTS], turns[OURS])  # fmt: skip
     _print(rows, args)
@@ -157,7 +161,7 @@ def _verdict(name: str, rows: dict[str, dict[str, float]]) -> str:
     multiple, row = rows[name]["multiple_cpu"], rows[name]
     reached = multiple >= AIMS[name]
     if name == PUBLISHED:
-        reached = row["same_cpu"] >= AIMS[name] and rows[SAME]["energy"] <= row["energy"] * (1 + EQUAL)
+        reached = rows[REACH]["published_cpu"] >= AIMS[name] and rows[REACH]["energy"] <= row["energy"]
     return f">= {AIMS[name]:g}: {'reached' if reached else 'MISSED'}"
 
 
@@ -175,7 +179,9 @@ def _print(rows: dict[str, dict[str, float]], args) -> None:
         body.append((name, *(f"{number:.3g}" for number in numbers), f"{row['energy']:.2f}", f"{row['converged']:.2f}",
                      f"{row['searched']:.0f}" if "searched" in row else "", f"{row['memory_mib']:.0f}", told))
     print(table(head, body))
-    row = rows[PUBLISHED]
-    print(f"the published scheme takes {row['same']:.3g} times the time of ours on the same pairs, by cpu time "
-          f"{row['same_cpu']:.3g}, and ends at {row['energy'] / rows[SAME]['energy']:.4f} times the energy")
+    for name, until in ((SAME, "until ours has converged"), (REACH, "until ours has an energy as low")):
+        row = rows[name]
+        print(f"the published scheme takes {row['published']:.3g} times the time of ours on the same pairs {until}, by "
+              f"cpu time {row['published_cpu']:.3g}; its energy is {rows[PUBLISHED]['energy'] / row['energy']:.4f} "
+              "times ours")  # fmt: skip
     print(f"share of the rate of matrix products of 1024 x 1024: {rows[OURS]['share_of_peak']:.2f}", flush=True)
