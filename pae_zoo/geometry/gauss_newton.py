@@ -1,16 +1,18 @@
-"""Damped Gauss-Newton steps for curves: exact gradients, and the metric as the curvature of the energy.
+"""Gauss-Newton steps for curves: exact gradients, and the metric as the curvature of the energy.
 
 Every energy here is a sum of squares of what the decoder makes of a curve, so that its curvature in the coefficients w
 of the curve is, but for second derivatives of the decoder,
 
     H = 2 int phi' phi'^T (x) (a G_mean + b G_spread) dt + 2 c int phi phi^T (x) G_spread dt,
 
-with the metric along the curve. That is smooth and can be had from a few points of it, by d forward-mode products each;
-a dozen steps with it (Levenberg-Marquardt) take the place of hundreds of gradient steps.
+with the metric along the curve. That is smooth and can be had from a few points of it, by d forward-mode products each.
+What it lacks is learned from the steps themselves: H is the first matrix of an L-BFGS search (Nocedal & Wright, 2006,
+algorithm 7.4), whose secants carry the decoder's own bends. Dozens of steps take the place of hundreds of gradient
+steps, and the metric is looked at in a few of them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +21,20 @@ import tensorflow as tf
 from pae_zoo.geometry.curves import Family, Polyline
 from pae_zoo.geometry.descent import Energy, Found, filled
 from pae_zoo.geometry.energies import Weights
-from pae_zoo.geometry.manifold import Manifold
+from pae_zoo.geometry.manifold import UNROLLED, Manifold
 
-# Damping relative to the diagonal: where it starts, how it falls and rises, and where no step is left to try.
-FIRST, FALL, RISE, LEAST, MOST = 1e-2, 0.2, 10.0, 1e-4, 1e6
-# Damping below which a step is nearly the one to the minimum of the quadratic model.
-QUIET = 1e-2
+# Added to the diagonal of H, once that is scaled to 1.
+RIDGE = 1e-3
+# Secants that are kept, and the least cosine between a step and the change of the gradient for one to be kept.
+MEMORY, LEAST_COSINE = 10, 1e-6
+# A step is taken if it brings this share of what the gradient promises; else it is cut by a factor between these two.
+ARMIJO, LEAST_CUT, MOST_CUT = 1e-4, 0.1, 0.5
+# A search that begins anew without its secants and gains less than so many tolerances had ended before.
+AGAIN = 10.0
+# Evaluations without a fall by the tolerance after which a curve has settled.
+IDLE = 12
+# H is computed at step 0, 1 and the powers of this number: for few latents, for more than `UNROLLED`.
+REFRESH_FEW, REFRESH_MANY = 2, 4
 
 
 class Curvature(NamedTuple):
@@ -55,25 +65,35 @@ def curvature(family: Family, num_points: int, energy_points: int) -> Curvature:
                      root * family.basis(times) * math.sqrt(2.0 * pieces))  # fmt: skip
 
 
+def refresh_steps(steps: int, latent_dim: int) -> tuple[int, ...]:
+    """Returns the steps of a search of up to `steps` before which H is computed; the first ones go furthest."""
+    base, found = REFRESH_FEW if latent_dim <= UNROLLED else REFRESH_MANY, [0, 1]
+    while found[-1] < steps:
+        found.append(found[-1] * base)
+    return tuple(step for step in found if step < max(steps, 1))
+
+
 def minimise(
     value: Energy,
     hessian: Callable[[tf.Tensor], tf.Tensor],
     start: tf.Tensor,
     steps: int,
     tolerance: float,
-    refresh: int = 1,
+    refresh: Sequence[int] = (0,),
 ) -> Found:
-    """Minimises the energies of B curves by damped Gauss-Newton steps, each curve by itself.
+    """Minimises the energies of B curves by Gauss-Newton steps with secants, each curve by itself.
 
     Args:
       value: weights (B, m, d) -> energies and their movable parts, (B,) each. hessian: weights -> H (B, m d, m d).
       start: the first weights, (B, m, d).
-      tolerance: a curve has converged when a step with next to no damping lowered its energy by less than this share of
-        the movable part, when the quadratic model promises no more than that, or when no step lowers it however small.
-        Where the metric or the gradient is no number the search ends, and the curve has not converged.
-      refresh: H is computed anew every so many steps.
+      steps: most evaluations of the energy after the first; a step that is cut and tried again counts anew.
+      tolerance: a curve has converged when H without secants promises to lower its energy by less than this share of
+        the movable part, when a step of full length by it did no more, when a dozen steps did no more, however small,
+        or when the search began anew without secants and gained no more than ten times that. Where the metric or the
+        gradient is no number the search ends, and the curve has not converged.
+      refresh: steps before which H is computed.
     """
-    shape, size = tf.shape(start), start.shape[1] * start.shape[2]
+    shape, size, dtype = tf.shape(start), start.shape[1] * start.shape[2], start.dtype
 
     def evaluate(weights):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -81,45 +101,76 @@ def minimise(
             energy, part = value(weights)
         return energy, tf.stop_gradient(part), tf.reshape(tape.gradient(energy, weights), (-1, size))
 
-    def body(step, trial, weights, energy, scale, gradient, metric, damping, done, converged, taken, trace):
-        found, part, slope = evaluate(trial)
+    def body(step, trial, now, model, secants, move, alone, length, mark, since, done, converged, taken, trace):
+        energy, part, gradient = evaluate(trial)
         first = step == 0
-        better = (found < energy) & ~done
-        # A small gain of a step that the damping has shortened says nothing of the way that is left.
-        slow = better & (energy - found < tolerance * part) & (damping <= QUIET)
-        ended = slow | (~better & (damping >= MOST))
-        # A first energy that is no number, or one that no shape of the curve would change, leaves nothing to do.
-        ended |= first & ~(tf.math.is_finite(found) & (part > 0))
-        taken = tf.where(done, taken, step)
-        converged |= ended & ~done & tf.math.is_finite(found)
+        promised = tf.reduce_sum(now.gradient * move, axis=-1)
+        better = (energy < now.energy + ARMIJO * length * promised) & ~done
+        kept = _remember(secants, tf.reshape(trial - now.weights, (-1, size)), gradient - now.gradient)
+        secants = tf.where((better & ~first)[:, None], kept, secants)
+        cut = _cut(length, promised, energy - now.energy)
         take = better | first
-        weights, gradient = tf.where(take[:, None, None], trial, weights), tf.where(take[:, None], slope, gradient)
-        energy, scale = tf.where(take, found, energy), tf.where(take, part, scale)
-        damping = tf.where(better, tf.maximum(damping * FALL, LEAST), damping * RISE)
-        damping = tf.where(first, tf.fill(shape[:1], tf.constant(FIRST, start.dtype)), damping)
-        if refresh == 1:
-            metric = hessian(weights)
-        else:
-            metric = tf.cond(step % refresh == 0, lambda: hessian(weights), lambda: metric)
-        move, promise, usable = _move(gradient, metric, damping, done | ended)
-        # Where a nearly undamped step promises nothing, the curve is there; rounding would refuse the step anyway.
-        there = ~(done | ended) & usable & (damping <= QUIET) & (promise < tolerance * scale)
-        converged |= there
+        gain = now.energy - energy
+        now = _Place(tf.where(take[:, None, None], trial, now.weights), tf.where(take, energy, now.energy),
+                     tf.where(take, part, now.part), tf.where(take[:, None], gradient, now.gradient))  # fmt: skip
+        # A small gain of a step that was cut says nothing of the way that is left, one of many such steps does.
+        slow = better & (gain < tolerance * part) & (length == 1.0)
+        since = tf.where(take & ~(gain < tolerance * part), step, since)
+        idle = (step - since >= IDLE) | ~better & (-0.5 * promised < tolerance * now.part)
+        # Secants across a kink may promise and find nothing: the search begins anew with the metric alone.
+        settled = (slow | idle) & ~first & ~done
+        since = tf.where(settled, step, since)
+        secants = tf.where((settled | done)[:, None], tf.zeros_like(secants), secants)
+        again = mark - now.energy < AGAIN * tolerance * now.part
+        mark = tf.where(settled, now.energy, mark)
+        # A first energy that is no number, or one that no shape of the curve would change, leaves nothing to do.
+        ended = settled & (alone | again) | first & ~(tf.math.is_finite(energy) & (part > 0))
+        looks = tf.reduce_any(step == tf.constant(refresh))
+        model = tf.cond(looks, lambda: _Model(*_factor(hessian(now.weights))), lambda: model)
+        usable = model.usable & tf.reduce_all(tf.math.is_finite(now.gradient), axis=1)
+        fresh = take | settled
+        move = tf.where(fresh[:, None], _move(now.gradient, model, secants, usable & ~done), move)
+        alone = tf.where(fresh, tf.reduce_all(secants == 0.0, axis=(0, 1, 3)), alone)
+        length = tf.where(fresh, tf.ones_like(cut), cut)
+        # Where the metric alone promises nothing the curve is there; rounding would refuse the step anyway.
+        promise = -0.5 * tf.reduce_sum(now.gradient * move, axis=-1)
+        there = ~(done | ended) & usable & fresh & alone & (promise < tolerance * now.part)
+        taken = tf.where(done, taken, step)
+        converged |= (ended & ~done & tf.math.is_finite(now.energy)) | there
         done |= ended | there | ~usable
-        trial = weights + tf.reshape(tf.where(done[:, None], tf.zeros_like(move), move), shape)
-        trace = trace.write(step, energy)
-        return step + 1, trial, weights, energy, scale, gradient, metric, damping, done, converged, taken, trace
+        trial = now.weights + tf.reshape(tf.where(done[:, None], blank, length[:, None] * move), shape)
+        trace = trace.write(step, now.energy)
+        return step + 1, trial, now, model, secants, move, alone, length, mark, since, done, converged, taken, trace
 
-    none = tf.zeros(shape[:1], tf.int32)
-    energy = tf.fill(shape[:1], tf.constant(math.inf, start.dtype))
-    trace = tf.TensorArray(start.dtype, steps + 1, element_shape=(start.shape[0],))
-    blank = tf.zeros((shape[0], size), start.dtype)
-    state = (tf.constant(0), start, start, energy, energy, blank, tf.zeros((shape[0], size, size), start.dtype), energy,
-             none > 0, none > 0, none, trace)  # fmt: skip
+    none, blank = tf.zeros(shape[:1], tf.int32), tf.zeros((shape[0], size), dtype)
+    infinite, no = tf.fill(shape[:1], tf.constant(math.inf, dtype)), none > 0
+    state = (
+        tf.constant(0), start, _Place(start, infinite, infinite, blank),
+        _Model(blank, tf.zeros((shape[0], size, size), dtype), no), tf.zeros((MEMORY, 2, shape[0], size), dtype), blank,
+        no, tf.ones(shape[:1], dtype), infinite, none, no, no, none,
+        tf.TensorArray(dtype, steps + 1, element_shape=(start.shape[0],)),
+    )  # fmt: skip
     state = tf.while_loop(
-        lambda step, *rest: (step <= steps) & ~tf.reduce_all(rest[7]), body, state, parallel_iterations=1)  # fmt: skip
-    step, weights, energy, converged, taken, trace = (state[i] for i in (0, 2, 3, 9, 10, 11))
-    return Found(weights, energy, taken, converged, filled(trace.stack(), step))
+        lambda step, *rest: (step <= steps) & ~tf.reduce_all(rest[9]), body, state, parallel_iterations=1)  # fmt: skip
+    step, now, converged, taken, trace = (state[i] for i in (0, 2, 11, 12, 13))
+    return Found(now.weights, now.energy, taken, converged, filled(trace.stack(), step))
+
+
+class _Place(NamedTuple):
+    """Where the search stands: weights (B, m, d), energy and its movable part (B,), gradient (B, m d)."""
+
+    weights: tf.Tensor
+    energy: tf.Tensor
+    part: tf.Tensor
+    gradient: tf.Tensor
+
+
+class _Model(NamedTuple):
+    """H as R^-1 L L' R^-1: the diagonal of R, (B, m d), L, (B, m d, m d), and whether these are numbers, (B,)."""
+
+    root: tf.Tensor
+    factor: tf.Tensor
+    usable: tf.Tensor
 
 
 def hessian(manifold: Manifold, points: tf.Tensor, where: Curvature, by: Weights) -> tf.Tensor:
@@ -134,20 +185,45 @@ def hessian(manifold: Manifold, points: tf.Tensor, where: Curvature, by: Weights
     return tf.reshape(found, (-1, size, size))
 
 
-def _move(gradient, metric, damping, done):
-    """Returns the damped Gauss-Newton step of each curve (B, m d), the fall of its energy that it promises (B,), and
-    whether there are numbers to compute it from (B,); curves that are done have a step of 0.
-    """
+def _factor(metric):
+    """Returns the parts of a `_Model` of H (B, n, n), with a ridge."""
     diagonal = tf.linalg.diag_part(metric)
     scale = tf.maximum(diagonal, 1e-6 * tf.reduce_max(diagonal, axis=-1, keepdims=True)) + 1e-30
-    # Scaled to a unit diagonal before the damping, so that float32 is enough.
+    # Scaled to a unit diagonal before the ridge is added, so that float32 is enough.
     root = tf.math.rsqrt(scale)
     scaled = metric * root[:, :, None] * root[:, None, :]
-    damped = tf.linalg.set_diag(scaled, tf.linalg.diag_part(scaled) + damping[:, None] + 1e-6)
-    usable = tf.reduce_all(tf.math.is_finite(damped), axis=(1, 2)) & tf.reduce_all(tf.math.is_finite(gradient), axis=1)
-    moves = usable & ~done
-    safe = tf.where(moves[:, None, None], damped, tf.eye(damped.shape[-1], dtype=damped.dtype))
-    slope = tf.where(moves[:, None], root * gradient, 0.0)
-    move = tf.linalg.cholesky_solve(tf.linalg.cholesky(safe), slope[..., None])[..., 0]
-    root = tf.where(moves[:, None], root, 0.0)
-    return -root * move, 0.5 * tf.reduce_sum(slope * move, axis=-1), usable
+    scaled = tf.linalg.set_diag(scaled, tf.linalg.diag_part(scaled) + RIDGE)
+    usable = tf.reduce_all(tf.math.is_finite(scaled), axis=(1, 2))
+    safe = tf.where(usable[:, None, None], scaled, tf.eye(scaled.shape[-1], dtype=scaled.dtype))
+    return tf.where(usable[:, None], root, tf.zeros_like(root)), tf.linalg.cholesky(safe), usable
+
+
+def _remember(secants, step, change):
+    """Returns the secants (K, 2, B, n) of L-BFGS, with the newest last: a step and the gradient's change, if usable."""
+    inner = tf.reduce_sum(step * change, axis=-1)
+    usable = inner > LEAST_COSINE * tf.norm(step, axis=-1) * tf.norm(change, axis=-1)
+    usable &= tf.math.is_finite(inner)
+    return tf.where(usable[:, None], tf.concat([secants[1:], tf.stack([step, change])[None]], axis=0), secants)
+
+
+def _cut(length, promised, risen):
+    """Returns the next length to try (B,): the lowest point of the parabola through what is known, within bounds."""
+    lowest = -0.5 * promised * tf.square(length) / tf.maximum(risen - promised * length, 1e-30)
+    cut = tf.where(tf.math.is_finite(risen), lowest, tf.zeros_like(lowest))
+    return tf.clip_by_value(cut, LEAST_CUT * length, MOST_CUT * length)
+
+
+def _move(gradient, model, secants, moves):
+    """Returns -B^-1 g for the matrix B of L-BFGS that begins with H; 0 for curves that do not move."""
+    rest = tf.where(moves[:, None], gradient, tf.zeros_like(gradient))
+    pairs = [tf.unstack(pair) for pair in tf.unstack(secants)]
+    products = [tf.reduce_sum(step * change, axis=-1) for step, change in pairs]
+    shares = []
+    for (step, change), product in zip(reversed(pairs), reversed(products)):
+        shares.append(tf.math.divide_no_nan(tf.reduce_sum(step * rest, axis=-1), product))
+        rest -= shares[-1][:, None] * change
+    move = model.root * tf.linalg.cholesky_solve(model.factor, (model.root * rest)[..., None])[..., 0]
+    for (step, change), product, share in zip(pairs, products, reversed(shares)):
+        back = tf.math.divide_no_nan(tf.reduce_sum(change * move, axis=-1), product)
+        move += (share - back)[:, None] * step
+    return -move

@@ -15,11 +15,11 @@ from pae_zoo.geometry import descent, energies, gauss_newton, sampled
 from pae_zoo.geometry.batching import batch_size
 from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.lengths import NUM_POINTS, Lengths
-from pae_zoo.geometry.manifold import UNROLLED, Embedded, Ensemble, Manifold, MeanAlone, as_manifold
+from pae_zoo.geometry.manifold import Embedded, Ensemble, Manifold, MeanAlone, as_manifold
 from pae_zoo.geometry.metrics import Fields
 
 # Raised by every change of what the default settings find: saved distances of another version do not compare.
-SOLVER_VERSION = 2
+SOLVER_VERSION = 3
 METHODS = ("auto", "gauss_newton", "adam")
 INITS = ("line", "graph", "both", "random")
 
@@ -38,15 +38,13 @@ class Settings:
       curve, num_pieces: "spline" or "polyline", and its pieces.
       init: "line", "graph" (shortest paths of the graph), "both" (the lower energy of the two), or "random":
         normal weights of std `init_scale` times the distance of the ends.
-      method: "gauss_newton", "adam", or "auto": the first for decoders of up to four latents; the second above, where a
-        metric takes longer than the steps that it saves, and for a Gaussian process or a metric alone, whose curvature
-        it does not have whole.
-      steps: most steps; None is 100 of Gauss-Newton, 500 of Adam.
+      method: "gauss_newton", "adam", or "auto": the first for decoders; the second for a Gaussian process or a metric
+        alone, whose curvature it does not have whole.
+      steps: most steps; None is 200 of Gauss-Newton, 500 of Adam.
       learning_rate: of Adam, relative to the latent distance of the ends. cosine: whether it falls to 0.
       tolerance, patience: when a curve has converged; see `descent.adam` and `gauss_newton.minimise`.
       polish: L-BFGS steps after Adam, at most; Gauss-Newton needs none and takes none.
-      curvature_points, refresh: of Gauss-Newton: points of a curve at which the metric is looked at, and, with more
-        than four latents, steps after which it is looked at anew.
+      curvature_points: of Gauss-Newton: points of a curve at which the metric is looked at.
       length_points: N, points of a curve on which lengths are computed.
       memory_mib: memory that a batch of curves may need; None is 2048 on a GPU and 16 on a CPU, where decoders that
         leave the caches are slower than curves that take turns.
@@ -72,7 +70,6 @@ class Settings:
     patience: int = 50
     polish: int = 0
     curvature_points: int = 16
-    refresh: int = 4
     length_points: int = NUM_POINTS
     memory_mib: Optional[float] = None
     jit_compile: bool = True
@@ -85,7 +82,7 @@ class Settings:
         if self.energy != "sampled":
             energies.weights(self.energy, 2, correlation=self.correlation)
         for name, least in (("num_points", 3), ("length_points", 2), ("num_pieces", 1), ("patience", 1), ("polish", 0),
-                            ("curvature_points", 1), ("refresh", 1), ("init_scale", 0.0), ("tolerance", 0.0)):
+                            ("curvature_points", 1), ("init_scale", 0.0), ("tolerance", 0.0)):
             if not getattr(self, name) >= least:
                 raise UserError(f"{name}={getattr(self, name)} is out of range; allowed: at least {least}.")
         for name in ("steps", "reference_points"):
@@ -136,8 +133,8 @@ class Solver:
             raise UserError("The sampled energy draws members, and this decoder has none; take energy='decorrelated'.")
         self.uses_gauss_newton = settings.energy != "sampled" and (
             settings.method == "gauss_newton"
-            or settings.method == "auto" and isinstance(manifold, Embedded) and manifold.latent_dim <= UNROLLED)
-        self.steps = settings.steps or (100 if self.uses_gauss_newton else 500)
+            or settings.method == "auto" and isinstance(manifold, Embedded))
+        self.steps = settings.steps or (200 if self.uses_gauss_newton else 500)
         if settings.polish and (self.uses_gauss_newton or settings.energy == "sampled"):
             raise UserError(f"polish={settings.polish} is for what follows Adam on an energy in closed form; take "
                             "method='adam' and another energy than 'sampled', or polish=0.")
@@ -272,7 +269,7 @@ class Solver:
                 return gauss_newton.hessian(self._target, points, where, by)
 
             found = gauss_newton.minimise(value, hessian, weights, steps, settings.tolerance,
-                                          1 if self.manifold.latent_dim <= UNROLLED else settings.refresh)
+                                          gauss_newton.refresh_steps(steps, self.manifold.latent_dim))
         else:
             def objective(weights, step):
                 energy, part = value(weights)

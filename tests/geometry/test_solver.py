@@ -207,7 +207,15 @@ def test_a_converged_curve_has_nowhere_to_fall(energy):
     found = solver.solve(start, end)
     again = solver._from(found.curves, None)
     fallen = 1 - again.energy / found.energy
-    assert found.converged.sum() >= 4 and fallen[found.converged].max() < 1e-4
+    assert found.converged.all() and fallen.max() < 1e-5
+
+
+def test_many_latents_take_fewer_steps_than_adam_and_come_further():
+    network = surfaces.random_network((8, 32, 32, 12), 4)
+    ends = np.random.default_rng(0).normal(size=(2, 4, 8))
+    found, adam = (surfaces.solver(network, 8, method=method).solve(*ends) for method in ("auto", "adam"))
+    assert found.converged.all() and found.steps.max() < adam.steps.min()
+    assert (found.energy <= adam.energy * (1 + 1e-4)).all()
 
 
 def test_batches_that_are_padded_and_compiled_give_what_one_batch_gives():
@@ -265,7 +273,6 @@ def test_a_metric_field_is_solved_too():
     (lambda: geometry.Settings(num_points=2), "at least 3"),
     (lambda: geometry.Settings(steps=0), "at least 1"),
     (lambda: geometry.Settings(energy="interpolated", correlation=2.0), "allowed: 0 to 1"),
-    (lambda: geometry.Settings(refresh=0), "at least 1"),
     (lambda: geometry.Settings(learning_rate=-1.0), "above 0"),
     (lambda: geometry.Settings(memory_mib=-1.0), "above 0"),
     (lambda: geometry.Settings(reference_points=0), "at least 1"),
