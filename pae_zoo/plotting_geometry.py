@@ -127,22 +127,26 @@ def traces(
 ) -> Figure:  # fmt: skip
     """Draws energies while curves are found, and the speeds of the curves found.
 
-    energies: (K, B), evenly spread over the search. start: (B,), which energies are shown relative to. speeds,
-    line_speeds: (T, B), of geodesics and straight lines under the expected metric. good: (B,), others are dashed.
+    energies: (K, B), after 0, 1, ... steps. start: (B,), which energies are shown relative to. speeds, line_speeds:
+    (T, B), of geodesics and straight lines under the expected metric. good: (B,), others are dashed.
     """
     figure = new_figure(10.0, 4.2)
     figure.suptitle(title, fontsize=11)
     left, right = figure.subplots(1, 2)
-    share = 100 * np.linspace(0.0, 1.0, len(energies))
+    # Most of the way is covered in the first steps, and after the last change there is nothing to see.
+    changes = np.flatnonzero((energies[1:] != energies[:-1]).any(axis=1))
+    shown = energies[: changes[-1] + 2] if len(changes) else energies[:2]
     t = np.linspace(0.0, 1.0, len(speeds))
     for index in range(energies.shape[1]):
         style = dict(color=COLOURS[index % 7], linewidth=1.6, linestyle="-" if good[index] else "--")
-        left.plot(share, energies[:, index] / (start[index] or 1.0), **style)
+        left.plot(np.arange(len(shown)), shown[:, index] / (start[index] or 1.0), **style)
         for values, extra in ((speeds, style), (line_speeds, dict(color=COLOURS[index % 7], linewidth=1.0,
                                                                    linestyle=":", alpha=0.7))):  # fmt: skip
             mean = values[:, index].mean()
             right.plot(t, values[:, index] / (mean if mean > 0 else 1.0), **extra)
-    left.set(xlabel="share of the search (%)", ylabel=f"{energy} energy / that of the straight line")
+    left.set_xscale("symlog", linthresh=1.0, linscale=0.5)
+    left.xaxis.set_major_formatter("{x:g}")
+    left.set(xlabel="steps", ylabel=f"{energy} energy / that of the straight line", xlim=(0, max(len(shown) - 1, 1)))
     left.set_title("lowest energy so far", fontsize=10)
     right.axhline(1.0, color="0.45", linewidth=1.0)
     right.set(xlabel="time along the curve", ylabel="speed / its mean", ylim=(0.0, None))
