@@ -34,7 +34,7 @@ AGAIN = 10.0
 # Evaluations without a fall by the tolerance after which a curve has settled.
 IDLE = 12
 # H is computed at step 0, 1 and the powers of this number: for few latents, for more than `UNROLLED`.
-REFRESH_FEW, REFRESH_MANY = 2, 4
+REFRESH_FEW, REFRESH_MANY = 2, 8
 
 
 class Curvature(NamedTuple):
@@ -126,7 +126,7 @@ def minimise(
         # A first energy that is no number, or one that no shape of the curve would change, leaves nothing to do.
         ended = settled & (alone | again) | first & ~(tf.math.is_finite(energy) & (part > 0))
         looks = tf.reduce_any(step == tf.constant(refresh))
-        model = tf.cond(looks, lambda: _Model(*_factor(hessian(now.weights))), lambda: model)
+        model = tf.cond(looks, lambda: _Model(*_invert(hessian(now.weights))), lambda: model)
         usable = model.usable & tf.reduce_all(tf.math.is_finite(now.gradient), axis=1)
         fresh = take | settled
         move = tf.where(fresh[:, None], _move(now.gradient, model, secants, usable & ~done), move)
@@ -166,10 +166,10 @@ class _Place(NamedTuple):
 
 
 class _Model(NamedTuple):
-    """H as R^-1 L L' R^-1: the diagonal of R, (B, m d), L, (B, m d, m d), and whether these are numbers, (B,)."""
+    """H^-1 as R M R: the diagonal of R, (B, m d), M, (B, m d, m d), and whether these are numbers, (B,)."""
 
     root: tf.Tensor
-    factor: tf.Tensor
+    inverse: tf.Tensor
     usable: tf.Tensor
 
 
@@ -185,7 +185,7 @@ def hessian(manifold: Manifold, points: tf.Tensor, where: Curvature, by: Weights
     return tf.reshape(found, (-1, size, size))
 
 
-def _factor(metric):
+def _invert(metric):
     """Returns the parts of a `_Model` of H (B, n, n), with a ridge."""
     diagonal = tf.linalg.diag_part(metric)
     scale = tf.maximum(diagonal, 1e-6 * tf.reduce_max(diagonal, axis=-1, keepdims=True)) + 1e-30
@@ -195,7 +195,11 @@ def _factor(metric):
     scaled = tf.linalg.set_diag(scaled, tf.linalg.diag_part(scaled) + RIDGE)
     usable = tf.reduce_all(tf.math.is_finite(scaled), axis=(1, 2))
     safe = tf.where(usable[:, None, None], scaled, tf.eye(scaled.shape[-1], dtype=scaled.dtype))
-    return tf.where(usable[:, None], root, tf.zeros_like(root)), tf.linalg.cholesky(safe), usable
+    # With the inverse a step is a product; a solution with the factor, one column at a time, took longer than decoding.
+    eye = tf.eye(scaled.shape[-1], batch_shape=tf.shape(scaled)[:1], dtype=scaled.dtype)
+    inverse = tf.linalg.cholesky_solve(tf.linalg.cholesky(safe), eye)
+    inverse = 0.5 * (inverse + tf.linalg.matrix_transpose(inverse))
+    return tf.where(usable[:, None], root, tf.zeros_like(root)), inverse, usable
 
 
 def _remember(secants, step, change):
@@ -222,7 +226,7 @@ def _move(gradient, model, secants, moves):
     for (step, change), product in zip(reversed(pairs), reversed(products)):
         shares.append(tf.math.divide_no_nan(tf.reduce_sum(step * rest, axis=-1), product))
         rest -= shares[-1][:, None] * change
-    move = model.root * tf.linalg.cholesky_solve(model.factor, (model.root * rest)[..., None])[..., 0]
+    move = model.root * tf.linalg.matvec(model.inverse, model.root * rest)
     for (step, change), product, share in zip(pairs, products, reversed(shares)):
         back = tf.math.divide_no_nan(tf.reduce_sum(change * move, axis=-1), product)
         move += (share - back)[:, None] * step
