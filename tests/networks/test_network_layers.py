@@ -117,8 +117,8 @@ def spectral(kind):
     rng = np.random.default_rng(0)
     start = keras.initializers.GlorotUniform(3)  # other kernels may have two nearly equal singular values
     if kind == "dense":
-        layer = SpectralNorm(keras.layers.Dense(5, activation="tanh", bias_initializer="ones", kernel_initializer=start), seed=1)
-        return layer, rng.normal(size=(4, 7)).astype(np.float32)
+        dense = keras.layers.Dense(5, activation="tanh", bias_initializer="ones", kernel_initializer=start)
+        return SpectralNorm(dense, seed=1), rng.normal(size=(4, 7)).astype(np.float32)
     conv = keras.layers.Conv2D(5, 3, strides=2, padding="same", bias_initializer="ones", kernel_initializer=start)
     return SpectralNorm(conv, seed=1), rng.normal(size=(4, 8, 8, 3)).astype(np.float32)
 
