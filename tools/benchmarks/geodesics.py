@@ -15,7 +15,7 @@ import multiprocessing
 import tempfile
 from pathlib import Path
 
-from command import positive
+from command import natural, positive
 
 from benchmarks import _geodesics_published, _geodesics_zoo
 from benchmarks._rounds import KEEP_MEMORY, Contender, alternate, cores, load, median, ratio, table
@@ -43,8 +43,8 @@ def add_arguments(parser) -> None:
                         "(default: 2)")
     parser.add_argument("--published_steps", type=positive, default=PUBLISHED_STEPS, help="its steps; fewer are scaled "
                         "up in time, and its energy is then not that of the whole search (default: 4096)")
-    parser.add_argument("--published_patience", type=int, default=_geodesics_published.PATIENCE, help="steps without "
-                        "a lower energy after which it ends, 0: never (default: the published 100)")
+    parser.add_argument("--published_patience", type=natural, default=_geodesics_published.PATIENCE, help="steps "
+                        "without a lower energy after which it ends, 0: never (default: the published 100)")
     parser.add_argument("--points", type=positive, default=64, help="points of a curve of ours (default: 64)")
     parser.add_argument("--epochs", type=positive, default=60, help="epochs of the training (default: 60)")
     parser.add_argument("--rounds", type=positive, default=3, help="turns of each contender (default: 3)")
