@@ -114,8 +114,9 @@ class EvaluationFlags(RestorationFlags):
     geodesic_reference: int = option(256, "Points R that the decorrelated energy refers to, whatever "
                                      "--geodesic_points: uncertainty counts in proportion to their square.", low=1,
                                      group=EVALUATION)
-    geodesic_steps: int = option(0, "Most steps of the search for a geodesic (0: 200 of Gauss-Newton, 500 of Adam, "
-                                 "which decoders without features take).", low=0, group=EVALUATION, smoke=20)
+    geodesic_steps: int = option(0, "Most steps of the search for a geodesic (0: 200 of Gauss-Newton, 400 with "
+                                 "more than four latents; 500 of Adam, which decoders without features take).", low=0,
+                                 group=EVALUATION, smoke=20)
     geodesic_init: str = option(
         "both", "Where a search starts: the straight line, the shortest path of a graph over the latents, or both, of "
         "which the lower energy counts.", choices=("line", "graph", "both"), group=EVALUATION)

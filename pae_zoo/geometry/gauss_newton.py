@@ -23,8 +23,9 @@ from pae_zoo.geometry.descent import Energy, Found, filled
 from pae_zoo.geometry.energies import Weights
 from pae_zoo.geometry.manifold import UNROLLED, Manifold
 
-# Added to the diagonal of H, once that is scaled to 1.
-RIDGE = 1e-3
+# Added to the diagonal of H, once that is scaled to 1: for few latents, for more than `UNROLLED`. In many dimensions
+# relu kinks lie near every curve, and H without a ridge promises ways that end at the next of them.
+RIDGE_FEW, RIDGE_MANY = 1e-3, 1e-1
 # Secants that are kept, and the least cosine between a step and the change of the gradient for one to be kept.
 MEMORY, LEAST_COSINE = 10, 1e-6
 # A step is taken if it brings this share of what the gradient promises; else it is cut by a factor between these two.
@@ -35,6 +36,8 @@ AGAIN = 10.0
 IDLE = 12
 # H is computed at step 0, 1 and the powers of this number: for few latents, for more than `UNROLLED`.
 REFRESH_FEW, REFRESH_MANY = 2, 8
+# Evaluations that a search may take, if nobody says otherwise: for few latents, for more than `UNROLLED`.
+STEPS_FEW, STEPS_MANY = 200, 400
 
 
 class Curvature(NamedTuple):
@@ -63,6 +66,11 @@ def curvature(family: Family, num_points: int, energy_points: int) -> Curvature:
     root = np.sqrt(weights)[:, None]
     return Curvature(times, family.basis(times), root * family.derivative(times) / math.sqrt(pieces),
                      root * family.basis(times) * math.sqrt(2.0 * pieces))  # fmt: skip
+
+
+def most_steps(latent_dim: int) -> int:
+    """Returns the steps that nearly all searches of so many latents converge in."""
+    return STEPS_FEW if latent_dim <= UNROLLED else STEPS_MANY
 
 
 def refresh_steps(steps: int, latent_dim: int) -> tuple[int, ...]:
@@ -94,6 +102,7 @@ def minimise(
       refresh: steps before which H is computed.
     """
     shape, size, dtype = tf.shape(start), start.shape[1] * start.shape[2], start.dtype
+    ridge = RIDGE_FEW if start.shape[2] <= UNROLLED else RIDGE_MANY
 
     def evaluate(weights):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -126,7 +135,7 @@ def minimise(
         # A first energy that is no number, or one that no shape of the curve would change, leaves nothing to do.
         ended = settled & (alone | again) | first & ~(tf.math.is_finite(energy) & (part > 0))
         looks = tf.reduce_any(step == tf.constant(refresh))
-        model = tf.cond(looks, lambda: _Model(*_invert(hessian(now.weights))), lambda: model)
+        model = tf.cond(looks, lambda: _Model(*_invert(hessian(now.weights), ridge)), lambda: model)
         usable = model.usable & tf.reduce_all(tf.math.is_finite(now.gradient), axis=1)
         fresh = take | settled
         move = tf.where(fresh[:, None], _move(now.gradient, model, secants, usable & ~done), move)
@@ -185,14 +194,14 @@ def hessian(manifold: Manifold, points: tf.Tensor, where: Curvature, by: Weights
     return tf.reshape(found, (-1, size, size))
 
 
-def _invert(metric):
+def _invert(metric, ridge):
     """Returns the parts of a `_Model` of H (B, n, n), with a ridge."""
     diagonal = tf.linalg.diag_part(metric)
     scale = tf.maximum(diagonal, 1e-6 * tf.reduce_max(diagonal, axis=-1, keepdims=True)) + 1e-30
     # Scaled to a unit diagonal before the ridge is added, so that float32 is enough.
     root = tf.math.rsqrt(scale)
     scaled = metric * root[:, :, None] * root[:, None, :]
-    scaled = tf.linalg.set_diag(scaled, tf.linalg.diag_part(scaled) + RIDGE)
+    scaled = tf.linalg.set_diag(scaled, tf.linalg.diag_part(scaled) + ridge)
     usable = tf.reduce_all(tf.math.is_finite(scaled), axis=(1, 2))
     safe = tf.where(usable[:, None, None], scaled, tf.eye(scaled.shape[-1], dtype=scaled.dtype))
     # With the inverse a step is a product; a solution with the factor, one column at a time, took longer than decoding.

@@ -19,7 +19,7 @@ from pae_zoo.geometry.manifold import Embedded, Ensemble, Manifold, MeanAlone, a
 from pae_zoo.geometry.metrics import Fields
 
 # Raised by every change of what the default settings find: saved distances of another version do not compare.
-SOLVER_VERSION = 3
+SOLVER_VERSION = 4
 METHODS = ("auto", "gauss_newton", "adam")
 INITS = ("line", "graph", "both", "random")
 
@@ -40,7 +40,7 @@ class Settings:
         normal weights of std `init_scale` times the distance of the ends.
       method: "gauss_newton", "adam", or "auto": the first for decoders; the second for a Gaussian process or a metric
         alone, whose curvature it does not have whole.
-      steps: most steps; None is 200 of Gauss-Newton, 500 of Adam.
+      steps: most steps; None is 200 of Gauss-Newton (400 with more than four latents), 500 of Adam.
       learning_rate: of Adam, relative to the latent distance of the ends. cosine: whether it falls to 0.
       tolerance, patience: when a curve has converged; see `descent.adam` and `gauss_newton.minimise`.
       polish: L-BFGS steps after Adam, at most; Gauss-Newton needs none and takes none.
@@ -134,7 +134,8 @@ class Solver:
         self.uses_gauss_newton = settings.energy != "sampled" and (
             settings.method == "gauss_newton"
             or settings.method == "auto" and isinstance(manifold, Embedded))
-        self.steps = settings.steps or (200 if self.uses_gauss_newton else 500)
+        self.steps = settings.steps or (
+            gauss_newton.most_steps(manifold.latent_dim) if self.uses_gauss_newton else 500)
         if settings.polish and (self.uses_gauss_newton or settings.energy == "sampled"):
             raise UserError(f"polish={settings.polish} is for what follows Adam on an energy in closed form; take "
                             "method='adam' and another energy than 'sampled', or polish=0.")
