@@ -46,14 +46,28 @@ def split(seed: Seed, num: int) -> list[tf.Tensor]:
 
 def fold_in(seed: Seed, data) -> tf.Tensor:
     """Returns a seed of shape (2,) that depends on `seed` and the integer `data`."""
-    data = tf.cast(data, tf.int32)
-    return tf.random.fold_in(as_seed(seed), data, alg=_ALG)
+    seed, data = as_seed(seed), tf.cast(data, tf.int32)
+    return _traced_fold_in(seed, data) if tf.executing_eagerly() else _fold_in(seed, data)
 
 
 def _bits(shape, seed: Seed) -> tf.Tensor:
-    return tf.random.stateless_uniform(
-        shape, as_seed(seed), minval=None, maxval=None, dtype=tf.int32, alg=_ALG
-    )
+    if tf.executing_eagerly():
+        return _traced_integers(tf.cast(shape, tf.int32), as_seed(seed))
+    return _integers(shape, as_seed(seed))
+
+
+def _fold_in(seed, data):
+    return tf.random.fold_in(seed, data, alg=_ALG)
+
+
+def _integers(shape, seed):
+    return tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.int32, alg=_ALG)
+
+
+# TensorFlow makes a key of a seed by two dozen operations, which one by one take longer than all else here.
+_SEED = tf.TensorSpec((2,), tf.int32)
+_traced_fold_in = tf.function(_fold_in, [_SEED, tf.TensorSpec((), tf.int32)], autograph=False)
+_traced_integers = tf.function(_integers, [tf.TensorSpec([None], tf.int32), _SEED], autograph=False)
 
 
 def uniform(shape, seed: Seed, dtype=tf.float32) -> tf.Tensor:

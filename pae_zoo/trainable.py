@@ -103,6 +103,10 @@ class Trainable(keras.Model):
             self.adapt(first)
             if type(self).count_data is not Trainable.count_data:
                 self.count_data(sum(map(len, epoch_of(x, kwargs.get("steps_per_epoch")))))
+        if self.compiled and not self.optimizer.built:
+            # Here, for a step that makes variables of its own is traced twice.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trained_variables)
         return super().fit(x, *args, **kwargs)
 
     def count_data(self, num: int) -> None:

@@ -8,6 +8,15 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest  # noqa: E402
 
 
+@pytest.fixture(autouse=True, scope="session")
+def graphs_run_as_they_are_built(request):
+    """Optimising a graph takes longer than running it once; with -m full graphs are optimised, as for users."""
+    import tensorflow as tf  # here, for the process that hands tests out needs no TensorFlow
+
+    if "not full" in request.config.option.markexpr:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 @pytest.fixture(autouse=True)
 def curvature_uncompiled(monkeypatch):
     """XLA takes seconds to compile what these tests compute once; those of XLA ask for it."""
@@ -17,7 +26,7 @@ def curvature_uncompiled(monkeypatch):
 @pytest.fixture
 def zero_weights(monkeypatch):
     """Kernels start at zero: tens of millions of random numbers take seconds where no test looks at a value."""
-    import keras  # here, for the process that hands tests out needs no TensorFlow
+    import keras
 
     zeros = keras.initializers.Zeros()
     monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", lambda self, *args, **how: zeros(*args, **how))

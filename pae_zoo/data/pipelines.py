@@ -76,6 +76,7 @@ class Feed:
         """Returns the blocks of steps [first_step, first_step + steps) of `epochs` epochs from `epoch` on."""
         # TensorFlow's own operations, not `from_generator`: under Python 3.11 and later that one lowers malloc's
         # limit for mmap in the whole process, and each step maps and unmaps its scratch memory anew.
+        @tf.autograph.experimental.do_not_convert  # nothing to convert, and looking for it takes long
         def blocks_of(number: tf.Tensor) -> tf.data.Dataset:
             rows = self._order(number)[first_step : first_step + steps]
             return self._blocks(rows, steps, self.steps_per_call)

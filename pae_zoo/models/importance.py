@@ -4,6 +4,7 @@ log p(x) ~ logsumexp_s [log p(x|z_s) + log p(z_s) - log q(z_s|x)] - log S with z
 (Burda et al., arXiv 1509.00519, eq. 8). The proposal q is computed once per datum.
 """
 
+import functools
 import math
 from typing import Callable, NamedTuple
 
@@ -37,6 +38,12 @@ def sample_noise(shape: tuple, seed: tf.Tensor, start, count: int) -> tf.Tensor:
     Each block of samples has its own seed, so the noise does not depend on how samples are cut into chunks;
     nor does that of a datum depend on how many data follow it in the batch.
     """
+    if tf.executing_eagerly() and count > BLOCK:  # op by op a seed takes longer than the noise it makes
+        return _compiled_noise(tuple(map(int, shape)), count)(seed, start)
+    return _noise(shape, count, seed, start)
+
+
+def _noise(shape, count, seed, start):
     blocks = -(-count // BLOCK)
 
     def draw(block):
@@ -46,6 +53,11 @@ def sample_noise(shape: tuple, seed: tf.Tensor, start, count: int) -> tf.Tensor:
         return draw(0)[:count]
     noise = tf.map_fn(draw, tf.range(blocks), fn_output_signature=tf.float32)
     return tf.reshape(noise, (blocks * BLOCK, *shape))[:count]
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_noise(shape, count):
+    return tf.function(functools.partial(_noise, shape, count), autograph=False)
 
 
 def estimate(

@@ -48,7 +48,8 @@ def test_great_circles(pairs, on_sphere):
 @pytest.mark.parametrize("options", [
     dict(method="adam", learning_rate=0.03), dict(init="random"),
     pytest.param(dict(method="adam", steps=60, polish=40), marks=pytest.mark.full),
-    dict(curve="polyline", num_pieces=32), dict(energy="coupled", jit_compile=True, steps=20)], ids=str)  # fmt: skip
+    dict(curve="polyline", num_pieces=32),
+    pytest.param(dict(energy="coupled", jit_compile=True, steps=20), marks=pytest.mark.full)], ids=str)  # fmt: skip
 def test_other_methods_starts_and_curves_agree_on_the_sphere(pairs, on_sphere, options):
     start, end = (points[:8] for points in pairs)
     found = surfaces.solver(surfaces.sphere, 2, num_points=128, **options).solve(start, end)
@@ -220,7 +221,7 @@ def test_many_latents_take_fewer_steps_than_adam_and_come_further():
 
 def test_batches_that_are_padded_and_compiled_give_what_one_batch_gives():
     start, end = surfaces.disk(5, 2.0), surfaces.disk(5, 2.0, seed=1)
-    whole = surfaces.solver(NETWORK, 2, energy="coupled", steps=20, jit_compile=True)
+    whole = surfaces.solver(NETWORK, 2, energy="coupled", steps=20)
     memory = 3.5 * whole._bytes_per_curve / 2**20
     cut = surfaces.solver(NETWORK, 2, energy="coupled", steps=20, jit_compile=True, memory_mib=memory)
     one, other = whole.solve(start, end), cut.solve(start, end)
