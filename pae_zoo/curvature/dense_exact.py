@@ -158,7 +158,7 @@ class _Descent:
             for key, padded in ((key, pieces.pad(one, 0, piece)) for key, one in inputs.items())
         }
         signature = {index: tf.TensorSpec((piece, self.widths[index]), self.outer.dtype) for index in self.needed}
-        found = tf.map_fn(self._some, parts, parallel_iterations=1, fn_output_signature=signature)
+        found = pieces.one_by_one(self._some, parts, signature)
         num = pieces.size(self.levels[0].slope, 0)
         return {index: tf.reshape(one, (-1, one.shape[-1]))[:num] for index, one in found.items()}
 

@@ -159,7 +159,7 @@ class _Sums:
                 lambda moments, delta: tf.einsum("bj,rbj->rb", moments, delta**2),
                 lambda white: tf.reduce_sum(white**2, axis=-1))
 
-        found = tf.map_fn(some, tf.range(-(-width // rows_at_once)), fn_output_signature=x.dtype, parallel_iterations=1)
+        found = pieces.one_by_one(some, tf.range(-(-width // rows_at_once)), x.dtype)
         found = tf.reshape(found, (-1, pieces.size(x, 0)))[:width]
         return tf.reshape(tf.transpose(found), (-1, *shape))
 
@@ -227,7 +227,7 @@ def _in_pieces(x: tf.Tensor, piece: int, function) -> tf.Tensor:
     if isinstance(number, int) and number <= piece:
         return function(x)
     padded = pieces.pad(x, 0, piece)
-    found = tf.map_fn(lambda index: function(pieces.cut(padded, 0, index, piece)), tf.range(-(-number // piece)),
-                      fn_output_signature=x.dtype, parallel_iterations=1)
+    found = pieces.one_by_one(
+        lambda index: function(pieces.cut(padded, 0, index, piece)), tf.range(-(-number // piece)), x.dtype)
     return tf.reshape(found, (-1, *found.shape[2:]))[:number]
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo import seeds
-from pae_zoo.curvature import record
+from pae_zoo.curvature import pieces, record
 from pae_zoo.curvature.graph import Block, Graph, flatten
 from pae_zoo.curvature.hessians import OutputHessian
 from pae_zoo.errors import UserError
@@ -46,9 +46,8 @@ def compute(
         raise UserError(f"structure='low_rank' of rank {rank} and {size:,} weights takes {needed:,.0f} MiB; memory="
                         f"{memory:g} MiB are allowed. Take a smaller rank, fewer layers, or structure='diag'.")
     product = products(graph, x, hessian, blocks, fallback)
-    columns = tf.map_fn(
-        lambda index: product(_column(seed, index, size, x.dtype)), tf.range(rank),
-        fn_output_signature=tf.TensorSpec((size,), x.dtype), parallel_iterations=1)
+    columns = pieces.one_by_one(
+        lambda index: product(_column(seed, index, size, x.dtype)), tf.range(rank), tf.TensorSpec((size,), x.dtype))
     return Sketch(tf.transpose(columns), seeds.as_seed(seed))
 
 

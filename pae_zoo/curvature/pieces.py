@@ -51,6 +51,13 @@ def total(
     return list(tf.while_loop(lambda index, _: index < num_pieces, add, state, parallel_iterations=1)[1])
 
 
+def one_by_one(function: Callable, elements, signature):
+    """Returns function(element) for each row of `elements`, stacked; `signature` is that of one result."""
+    # Outside of functions TensorFlow would rewrite all that is called, which takes longer than running it.
+    plain = tf.autograph.experimental.do_not_convert(function)
+    return tf.map_fn(plain, elements, fn_output_signature=signature, parallel_iterations=1)
+
+
 def over_batch(
     function: Callable[[tf.Tensor, tf.Tensor], Sequence[tf.Tensor]],
     a: tf.Tensor,

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import some
 
 import pae_zoo
 from pae_zoo.data import synthetic
@@ -23,7 +24,7 @@ def log_normal(rng, count):
 
 
 @pytest.mark.parametrize("sample", (two_moons, log_normal))
-@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("coupling", some(list(COUPLINGS), ["affine", "spline"]))
 def test_a_trained_density_integrates_to_one(coupling, sample):
     x = sample(np.random.default_rng(0), 2000)
     flow = pae_zoo.Flow(2, layers=COUPLINGS[coupling], depth=2, hidden_units=(16, 16), bins=6)
