@@ -23,9 +23,10 @@ def test_published_distances_vary_less_over_retrained_models(data_dir, tmp_path)
         "--geodesic_points=33", "--geodesic_init=line", "--stability_published=1024", "--stability_unconverged=keep",
         f"--data_dir={data_dir}",
     ]) == 0  # fmt: skip
-    columns, tests = ({key(row): row for row in csv.DictReader((tmp_path / "distance_stability" / name).open())}
-                      for name, key in (("columns.csv", lambda row: row["distance"]),
-                                        ("tests.csv", lambda row: (row["first"], row["second"]))))  # fmt: skip
+    lines = {name: (tmp_path / "distance_stability" / f"{name}.csv").read_text().splitlines()
+             for name in ("columns", "tests")}  # fmt: skip
+    columns = {row["distance"]: row for row in csv.DictReader(lines["columns"])}
+    tests = {(row["first"], row["second"]): row for row in csv.DictReader(lines["tests"])}
     ours, others = "ensemble_vae: as published", ("rbf_vae: as published", "ensemble_vae: Euclidean")
     for other in others:
         assert float(columns[ours]["cv"]) < float(columns[other]["cv"])
