@@ -229,14 +229,21 @@ def _cut(length, promised, risen):
 def _move(gradient, model, secants, moves):
     """Returns -B^-1 g for the matrix B of L-BFGS that begins with H; 0 for curves that do not move."""
     rest = tf.where(moves[:, None], gradient, tf.zeros_like(gradient))
-    pairs = [tf.unstack(pair) for pair in tf.unstack(secants)]
-    products = [tf.reduce_sum(step * change, axis=-1) for step, change in pairs]
-    shares = []
-    for (step, change), product in zip(reversed(pairs), reversed(products)):
-        shares.append(tf.math.divide_no_nan(tf.reduce_sum(step * rest, axis=-1), product))
-        rest -= shares[-1][:, None] * change
+    products = tf.reduce_sum(secants[:, 0] * secants[:, 1], axis=-1)
+
+    # Loops, since XLA took longer to compile ten secants side by side than all else in the search.
+    def down(number, rest, shares):
+        step, change = secants[number, 0], secants[number, 1]
+        share = tf.math.divide_no_nan(tf.reduce_sum(step * rest, axis=-1), products[number])
+        return number - 1, rest - share[:, None] * change, shares.write(number, share)
+
+    def up(number, move):
+        step, change = secants[number, 0], secants[number, 1]
+        back = tf.math.divide_no_nan(tf.reduce_sum(change * move, axis=-1), products[number])
+        return number + 1, move + (shares[number] - back)[:, None] * step
+
+    shares = tf.TensorArray(gradient.dtype, MEMORY, element_shape=(gradient.shape[0],))
+    _, rest, shares = tf.while_loop(lambda number, *_: number >= 0, down, (MEMORY - 1, rest, shares))
+    shares = shares.stack()
     move = model.root * tf.linalg.matvec(model.inverse, model.root * rest)
-    for (step, change), product, share in zip(pairs, products, reversed(shares)):
-        back = tf.math.divide_no_nan(tf.reduce_sum(change * move, axis=-1), product)
-        move += (share - back)[:, None] * step
-    return -move
+    return -tf.while_loop(lambda number, *_: number < MEMORY, up, (0, move))[1]
