@@ -219,6 +219,14 @@ def test_many_latents_take_fewer_steps_than_adam_and_come_further():
     assert (found.energy <= adam.energy * (1 + 1e-4)).all()
 
 
+def test_many_latents_between_relu_kinks_come_further_than_adam():
+    network = surfaces.random_network((20, 64, 32, 40), 1, activation=tf.nn.relu)
+    ends = np.random.default_rng(0).normal(size=(2, 6, 20))
+    found, adam = (surfaces.solver(network, 20, num_points=33, method=method).solve(*ends)
+                   for method in ("auto", "adam"))  # fmt: skip
+    assert found.energy.mean() < 0.98 * adam.energy.mean()
+
+
 def test_batches_that_are_padded_and_compiled_give_what_one_batch_gives():
     start, end = surfaces.disk(5, 2.0), surfaces.disk(5, 2.0, seed=1)
     whole = surfaces.solver(NETWORK, 2, energy="coupled", steps=20)
