@@ -1,11 +1,13 @@
-"""Folders and files that appear whole or not at all: written beside, then renamed."""
+"""Folders and files that appear whole or not at all, written beside and then renamed; values as JSON has them."""
 
 import contextlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -49,3 +51,16 @@ def file(target: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def plain(value: Any) -> Any:
+    """Returns `value` with NumPy numbers as Python's and numbers that are not finite as None."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
+from pae_zoo import atomic
 from pae_zoo import hparams as hp
 from pae_zoo.errors import UserError
 
@@ -93,7 +94,7 @@ class Run:
 
     def write_json(self, relative: str, value: Any) -> Path:
         """Writes a JSON file whole; numbers that are not finite become null, as JSON has none."""
-        return self.write_text(relative, json.dumps(_plain(value), indent=1, sort_keys=False) + "\n")
+        return self.write_text(relative, json.dumps(atomic.plain(value), indent=1, sort_keys=False) + "\n")
 
     def read_json(self, relative: str) -> Any:
         """Reads a JSON file of the run; raises UserError if it is missing or broken."""
@@ -141,7 +142,7 @@ class Run:
 
     def write_history(self, lines: list[dict]) -> None:
         """Writes metrics.jsonl: one line per epoch."""
-        self.write_text(self.history_path, "".join(json.dumps(_plain(line)) + "\n" for line in lines))
+        self.write_text(self.history_path, "".join(json.dumps(atomic.plain(line)) + "\n" for line in lines))
 
     def read_history(self) -> list[dict]:
         """Returns the lines of metrics.jsonl, [] if there are none yet."""
@@ -168,7 +169,7 @@ class Run:
         def write(path):
             named = {f"{i:05d}": a for i, a in enumerate(arrays)}
             with open(path, "wb") as file:
-                np.savez(file, meta=np.frombuffer(json.dumps(_plain(meta)).encode(), np.uint8), **named)
+                np.savez(file, meta=np.frombuffer(json.dumps(atomic.plain(meta)).encode(), np.uint8), **named)
 
         self.save(self.arrays_path(name), write)
 
@@ -183,19 +184,6 @@ class Run:
                 return [file[key] for key in names], json.loads(bytes(file["meta"]))
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} cannot be read: {error}. Delete the folder {self.workdir} to start anew.")
-
-
-def _plain(value: Any) -> Any:
-    """Returns `value` with NumPy numbers as Python's and numbers that are not finite as None."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def versions() -> dict[str, Optional[str]]:

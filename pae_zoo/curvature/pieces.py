@@ -52,7 +52,10 @@ def total(
 
 
 def one_by_one(function: Callable, elements, signature):
-    """Returns function(element) for each row of `elements`, stacked; `signature` is that of one result."""
+    """Returns function(row) for the rows of `elements`, tensors (n, ...), stacked: (n, ...).
+
+    One row after another, so that memory is that of one. signature: dtype or `tf.TensorSpec` of one result.
+    """
     # Outside of functions TensorFlow would rewrite all that is called, which takes longer than running it.
     plain = tf.autograph.experimental.do_not_convert(function)
     return tf.map_fn(plain, elements, fn_output_signature=signature, parallel_iterations=1)

@@ -299,16 +299,7 @@ def _save(folder: Path, groups, columns, kept, keep, figures, tests, against: st
         "settings": first.snapshot["shared"], "reference": against, "columns": figures, "tests": tests,
     }  # fmt: skip
     with atomic.file(folder / "summary.json") as path:
-        path.write_text(json.dumps(_plain(summary), indent=1) + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """Returns `value` with numbers that are not finite as None, for JSON has none."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+        path.write_text(json.dumps(atomic.plain(summary), indent=1) + "\n", encoding="utf-8")
 
 
 def _pictures(folder: Path, groups, compared: dict[str, np.ndarray], figures) -> Iterator[Path]:

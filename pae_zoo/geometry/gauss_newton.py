@@ -23,9 +23,6 @@ from pae_zoo.geometry.descent import Energy, Found, filled
 from pae_zoo.geometry.energies import Weights
 from pae_zoo.geometry.manifold import UNROLLED, Manifold
 
-# Added to the diagonal of H, once that is scaled to 1: for few latents, for more than `UNROLLED`. In many dimensions
-# relu kinks lie near every curve, and H without a ridge promises ways that end at the next of them.
-RIDGE_FEW, RIDGE_MANY = 1e-3, 1e-1
 # Secants that are kept, and the least cosine between a step and the change of the gradient for one to be kept.
 MEMORY, LEAST_COSINE = 10, 1e-6
 # A step is taken if it brings this share of what the gradient promises; else it is cut by a factor between these two.
@@ -34,10 +31,29 @@ ARMIJO, LEAST_CUT, MOST_CUT = 1e-4, 0.1, 0.5
 AGAIN = 10.0
 # Evaluations without a fall by the tolerance after which a curve has settled.
 IDLE = 12
-# H is computed at step 0, 1 and the powers of this number: for few latents, for more than `UNROLLED`.
-REFRESH_FEW, REFRESH_MANY = 2, 8
-# Evaluations that a search may take, if nobody says otherwise: for few latents, for more than `UNROLLED`.
-STEPS_FEW, STEPS_MANY = 200, 400
+
+
+class Plan(NamedTuple):
+    """How a search goes about its steps.
+
+    ridge: added to the diagonal of H, once that is scaled to 1. refresh: H is computed before step 0, 1 and the powers
+    of this number. steps: evaluations that a search may take, if nobody says otherwise.
+    """
+
+    ridge: float
+    refresh: int
+    steps: int
+
+
+FEW_LATENTS = Plan(ridge=1e-3, refresh=2, steps=200)
+# H takes as long as several steps here; and relu kinks lie near every curve: without a ridge H promises ways that end
+# at the next of them.
+MANY_LATENTS = Plan(ridge=1e-1, refresh=8, steps=400)
+
+
+def plan(latent_dim: int) -> Plan:
+    """Returns how searches in so many latents go about their steps."""
+    return FEW_LATENTS if latent_dim <= UNROLLED else MANY_LATENTS
 
 
 class Curvature(NamedTuple):
@@ -68,14 +84,9 @@ def curvature(family: Family, num_points: int, energy_points: int) -> Curvature:
                      root * family.basis(times) * math.sqrt(2.0 * pieces))  # fmt: skip
 
 
-def most_steps(latent_dim: int) -> int:
-    """Returns the steps that nearly all searches of so many latents converge in."""
-    return STEPS_FEW if latent_dim <= UNROLLED else STEPS_MANY
-
-
 def refresh_steps(steps: int, latent_dim: int) -> tuple[int, ...]:
     """Returns the steps of a search of up to `steps` before which H is computed; the first ones go furthest."""
-    base, found = REFRESH_FEW if latent_dim <= UNROLLED else REFRESH_MANY, [0, 1]
+    base, found = plan(latent_dim).refresh, [0, 1]
     while found[-1] < steps:
         found.append(found[-1] * base)
     return tuple(step for step in found if step < max(steps, 1))
@@ -102,7 +113,7 @@ def minimise(
       refresh: steps before which H is computed.
     """
     shape, size, dtype = tf.shape(start), start.shape[1] * start.shape[2], start.dtype
-    ridge = RIDGE_FEW if start.shape[2] <= UNROLLED else RIDGE_MANY
+    ridge = plan(start.shape[2]).ridge
 
     def evaluate(weights):
         with tf.GradientTape(watch_accessed_variables=False) as tape:

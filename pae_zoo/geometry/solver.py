@@ -135,7 +135,7 @@ class Solver:
             settings.method == "gauss_newton"
             or settings.method == "auto" and isinstance(manifold, Embedded))
         self.steps = settings.steps or (
-            gauss_newton.most_steps(manifold.latent_dim) if self.uses_gauss_newton else 500)
+            gauss_newton.plan(manifold.latent_dim).steps if self.uses_gauss_newton else 500)
         if settings.polish and (self.uses_gauss_newton or settings.energy == "sampled"):
             raise UserError(f"polish={settings.polish} is for what follows Adam on an energy in closed form; take "
                             "method='adam' and another energy than 'sampled', or polish=0.")
