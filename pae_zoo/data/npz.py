@@ -7,7 +7,8 @@ from typing import Optional
 
 import numpy as np
 
-from pae_zoo.data.rows import ArrayRows, Raw, check_labels, check_values
+from pae_zoo import values
+from pae_zoo.data.rows import ArrayRows, Raw, check_labels
 from pae_zoo.errors import UserError
 
 DESCRIPTION = "an .npz file with x_train, y_train, x_test, y_test"
@@ -74,10 +75,10 @@ def images_or_vectors(array: np.ndarray, where: str) -> np.ndarray:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     elif array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype != np.uint8 and not is_image):
-        check_values(array, where, unit=is_image)
+        values.check(array, where, unit=is_image)
         with np.errstate(over="ignore"):
             array = array.astype(np.float32, copy=False)
-        check_values(array, f"{where}, as float32,", unit=False)
+        values.check(array, f"{where}, as float32,", unit=False)
     elif array.dtype != np.uint8:
         raise UserError(
             f"{where} have type {array.dtype}; images are uint8 (0 to 255) or floats in [0, 1]: "

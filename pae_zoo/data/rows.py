@@ -104,19 +104,3 @@ def check_labels(labels, count: int, where: str) -> np.ndarray:
     if integers is None or not np.array_equal(integers, labels):
         raise UserError(f"{where} has labels that are not integers; allowed are integers.")
     return integers
-
-
-def check_values(array: np.ndarray, where: str, unit: bool) -> None:
-    """Raises UserError if a float array holds NaN or infinity, or, with `unit`, values outside [0, 1]."""
-    if array.dtype.kind != "f":
-        return
-    for start in range(0, len(array), _CHUNK):
-        chunk = array[start : start + _CHUNK]
-        if not np.isfinite(chunk).all():
-            row = start + int(np.argmax(~np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1)))
-            raise UserError(f"{where} holds NaN or infinity, first in row {row}; remove or repair such rows.")
-        if unit and (chunk.min() < 0 or chunk.max() > 1):
-            raise UserError(
-                f"{where} holds values from {chunk.min():.6g} to {chunk.max():.6g}; float images must lie in "
-                "[0, 1]: divide by 255 or store uint8."
-            )
