@@ -30,5 +30,5 @@ def check(array: np.ndarray, where: str, unit: bool, start: int = 0, remedy: str
             raise UserError(f"{where} holds NaN or infinity, first in row {row}; remove or repair such rows.")
         if unit and (rows.min() < 0 or rows.max() > 1):
             row = start + first + int(((rows < 0) | (rows > 1)).any(axis=1).argmax())
-            raise UserError(f"{where} holds values from {rows.min():.6g} to {rows.max():.6g}, first outside of [0, 1] in "
-                            f"row {row}; float images must lie in [0, 1]: {remedy}.")
+            raise UserError(f"{where} holds values from {rows.min():.6g} to {rows.max():.6g}, first outside of [0, 1] "
+                            f"in row {row}; float images must lie in [0, 1]: {remedy}.")
