@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import distributions
+from pae_zoo import distributions, inputs
 from pae_zoo.errors import UserError
 
 tfd = tfp.distributions
@@ -59,7 +59,7 @@ class Likelihood(keras.layers.Layer):
         raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
 
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
-        """Returns log p(y|z) in nats, shape (..., batch).
+        """Returns log p(y|z) in nats, shape (..., batch); raises UserError for y of another shape than `event_shape`.
 
         `scale` overrides the standard deviation of `gaussian`, `gaussian_learned` and `gaussian_pixel` for
         this call: a scalar, or anything that broadcasts to one datum. Raises ValueError where there is none.
@@ -81,6 +81,16 @@ class Likelihood(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "event_shape": self.event_shape}
+
+    def _both(self, output, y, factor: Optional[int] = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns output and y in full precision, of one type; raises UserError unless both end in a datum's shape.
+
+        That of the output has the last axis times `factor` (None: `channels_factor`).
+        """
+        *event, channels = self.event_shape
+        wanted = (*event, channels * (factor or self.channels_factor))
+        output = inputs.ending(_full_precision(output), wanted, "the decoder's output")
+        return output, inputs.ending(tf.cast(y, output.dtype), self.event_shape, "y")
 
     def _sum(self, values: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(values, axis=list(range(-len(self.event_shape), 0)))
@@ -109,9 +119,9 @@ class _SharedGaussian(Likelihood):
         return (self.sigma(dtype) if scale is None else tf.cast(scale, dtype)) ** -2
 
     def score_and_fisher(self, output, y, scale=None):
-        output = _full_precision(output)
+        output, y = self._both(output, y)
         precision = tf.broadcast_to(self.shared_precision(output.dtype, scale), tf.shape(output))
-        return precision * (tf.cast(y, output.dtype) - output), precision
+        return precision * (y - output), precision
 
     def sigma(self, dtype: tf.DType = tf.float32) -> tf.Tensor:
         """Returns the standard deviation, a scalar or one per value of a datum."""
@@ -129,9 +139,9 @@ class _SharedGaussian(Likelihood):
         return tf.broadcast_to(self.sigma(output.dtype) ** 2, tf.shape(output))
 
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
-        output = _full_precision(output)
+        output, y = self._both(output, y)
         sigma = self.sigma(output.dtype) if scale is None else tf.cast(scale, output.dtype)
-        residual = tf.cast(y, output.dtype) - output
+        residual = y - output
         log_sigma = tf.math.log(sigma)
         if sigma.shape.rank == 0:
             # One factor outside the sum saves a division per value.
@@ -300,18 +310,20 @@ class GaussianDecoder(Likelihood):
 
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
         self._no_scale(scale)
+        output, y = self._both(output, y)
         mean, log_variance = self._split(output)
-        residual = tf.cast(y, mean.dtype) - mean
+        residual = y - mean
         terms = log_variance + residual**2 * tf.exp(-log_variance)
         return -0.5 * self._sum(terms) - 0.5 * self.num_values * LOG_2PI
 
     def score_and_fisher(self, output, y, scale=None):
         """See `Likelihood.score_and_fisher`; g = [mean, r], and the Fisher information of s is 1/2."""
         self._no_scale(scale)
+        output, y = self._both(output, y)
         mean, log_variance = self._split(output)
         precision = tf.exp(-log_variance)
-        residual = tf.cast(y, mean.dtype) - mean
-        raw = tf.split(_full_precision(output), 2, axis=-1)[1]
+        residual = y - mean
+        raw = tf.split(output, 2, axis=-1)[1]
         below = self.max_log_variance - tf.nn.softplus(self.max_log_variance - raw)
         slope = tf.sigmoid(self.max_log_variance - raw) * tf.sigmoid(below - self.min_log_variance)
         score = tf.concat([precision * residual, 0.5 * (precision * residual**2 - 1.0) * slope], axis=-1)
@@ -352,9 +364,9 @@ class Bernoulli(Likelihood):
 
     def score_and_fisher(self, output, y, scale=None):
         self._no_scale(scale)
-        output = _full_precision(output)
+        output, y = self._both(output, y)
         mean = tf.sigmoid(output)
-        return tf.cast(y, output.dtype) - mean, mean * tf.sigmoid(-output)
+        return y - mean, mean * tf.sigmoid(-output)
 
     def adapt(self, y: np.ndarray) -> None:
         """Checks training data y of shape (n, *event); raises UserError for values outside [0, 1]."""
@@ -367,8 +379,8 @@ class Bernoulli(Likelihood):
 
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
         self._no_scale(scale)
-        output = _full_precision(output)
-        return self._sum(tf.cast(y, output.dtype) * output - tf.nn.softplus(output))
+        output, y = self._both(output, y)
+        return self._sum(y * output - tf.nn.softplus(output))
 
 
 _CLASSES: dict[str, type[Likelihood]] = {

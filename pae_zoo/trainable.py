@@ -16,12 +16,17 @@ from pae_zoo.errors import UserError
 PREPROCESS, AUGMENT, VALIDATION = range(1, 4)
 
 
-def to_float(x) -> tf.Tensor:
-    """Returns x as floats: uint8 is divided by 255, anything else is cast to float32."""
+def to_float(x, dtype: Optional[tf.DType] = None) -> tf.Tensor:
+    """Returns x as floats of `dtype` (None: 64 bits where x has them, else 32): uint8 is divided by 255, others cast.
+
+    Raises UserError for what are no real numbers.
+    """
     x = tf.convert_to_tensor(x)
-    if x.dtype == tf.uint8:
-        return tf.cast(x, tf.float32) / 255.0
-    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
+    if not (x.dtype.is_floating or x.dtype.is_integer or x.dtype.is_bool):
+        raise UserError(f"Data are real numbers; received values of type {x.dtype.name}. Convert them first.")
+    if dtype is None:
+        dtype = x.dtype if x.dtype == tf.float64 else tf.float32
+    return tf.cast(x, dtype) / 255.0 if x.dtype == tf.uint8 else tf.cast(x, dtype)
 
 
 class Trainable(keras.Model):

@@ -4,8 +4,10 @@ A row gives the flags that matter to the model; networks are tiny, so that fourt
 """
 
 import dataclasses
+import functools
 
 import numpy as np
+import tensorflow as tf
 
 from pae_zoo import hparams as hp
 from pae_zoo import models
@@ -81,3 +83,80 @@ def images(num: int, seed: int = 0, event_shape=EVENT_SHAPE) -> np.ndarray:
     directions = np.random.default_rng(99).normal(size=(2, int(np.prod(event_shape))))
     noise = 0.1 * generator.normal(size=(num, directions.shape[1]))
     return (1 / (1 + np.exp(-(codes @ directions + noise)))).astype(np.float32).reshape(num, *event_shape)
+
+
+@functools.cache
+def built(name: str):
+    """Returns the tiny model of the row `name`, one for all tests, which must leave it as it is."""
+    return build(name)
+
+
+def methods(model) -> dict:
+    """Returns every public method that takes x as {name: function of x}, those of one output as a single array.
+
+    Each gives arrays whose first axis is the batch, by name; those that a model does not offer are left out.
+    """
+    seed = (3, 4)
+
+    def rows(function):  # draws have the batch second
+        return lambda x: np.moveaxis(np.array(function(x)), 1, 0)
+
+    named = {
+        "call": model,
+        "encode": lambda x: model.encode(x, seed).sample(seed=seed),
+        "codes": getattr(model, "codes", None),
+        "preprocess": lambda x: dict(zip(("y", "log_det"), model.preprocess(x))),
+        "objective": lambda x: model.objective(x, tf.constant(seed), False),
+        "elbo": lambda x: model.elbo(x, seed),
+        "log_likelihood": lambda x: model.log_likelihood(x, 3, seed),
+        "importance_estimate": lambda x: model.importance_estimate(x, 3, seed)._asdict(),
+        "ood_scores": lambda x: model.ood_scores(x, seed),
+        "predictive": lambda x: model.predictive(x, 3, seed),
+        "predictive_log_prob": lambda x: model.predictive_log_prob(x, 3, seed),
+        "draw_codes": rows(lambda x: model.draw_codes(x, 3, seed)),
+        "draw_reconstructions": rows(lambda x: model.draw_reconstructions(x, 3, seed)),
+        "latent_path": rows(lambda x: model.latent_path(x, seed)),
+        "log_density_manifold": lambda x: model.log_density_manifold(x, seed),
+        "interpolate": (lambda x: model.interpolate(x, x, 3)) if hasattr(model, "interpolate") else None,
+    }
+
+    def arrays(name, function):
+        def apply(x):
+            found = function(x)
+            found = found if isinstance(found, dict) else {name: found}
+            return {key: np.array(value) for key, value in found.items()}
+
+        return apply
+
+    offered = {}
+    for name, function in named.items():
+        try:
+            if function is not None:
+                arrays(name, function)(images(2, event_shape=model.event_shape))
+                offered[name] = arrays(name, function)
+        except NotImplementedError:
+            pass
+    return offered
+
+
+def latent_methods(model) -> dict:
+    """Returns every public method that takes latents as {name: function of z}, those that the model offers."""
+    seed = (3, 4)
+    named = {
+        "decode": lambda z: model.decode(z).mean(),
+        "decode_mean": model.decode_mean,
+        "decode_grid": lambda z: tf.stack(model.decode_grid(z, 3, seed), axis=1),
+        "log_prob_latent": model.log_prob_latent,
+        "latent_from_base": model.latent_from_base,
+        "base_from_latent": model.base_from_latent,
+        "mean_and_members": lambda z: model.mean_and_members(z)[0],
+        "mean_and_std": lambda z: tf.stack(model.mean_and_std(z), axis=1),
+    }
+    offered = {}
+    for name, function in named.items():
+        try:
+            np.array(function(np.zeros((2, model.latent_dim), np.float32)))
+            offered[name] = function
+        except (NotImplementedError, AttributeError):
+            pass
+    return offered

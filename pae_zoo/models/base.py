@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from pae_zoo import hparams as hp
-from pae_zoo import likelihoods, networks, seeds, trainable
+from pae_zoo import inputs, likelihoods, networks, seeds, trainable
 from pae_zoo.data import preprocessing as preprocessing_lib
 from pae_zoo.errors import UserError
 from pae_zoo.models import builder, geometry_decoders
@@ -116,7 +116,7 @@ class Autoencoder(trainable.Trainable):
 
     def log_prob_latent(self, z) -> tf.Tensor:
         """Returns the log density that the model gives to latents z (..., K), nats, shape (...)."""
-        return self.prior().log_prob(tf.convert_to_tensor(z))
+        return self.prior().log_prob(self.latents(z))
 
     def log_density_manifold(self, x, seed=None) -> tf.Tensor:
         """Returns the density of the reconstructions of x on the surface of all of them, nats, shape (batch,)."""
@@ -174,9 +174,23 @@ class Autoencoder(trainable.Trainable):
 
     # ---- shared by all -----------------------------------------------------------------------------
 
+    @property
+    def float_type(self) -> tf.DType:
+        """The type that everything is computed with: 64 bits where the encoder's weights have them, else 32."""
+        return tf.float64 if self.encoder.variable_dtype == "float64" else tf.float32
+
     def preprocess(self, x, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns (y, log |dy/dx|) of shapes (batch, *event) and (batch,); seed=None is deterministic."""
-        return self.preprocessing.forward_and_log_det(to_float(x), seed)
+        """Returns (y, log |dy/dx|) of shapes (batch, *event) and (batch,); seed=None is deterministic.
+
+        Every method that takes x takes it through here: uint8 is divided by 255, any other numbers are cast to
+        `float_type`. Raises UserError for a shape that `pae_zoo.inputs.shaped` does not take.
+        """
+        x = to_float(inputs.shaped(x, self.event_shape), self.float_type)
+        return self.preprocessing.forward_and_log_det(x, seed)
+
+    def latents(self, z) -> tf.Tensor:
+        """Returns latents z (..., K) that a caller gives, of `float_type`; raises UserError for another last axis."""
+        return inputs.ending(tf.cast(tf.convert_to_tensor(z), self.float_type), (self.latent_dim,), "z")
 
     def encoder_outputs(self, y: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
         """Returns (mean, raw scale) of the encoder at y, each (batch, K); the scale is None if not given."""
@@ -190,10 +204,10 @@ class Autoencoder(trainable.Trainable):
         h is what the last dense layer is given; of an encoder that is no `keras.Sequential` ending in one, the outputs.
         """
         outputs, hidden = networks.outputs_and_hidden(self.encoder, y, training)
-        return (*self._mean_and_raw(outputs), to_float(hidden))
+        return (*self._mean_and_raw(outputs), tf.cast(hidden, self.float_type))
 
     def _mean_and_raw(self, outputs: tf.Tensor) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
-        outputs = to_float(outputs)
+        outputs = tf.cast(outputs, self.float_type)
         mean = outputs[..., : self.latent_dim]
         raw = outputs[..., self.latent_dim :]
         return mean, (raw if raw.shape[-1] else None)
@@ -208,21 +222,25 @@ class Autoencoder(trainable.Trainable):
 
     def decoder_outputs(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the decoder's outputs for z (..., K), with any number of leading axes."""
+        z = inputs.ending(z, (self.latent_dim,), "z")
         leading = z.shape[:-1]
         shape = leading.as_list() if leading.is_fully_defined() else tf.unstack(tf.shape(z)[:-1])
         flat = tf.reshape(z, (-1, self.latent_dim)) if z.shape.rank != 2 else z
-        outputs = to_float(self.decoder(flat, training=training))
+        outputs = tf.cast(self.decoder(flat, training=training), self._outputs_type(z))
         if z.shape.rank == 2:
             return outputs
         return tf.reshape(outputs, (*shape, *outputs.shape[1:]))
 
+    def _outputs_type(self, z: tf.Tensor) -> tf.DType:
+        return tf.float64 if z.dtype == tf.float64 else self.float_type
+
     def decode(self, z) -> tfd.Distribution:
         """Returns p(y|z), a `tfd` distribution over one preprocessed datum, for z (..., K)."""
-        return self.likelihood(self.decoder_outputs(tf.convert_to_tensor(z)))
+        return self.likelihood(self.decoder_outputs(self.latents(z)))
 
     def decode_mean(self, z) -> tf.Tensor:
         """Returns E[y|z] mapped back to x, shape (batch, *event); images are clipped to [0, 1]."""
-        return self.to_data(self.likelihood.mean(self.decoder_outputs(tf.convert_to_tensor(z))))
+        return self.to_data(self.likelihood.mean(self.decoder_outputs(self.latents(z))))
 
     def to_data(self, y: tf.Tensor) -> tf.Tensor:
         """Maps y back to x, inverting the preprocessing; images are clipped to [0, 1]."""
@@ -251,11 +269,11 @@ class Autoencoder(trainable.Trainable):
 
     def latent_from_base(self, u: tf.Tensor) -> tf.Tensor:
         """Maps points u (..., K) of the space of `prior()` to latents z that `decode` takes; here they are the same."""
-        return u
+        return self.latents(u)
 
     def base_from_latent(self, z: tf.Tensor) -> tf.Tensor:
         """Maps latents z (..., K) back to the space of `prior()`: the inverse of `latent_from_base`."""
-        return z
+        return self.latents(z)
 
     def log_likelihood(self, x, num_samples: int, seed=None) -> tf.Tensor:
         """Returns the importance-sampled log p(x), nats, shape (batch,), with the model's own proposal."""

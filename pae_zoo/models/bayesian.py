@@ -81,11 +81,6 @@ class BayesianAE(ae.AE):
         types = (self.float_type, self.float_type)
         return tf.map_fn(one, tf.range(num_samples), fn_output_signature=types, parallel_iterations=1)
 
-    @property
-    def float_type(self) -> tf.DType:
-        """The type that the networks' outputs are computed with: 64 bits where the weights have them, else 32."""
-        return tf.float64 if self.encoder.variable_dtype == "float64" else tf.float32
-
     # ---- moments -----------------------------------------------------------------------------------
 
     def moments(self, y: tf.Tensor, num_samples: int, seed) -> dict[str, tf.Tensor]:
@@ -159,7 +154,7 @@ class BayesianAE(ae.AE):
 
     def decode_grid(self, z, num_samples: int, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and std over drawn decoders of E[y|z] at latents z (batch, K), each (batch, *event)."""
-        z = trainable.to_float(z)
+        z = self.latents(z)
         start = self._zeros(z, *self.event_shape)
 
         def step(state, count, network):

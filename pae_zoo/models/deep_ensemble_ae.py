@@ -82,12 +82,12 @@ class DeepEnsembleAE(BayesianAE):
         rotation, shift = tf.convert_to_tensor(self.rotations)[number], tf.convert_to_tensor(self.shifts)[number]
         return Network(
             lambda y: self.member_codes(y, number) @ rotation + shift,
-            lambda z: trainable.to_float(decoder((z - shift) @ tf.transpose(rotation))),
+            lambda z: tf.cast(decoder((z - shift) @ tf.transpose(rotation)), self._outputs_type(z)),
         )
 
     def mean_and_members(self, z) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the mean over members of E[y|z] at aligned z (n, K) and that of every member, (S, n, *event)."""
-        z = tf.convert_to_tensor(z)
+        z = self.latents(z)
         outputs = tf.stack([self.member(number).decode(z) for number in range(self.num_members)])
         members = self.likelihood.mean(outputs)
         return tf.reduce_mean(members, axis=0), members

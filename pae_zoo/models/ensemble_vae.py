@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo import hparams as hp
-from pae_zoo import likelihoods, networks, seeds, trainable
+from pae_zoo import inputs, likelihoods, networks, seeds, trainable
 from pae_zoo.errors import UserError
 from pae_zoo.models import builder, geometry_decoders, importance, vae
 from pae_zoo.models.mixtures import MemberMixture
@@ -73,8 +73,9 @@ class EnsembleVAE(vae.VAE):
 
     def decoder_outputs(self, z, training=False):
         """Returns the outputs of all members for z (..., K), with the members in front: (S, ..., *event)."""
+        z = inputs.ending(z, (self.latent_dim,), "z")
         flat = z if z.shape.rank == 2 else tf.reshape(z, (-1, self.latent_dim))
-        return self._unflatten(trainable.to_float(self.decoder.members(flat, training)), z, 1)
+        return self._unflatten(tf.cast(self.decoder.members(flat, training), self._outputs_type(z)), z, 1)
 
     def _unflatten(self, outputs: tf.Tensor, z: tf.Tensor, axis: int) -> tf.Tensor:
         """Gives outputs the leading axes of z (..., K) in the place of their flat one, `axis`."""
@@ -85,7 +86,7 @@ class EnsembleVAE(vae.VAE):
 
     def mean_and_members(self, z) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the mean over members of E[y|z] and that of every member, (n, *event) and (S, n, *event)."""
-        members = self.likelihood.member_means(self.decoder_outputs(tf.convert_to_tensor(z)))
+        members = self.likelihood.member_means(self.decoder_outputs(self.latents(z)))
         return tf.reduce_mean(members, axis=0), members
 
     def decode_member(self, z, member) -> tf.Tensor:
@@ -142,6 +143,7 @@ class EnsembleVAE(vae.VAE):
     # ---- evaluation --------------------------------------------------------------------------------
 
     def importance_estimate(self, x, num_samples, seed=None, chunk=0):
+        x = inputs.shaped(x, self.event_shape)
         # A latent is decoded S times here, so fewer of them are held at once.
         if not chunk and isinstance(x.shape[0], int):
             chunk = max(1, importance.DECODES_PER_CHUNK // (x.shape[0] * self.num_members))

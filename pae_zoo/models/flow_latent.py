@@ -41,15 +41,15 @@ class FlowLatent:
 
     def latent_from_base(self, u) -> tf.Tensor:
         """Returns z = F(u) for u (..., K)."""
-        return self.flow.forward(tf.convert_to_tensor(u))[0]
+        return self.flow.forward(u)[0]
 
     def base_from_latent(self, z) -> tf.Tensor:
         """Returns u = F^-1(z) for z (..., K)."""
-        return self.flow.inverse(tf.convert_to_tensor(z))[0]
+        return self.flow.inverse(z)[0]
 
     def log_prob_latent(self, z) -> tf.Tensor:
         """Returns log p(z) = log N(F^-1(z); 0, I) + log |det dF^-1/dz|, nats, (..., K) -> (...)."""
-        return self.flow.log_prob(tf.convert_to_tensor(z))
+        return self.flow.log_prob(z)
 
     @classmethod
     def options(cls, hparams, total_steps: int) -> dict:

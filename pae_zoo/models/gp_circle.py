@@ -231,7 +231,7 @@ class GPCircle(base.Autoencoder):
 
     def log_prob_latent(self, z) -> tf.Tensor:
         """Returns log N(z; 0, I) of latents z (..., K), nats, shape (...)."""
-        return standard_normal_log_prob(tf.convert_to_tensor(z))
+        return standard_normal_log_prob(self.latents(z))
 
     def objective(self, x, seed, training):
         y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
@@ -242,7 +242,7 @@ class GPCircle(base.Autoencoder):
 
     def mean_and_std(self, z) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and std of the process at latents z (batch, K), without noise, in y: each (batch, *event)."""
-        mean, variance = self.layer.mean_and_variance(trainable.to_float(z))
+        mean, variance = self.layer.mean_and_variance(self.latents(z))
         return mean, tf.sqrt(variance)
 
     def decode_grid(self, z, num_samples: int, seed=None) -> tuple[tf.Tensor, tf.Tensor]:

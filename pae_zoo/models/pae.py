@@ -123,7 +123,7 @@ class PAE(FlowLatent, ae.AE):
 
     def gaussian_log_prob(self, z) -> tf.Tensor:
         """Returns log N(z; m, S) with the mean and covariance of the training codes, nats, (..., K) -> (...)."""
-        whitened, log_det = self.flow.whitening(tf.convert_to_tensor(z), inverse=True)
+        whitened, log_det = self.flow.whitening(self.latents(z), inverse=True)
         return standard_normal_log_prob(whitened) + log_det
 
     # ---- scores ------------------------------------------------------------------------------------

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import trainable
+from pae_zoo import inputs, trainable
 from pae_zoo.errors import UserError
-from pae_zoo.trainable import to_float
 
 RECIPES = PUBLISHED, STURDY = ("published", "sturdy")
 # Added to 1/beta: the border pixels of images have no residual at all, and std would fall to 0 there.
@@ -64,7 +63,7 @@ class RBFPrecision(trainable.Trainable):
 
     def precision(self, z: tf.Tensor) -> tf.Tensor:
         """Returns beta(z) for z (..., K), shape (..., D)."""
-        z = to_float(z)
+        z = inputs.ending(tf.cast(z, tf.float32), (self.latent_dim,), "z")
         square = tf.reduce_sum(tf.square(z[..., None, :] - self.centres.value), axis=-1)
         basis = tf.exp(-self.bandwidths.value * square)
         log_weights = self.log_weights.value

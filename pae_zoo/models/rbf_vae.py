@@ -60,8 +60,9 @@ class GivenGaussian(mixtures.Wrapping):
 
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
         self._no_scale(scale)
+        output, y = self._both(output, y, factor=2)
         mean, log_variance = tf.split(output, 2, axis=-1)
-        square = tf.square(tf.cast(y, mean.dtype) - mean)
+        square = tf.square(y - mean)
         return -0.5 * self._sum(log_variance + square * tf.exp(-log_variance)) - (
             0.5 * self.num_values * math.log(2 * math.pi))
 
@@ -119,7 +120,7 @@ class RBFVAE(vae.VAE):
 
     def mean_and_std(self, z) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mu(z) and sigma(z) for z (n, K), each (n, *event)."""
-        outputs = self.decoder_outputs(tf.convert_to_tensor(z))
+        outputs = self.decoder_outputs(self.latents(z))
         return self.likelihood.mean(outputs), tf.sqrt(self.likelihood.variance(outputs))
 
     def mean_and_root_precision(self, z) -> tuple[tf.Tensor, tf.Tensor]:
@@ -128,7 +129,7 @@ class RBFVAE(vae.VAE):
         The code of Syrota et al. (arXiv 2408.07507) takes beta for the variance in the metric of its RBF geodesics, so
         that they avoid the data and seek what is far from them. Use `mean_and_std`.
         """
-        z = tf.convert_to_tensor(z)
+        z = self.latents(z)
         mean = self.likelihood.component.mean(self.first_stage_outputs(z))
         return mean, tf.reshape(tf.sqrt(self.rbf.precision(z)), tf.shape(mean))
 

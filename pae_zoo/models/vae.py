@@ -162,7 +162,7 @@ class VAE(base.Autoencoder):
 
     def log_prob_latent(self, z) -> tf.Tensor:
         """Returns log p(z) of latents z (..., K), nats, shape (...): here log N(z; 0, I)."""
-        return standard_normal_log_prob(tf.convert_to_tensor(z))
+        return standard_normal_log_prob(self.latents(z))
 
     # ---- objective ---------------------------------------------------------------------------------
 

@@ -1,0 +1,65 @@
+"""Arrays that callers give, in the one shape that a model computes with: nothing is left to broadcasting."""
+
+from collections.abc import Sequence
+from typing import Optional
+
+import numpy as np
+import tensorflow as tf
+
+from pae_zoo.errors import UserError
+
+Shape = tuple[Optional[int], ...]
+
+
+def shaped(x, event_shape: Sequence[int], what: str = "x"):
+    """Returns x as (batch, *event_shape): a tensor for a tensor, else an array.
+
+    Also taken are x without its only channel, (batch, *event_shape[:-1]), and a single datum without the batch axis, of
+    either form. Sizes that are unknown while a graph is traced count as a batch, and are checked when it runs. Raises
+    UserError for any other shape; `what` is the name in the message.
+    """
+    event = tuple(int(size) for size in event_shape)
+    x = x if tf.is_tensor(x) else np.asarray(x)
+    if getattr(x.shape, "rank", 0) is None:
+        return tf.ensure_shape(x, (None, *event))
+    received, forms = tuple(x.shape), _forms(event)
+    form = next((form for form in forms if _fits(received, form)), None)
+    if form is None:
+        allowed = ", ".join(map(_text, forms[:-1])) + f" or {_text(forms[-1])}"
+        raise UserError(f"{what} has shape {_text(received)}; one datum is {_text(event)}. Give {what} as {allowed}.")
+    if None in received[1:]:
+        x = tf.ensure_shape(x, form)
+    if form == forms[0]:
+        return x
+    sizes = (-1 if form[0] is None else 1, *event)
+    return tf.reshape(x, sizes) if tf.is_tensor(x) else x.reshape(sizes)
+
+
+def ending(values: tf.Tensor, shape: Sequence[int], what: str) -> tf.Tensor:
+    """Returns the tensor `values` (..., *shape) as it is; raises UserError where its last axes are not `shape`."""
+    shape, rank = tuple(shape), values.shape.rank
+    if rank is not None and rank >= len(shape):
+        last = tuple(values.shape[rank - len(shape):])
+        if last == shape:
+            return values
+        if None in last and _fits(last, shape):
+            return tf.ensure_shape(values, (*values.shape[: rank - len(shape)], *shape))
+    received = "an unknown shape" if rank is None else f"shape {_text(tuple(values.shape))}"
+    raise UserError(f"{what} has {received}; its last axes must be {_text(shape)}. Give {what} as "
+                    f"(..., {', '.join(map(str, shape))}).")
+
+
+def _forms(event: Shape) -> list[Shape]:
+    """Returns the shapes that are taken: with the batch axis, then without."""
+    events = [event, event[:-1]] if event[-1] == 1 else [event]
+    return [*((None, *one) for one in events), *(one for one in events if one)]
+
+
+def _fits(received: Shape, form: Shape) -> bool:
+    return len(received) == len(form) and all(None in (r, f) or r == f for r, f in zip(received, form))
+
+
+def _text(shape: Shape) -> str:
+    words = ["batch" if size is None and not place else "?" if size is None else str(size)
+             for place, size in enumerate(shape)]
+    return f"({', '.join(words)}{',' if len(words) == 1 else ''})"
