@@ -1,7 +1,7 @@
 """Stateless random numbers: the same pair of integers gives the same draw, eagerly and under XLA.
 
-A seed is a pair of integers. TensorFlow's own float draws differ between eager and XLA even with
-`alg="philox"`; the raw Philox bits do not, so every draw here is made from bits.
+A seed is a pair of integers; one integer n stands for (n, 0). TensorFlow's own float draws differ between eager and
+XLA even with `alg="philox"`; the raw Philox bits do not, so every draw here is made from bits.
 """
 
 from typing import Sequence, Union
@@ -9,24 +9,29 @@ from typing import Sequence, Union
 import numpy as np
 import tensorflow as tf
 
-Seed = Union[tf.Tensor, Sequence[int]]
+from pae_zoo.errors import UserError
+
+Seed = Union[int, tf.Tensor, Sequence[int]]
 
 _ALG = "philox"
 
 
 def as_seed(seed: Seed) -> tf.Tensor:
-    """Returns `seed` as an int32 tensor of shape (2,); raises ValueError for any other shape."""
+    """Returns `seed` as an int32 tensor of shape (2,): one integer n is the pair (n, 0).
+
+    Integers are Python's, NumPy's or tensors of integers, taken modulo 2^32. Raises UserError for anything else.
+    """
     if not tf.is_tensor(seed):
-        seed = [int(word) & 0xFFFFFFFF for word in seed] if hasattr(seed, "__len__") else seed
-        if not isinstance(seed, list) or len(seed) != 2:
-            raise ValueError(
-                f"A seed is a pair of integers, such as (0, 1); received {seed!r}. "
-                "A single integer would make a stateful draw in TensorFlow."
-            )
-        seed = [word - (1 << 32) if word >= 1 << 31 else word for word in seed]
-        return tf.constant(seed, tf.int32)
-    if seed.shape.rank is not None and seed.shape != (2,):
-        raise ValueError(f"A seed has shape (2,); received shape {seed.shape}.")
+        words = np.array(seed, object)
+        whole = all(isinstance(word, (int, np.integer)) and not isinstance(word, bool) for word in words.ravel())
+        if words.shape not in ((), (2,)) or not whole:
+            raise UserError(f"A seed is one integer or a pair of integers, such as (0, 1); received {seed!r}.")
+        words = [int(word) & 0xFFFFFFFF for word in (*words.ravel(), 0)][:2]
+        return tf.constant([word - (1 << 32) if word >= 1 << 31 else word for word in words], tf.int32)
+    if not seed.dtype.is_integer or not any(seed.shape.is_compatible_with(shape) for shape in ((), (2,))):
+        raise UserError("A seed is one integer or a pair of integers, shape () or (2,); received a tensor of type "
+                        f"{seed.dtype.name} and shape {seed.shape}.")
+    seed = tf.stack([seed, tf.zeros_like(seed)]) if seed.shape.rank == 0 else tf.ensure_shape(seed, (2,))
     if seed.dtype == tf.int32:
         return seed
     if seed.dtype == tf.uint32:
