@@ -6,8 +6,10 @@ from typing import Any, Optional, Sequence
 
 import numpy as np
 
-from pae_zoo.data import images, npz, sources
+from pae_zoo.data import npz, sources
 from pae_zoo.data.geometry import Geometry, parse_crop
+from pae_zoo.data.images import ImageRows
+from pae_zoo.data.places import EXTENSIONS, Place
 from pae_zoo.data.rows import Rows
 from pae_zoo.errors import UserError
 
@@ -43,7 +45,7 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
     kind, _, path = name.partition(":")
     if kind not in ("npz", "folder") or not path:
         raise UserError(f"--input={name!r} is not understood; allowed: npz:FILE or folder:DIR.")
-    parts, names = _archive(Path(path)) if kind == "npz" else _folder(Path(path), event_shape)
+    parts, names, left_out = _archive(Path(path)) if kind == "npz" else _folder(Path(path), event_shape)
     total = sum(len(rows) for rows in parts)
     chosen, left = [], options.limit or total
     for rows in parts:
@@ -57,27 +59,24 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
     order = ", those of x_train before those of x_test" if len(chosen) > 1 else ""
     steps = [f"{flag}={getattr(geometry, field)}" for flag, field in GEOMETRY_FLAGS.items() if getattr(geometry, field)]
     prepared = f"; prepared with {', '.join(steps)}" if steps else ""
+    prepared += "".join(f"; left out: {what}" for what in left_out)
     return UserData(x, names and names[: len(x)], f"{len(x)} of {total} rows of {name}{order}{prepared}")
 
 
-def _archive(path: Path) -> tuple[list[Rows], None]:
+def _archive(path: Path) -> tuple[list[Rows], None, list[str]]:
     raw = npz.read(path)
-    return [raw.train] if raw.test is None else [raw.train, raw.test], None
+    return [raw.train] if raw.test is None else [raw.train, raw.test], None, []
 
 
-def _folder(path: Path, event_shape: tuple[int, ...]) -> tuple[list[Rows], list[str]]:
-    path = path.expanduser()
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give a folder of images, for example folder:pictures.")
-    place = images.Place(path)
-    names = place.names()
-    if not names:
-        raise UserError(f"{path} holds no images ({', '.join(images.EXTENSIONS)}); check the path.")
-    rows = images.ImageRows([(place, name) for name in names])
-    if len(event_shape) == 3 and event_shape[-1] == 3 and rows.channels == 1:
+def _folder(path: Path, event_shape: tuple[int, ...]) -> tuple[list[Rows], list[str], list[str]]:
+    place = Place(path)
+    if not place.names:
+        raise UserError(f"{place.path} holds no images ({', '.join(EXTENSIONS)}); check the path.")
+    rows = ImageRows([(place, name) for name in place.names])
+    if len(event_shape) == 3 and event_shape[-1] == 3:
         # Grey pictures are colour pictures with equal channels; a file rarely says which it was meant to be.
-        rows.channels, rows.shape = 3, rows.shape and (*rows.shape[:2], 3)
-    return [rows], names
+        rows.to_colour()
+    return [rows], place.names, place.left_out
 
 
 def geometry_of(hparams: Any, options: Any, given: set[str], stored: Optional[tuple[int, ...]]) -> Geometry:

@@ -3,10 +3,13 @@
 Liu et al., "Deep Learning Face Attributes in the Wild", ICCV 2015.
 """
 
+import os
 import pathlib
 from typing import Callable, Optional
 
-from pae_zoo.data.images import ImageRows, Place
+from pae_zoo import reading
+from pae_zoo.data.images import ImageRows
+from pae_zoo.data.places import Place
 from pae_zoo.data.rows import Raw
 from pae_zoo.errors import UserError
 
@@ -18,7 +21,7 @@ _PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
 def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
     """Returns a reader if `folder` holds CelebA's images or its partition file, else None."""
     places = [place / name for name in _PARTITIONS for place in (folder, folder / "Eval")]
-    partitions = [path for path in places if path.is_file()]
+    partitions = [path for path in places if os.path.lexists(path)]
     images = [
         *folder.glob("img_align_celeba*.zip"),
         *[p for p in folder.glob("img_align_celeba") if p.is_dir()],
@@ -40,7 +43,7 @@ def _read_set(folder: pathlib.Path, partitions: list, images: list) -> Raw:
             "img_align_celeba; put the aligned images beside it."
         )
     place = Place(images[0])
-    by_name = {name.rpartition("/")[2]: name for name in place.names()}
+    by_name = {name.rpartition("/")[2]: name for name in place.names}
     splits = {0: [], 1: [], 2: []}
     for name, number in _partition(partitions[0]):
         if name not in by_name:
@@ -60,7 +63,7 @@ def _read_set(folder: pathlib.Path, partitions: list, images: list) -> Raw:
 
 
 def _partition(path: pathlib.Path) -> list[tuple[str, int]]:
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = reading.text(path, "fetch it again").split("\n")
     pairs = []
     for number, line in enumerate(lines, 1):
         fields = line.replace(",", " ").split()

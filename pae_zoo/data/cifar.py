@@ -1,35 +1,19 @@
 """CIFAR-10 as its authors publish it: binary batches, or Python ones read without running their pickles."""
 
-import io
+import os
 import pathlib
-import pickle
 import re
 from typing import Callable, Optional
 
 import numpy as np
 
+from pae_zoo import reading
 from pae_zoo.data.rows import ArrayRows, Raw, check_labels
 from pae_zoo.errors import UserError
 
 DESCRIPTION = "CIFAR batches (data_batch_1.bin ... test_batch.bin, or the Python ones without .bin)"
 _PLACES = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
 _PIXELS = 3 * 32 * 32
-
-# What numpy's own pickles of plain arrays name; anything else is refused.
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str):
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which a CIFAR batch has no use for")
-        return super().find_class(module, name)
 
 
 def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
@@ -54,7 +38,7 @@ def _read_set(folder: pathlib.Path, suffix: str) -> Raw:
         f"test_batch{suffix}"
     ]
     for name in names:
-        if not (folder / name).is_file():
+        if not os.path.lexists(folder / name):
             raise UserError(f"{folder} holds CIFAR batches but not {name}; unpack the whole archive there.")
     parts = [(_binary if suffix else _python)(folder / name) for name in names]
     images = np.concatenate([x for x, _ in parts[:-1]])
@@ -63,7 +47,7 @@ def _read_set(folder: pathlib.Path, suffix: str) -> Raw:
 
 
 def _binary(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    data = np.fromfile(path, np.uint8)
+    data = np.frombuffer(reading.content(path, "fetch it again"), np.uint8)
     if not len(data) or len(data) % (_PIXELS + 1):
         raise UserError(
             f"{path} has {len(data)} bytes, not a multiple of {_PIXELS + 1}; it is truncated or no CIFAR-10 "
@@ -73,22 +57,11 @@ def _binary(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _python(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        data, labels = content[b"data"], content[b"labels"]
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        IndexError,
-    ) as error:
-        raise UserError(
-            f"{path} is not a readable CIFAR-10 Python batch ({error}); fetch it again."
-        ) from error
-    data = np.asarray(data)
+    found = reading.unpickled(path, "CIFAR-10 Python batch")
+    data, labels = (found.get(key) if isinstance(found, dict) else None for key in (b"data", b"labels"))
+    if not isinstance(data, np.ndarray) or not isinstance(labels, list) or not all(type(y) is int for y in labels):
+        raise UserError(f"{path} is not a readable CIFAR-10 Python batch (it holds no array `data` with a list of "
+                        "numbers `labels`); fetch it again.")
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PIXELS:
         raise UserError(
             f"{path} holds data of shape {data.shape} and type {data.dtype}; a CIFAR-10 batch has uint8 of "
@@ -98,6 +71,8 @@ def _python(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _batch(data: np.ndarray, labels, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    if not len(data):
+        raise UserError(f"{path} holds no rows; fetch it again.")
     labels = check_labels(labels, len(data), str(path))
     if labels.min() < 0 or labels.max() > 9:
         raise UserError(

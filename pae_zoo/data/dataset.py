@@ -17,6 +17,7 @@ class Info:
     licence: str
     splits: str
     source: str = ""  # where this copy was read from
+    notes: tuple[str, ...] = ()  # what was left out of it, a phrase each
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,14 +1,14 @@
 """IDX files, the format of the MNIST family, plain or gzip."""
 
-import gzip
 import math
+import os
 import pathlib
 import struct
-import zlib
-from typing import Callable, Optional
+from typing import BinaryIO, Callable, Optional
 
 import numpy as np
 
+from pae_zoo import reading
 from pae_zoo.data.rows import ArrayRows, Raw, check_labels
 from pae_zoo.errors import UserError
 
@@ -21,18 +21,14 @@ _MAX_RATIO = 1100  # deflate cannot shrink further, so a larger claim in the hea
 def read(path: pathlib.Path, rank: int) -> np.ndarray:
     """Returns the uint8 array of an IDX file with `rank` axes; raises UserError if the file is broken."""
     path = pathlib.Path(path)
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+    with reading.gunzipped(path) as file:
+        try:
             return _read(file, path, rank)
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is not a valid gzip file ({error}); fetch it again.") from error
-    except (EOFError, struct.error) as error:
-        raise UserError(f"{path} is truncated; fetch it again.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+        except (EOFError, struct.error) as error:
+            raise UserError(f"{path} is truncated; fetch it again.") from error
 
 
-def _read(file, path: pathlib.Path, rank: int) -> np.ndarray:
+def _read(file: BinaryIO, path: pathlib.Path, rank: int) -> np.ndarray:
     magic = file.read(4)
     if len(magic) < 4:
         raise EOFError
@@ -42,12 +38,10 @@ def _read(file, path: pathlib.Path, rank: int) -> np.ndarray:
             f"with {bytes([0, 0, _UBYTE, rank]).hex()}; check that the file is what its name says."
         )
     shape = struct.unpack(f">{rank}I", file.read(4 * rank))
-    count = math.prod(shape)
-    if count == 0 or count > path.stat().st_size * (_MAX_RATIO if path.suffix == ".gz" else 1):
-        raise UserError(
-            f"{path} claims the shape {shape}, which its {path.stat().st_size} bytes cannot hold; "
-            "fetch it again."
-        )
+    count, stored = math.prod(shape), reading.stored_bytes(file)
+    if count == 0 or count > stored * (_MAX_RATIO if path.suffix == ".gz" else 1):
+        raise UserError(f"{path} claims the shape {shape}, which its {stored} bytes cannot hold; fetch it again.")
+    reading.check_claim(count, stored, str(path))
     array = np.empty(count, np.uint8)
     view, filled = memoryview(array), 0
     while filled < count:
@@ -98,7 +92,7 @@ def _path(folder: pathlib.Path, split: str, kind: str, rank: int) -> pathlib.Pat
         for joint in "-.":
             for suffix in ("", ".gz"):
                 path = folder / f"{prefix}-{kind}{joint}idx{rank}-ubyte{suffix}"
-                if path.is_file():
+                if os.path.lexists(path):  # what is no file is told when it is read
                     return path
     raise UserError(
         f"{folder} holds IDX files but not {_SPLITS[split][-1 if split == 'train' else 0]}-{kind}-idx{rank}"

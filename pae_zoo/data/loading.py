@@ -91,6 +91,7 @@ def _stated(info: Info, raw: Raw, splits: Sequence[Split]) -> Info:
         value_range=value_range,
         splits=f"{info.splits or rule}; here {here}",
         source=raw.source,
+        notes=tuple(raw.notes),
     )
 
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import pathlib
-import zipfile
 from typing import Optional, Sequence
 
 import numpy as np
 
+from pae_zoo import reading
+from pae_zoo.data import images
 from pae_zoo.errors import UserError
 
 GRAMMAR = ("none, columns:0-13, rows:8-15, rectangle:TOP,LEFT,HEIGHT,WIDTH, pixels:0.95 (share hidden at random), or "
@@ -108,7 +109,7 @@ def _random(share: float, pixels: tuple[int, ...], num: int, seed: int) -> np.nd
 
 
 def _from_file(text: str, shape: tuple[int, ...], num: int) -> np.ndarray:
-    values = _read(pathlib.Path(text).expanduser())
+    values = _read(reading.locate(text))
     if values.dtype.kind not in "biuf" or not np.isfinite(values.astype(np.float64)).all():
         raise UserError(f"--mask={text} holds values of type {values.dtype} or that are not finite; a mask is 0 or 1.")
     values = values.astype(np.float64)
@@ -129,26 +130,19 @@ def _from_file(text: str, shape: tuple[int, ...], num: int) -> np.ndarray:
 
 
 def _read(path: pathlib.Path) -> np.ndarray:
-    if not path.is_file():
-        raise UserError(f"--mask={path} does not exist; allowed: {GRAMMAR}.")
-    try:
+    remedy = f"allowed: {GRAMMAR}"
+    with reading.opened(path, remedy) as file:
         if path.suffix == ".png":
-            from PIL import Image
-
-            with Image.open(path) as picture:
+            images.strict()
+            with images.opened(file, str(path)) as picture:
                 return np.asarray(picture.convert("L"))
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            names = found.files
-            if "mask" not in names and len(names) != 1:
-                raise UserError(f"--mask={path} holds {', '.join(names) or 'nothing'}; name the array `mask`.")
-            return found["mask" if "mask" in names else names[0]]
-    except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"--mask={path} cannot be read: {error}") from error
+    if path.suffix == ".npy":
+        return reading.npy(path, remedy=remedy)
+    names = reading.npz_names(path, remedy=remedy)
+    if "mask" not in names and len(names) != 1:
+        raise UserError(f"--mask={path} holds {reading.shown(', '.join(names)) or 'nothing'}; name the array `mask`.")
+    (array,) = reading.npz(path, remedy=remedy, keys=("mask" if "mask" in names else names[0],)).values()
+    return array
 
 
 def _by(shape: Optional[Sequence[int]]) -> str:

@@ -1,44 +1,29 @@
 """NumPy archives with `x` or `x_train` (and `x_test`, `y_*`); pickles inside are refused."""
 
 import pathlib
-import zipfile
-import zlib
 from typing import Optional
 
 import numpy as np
 
-from pae_zoo import values
+from pae_zoo import reading, values
 from pae_zoo.data.rows import ArrayRows, Raw, check_labels
 from pae_zoo.errors import UserError
 
 DESCRIPTION = "an .npz file with x_train, y_train, x_test, y_test"
+_ALLOWED = ("x", "x_train", "x_test", "y", "y_train", "y_test")
 _KEYS = "x or x_train, and optionally x_test, y (or y_train), y_test"
 
 
 def read(path: pathlib.Path) -> Raw:
     """Returns the rows of an .npz file; raises UserError if it is missing, broken or not allowed."""
-    path = pathlib.Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; give the path of an .npz file, for example npz:digits.npz.")
-    try:
-        _refuse_pickles(path)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {
-                key: archive[key]
-                for key in archive.files
-                if key in ("x", "x_train", "x_test", "y", "y_train", "y_test")
-            }
-            found = ", ".join(archive.files) or "nothing"
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{path} is not a readable .npz file ({error}); write it with numpy.savez."
-        ) from error
+    path = reading.locate(path)
+    reading.regular(path, "give the path of an .npz file, for example npz:digits.npz")
+    arrays = reading.npz(path, keys=_ALLOWED)
     if ("x" in arrays) == ("x_train" in arrays):
+        found = reading.shown(", ".join(reading.npz_names(path)) or "nothing")
         raise UserError(f"{path} holds {found}; exactly one of x and x_train is needed (keys: {_KEYS}).")
     if "y" in arrays and "y_train" in arrays:
-        raise UserError(f"{path} holds {found}; give only one of y and y_train.")
+        raise UserError(f"{path} holds both y and y_train; give only one of them.")
     train = images_or_vectors(arrays.pop("x", arrays.pop("x_train", None)), f"{path}: the training rows")
     train_y = _labels(arrays.get("y", arrays.get("y_train")), len(train), f"{path}: training")
     raw = Raw(ArrayRows(train), train_y, source=str(path))
@@ -89,24 +74,6 @@ def images_or_vectors(array: np.ndarray, where: str) -> np.ndarray:
 
 def _labels(labels: Optional[np.ndarray], count: int, where: str) -> Optional[np.ndarray]:
     return None if labels is None else check_labels(labels, count, where)
-
-
-def _refuse_pickles(path: pathlib.Path) -> None:
-    """Looks at every member's header, also of members that are not read: a pickle runs code when loaded."""
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                header = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
-                if header(file)[2].hasobject:
-                    raise UserError(
-                        f"{path} holds a pickled object array ({member}); pickles are refused because they "
-                        "can run code: store plain numbers."
-                    )
 
 
 def find(folder: pathlib.Path):

@@ -9,13 +9,14 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from pae_zoo.data import images
+from pae_zoo.data import folders
+from pae_zoo.data.places import Place
 from pae_zoo.data.rows import Raw
 
 DESCRIPTION = "images_background*.zip and images_evaluation.zip, or their folders"
 NATIVE = (105, 105)
 HELD_OUT_DRAWERS = range(17, 21)
-_PAIRS = (("images_background", "images_evaluation"), ("train", "test"))
+_SPLITS = (("images_background", "train"), ("images_evaluation", "test"))
 
 
 def find(folder: pathlib.Path, only_named: bool = False) -> Optional[Callable[[], Raw]]:
@@ -24,17 +25,17 @@ def find(folder: pathlib.Path, only_named: bool = False) -> Optional[Callable[[]
     With `only_named`, only archives and folders with Omniglot's own names count.
     """
     archives = sorted(folder.glob("images_*.zip" if only_named else "*.zip"))
-    folders = [] if archives else sorted(path for path in folder.glob("images_*") if path.is_dir())
-    if not archives and not folders and (only_named or not images.Place(folder).names()):
+    unpacked = [] if archives else sorted(path for path in folder.glob("images_*") if path.is_dir())
+    if not archives and not unpacked and (only_named or not Place(folder).names):
         return None
-    return lambda: _read_set(folder, archives, folders)
+    return lambda: _read_set(folder, archives, unpacked)
 
 
-def _read_set(folder: pathlib.Path, archives: list, folders: list) -> Raw:
-    if archives or folders:
-        raw = images.arrange(*images.gather(archives, folders), source=str(folder), pairs=_PAIRS)
+def _read_set(folder: pathlib.Path, archives: list, unpacked: list) -> Raw:
+    if archives or unpacked:
+        raw = folders.arrange(*folders.gather(archives, unpacked), source=str(folder), own=_SPLITS)
     else:
-        raw = images.read(folder)
+        raw = folders.read(folder)
     if raw.test is None:
         raw.held_out = drawn_by([name for _, name in raw.train.files], HELD_OUT_DRAWERS)
     return raw

@@ -38,6 +38,7 @@ class Raw:
     source: str = ""
     label_names: tuple = ()
     log_prob: Optional[Callable] = None
+    notes: tuple = ()  # what was left out, a phrase each
     held_out: Optional[np.ndarray] = None  # rows of `train` that a fixed rule makes the test split
 
 

@@ -12,7 +12,7 @@ from typing import Callable, Optional, Sequence
 
 import numpy as np
 
-from pae_zoo.data import celeba, cifar, idx, images, mat, npz, omniglot, synthetic, tfds_source
+from pae_zoo.data import celeba, cifar, folders, idx, mat, npz, omniglot, synthetic, tfds_source
 from pae_zoo.data.dataset import Info
 from pae_zoo.data.geometry import Geometry
 from pae_zoo.data.rows import ArrayRows, Raw
@@ -48,7 +48,7 @@ def _digits(seed: int) -> Raw:
 
 def _mnist_like(title: str, licence: str, tfds: str, debian: str = "") -> NamedSet:
     info = Info(title, (28, 28, 1), BYTES, licence, "train 60,000 / test 10,000, official")
-    return NamedSet(info, (idx, npz, images, tfds_source), tfds, debian)
+    return NamedSet(info, (idx, npz, folders, tfds_source), tfds, debian)
 
 
 SETS = {
@@ -91,7 +91,7 @@ SETS = {
             "Krizhevsky 2009, no licence stated",
             "train 50,000 / test 10,000, official",
         ),
-        (npz, cifar, images, tfds_source),
+        (npz, cifar, folders, tfds_source),
         "cifar10",
     ),
     "svhn_cropped": NamedSet(
@@ -102,7 +102,7 @@ SETS = {
             "Netzer et al. 2011, non-commercial use",
             "train 73,257 / test 26,032, official (extra unused)",
         ),
-        (mat, npz, images, tfds_source),
+        (mat, npz, folders, tfds_source),
         "svhn_cropped",
     ),
     "celeb_a": NamedSet(
@@ -130,7 +130,7 @@ PREFIXES = {
     "folder": (
         "DIR",
         "your own images, sorted; subfolders are labels, train/ and test/ are splits",
-        lambda rest, *_: images.read(rest),
+        lambda rest, *_: folders.read(rest),
     ),
     "tfds": ("NAME", "any image set of tensorflow-datasets, prepared or downloaded", tfds_source.read),
 }

@@ -5,7 +5,7 @@ import gzip
 import os
 import zipfile
 from pathlib import Path
-from typing import BinaryIO, Iterator, Optional
+from typing import BinaryIO, Iterator
 
 from pae_zoo.errors import UserError
 from pae_zoo.reading.budget import check_claim
@@ -20,30 +20,37 @@ def zipped(path: Path, what: str = "zip archive", remedy: str = "fetch it again"
     """Opens a zip archive whose members can all be read; their content is not looked at.
 
     Refused with a UserError: what is no regular file or no archive, members that are encrypted, patches, packed by
-    another method than deflate, or two of a name. Errors inside of the block become a UserError too.
+    another method than deflate, or two of a name.
     """
-    with opened(path, remedy) as file, told(path, what, remedy), zipfile.ZipFile(file) as archive:
-        names = set()
-        for member in archive.infolist():
-            where = f"{shown(path)}: {shown(member.filename)}"
-            if member.filename in names:
-                raise UserError(f"{where} is there twice, and only one can be meant; {remedy}.")
-            if member.flag_bits & _ENCRYPTED:
-                raise UserError(f"{where} is encrypted; unpack the archive and pack it without a password.")
-            if member.flag_bits & _PATCH or member.compress_type not in _METHODS:
-                method = zipfile.compressor_names.get(member.compress_type, "unknown")
-                how = "a patch" if member.flag_bits & _PATCH else f"packed by method {member.compress_type} ({method})"
-                raise UserError(f"{where} is {how}; read are {' and '.join(_METHODS.values())}: pack it anew.")
-            names.add(member.filename)
-        yield archive
+    with opened(path, remedy) as file:
+        with told(path, what, remedy):
+            archive = zipfile.ZipFile(file)
+            _check_members(archive, path, remedy)
+        with archive:
+            yield archive
 
 
-def member_bytes(archive: zipfile.ZipFile, name: str, limit: Optional[int] = None) -> bytes:
-    """Returns a member of an archive of `zipped`; raises UserError for a bomb and beyond `limit` bytes."""
-    member = archive.getinfo(name)
-    path = getattr(archive.fp, "name", "")
-    check_claim(member.file_size, member.compress_size, f"{shown(name)} in the archive {shown(path)}".rstrip(), limit)
-    return archive.read(member)
+def _check_members(archive: zipfile.ZipFile, path: Path, remedy: str) -> None:
+    names = set()
+    for member in archive.infolist():
+        where = f"{shown(path)}: {shown(member.filename)}"
+        if member.filename in names:
+            raise UserError(f"{where} is there twice, and only one can be meant; {remedy}.")
+        if member.flag_bits & _ENCRYPTED:
+            raise UserError(f"{where} is encrypted; unpack the archive and pack it without a password.")
+        if member.flag_bits & _PATCH or member.compress_type not in _METHODS:
+            method = zipfile.compressor_names.get(member.compress_type, "unknown")
+            how = "a patch" if member.flag_bits & _PATCH else f"packed by method {member.compress_type} ({method})"
+            raise UserError(f"{where} is {how}; read are {' and '.join(_METHODS.values())}: pack it anew.")
+        names.add(member.filename)
+
+
+def member_bytes(archive: zipfile.ZipFile, name: str, where: str, limit: int, remedy: str = "fetch it again") -> bytes:
+    """Returns a member of an archive of `zipped`; raises UserError for a broken one, a bomb, or over `limit` bytes."""
+    with told(where, "member of a zip archive", remedy):
+        member = archive.getinfo(name)
+        check_claim(member.file_size, min(member.compress_size, stored_bytes(archive.fp)), where, limit)
+        return archive.read(member)
 
 
 @contextlib.contextmanager
@@ -62,5 +69,5 @@ def gunzipped(path: Path, remedy: str = "fetch it again") -> Iterator[BinaryIO]:
 
 
 def stored_bytes(file: BinaryIO) -> int:
-    """Returns the size on disk of a file of `gunzipped`."""
+    """Returns the size of an opened file as it is stored, packed or not."""
     return os.fstat(file.fileno()).st_size

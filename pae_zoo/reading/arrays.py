@@ -5,16 +5,16 @@ A header is matched, not evaluated, so that neither depth nor size of a hostile 
 
 import dataclasses
 import math
-import os
 import re
 import struct
+import zipfile
 from pathlib import Path
 from typing import BinaryIO, Collection, Optional
 
 import numpy as np
 
 from pae_zoo.errors import UserError
-from pae_zoo.reading.archives import zipped
+from pae_zoo.reading.archives import stored_bytes, zipped
 from pae_zoo.reading.budget import check_claim
 from pae_zoo.reading.files import opened, shown, told
 
@@ -59,18 +59,11 @@ def npz(path: Path, what: str = ".npz file", remedy: str = "write it with numpy.
     Raises UserError for anything else than a sound file: missing, no regular file, cut, with a wrong check sum, with
     more or fewer bytes than claimed, encrypted, two members of a name, or larger than the budget.
     """
-    with zipped(path, what, remedy) as archive:
-        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-        if len(members) < len(archive.infolist()):
-            raise UserError(f"{shown(path)} holds two arrays of one name; {remedy}.")
-        headers = {}
-        for name, member in members.items():
-            with archive.open(member) as file:
-                headers[name] = read_header(file, f"{shown(path)}: {shown(member.filename)}")
-            _check_size(headers[name], member.file_size, f"{shown(path)}: {shown(member.filename)}", remedy)
+    with zipped(path, what, remedy) as archive, told(path, what, remedy):
+        members, headers = _headers(archive, path, remedy)
         wanted = [name for name in members if keys is None or name in keys]
         claimed = sum(headers[name].nbytes for name in wanted)
-        stored = min(sum(members[name].compress_size for name in wanted), os.fstat(archive.fp.fileno()).st_size)
+        stored = min(sum(members[name].compress_size for name in wanted), stored_bytes(archive.fp))
         check_claim(claimed, stored, shown(path), budget, "write it with numpy.savez, which does not compress")
         found = {}
         for name in wanted:
@@ -80,11 +73,30 @@ def npz(path: Path, what: str = ".npz file", remedy: str = "write it with numpy.
         return found
 
 
+def npz_names(path: Path, what: str = ".npz file", remedy: str = "write it with numpy.savez") -> list[str]:
+    """Returns the names of the arrays of an .npz file; raises UserError as `npz` does, without reading the arrays."""
+    with zipped(path, what, remedy) as archive, told(path, what, remedy):
+        return list(_headers(archive, path, remedy)[0])
+
+
+def _headers(archive: zipfile.ZipFile, path: Path, remedy: str) -> tuple[dict[str, zipfile.ZipInfo], dict[str, Header]]:
+    members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+    if len(members) < len(archive.infolist()):
+        raise UserError(f"{shown(path)} holds two arrays of one name; {remedy}.")
+    headers = {}
+    for name, member in members.items():
+        where = f"{shown(path)}: {shown(member.filename)}"
+        with archive.open(member) as file:
+            headers[name] = read_header(file, where)
+        _check_size(headers[name], member.file_size, where, remedy)
+    return members, headers
+
+
 def npy(path: Path, what: str = ".npy file", remedy: str = "write it with numpy.save",
         budget: Optional[int] = None) -> np.ndarray:
     """Returns the array of an .npy file; raises UserError as `npz` does."""
     with opened(path, remedy) as file, told(path, what, remedy):
-        size = os.fstat(file.fileno()).st_size
+        size = stored_bytes(file)
         header = read_header(file, shown(path))
         _check_size(header, size, shown(path), remedy)
         check_claim(header.nbytes, size, shown(path), budget)

@@ -60,7 +60,7 @@ def test_broken_gzip(tmp_path):
     with pytest.raises(UserError, match="truncated"):
         data.load("mnist", data_dir=str(tmp_path))
     path.write_bytes(b"no gzip at all")
-    with pytest.raises(UserError, match="not a valid gzip"):
+    with pytest.raises(UserError, match="not a readable gzip"):
         data.load("mnist", data_dir=str(tmp_path))
     corrupt = bytearray(whole)
     corrupt[40] ^= 0xFF

@@ -121,7 +121,7 @@ def test_unreadable_images_are_named(tmp_path, content):
     for number in range(5):
         write_png(tmp_path / f"{number}.png", image(9, 9))
     (tmp_path / "3.png").write_bytes(content)
-    with pytest.raises(UserError, match="3.png cannot be read as an image") as caught:
+    with pytest.raises(UserError, match="3.png is not a readable image") as caught:
         data.load(f"folder:{tmp_path}")
     assert "\n" not in str(caught.value)
 

@@ -120,7 +120,7 @@ def test_broken_containers(tmp_path):
         data.load(f"npz:{path}")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", b"no array")
-    with pytest.raises(UserError, match="not a readable .npz"):
+    with pytest.raises(UserError, match="not a readable .npy"):
         data.load(f"npz:{path}")
     with open(path, "wb") as file:
         np.save(file, IMAGES)

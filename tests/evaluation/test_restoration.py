@@ -182,8 +182,8 @@ def test_masks_from_files(tmp_path):
     ("rows:0-9", "rows and columns count from 0"), ("rows:0-3", "hides everything"), ("{tmp}/no.npy", "does not exist"),
     ("{tmp}/small.npy", r"has the shape 2x2; needed: 4x5x1 or 4x5"), ("{tmp}/grey.npy", "other values than 0"),
     ("{tmp}/zero.npy", "hides everything"), ("{tmp}/each.npy", "hides everything of datum 1"),
-    ("{tmp}/object.npy", "cannot be read"), ("{tmp}/broken.npz", "cannot be read"), ("{tmp}/two.npz", "name the array"),
-    ("{tmp}/nan.npy", "not finite"), ("{tmp}/broken.png", "cannot be read"),
+    ("{tmp}/object.npy", "pickle"), ("{tmp}/broken.npz", "not a readable"), ("{tmp}/two.npz", "name the array"),
+    ("{tmp}/nan.npy", "not finite"), ("{tmp}/broken.png", "not a readable"),
 ])  # fmt: skip
 def test_bad_masks_are_refused(tmp_path, text, words):
     each = np.ones((2, 4, 5))
