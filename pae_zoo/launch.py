@@ -102,10 +102,10 @@ def set_device(device: str, precision: str = "float32") -> str:
 
 
 def load_dataset(hparams):
-    """Returns the data set that the flags describe; raises UserError."""
+    """Returns the data set that the flags describe, and prints what was left out of it; raises UserError."""
     from pae_zoo import data
 
-    return data.load(
+    found = data.load(
         hparams.dataset,
         data_dir=hparams.data_dir,
         download=hparams.download,
@@ -119,3 +119,6 @@ def load_dataset(hparams):
         validation_fraction=hparams.validation_fraction,
         num_test=64 if hparams.smoke else 0,
     )
+    for note in found.info.notes:
+        print(f"{found.name}: {note}", flush=True)
+    return found

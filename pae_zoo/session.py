@@ -37,9 +37,7 @@ def prepare(hparams, module) -> Session:
     evaluation.check(hparams)
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = launch.load_dataset(hparams)
-    if hparams.augment and len(dataset.event_shape) != 3:
-        raise UserError(f"--augment={','.join(hparams.augment)} is for images; {hparams.dataset} holds vectors of "
-                        f"shape {dataset.event_shape}. Leave it out.")
+    data.check_steps(dataset, hparams.preprocess, hparams.augment)
     augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
     steps = training.total_steps(hparams, len(dataset.train.x) // _batch_size(hparams, len(dataset.train.x)))
     model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)

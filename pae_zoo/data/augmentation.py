@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from pae_zoo import seeds
+from pae_zoo.data.preprocessing import MOST_STEPS
 from pae_zoo.errors import UserError
 
 
@@ -203,6 +204,8 @@ def build_augmentation(names: Sequence[str], **options) -> Optional[Augmentation
     for option in options:
         if option not in known:
             raise UserError(f"Unknown augmentation option {option!r}; allowed: {', '.join(known)}.")
+    if len(names) > MOST_STEPS:
+        raise UserError(f"augmentation of {len(names)} steps; at most {MOST_STEPS} are taken: leave some out.")
     steps = []
     for name in names:
         if name not in _STEPS:

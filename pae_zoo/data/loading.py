@@ -8,6 +8,7 @@ import numpy as np
 from pae_zoo.data import sources
 from pae_zoo.data.dataset import Dataset, Info, Split
 from pae_zoo.data.geometry import Geometry, parse_crop
+from pae_zoo.data.preprocessing import needing_pixels
 from pae_zoo.data.rows import Raw
 from pae_zoo.errors import UserError
 
@@ -75,6 +76,22 @@ def load(
         splits = [_binarised(split, number) for number, split in enumerate(splits)]
     info = _stated(info, raw, splits)
     return Dataset(name, *splits, info.shape, info, raw.log_prob, raw.label_names)
+
+
+def check_steps(dataset: Dataset, preprocess: Sequence[str] = (), augment: Sequence[str] = ()) -> None:
+    """Raises UserError for steps of `--preprocess` and `--augment` that are not made for the data.
+
+    Augmentations change images. Dequantisation, the logit map and binarisation take pixels: images, or vectors of
+    uint8.
+    """
+    x = dataset.train.x
+    what = f"{dataset.name} holds vectors of shape {dataset.event_shape}, {x.dtype}"
+    if augment and x.ndim != 4:
+        raise UserError(f"--augment={','.join(augment)} is for images; {what}. Leave it out.")
+    pixels = needing_pixels(preprocess)
+    if pixels and x.ndim != 4 and x.dtype != np.uint8:
+        raise UserError(f"--preprocess={','.join(preprocess)}: {', '.join(pixels)} for pixels only, images or vectors "
+                        f"of uint8; {what}. Take standardise or centre, or nothing.")
 
 
 def _stated(info: Info, raw: Raw, splits: Sequence[Split]) -> Info:

@@ -121,6 +121,12 @@ _STEPS = {
 }
 NAMES = tuple(_STEPS)
 _NEED_UNIT = (Dequantise, Logit, Binarise)
+MOST_STEPS = 16
+
+
+def needing_pixels(names: Sequence[str]) -> list[str]:
+    """Returns those of the named steps that take pixels, values in [0, 1], and would make nonsense of others."""
+    return [name for name in dict.fromkeys(names) if name in _STEPS and _STEPS[name][0] in _NEED_UNIT]
 
 
 def build_chain(names: Sequence[str], **options) -> Chain:
@@ -133,6 +139,8 @@ def build_chain(names: Sequence[str], **options) -> Chain:
     for option in options:
         if option not in known:
             raise UserError(f"Unknown preprocessing option {option!r}; allowed: {', '.join(sorted(known))}.")
+    if len(names) > MOST_STEPS:
+        raise UserError(f"preprocessing of {len(names)} steps; at most {MOST_STEPS} are taken: leave some out.")
     steps, value_range = [], (0.0, 1.0)
     for name in names:
         if name not in _STEPS:

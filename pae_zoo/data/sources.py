@@ -6,12 +6,14 @@ tensorflow-datasets. What is found but broken is an error; the search never fall
 
 import dataclasses
 import difflib
+import os
 import pathlib
 import re
 from typing import Callable, Optional, Sequence
 
 import numpy as np
 
+from pae_zoo import reading
 from pae_zoo.data import celeba, cifar, folders, idx, mat, npz, omniglot, synthetic, tfds_source
 from pae_zoo.data.dataset import Info
 from pae_zoo.data.geometry import Geometry
@@ -124,12 +126,12 @@ SETS = {
     },
 }
 
-# prefix -> (what follows it, help, reader of (what follows, data_dir, download))
+# prefix -> (what follows it, help, reader of (what follows, data_dir or None, download))
 PREFIXES = {
     "npz": ("FILE", "your own arrays: x or x_train (and x_test, y_*)", lambda rest, *_: npz.read(rest)),
     "folder": (
         "DIR",
-        "your own images, sorted; subfolders are labels, train/ and test/ are splits",
+        "your own images, sorted; subfolders are labels, train/, val/ and test/ are splits",
         lambda rest, *_: folders.read(rest),
     ),
     "tfds": ("NAME", "any image set of tensorflow-datasets, prepared or downloaded", tfds_source.read),
@@ -156,7 +158,7 @@ def check_name(name: str) -> None:
         return
     guess = difflib.get_close_matches(name.lower().replace("-", "_"), list(SETS), n=1)
     did = f" Did you mean {guess[0]}?" if guess else ""
-    raise UserError(f"Unknown dataset {name!r}.{did} Allowed: {', '.join(describe())}.")
+    raise UserError(f"Unknown dataset {reading.shown(name)!r}.{did} Allowed: {', '.join(describe())}.")
 
 
 def find(
@@ -164,32 +166,34 @@ def find(
 ) -> tuple[Raw, Info, Geometry]:
     """Returns rows, what the set states, and the geometry its images need, or raises UserError."""
     check_name(name)
-    if data_dir and not pathlib.Path(data_dir).expanduser().is_dir():
+    home = reading.locate(data_dir) if data_dir else None
+    if home is not None and not home.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder; give an existing one, or leave data_dir out.")
+    if home is not None:
+        _is_empty(home)
     prefix, _, rest = name.partition(":")
     if prefix in PREFIXES:
-        raw = PREFIXES[prefix][2](rest, data_dir, download)
+        raw = PREFIXES[prefix][2](rest, home, download)
         return (
             raw,
             Info(name, (), "", "your own" if prefix != "tfds" else "see tensorflow-datasets", ""),
             Geometry(),
         )
     named = SETS[name]
-    raw = named.make(seed) if named.make else _search(name, named, data_dir, download, ood)
+    raw = named.make(seed) if named.make else _search(name, named, home, download, ood)
     native = raw.train.shape is not None and raw.train.shape[:2] == named.native
     return raw, named.info, named.geometry if native else Geometry()
 
 
-def _search(name: str, named: NamedSet, data_dir: str, download: bool, ood: bool) -> Raw:
-    own = pathlib.Path(data_dir).expanduser() / name if data_dir else None
-    if own is not None and own.exists():
-        found = _first(own, named.forms) if own.is_dir() else None
+def _search(name: str, named: NamedSet, home: Optional[pathlib.Path], download: bool, ood: bool) -> Raw:
+    own = home / name if home else None
+    if own is not None and os.path.lexists(own):
+        found = _first(own, named.forms) if own.is_dir() and not _is_empty(own) else None
         if found is None:
-            empty = own.is_dir() and not any(own.iterdir())
-            what = "no files" if empty else "none of the forms that are read"
+            what = "no files" if own.is_dir() and _is_empty(own) else "none of the forms that are read"
             raise UserError(f"{own} exists but holds {what}; allowed: {_allowed(named.forms)}.")
         return found()
-    found = _flat(name, named, pathlib.Path(data_dir).expanduser()) if data_dir and not ood else None
+    found = _flat(name, named, home) if home and not ood else None
     if found is None and named.debian and pathlib.Path(named.debian).is_dir():
         found = _first(pathlib.Path(named.debian), named.forms)
         if found is None:
@@ -201,10 +205,16 @@ def _search(name: str, named: NamedSet, data_dir: str, download: bool, ood: bool
     place = own if own is not None else pathlib.Path("<data_dir>") / name
     return tfds_source.read(
         named.tfds,
-        data_dir,
+        home,
         download,
         f"put its files in {place}/ and give --data_dir (allowed: {_allowed(named.forms)})",
     )
+
+
+def _is_empty(folder: pathlib.Path) -> bool:
+    """Whether nothing lies in a folder; raises UserError where that may not be seen, which `glob` passes over."""
+    with reading.told(folder, "folder", "see its rights"), os.scandir(folder) as entries:
+        return next(entries, None) is None
 
 
 def _allowed(forms: Sequence) -> str:

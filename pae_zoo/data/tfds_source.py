@@ -1,7 +1,9 @@
 """tensorflow-datasets, the last source: a prepared copy, then, if allowed and reachable, a download."""
 
+import math
 import os
 import pathlib
+import re
 import socket
 import threading
 import time
@@ -11,6 +13,7 @@ from typing import Callable, Iterable, Optional, Sequence
 
 import numpy as np
 
+from pae_zoo import reading
 from pae_zoo.data.geometry import Geometry
 from pae_zoo.data.rows import Raw
 from pae_zoo.errors import UserError
@@ -18,6 +21,8 @@ from pae_zoo.errors import UserError
 DESCRIPTION = "a copy prepared by tensorflow-datasets (a folder with dataset_info.json)"
 PROBE_SECONDS = 4.0
 _BATCH = 256
+_PLACE_BYTES = 16  # that `take` needs for each row of a split
+_NAME = re.compile(r"[A-Za-z]\w*(/[\w.+-]+)?(:[\d.*]+)?")
 
 
 def _tfds():
@@ -39,6 +44,10 @@ class TfdsRows:
         self.count = builder.info.splits[split].num_examples
         shape = builder.info.features["image"].shape
         self.shape = tuple(shape) if None not in shape else None
+        place = pathlib.Path(str(builder.data_path))
+        stored = sum(reading.regular(path).st_size for path in place.iterdir() if not path.is_dir())
+        row = _PLACE_BYTES + math.prod(self.shape or ())
+        reading.check_claim(self.count * row, stored, f"{builder.info.full_name} in {place}", remedy="prepare it again")
 
     def __len__(self) -> int:
         return self.count
@@ -47,12 +56,17 @@ class TfdsRows:
         tfds = _tfds()
         if "label" not in self.builder.info.features:
             return None
-        data = self.builder.as_dataset(split=self.split, decoders={"image": tfds.decode.SkipDecoding()})
-        labels = data.map(lambda row: row["label"]).batch(4096)
-        return np.concatenate([np.asarray(batch, np.int64) for batch in labels.as_numpy_iterator()])
+        with _told(self.builder):
+            data = self.builder.as_dataset(split=self.split, decoders={"image": tfds.decode.SkipDecoding()})
+            labels = data.map(lambda row: row["label"]).batch(4096)
+            return np.concatenate([np.asarray(batch, np.int64) for batch in labels.as_numpy_iterator()])
 
     def take(self, parts: Sequence[np.ndarray], geometry: Geometry) -> list[np.ndarray]:
-        """Returns the parts after `geometry`; one pass over the split."""
+        """Returns the parts after `geometry`; one pass over the split. Raises UserError for a broken copy."""
+        with _told(self.builder):
+            return self._take(parts, geometry)
+
+    def _take(self, parts: Sequence[np.ndarray], geometry: Geometry) -> list[np.ndarray]:
         where = np.full((self.count, 2), -1, np.int64)
         for number, part in enumerate(parts):
             where[part, 0], where[part, 1] = number, np.arange(len(part))
@@ -75,7 +89,13 @@ class TfdsRows:
                 )
             for image, (number, place) in zip(images, places[wanted]):
                 outs[number][place] = image
+        if row != self.count or outs is None:
+            raise ValueError(f"it holds {row} rows of {self.split}, and states {self.count}")
         return outs
+
+
+def _told(builder):
+    return reading.told(builder.data_path, "copy of tensorflow-datasets", "prepare it again")
 
 
 def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
@@ -83,10 +103,18 @@ def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
     prepared = sorted([*folder.glob("*/dataset_info.json"), *folder.glob("*/*/dataset_info.json")])
     if not prepared:
         return None
-    return lambda: _raw(_tfds().builder_from_directory(str(prepared[-1].parent)))
+    for path in prepared[-1].parent.iterdir():
+        if not path.is_dir():
+            reading.regular(path, "prepare the copy again")
+    return lambda: _prepared(prepared[-1].parent)
 
 
-def read(name: str, data_dir: str, download: bool, hint: str = "") -> Raw:
+def _prepared(folder: pathlib.Path) -> Raw:
+    with reading.told(folder, "copy of tensorflow-datasets", "prepare it again"):
+        return _raw(_tfds().builder_from_directory(str(folder)))
+
+
+def read(name: str, data_dir: Optional[pathlib.Path], download: bool, hint: str = "") -> Raw:
     """Returns the set `name` of tensorflow-datasets.
 
     A prepared copy is looked for in `data_dir` and in the library's own folder; then, with `download`, the
@@ -94,13 +122,16 @@ def read(name: str, data_dir: str, download: bool, hint: str = "") -> Raw:
     UserError if the set is unknown, holds no images, or can neither be found nor fetched; `hint` says what to do
     then.
     """
+    if not _NAME.fullmatch(name):
+        raise UserError(f"tensorflow-datasets has no set {reading.shown(name)!r}; its names are NAME, NAME/CONFIG or "
+                        "NAME:VERSION, see its catalogue.")
     tfds = _tfds()
     hint = (
         hint
         or f"prepare it on a machine with a network (tfds build {name}) and copy the result to --data_dir"
     )
     try:
-        for place in [data_dir, None] if data_dir else [None]:
+        for place in [str(data_dir), None] if data_dir else [None]:
             builder = tfds.builder(name, data_dir=place, try_gcs=False)
             if os.path.exists(os.path.join(str(builder.data_path), "dataset_info.json")):
                 return _raw(builder)

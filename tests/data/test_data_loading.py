@@ -1,5 +1,6 @@
 """`load`: splits by a fixed rule, classes, sizes, and memory."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -122,3 +123,26 @@ def test_import_is_light():
         f"print(sorted({heavy} & (set(sys.modules) - before)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_steps_that_are_for_pixels_or_images_are_refused_on_other_data(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, x, pixels, images in (
+        ("reals", rng.normal(size=(20, 6)), False, False), ("unit", rng.random((20, 6)), False, False),
+        ("bytes", rng.integers(0, 256, (20, 6)).astype(np.uint8), True, False),
+        ("images", rng.random((20, 6, 6)), True, True),
+    ):  # fmt: skip
+        np.savez(tmp_path / f"{name}.npz", x=x)
+        loaded = data.load(f"npz:{tmp_path / name}.npz")
+        data.check_steps(loaded, ("standardise", "centre", "scale"))
+        for steps in (("dequantise",), ("logit",), ("binarise_dynamic",), ("scale", "dequantise", "logit")):
+            with contextlib.nullcontext() if pixels else pytest.raises(UserError, match=f"{steps[-1]} for pixels only"):
+                data.check_steps(loaded, steps)
+        for step in ("rotate", "flip", "crop", "brightness"):
+            with contextlib.nullcontext() if images else pytest.raises(UserError, match="is for images"):
+                data.check_steps(loaded, augment=(step,))
+    with pytest.raises(UserError, match="dequantise"):
+        data.check_steps(data.load("circle"), ("dequantise",))
+    for build in (data.build_chain, data.build_augmentation):
+        with pytest.raises(UserError, match="at most 16"):
+            build(["flip" if build is data.build_augmentation else "scale"] * 17)
