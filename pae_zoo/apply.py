@@ -13,10 +13,11 @@ from pae_zoo.run import Run
 class Flags(hp.RestorationFlags):
     """Flags of the application."""
 
-    workdir: str = hp.option("", "Work directory of a finished run.")
-    input: str = hp.option("", "Your data: npz:FILE (x, or x_train and x_test) or folder:DIR (images).")
+    workdir: str = hp.option("", "Work directory of a finished run.", path=True)
+    input: str = hp.option("", "Your data: npz:FILE (x, or x_train and x_test) or folder:DIR (images).", path=True)
     outputs: tuple[str, ...] = hp.option(("codes",), "What to compute; see the list above.")
-    out: str = hp.option("", "Where the results go: FILE.npz, FILE.csv, or a folder for pictures and scores.csv.")
+    out: str = hp.option("", "Where the results go: FILE.npz, FILE.csv, or a folder for pictures and scores.csv.",
+                         path=True)
     importance_samples: int = hp.option(100, "Samples per datum of log_likelihood.", low=1)
     batch_size: int = hp.option(0, "Data per batch (0: the run's own).", low=0)
     limit: int = hp.option(0, "Take only the first so many data (0: all).", low=0)
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
     applying.check_outputs(options.outputs)
     applying.check_restoration(options, given)
     run = Run(options.workdir)
+    launch.works_in(run.workdir)
     hparams = run.read_hparams()
     launch.set_device(options.device)
     model = run.load_model()

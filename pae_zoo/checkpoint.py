@@ -5,7 +5,8 @@ position; here every variable of model and optimizer is kept, with the position 
 """
 
 import dataclasses
-from typing import Optional
+from pathlib import Path
+from typing import Any, Optional
 
 import keras
 import numpy as np
@@ -44,12 +45,22 @@ def arrays_of(variables) -> list[np.ndarray]:
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
+def check(variables, arrays: list[np.ndarray], what: str) -> None:
+    """Raises UserError, naming the file `what`, unless arrays are values of variables, in order."""
+    start_anew = "Restore the file, or delete the work directory to start anew."
+    fit = len(arrays) == len(variables) and all(
+        array.shape == tuple(variable.shape) and array.dtype == np.dtype(variable.dtype)
+        for variable, array in zip(variables, arrays))  # fmt: skip
+    if not fit:
+        raise UserError(f"{what} holds {len(arrays)} arrays that do not fit this model's {len(variables)} variables: "
+                        f"it was written by another version or model. {start_anew}")
+    if any(np.isnan(array).any() for array in arrays if array.dtype.kind == "f"):
+        raise UserError(f"{what} holds values that are not finite: it is damaged. {start_anew}")
+
+
 def assign(variables, arrays: list[np.ndarray], what: str) -> None:
     """Assigns arrays to variables in order; raises UserError if they do not match."""
-    shapes = [tuple(v.shape) for v in variables]
-    if shapes != [a.shape for a in arrays]:
-        raise UserError(f"{what} holds {len(arrays)} arrays that do not fit this model's {len(shapes)} variables: "
-                        "it was written by another version or model. Delete the work directory to start anew.")
+    check(variables, arrays, what)
     for variable, array in zip(variables, arrays):
         variable.assign(array)
 
@@ -62,12 +73,44 @@ def save(run: Run, model: keras.Model, position: Position) -> None:
     run.save_arrays("last", arrays, dataclasses.asdict(position))
 
 
-def restore(run: Run, model: keras.Model) -> Position:
-    """Restores the last checkpoint into model and optimizer; returns a fresh position if there is none."""
+def restore(run: Run, model: keras.Model, steps_per_epoch: int = 0) -> Position:
+    """Restores the last checkpoint into model and optimizer; returns a fresh position if there is none.
+
+    With `steps_per_epoch` the position must be one that a training with so many steps comes to. Raises UserError.
+    """
     found = run.load_arrays("last")
     if found is None:
         return Position()
     arrays, note = found
+    path = run.workdir / run.arrays_path("last")
+    position = _position(note, steps_per_epoch, path)
     model.optimizer.build(model.trained_variables)
-    assign([*state(model), *model.optimizer.variables], arrays, run.arrays_path("last"))
-    return Position(**note)
+    assign([*state(model), *model.optimizer.variables], arrays, path)
+    return position
+
+
+def _position(note: dict[str, Any], steps_per_epoch: int, path: Path) -> Position:
+    """Returns the position that a checkpoint notes; raises UserError for one that no training comes to."""
+    fields = {field.name: field for field in dataclasses.fields(Position)}
+    wrong = sorted(set(note) ^ set(fields))
+    for name, value in note.items():
+        if name == "best_value" and value is None or name in wrong:
+            continue
+        kind = {"seconds": (int, float), "best_value": (int, float)}.get(name, type(fields[name].default))
+        right = isinstance(value, kind) and isinstance(value, bool) == (name == "stopped_early")
+        if not right or name != "best_value" and not 0 <= value < 2**63:
+            wrong.append(f"{name}: {value!r}")
+    if not wrong:
+        position = Position(**note)
+        whole = position.epoch * steps_per_epoch + position.step_in_epoch
+        if position.best_epoch > position.epoch:
+            wrong.append(f"best_epoch {position.best_epoch} after epoch {position.epoch}")
+        # The last epoch of --max_steps may be a part of one.
+        inside = position.step_in_epoch < steps_per_epoch and whole - steps_per_epoch < position.steps <= whole
+        if steps_per_epoch and not inside:
+            wrong.append(f"{position.steps} steps in {position.epoch} epochs of {steps_per_epoch} steps and "
+                         f"{position.step_in_epoch}")  # fmt: skip
+    if wrong:
+        raise UserError(f"{path} notes no position of a training ({', '.join(wrong)}): it is damaged or of another "
+                        "version. Restore the file, or delete the work directory to start anew.")
+    return position

@@ -16,9 +16,10 @@ from pae_zoo.session import default_tasks
 class Flags(hp.EvaluationFlags):
     """Flags of the evaluation; those left out take the run's own values."""
 
-    workdir: str = hp.option("", "Work directory of a finished run.")
-    workdirs: tuple[str, ...] = hp.option((), "Several work directories, or patterns such as 'runs/vae_*'.")
-    data_dir: str = hp.option("", "Folder that holds data sets as files.")
+    workdir: str = hp.option("", "Work directory of a finished run.", path=True)
+    workdirs: tuple[str, ...] = hp.option((), "Several work directories, or patterns such as 'runs/vae_*'.",
+                                        path=True)
+    data_dir: str = hp.option("", "Folder that holds data sets as files.", path=True)
     download: bool = hp.option(True, "Whether tensorflow-datasets may download a set not found on disk.")
     seed: int = hp.option(0, "Chooses the noise of the evaluation.", low=0, high=2**31 - 1)
     device: str = hp.option("auto", "Where to compute.", choices=("auto", "cpu", "gpu"))
@@ -35,7 +36,10 @@ def main(argv: list[str]) -> int:
     evaluation.check(options)
     runs = [Run(path) for path in workdirs(options)]
     for run in runs:  # every mistake is told before the first number is computed
+        launch.works_in(run.workdir)
         run.read_hparams()
+        run.read_metrics()
+        run.prepare()
     launch.set_device(options.device)
     done = [_evaluate(run, options, given) for run in runs]
     if len(runs) > 1:

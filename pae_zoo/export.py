@@ -1,6 +1,7 @@
 """Writes a finished run for TensorFlow Serving: python -m pae_zoo.export --workdir=RUN --export_dir=DIR."""
 
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from pae_zoo.run import Run
 class Flags:
     """Flags of the export."""
 
-    workdir: str = hp.option("", "Work directory of a finished run.")
-    export_dir: str = hp.option("", "Base path of the served model; the version becomes a folder in it.")
-    version: int = hp.option(0, "Version number (0: the next free one).", low=0)
+    workdir: str = hp.option("", "Work directory of a finished run.", path=True)
+    export_dir: str = hp.option("", "Base path of the served model; the version becomes a folder in it.", path=True)
+    version: int = hp.option(0, "Version number (0: the next free one).", low=0, high=serving.LAST_VERSION)
     importance_samples: int = hp.option(100, "Samples per datum of the signature log_likelihood.", low=1)
     device: str = hp.option("auto", "Where to trace.", choices=("auto", "cpu", "gpu"))
     verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--export_dir is needed: the base path that the model server will read, such as "
                         "serving/my_model.")
     run = Run(options.workdir)
+    launch.works_in(run.workdir)
     run.read_hparams()
     serving.check_target(Path(options.export_dir), options.version)
     launch.set_device(options.device)
@@ -49,9 +51,10 @@ def report(found: serving.Exported) -> str:
         lines.append(f"  {name:16} {', '.join(inputs)} -> {', '.join(outputs)}")
     lines += [f"  {name:16} left out: {reason}" for name, reason in found.left_out.items()]
     name, base = found.path.parent.resolve().name, found.path.parent.resolve()
+    mount, variable = shlex.quote(f"{base}:/models/{name}"), shlex.quote(f"MODEL_NAME={name}")
     lines.append(f"""Next:
-  saved_model_cli show --dir {found.path} --all
-  docker run --rm -p 8501:8501 -v {base}:/models/{name} -e MODEL_NAME={name} tensorflow/serving""")
+  saved_model_cli show --dir {shlex.quote(str(found.path))} --all
+  docker run --rm -p 8501:8501 -v {mount} -e {variable} tensorflow/serving""")
     return "\n".join(lines)
 
 

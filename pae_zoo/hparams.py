@@ -5,6 +5,8 @@ A model's module defines `HParams(SharedHParams)` with its own fields; nothing e
 
 import dataclasses
 import math
+import os
+import re
 import typing
 from typing import Any, Optional, Sequence
 
@@ -12,9 +14,12 @@ from absl import flags
 
 from pae_zoo.errors import UserError, suggestion
 
+# Largest whole number of a flag that names no other, and the magnitudes that float32 holds in full precision.
+MOST, SMALLEST, LARGEST = 2**31 - 1, 1.2e-38, 3.4e38
+
 
 def option(default: Any, help: str, *, low=None, above=None, high=None, choices=None, group="",
-           operational=False, smoke=None) -> Any:
+           operational=False, smoke=None, path=False) -> Any:
     """Declares one hyper-parameter of a dataclass.
 
     Args:
@@ -24,9 +29,12 @@ def option(default: Any, help: str, *, low=None, above=None, high=None, choices=
       group: heading under which `--helpfull` lists it.
       operational: True for what does not change the result, so that a resumed run may change it.
       smoke: the most that --smoke leaves of a number, or of each number of a tuple; None: all of it.
+      path: whether it names a file or folder, alone or as in npz:FILE, so that a leading ~ stands for a home folder.
     """
+    if isinstance(default, int) and not isinstance(default, bool) and high is None and not choices:
+        high = MOST
     metadata = dict(help=help, low=low, above=above, high=high, choices=choices, group=group,
-                    operational=operational, smoke=smoke)
+                    operational=operational, smoke=smoke, path=path)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -44,7 +52,7 @@ class RestorationFlags:
 
     mask: str = option("", "What is hidden: none, columns:0-13, rows:8-15, rectangle:TOP,LEFT,HEIGHT,WIDTH, "
                        "pixels:0.95 (share hidden at random), or a file (.npy, .npz, .png; 1 or white is seen).",
-                       group=EVALUATION)
+                       group=EVALUATION, path=True)
     noise: float = option(0.0, "Std of the Gaussian noise in the data to be restored, for pixels in [0, 1].", low=0.0,
                           group=EVALUATION)
     restoration_starts: int = option(8, "Prior draws that the search of the maximum starts from, besides the encoding.",
@@ -64,7 +72,7 @@ class EvaluationFlags(RestorationFlags):
                                     "offers it.", group=EVALUATION)
     ood_datasets: tuple[str, ...] = option(
         (), "Sets for the task ood, in the grammar of --dataset, plus constant, noise, hflip, vflip (empty: these "
-        "four).", group=EVALUATION)
+        "four).", group=EVALUATION, path=True)
     amortisation_images: int = option(200, "Test data whose posteriors the task amortisation optimises one by one.",
                                       low=1, group=EVALUATION, smoke=4)
     curvature_images: int = option(1000, "Training data on which the task curvature compares its methods.", low=1,
@@ -75,7 +83,7 @@ class EvaluationFlags(RestorationFlags):
         10_000, "Images on each side of a Frechet distance (fewer where the test split has fewer).", low=2,
         group=EVALUATION, smoke=128)
     fid_weights: str = option("", "File of the feature network: Inception's .h5 or .pb, or .npz of tools/"
-                              "train_features.py (empty: the data set's own).", group=EVALUATION)
+                              "train_features.py (empty: the data set's own).", group=EVALUATION, path=True)
     fid_min_max: bool = option(False, "Stretch each image to [0, 1] before its features, as the PAE paper's notebooks "
                                "did.", group=EVALUATION)
     importance_samples: int = option(100, "Samples per datum of the importance-sampled likelihood.", low=1,
@@ -129,7 +137,7 @@ class EvaluationFlags(RestorationFlags):
         "exclude", "Pairs whose geodesic did not converge in every run: exclude them from all columns, or keep them.",
         choices=("exclude", "keep"), group=EVALUATION, operational=True)
     stability_dir: str = option("", "Folder of what distance_stability finds over runs; empty: distance_stability in "
-                                "the folder that holds the runs.", group=EVALUATION, operational=True)
+                                "the folder that holds the runs.", group=EVALUATION, operational=True, path=True)
     cluster_points: int = option(60, "Test data that the task clustering clusters.", low=2, group=EVALUATION, smoke=24)
 
 
@@ -138,8 +146,9 @@ class SharedHParams(EvaluationFlags):
     """The flags that every model has."""
 
     model: str = option("vae", "Model to train: the name of a module of pae_zoo/models.", group=RUN)
-    workdir: str = option("", "Folder of the run; empty: runs/<model>/<dataset>/<seed>.", group=RUN, operational=True)
-    init_workdir: str = option("", "Finished run to start from: its weights initialise this one.", group=RUN)
+    workdir: str = option("", "Folder of the run; empty: runs/<model>/<dataset>/<seed>.", group=RUN, operational=True,
+                         path=True)
+    init_workdir: str = option("", "Finished run to start from: its weights initialise this one.", group=RUN, path=True)
     seed: int = option(0, "Chooses noise, initial weights and the order of data.", low=0, high=2**31 - 1, group=RUN)
     device: str = option("auto", "Where to compute; gpu is refused where there is none.",
                          choices=("auto", "cpu", "gpu"), group=RUN, operational=True)
@@ -156,9 +165,9 @@ class SharedHParams(EvaluationFlags):
     smoke: bool = option(False, "Shrink everything to a run of seconds, to try a command.", group=RUN)
     verbosity: int = option(0, "1 shows TensorFlow's own messages.", low=-1, high=2, group=RUN, operational=True)
 
-    dataset: str = option("digits", "Data set: a name, npz:FILE, folder:DIR or tfds:NAME.", group=DATA)
+    dataset: str = option("digits", "Data set: a name, npz:FILE, folder:DIR or tfds:NAME.", group=DATA, path=True)
     data_dir: str = option("", "Folder that holds data sets as files: <data_dir>/<name>/.", group=DATA,
-                           operational=True)
+                           operational=True, path=True)
     download: bool = option(True, "Whether tensorflow-datasets may download a set not found on disk.",
                             group=DATA, operational=True)
     classes: tuple[int, ...] = option((), "Keep only data of these labels, such as 0,5,7.", group=DATA)
@@ -284,7 +293,28 @@ def from_flags(cls, values: flags.FlagValues):
     for field in dataclasses.fields(cls):
         value = values[field.name].value
         found[field.name] = tuple(value) if isinstance(value, list) else value
-    return check(cls(**found))
+    return check(_at_home(cls(**found)))
+
+
+def expand(path: str, flag: str) -> str:
+    """Returns `path`, or a word such as npz:FILE, with a home folder for a leading ~; raises UserError for nobody's."""
+    kind, tilde, rest = re.fullmatch(r"((?:\w+:)?)(~?)(.*)", path, re.DOTALL).groups()
+    if not tilde:
+        return path
+    home = os.path.expanduser(tilde + rest)
+    if home.startswith("~"):
+        raise UserError(f"--{flag}={path}: there is no home folder {home.split('/')[0]}. Write the path in full, or "
+                        "./~ for a name that begins so.")
+    return kind + home
+
+
+def _at_home(hparams):
+    """Returns `hparams` with home folders for the leading ~ of paths."""
+    found = {}
+    for name in (field.name for field in dataclasses.fields(hparams) if field.metadata["path"]):
+        value = getattr(hparams, name)
+        found[name] = expand(value, name) if isinstance(value, str) else tuple(expand(one, name) for one in value)
+    return dataclasses.replace(hparams, **found)
 
 
 def check(hparams):
@@ -301,6 +331,14 @@ def check(hparams):
         )
         if outside:
             raise UserError(f"--{field.name}={value} is out of range; {allowed_range(field)}.")
+        if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+            raise UserError(f"--{field.name}={value} is out of range; allowed: 0 and magnitudes from {SMALLEST} to "
+                            f"{LARGEST}, those of float32.")
+        items = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(item, int) and abs(item) >= 2**63 for item in items):
+            raise UserError(f"--{field.name}={value} is out of range; allowed: whole numbers below 2^63.")
+        if any(isinstance(item, str) and "\0" in item for item in items):
+            raise UserError(f"--{field.name}={value!r} holds a NUL byte; give it without.")
         if rule["choices"] and value not in rule["choices"]:
             raise UserError(f"--{field.name}={value!r} is unknown; allowed: {', '.join(map(str, rule['choices']))}"
                             f"{suggestion(value, rule['choices'])}.")
@@ -328,13 +366,34 @@ def to_config(hparams) -> dict[str, Any]:
 
 
 def from_config(cls, config: dict[str, Any]):
-    """Rebuilds an instance of `cls` from `to_config`'s values; raises UserError for unknown or missing keys."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    unknown = sorted(set(config) - names)
+    """Rebuilds an instance of `cls` from `to_config`'s values; raises UserError for unknown keys and other types."""
+    kinds = typing.get_type_hints(cls)
+    unknown = sorted(set(config) - {f.name for f in dataclasses.fields(cls)})
     if unknown:
         raise UserError(f"config.json has keys that {config.get('model', 'this model')} does not know: "
                         f"{', '.join(unknown)}. It was written by another version of pae_zoo; train anew.")
-    return check(cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
+    found = {name: _typed(name, kinds[name], value) for name, value in config.items()}
+    return check(_at_home(cls(**found)))
+
+
+#: what config.json may hold for a field of a type, and how that is called
+_JSON_TYPES = {bool: ((bool,), "true or false"), int: ((int,), "a whole number"), float: ((int, float), "a number"),
+               str: ((str,), "a text")}
+
+
+def _typed(name: str, kind: type, value: Any) -> Any:
+    """Returns a value of config.json as the field's type; raises UserError for one of another type."""
+    if kind in _JSON_TYPES:
+        types, words = _JSON_TYPES[kind]
+        right = isinstance(value, types) and (kind is bool or not isinstance(value, bool))
+        right = right and (not isinstance(value, int) or abs(value) < 2**63)  # what float() takes
+    else:
+        types, words = _JSON_TYPES[typing.get_args(kind)[0]]
+        right = isinstance(value, (list, tuple)) and all(type(item) in types for item in value)
+        words = f"a list, each of it {words}"
+    if not right:
+        raise UserError(f"{name} is {value!r}, not {words}. Restore the file, or train anew.")
+    return tuple(value) if isinstance(value, (list, tuple)) else kind(value)
 
 
 def flagfile_lines(hparams) -> list[str]:

@@ -1,45 +1,84 @@
 """What all launchers share: flags to records, errors to one line, device, start line."""
 
+import io
 import os
 import sys
+import traceback
+from pathlib import Path
 from typing import Callable, Sequence
 
 from absl import flags
 
+from pae_zoo import flagfiles
 from pae_zoo import hparams as hp
-from pae_zoo.errors import UserError
+from pae_zoo.errors import UserError, one_line
 
-Define = Callable[[flags.FlagValues], None]
+#: in the work directory of a run: what an error that nobody foresaw came from
+TRACEBACK = "error.txt"
+_workdirs: list[Path] = []
 
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
-    """Calls main(argv) and returns its exit status; bad input is told in one line, status 2."""
-    from pae_zoo.training import Interrupted
+    """Calls main(argv) and returns its exit status; whatever goes wrong is told in one line.
 
+    Bad input has status 2. Any other error has status 1; its traceback goes to error.txt in the work directory of the
+    run, or to stderr with --verbosity=1.
+    """
+    _workdirs.clear()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         return main(list(argv)) or 0
-    except UserError as error:
-        print(f"pae_zoo: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"pae_zoo: {stop}. Start the same command again to go on.", file=sys.stderr)
-        return 128 + stop.signum
+    except Exception as error:
+        return tell(error, argv)
     except KeyboardInterrupt:
         print("pae_zoo: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+
+
+def tell(error: Exception, argv: Sequence[str]) -> int:
+    """Prints an error of the command `argv` in one line and returns the exit status."""
+    from pae_zoo.training import Interrupted
+
+    if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if isinstance(error, Interrupted):
+        print(f"pae_zoo: {error}. Start the same command again to go on.", file=sys.stderr)
+        return 128 + error.signum
+    if isinstance(error, UserError):
+        print(f"pae_zoo: error: {one_line(str(error))}", file=sys.stderr)
+        return 2
+    words = one_line(f"{type(error).__name__}: {error}").rstrip(".: ")
+    print(f"pae_zoo: error: {words}. {_kept(error, argv)}", file=sys.stderr)
+    return 1
+
+
+def _kept(error: Exception, argv: Sequence[str]) -> str:
+    """Keeps the traceback of an error and returns a sentence that says where."""
+    text = "".join(traceback.format_exception(error))
+    if {"--verbosity=1", "--verbosity=2"} & set(argv):
+        print(text, file=sys.stderr)
+        return "The traceback is above."
+    for workdir in _workdirs:
+        try:
+            if (workdir / "config.json").is_file():
+                (workdir / TRACEBACK).write_text(text, encoding="utf-8", errors="backslashreplace")
+                return f"The traceback is in {workdir / TRACEBACK}."
+        except OSError:  # the error may be that nothing can be written
+            break
+    return "Give --verbosity=1 to see the traceback."
+
+
+def works_in(workdir) -> None:
+    """Says that the command works in `workdir`, where the traceback of an error is to be kept."""
+    _workdirs.append(Path(workdir))
 
 
 def expand_flagfiles(argv: Sequence[str]) -> list[str]:
     """Returns argv with every --flagfile replaced by its lines; raises UserError for one that cannot be read."""
-    values = flags.FlagValues()
-    flags.DEFINE_string("flagfile", "", "", flag_values=values)
-    try:
-        return values.read_flags_from_files(list(argv), force_gnu=True)
-    except (flags.Error, OSError) as error:
-        raise UserError(f"--flagfile: {error}. Give the path of a file with one flag per line.")
+    return flagfiles.expand(argv)
 
 
 def value_of(argv: Sequence[str], name: str, default: str) -> str:

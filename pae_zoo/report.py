@@ -1,5 +1,6 @@
 """What a launcher prints at its end: metrics as lines, scores of the task ood as a table, pictures."""
 
+import shlex
 import statistics
 from typing import Iterable, Sequence, Union
 
@@ -57,3 +58,8 @@ def _share(value: Union[float, str, None]) -> str:
 def pictures(paths: Iterable) -> list[str]:
     """Returns one line per picture."""
     return [f"  picture: {path}" for path in sorted(map(str, paths))]
+
+
+def flag(name: str, value) -> str:
+    """Returns --name=value as a shell takes it."""
+    return f"--{name}={shlex.quote(str(value))}"

@@ -2,6 +2,9 @@
 
 import collections
 import csv
+import os
+import secrets
+import tempfile
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -9,7 +12,6 @@ import numpy as np
 
 from pae_zoo import atomic
 from pae_zoo.errors import UserError
-from pae_zoo.run import Run
 
 #: arrays that become pictures in a folder -> (the table's column of their paths, the value that is white)
 PICTURES = {
@@ -29,8 +31,9 @@ def check_out(out: str, names: Sequence[str], event_shape: tuple[int, ...]) -> s
     if form == "folder" and path.suffix and not path.is_dir() and not out.endswith("/"):
         raise UserError(f"--out={out} ends in {path.suffix}; allowed: FILE.npz, FILE.csv, or a folder (end its name "
                         "with / if it has a dot).")
-    if path.exists() and (form != "folder" or not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"--out={out} exists; give a new name, or remove it.")
+    _check_free(path, form)
+    atomic.check_place(path, "out")
+    atomic.clear(path.parent)
     for name in [name for name in ("reconstruction", "restoration") if name in names]:
         if form == "csv":
             raise UserError(f"--out={out}: a table holds no {name}s; write FILE.npz or a folder, or leave "
@@ -41,17 +44,49 @@ def check_out(out: str, names: Sequence[str], event_shape: tuple[int, ...]) -> s
     return form
 
 
+def _check_free(path: Path, form: str) -> None:
+    if os.path.exists(path) and (form != "folder" or not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"--out={path} exists; give a new name, or remove it.")
+
+
 def write(out: str, form: str, found: dict[str, np.ndarray], names: Optional[list[str]]) -> Path:
-    """Writes the results whole or not at all and returns the path; see docs/apply.md for the forms."""
+    """Writes the results whole or not at all and returns the path; see docs/apply.md for the forms.
+
+    Raises UserError where that fails; it names the .npz, beside --out or elsewhere, that keeps what was computed.
+    """
     path = Path(out)
+    try:
+        _check_free(path, form)
+        _write(path, form, found, names)
+    except Exception as error:  # whatever it is, hours of computing may be behind the arrays
+        raise UserError(f"--out={out} could not be written: {error}. {_keep(path, found, names)}") from error
+    return path
+
+
+def _write(path: Path, form: str, found: dict[str, np.ndarray], names: Optional[list[str]]) -> None:
     if form == "folder":
         with atomic.folder(path) as folder:
             _write_folder(folder, found, names)
-        return path
-    if form == "npz":
-        arrays = dict(found) if names is None else {**found, "names": np.array(names)}
-        return Run(path.parent).save(path.name, lambda temporary: np.savez(temporary, **arrays))
-    return Run(path.parent).save(path.name, lambda temporary: _write_table(temporary, found, names))
+        return
+    with atomic.file(path) as temporary:
+        if form == "npz":
+            arrays = dict(found) if names is None else {**found, "names": np.array(names)}
+            np.savez(temporary, **arrays)
+        else:
+            _write_table(temporary, found, names)
+
+
+def _keep(path: Path, found: dict[str, np.ndarray], names: Optional[list[str]]) -> str:
+    """Writes the results where there is room and returns a sentence that says where."""
+    name = f"{path.stem[:100]}-{secrets.token_hex(4)}.npz"
+    for place in (path.parent, Path.cwd(), Path(tempfile.gettempdir())):
+        try:
+            _write(place / name, "npz", found, names)
+        except Exception as error:
+            reason = error
+        else:
+            return f"What was computed is kept in {place / name}."
+    return f"Nor could {place / name} be ({reason}): what was computed is lost. Make room and start again."
 
 
 def _write_folder(folder: Path, found: dict[str, np.ndarray], names: Optional[list[str]]) -> None:
@@ -95,7 +130,8 @@ def _write_table(path, found: dict[str, np.ndarray], names: Optional[list[str]],
         else:
             columns.update({f"{prefix}_{k}": values[:, k] for k in range(values.shape[1])})
     columns.update(pictures or {})
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    # Names of files need not be text; a table has them byte for byte.
+    with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for row in zip(*columns.values()):

@@ -1,23 +1,24 @@
 """The work directory: everything that a run writes and reads, each file whole or not at all."""
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
-import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Iterator, Optional
 
 import numpy as np
 
-from pae_zoo import atomic
+from pae_zoo import atomic, reading, saved
 from pae_zoo import hparams as hp
 from pae_zoo.errors import UserError
 
 PACKAGES = (
     "pae_zoo", "tensorflow", "tensorflow-probability", "keras", "numpy", "scipy", "scikit-learn", "matplotlib",
 )
+RESTORE = "restore the file or train anew"
 
 
 class Run:
@@ -35,7 +36,7 @@ class Run:
     def __init__(self, workdir, stage: str = ""):
         self.workdir = Path(workdir)
         self.stage = stage
-        if self.workdir.exists() and not self.workdir.is_dir():
+        if os.path.exists(self.workdir) and not os.path.isdir(self.workdir):
             raise UserError(f"--workdir={workdir} is a file; give the path of a folder.")
 
     @property
@@ -52,11 +53,11 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        return (self.workdir / "config.json").exists()
+        return os.path.lexists(self.workdir / "config.json")
 
     @property
     def has_checkpoint(self) -> bool:
-        return (self.workdir / self.arrays_path("last")).exists()
+        return os.path.lexists(self.workdir / self.arrays_path("last"))
 
     @property
     def label(self) -> str:
@@ -76,17 +77,14 @@ class Run:
     def save(self, relative: str, write: Callable[[str], Any]) -> Path:
         """Calls write(path) on a temporary file and renames it to `relative`; returns the final path."""
         target = self.workdir / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".writing-", suffix=target.suffix, dir=target.parent)
-        os.close(handle)
-        try:
-            write(temporary)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
+        with atomic.file(target) as temporary:
+            write(str(temporary))
         return target
+
+    def prepare(self) -> None:
+        """Raises UserError unless the folder can be written; removes what killed commands left half written there."""
+        atomic.check_place(self.workdir, "workdir")
+        atomic.clear(self.workdir, deep=True)
 
     def write_text(self, relative: str, text: str) -> Path:
         """Writes a text file whole."""
@@ -96,23 +94,22 @@ class Run:
         """Writes a JSON file whole; numbers that are not finite become null, as JSON has none."""
         return self.write_text(relative, json.dumps(atomic.plain(value), indent=1, sort_keys=False) + "\n")
 
-    def read_json(self, relative: str) -> Any:
-        """Reads a JSON file of the run; raises UserError if it is missing or broken."""
+    def read_json(self, relative: str) -> dict[str, Any]:
+        """Reads a JSON object of the run; raises UserError if it is missing or broken."""
         path = self.workdir / relative
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             raise UserError(f"{path} does not exist: {self.workdir} is not the work directory of a run. "
                             "Give --workdir the folder that `python -m pae_zoo.main` wrote.")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read: {error}. Restore the file or train anew.")
+        with reading.told(path, "file of this run", RESTORE):
+            return _json_object(reading.text(path, RESTORE))
 
     # ---- configuration -----------------------------------------------------------------------------
 
-    def write_config(self, hparams) -> None:
-        """Writes config.json and flags.cfg."""
+    def write_config(self, hparams, event_shape: Optional[tuple[int, ...]] = None) -> None:
+        """Writes config.json and flags.cfg; `event_shape` is the shape of a datum, where it is known."""
+        known = {} if event_shape is None else {"event_shape": list(event_shape)}
         self.write_json("config.json", {
-            "hparams": hp.to_config(hparams), "versions": versions(), "git_commit": git_commit(),
+            "hparams": hp.to_config(hparams), **known, "versions": versions(), "git_commit": git_commit(),
         })
         lines = ["# Repeats this run: python -m pae_zoo.main --flagfile=flags.cfg --workdir=NEW"]
         self.write_text("flags.cfg", "\n".join(lines + hp.flagfile_lines(hparams)) + "\n")
@@ -121,22 +118,39 @@ class Run:
         """Returns the hyper-parameters in config.json; raises UserError."""
         from pae_zoo import models
 
-        config = self.read_json("config.json").get("hparams", {})
-        module = models.find(config.get("model", ""))
-        return hp.from_config(module.HParams, config)
+        config = self.read_json("config.json").get("hparams")
+        with _named(self.workdir / "config.json", "configuration", RESTORE):
+            if not isinstance(config, dict) or not isinstance(config.get("model"), str):
+                raise ValueError("it names no model and its hyper-parameters")
+            return hp.from_config(models.find(config["model"]).HParams, config)
 
     def load_model(self):
-        """Returns the trained model of the run; raises UserError if there is none."""
-        import keras
-
-        if not self.model_path.exists():
+        """Returns the trained model of the run; raises UserError if there is none, or another's."""
+        if not os.path.lexists(self.model_path):
             raise UserError(f"{self.model_path} does not exist: the training is not finished. "
                             f"Start the same `python -m pae_zoo.main` command again to finish it.")
-        try:
-            return keras.saving.load_model(self.model_path)
-        except (ValueError, TypeError, OSError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"{self.model_path} cannot be loaded: {reason}. It is broken or from another version.")
+        with _named(self.model_path, "model of this run", "restore it, or train anew"):
+            model = saved.load(self.model_path)
+            self._check_own(model)
+        return model
+
+    def _check_own(self, model) -> None:
+        """Raises ValueError unless `model` is what config.json and metrics.json say that this run trained."""
+        from pae_zoo import models
+
+        hparams, shape = self.read_hparams(), self.read_json("config.json").get("event_shape")
+        expected = models.find(hparams.model).MODEL
+        if type(model) is not expected:
+            raise ValueError(f"it holds a {type(model).__name__}, but config.json names the model {hparams.model}")
+        weights = self.read_metrics().get("train/num_weights")
+        pairs = [
+            ("data of shape", tuple(model.event_shape), shape and tuple(shape)),
+            ("latents", model.latent_dim, hparams.latent_dim),
+            ("weights", model.count_params(), weights),
+        ]
+        for what, found, recorded in pairs:
+            if recorded is not None and found != recorded:
+                raise ValueError(f"its model has {what} {found}, that of this run {recorded}")
 
     # ---- metrics -----------------------------------------------------------------------------------
 
@@ -145,15 +159,30 @@ class Run:
         self.write_text(self.history_path, "".join(json.dumps(atomic.plain(line)) + "\n" for line in lines))
 
     def read_history(self) -> list[dict]:
-        """Returns the lines of metrics.jsonl, [] if there are none yet."""
+        """Returns the lines of metrics.jsonl, [] if there are none yet; raises UserError for a broken file."""
         path = self.workdir / self.history_path
-        if not path.exists():
+        if not os.path.lexists(path):
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        remedy = "restore it, or delete it to go on without the record of the epochs so far"
+        with reading.told(path, "history", remedy):
+            lines = [_json_object(line) for line in reading.text(path, remedy).splitlines() if line.strip()]
+            for number, line in enumerate(lines, start=1):
+                if not all(type(line.get(key)) is int for key in ("epoch", "step")):
+                    raise ValueError(f"line {number} has no epoch and step")
+                if not all(_is_number(value) for value in line.values()) or line.get("seconds") is None:
+                    raise ValueError(f"line {number} has values that are no numbers, or no seconds")
+            return lines
 
-    def read_metrics(self) -> dict:
-        """Returns metrics.json, {} if there is none yet."""
-        return self.read_json("metrics.json") if (self.workdir / "metrics.json").exists() else {}
+    def read_metrics(self) -> dict[str, Any]:
+        """Returns metrics.json, {} if there is none yet; raises UserError for a broken file."""
+        if not os.path.lexists(self.workdir / "metrics.json"):
+            return {}
+        found = self.read_json("metrics.json")
+        for key, value in found.items():
+            if not _is_number(value) and not isinstance(value, str):
+                raise UserError(f"{self.workdir / 'metrics.json'}: {key} is {value!r}, neither a number nor a word. "
+                                "Delete the file and evaluate again.")
+        return found
 
     def merge_metrics(self, values: dict) -> dict:
         """Adds keys to metrics.json and returns all of them."""
@@ -176,14 +205,37 @@ class Run:
     def load_arrays(self, name: str) -> Optional[tuple[list[np.ndarray], dict]]:
         """Returns (arrays, note) of checkpoints/<name>.npz, None if there is no such file."""
         path = self.workdir / self.arrays_path(name)
-        if not path.exists():
+        if not os.path.lexists(path):
             return None
+        remedy = f"restore the file, or delete the folder {self.workdir} to start anew"
+        arrays = reading.npz(path, "checkpoint", remedy)
+        with reading.told(path, "checkpoint", remedy):
+            note = _json_object(bytes(arrays.pop("meta")).decode())
+            return [arrays[name] for name in sorted(arrays)], note
+
+
+@contextlib.contextmanager
+def _named(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """As `reading.told`; where the values in the file are refused, the message names the file too."""
+    with reading.told(path, what, remedy):
         try:
-            with np.load(path, allow_pickle=False) as file:
-                names = sorted(key for key in file.files if key != "meta")
-                return [file[key] for key in names], json.loads(bytes(file["meta"]))
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path} cannot be read: {error}. Delete the folder {self.workdir} to start anew.")
+            yield
+        except UserError as error:
+            if str(path) in str(error):
+                raise
+            raise UserError(f"{path}: {error}") from error
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"it is a JSON {type(found).__name__}, not an object")
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a number, or null, which stands for one that is not finite."""
+    return value is None or isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def versions() -> dict[str, Optional[str]]:

@@ -5,6 +5,7 @@ Every random function takes its seed as an input, so that the same request gives
 
 import contextlib
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Union
 
@@ -16,6 +17,7 @@ import tensorflow_probability as tfp
 from pae_zoo import atomic, seeds
 from pae_zoo.errors import UserError
 
+LAST_VERSION = 2**63 - 1
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 
@@ -130,14 +132,20 @@ def next_version(export_dir: Path) -> int:
     """Returns one more than the highest version in `export_dir`, 1 if there is none."""
     if not export_dir.is_dir():
         return 1
-    return 1 + max((int(child.name) for child in export_dir.iterdir() if child.name.isdecimal()), default=0)
+    names = [child.name for child in export_dir.iterdir()]
+    return 1 + max((int(name) for name in names if name.isascii() and name.isdecimal()), default=0)
 
 
 def check_target(export_dir: Path, version: int = 0) -> Path:
     """Returns the folder that a version goes to (0: the next free one); raises UserError if it is taken."""
-    if export_dir.exists() and not export_dir.is_dir():
+    if os.path.exists(export_dir) and not os.path.isdir(export_dir):
         raise UserError(f"--export_dir={export_dir} is a file; give the path of a folder.")
+    atomic.check_place(export_dir, "export_dir")
+    atomic.clear(export_dir)
     target = export_dir / str(version or next_version(export_dir))
+    if int(target.name) > LAST_VERSION:
+        raise UserError(f"--export_dir={export_dir} has versions up to {LAST_VERSION}, the last that a model server "
+                        "takes; give --version a free number.")
     if target.exists():
         raise UserError(f"--version={version}: {target} exists and a served version never changes; leave --version "
                         f"out for the next free one, {next_version(export_dir)}.")

@@ -33,6 +33,8 @@ class Session:
 def prepare(hparams, module) -> Session:
     """Checks everything that can be wrong before anything is written; raises UserError."""
     run = Run(hparams.workdir)
+    launch.works_in(run.workdir)
+    run.prepare()
     _check_same(run, hparams, module.MODEL)
     evaluation.check(hparams)
     device = launch.set_device(hparams.device, hparams.precision)
@@ -66,7 +68,7 @@ def finish(session: Session) -> int:
     metrics = run.read_metrics()
     if metrics.get("train/steps_asked") == steps:
         print(f"{run.workdir} is finished: nothing to do. To train longer raise --epochs; to evaluate more: "
-              f"python -m pae_zoo.evaluate --workdir={run.workdir} --tasks=...")
+              f"python -m pae_zoo.evaluate {report.flag('workdir', run.workdir)} --tasks=...")
         return 0
     xla = "on" if training.uses_xla(session.model, hparams) else "off"
     if hparams.jit_compile and xla == "off":
@@ -78,7 +80,7 @@ def finish(session: Session) -> int:
         session.model.adapt(session.dataset.train.x)
         if hparams.init_workdir:
             session.model.initialise_from(Run(hparams.init_workdir).load_model())
-    run.write_config(hparams)
+    run.write_config(hparams, session.dataset.event_shape)
     position = training.train(session.model, feed, first_stage(session), run)
     _tell_early_stop(position, hparams, run)
     session.model.measure(session.dataset.valid.x, session.dataset.train.x)
@@ -160,11 +162,12 @@ def default_tasks(model) -> tuple[str, ...]:
 def tell(run: Run) -> None:
     """Prints the metrics, where the pictures are, and what to do next."""
     print("\n".join(report.lines(run.read_metrics()) + report.pictures(run.figures.glob("*.png"))))
+    here = report.flag("workdir", run.workdir)
     print(f"""Next:
-  python -m pae_zoo.evaluate --workdir={run.workdir} --tasks=generation,ood
-  python -m pae_zoo.apply --workdir={run.workdir} --input=folder:DIR --outputs=codes,reconstruction --out=codes.npz
-  python -m pae_zoo.export --workdir={run.workdir} --export_dir=serving/{run.workdir.name}
-  tensorboard --logdir={run.tensorboard}""", flush=True)
+  python -m pae_zoo.evaluate {here} --tasks=generation,ood
+  python -m pae_zoo.apply {here} --input=folder:DIR --outputs=codes,reconstruction --out=codes.npz
+  python -m pae_zoo.export {here} {report.flag("export_dir", f"serving/{run.workdir.name}")}
+  tensorboard {report.flag("logdir", run.tensorboard)}""", flush=True)
 
 
 def _check_same(run: Run, hparams, model_class) -> None:

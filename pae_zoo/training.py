@@ -86,15 +86,42 @@ def uses_xla(model, hparams) -> bool:
     return hparams.jit_compile and model.xla_pays
 
 
+def _history(run: Run, position: Position) -> list[dict]:
+    """Returns the lines of the epochs up to `position`, and tells where the first lack; raises UserError for a gap."""
+    lines = [line for line in run.read_history() if line["epoch"] <= position.epoch]
+    path, epochs = run.workdir / run.history_path, [line["epoch"] for line in lines]
+    first = epochs[0] if epochs else position.epoch + 1
+    cut = epochs != list(range(first, position.epoch + 1)) or not epochs and position.epoch > 0 and path.exists()
+    if cut:
+        raise UserError(f"{path} does not end with epoch {position.epoch}, where the checkpoint stands: it is cut. "
+                        "Restore it, or delete it to go on without the record of the epochs so far.")
+    if first > 1:
+        print(f"{run.label}{path} has no record of the epochs up to {first - 1}: the history starts at epoch {first}",
+              file=sys.stderr, flush=True)
+    return lines
+
+
+def _best(run: Run, model, position: Position) -> Optional[tuple[list[np.ndarray], dict]]:
+    """Returns the weights best on validation so far, None if none were judged; raises UserError where they are lost."""
+    if position.best_value is None:
+        return None
+    found, path = run.load_arrays("best"), run.workdir / run.arrays_path("best")
+    if found is None:
+        raise UserError(f"{path} does not exist, but the checkpoint says that epoch {position.best_epoch} was best. "
+                        "Restore the file, or delete the work directory to start anew.")
+    checkpoint.check(checkpoint.state(model), found[0], path)
+    return found
+
+
 class Keeper(keras.callbacks.Callback):
     """Keeps the run: history, best weights, checkpoints, early stopping, signals, losses that are not finite."""
 
-    def __init__(self, run: Run, feed: Feed, position: Position, hparams):
+    def __init__(self, run: Run, feed: Feed, model, position: Position, hparams):
         super().__init__()
         self.run, self.feed, self.position, self.hparams = run, feed, position, hparams
         self.steps = total_steps(hparams, feed.steps_per_epoch)
-        self.history_lines = [line for line in run.read_history() if line["epoch"] <= position.epoch]
-        self.best = run.load_arrays("best")
+        self.history_lines = _history(run, position)
+        self.best = _best(run, model, position)
         self.best_written = True
         self.signum: Optional[int] = None
         self.pending_metrics: Optional[list[np.ndarray]] = None
@@ -255,8 +282,8 @@ def train(model, feed: Feed, hparams, run: Run) -> Position:
     steps = total_steps(hparams, feed.steps_per_epoch)
     epochs = -(-steps // feed.steps_per_epoch)
     model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=uses_xla(model, hparams))
-    position = checkpoint.restore(run, model)
-    keeper = Keeper(run, feed, position, hparams)
+    position = checkpoint.restore(run, model, feed.steps_per_epoch)
+    keeper = Keeper(run, feed, model, position, hparams)
     keeper.set_model(model)
     keeper.resume_metrics()
     if not position.fresh:

@@ -195,11 +195,33 @@ def test_restoration_of_hidden_pixels(vae, pictures, tmp_path, capsys):
 
 
 def test_an_interrupted_run_leaves_nothing(vae, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "_write_table", lambda *args: 1 / 0)
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results, "_write_table", interrupted)
     _, workdir = vae
-    with pytest.raises(ZeroDivisionError):
-        command(f"--workdir={workdir}", f"--input=folder:{pictures[0]}", f"--out={tmp_path}/deep/results/")
+    assert command(f"--workdir={workdir}", f"--input=folder:{pictures[0]}", f"--out={tmp_path}/deep/results/") == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_computed_is_kept_where_it_cannot_be_written(vae, pictures, tmp_path, monkeypatch, capsys):
+    flags = (f"--workdir={vae[1]}", f"--input=folder:{pictures[0]}")
+    assert command(*flags, f"--out={tmp_path}/sound.npz") == 0
+    kept = []
+    for name, error in (("o.csv", OSError(28, "No space left on device")), ("o/", ValueError("no picture"))):
+        def failing(*args, error=error):
+            raise error
+
+        monkeypatch.setattr(results, "_write_table", failing)
+        assert command(*flags, f"--out={tmp_path}/{name}") == 2
+        line = capsys.readouterr().err
+        assert str(error) in line and not (tmp_path / name).exists()
+        (found,) = set(tmp_path.glob("o-*.npz")) - set(kept)
+        kept.append(found)
+        assert str(found) in line
+        with np.load(found) as one, np.load(tmp_path / "sound.npz") as other:
+            np.testing.assert_array_equal(one["codes"], other["codes"])
+            assert list(one["names"]) == list(other["names"])
 
 
 RESTORE = ["--workdir={vae}", "--input=npz:{six}", "--crop=", "--outputs=restoration"]

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,8 +109,6 @@ def test_a_finished_run_is_left_alone(finished, capsys):
 
 
 def test_a_run_killed_after_training_finishes_its_evaluation(finished, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
     for name in ("metrics.json", "model.keras"):
@@ -149,8 +149,6 @@ def test_evaluate_merges_its_keys(finished, capsys):
 
 
 def test_evaluate_sums_several_runs_up(finished, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(finished, tmp_path / "again")
     assert call(f"--workdirs={finished},{tmp_path / 'again'}", "--tasks=reconstruction", launcher=evaluate) == 0
     first, summary = capsys.readouterr().out.split("over 2 runs")
@@ -159,8 +157,6 @@ def test_evaluate_sums_several_runs_up(finished, tmp_path, capsys):
 
 
 def test_a_pattern_means_runs_and_not_what_lies_beside_them(finished, tmp_path):
-    import shutil
-
     for name in ("0", "1"):
         shutil.copytree(finished, tmp_path / name)
     (tmp_path / "distance_stability").mkdir()
@@ -179,6 +175,19 @@ def test_init_workdir_starts_from_another_run(finished, tmp_path, capsys):
     line = refused(capsys, "--model=vae", "--smoke", "--latent_dim=3", f"--init_workdir={finished}",
                    f"--workdir={tmp_path / 'misfit'}")
     assert "does not fit" in line
+
+
+def test_next_commands_are_quoted_for_a_shell(finished, tmp_path, capsys):
+    copy = tmp_path / "it's a run; $(touch x)"
+    shutil.copytree(finished, copy)
+    (copy / "metrics.json").unlink()
+    (copy / "checkpoints" / ".writing-0123.npz").write_bytes(b"of a process that was killed")
+    assert call("--model=vae", *SMOKE, f"--workdir={copy}") == 0
+    text = capsys.readouterr().out
+    commands = [shlex.split(line) for line in text.partition("Next:")[2].splitlines() if line.strip()]
+    assert [f"--workdir={copy}" in words for words in commands] == [True, True, True, False]
+    assert commands[3][1] == f"--logdir={copy}/tensorboard"
+    assert not list(copy.rglob(".writing-*"))
 
 
 def test_the_default_workdir(monkeypatch, tmp_path):
@@ -256,12 +265,10 @@ def test_evaluate_refuses_an_unknown_task(finished, capsys):
 
 
 def test_a_broken_model_file_is_told_in_one_line(finished, tmp_path, capsys):
-    import shutil
-
     copy = tmp_path / "broken"
     shutil.copytree(finished, copy)
     (copy / "model.keras").write_bytes(b"no zip file")
-    assert "cannot be loaded" in refused(capsys, f"--workdir={copy}", launcher=evaluate)
+    assert "model.keras is not a readable" in refused(capsys, f"--workdir={copy}", launcher=evaluate)
 
 
 # ---- processes -----------------------------------------------------------------------------------------------

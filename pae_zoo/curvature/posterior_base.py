@@ -1,7 +1,6 @@
 """What all Gaussian posteriors over weights share: scales, samples, evidence, files."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, Optional, Sequence, Union
 
@@ -9,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import atomic, seeds
+from pae_zoo import atomic, reading, seeds
 from pae_zoo.curvature import evidence
 from pae_zoo.curvature.graph import ALL
 from pae_zoo.curvature.layout import Layout, Source
@@ -246,16 +245,11 @@ class WeightPosterior(keras.layers.Layer):
 
         Raises UserError for a file that is no posterior, values that are none, and a network of another architecture.
         """
-        try:
-            # NumPy leaves a file that it opened itself open where it is no archive.
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                state = dict(arrays)
+        what, remedy = "file of a posterior", "write it with save(path)"
+        state = reading.npz(Path(path), what, remedy)
+        with reading.told(path, what, remedy):
             note = json.loads(str(state.pop("posterior")))
             posterior = _CLASSES[note["class"]].from_config(note["config"])
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist; a posterior is written by save(path).")
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is no file of a posterior ({error}); write it with save(path).")
         if not isinstance(posterior, cls):
             raise UserError(f"{path} holds a {type(posterior).__name__}; load it with that class, or with "
                             "WeightPosterior.load.")

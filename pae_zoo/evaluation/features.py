@@ -8,6 +8,7 @@ made them, each on the training split of the set it is named after. Inception is
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Union
@@ -16,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo import reading, seeds
 from pae_zoo.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent / "extractors"
@@ -131,17 +132,18 @@ def save(path: Union[str, Path], weights: Sequence[np.ndarray], note: dict[str, 
 
 def read(path: Union[str, Path]) -> tuple[keras.Model, dict[str, Any]]:
     """Returns (classifier, note) of a file that `save` wrote; raises UserError for any other."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            note = json.loads(str(file[NOTE]))
-            weights = [file[name] for name in sorted(file.files) if name != NOTE]
-        model = classifier(*(note[key] for key in ARCHITECTURE))
+    what, remedy = "feature network of tools/train_features.py", f"{TRAIN_ONE[0].lower()}{TRAIN_ONE[1:]}"
+    arrays = reading.npz(path, what, remedy)
+    with reading.told(path, what, remedy):
+        note = json.loads(str(arrays.pop(NOTE)))
+        weights = [arrays[name] for name in sorted(arrays)]
+        sizes = [note[key] for key in ARCHITECTURE]
+        claims = [math.prod(note["input_shape"]), note["num_classes"], *note["filters"], note["num_features"]]
+        if max(claims) > sum(array.size for array in weights):
+            raise ValueError("its note claims more than its weights are")
+        model = classifier(*sizes)
         model.set_weights([array.astype(np.float32) for array in weights])
         expected = note["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise UserError(
-            f"{path} is not a feature network of tools/train_features.py ({type(error).__name__}). {TRAIN_ONE}."
-        )
     if digest_of(weights) != expected:
         raise UserError(f"{path}: the weights do not have the hash in their note; the file was changed. {TRAIN_ONE}.")
     return model, note
@@ -167,8 +169,11 @@ def check_file(given: str) -> None:
             f"--fid_weights={given} is neither Keras' InceptionV3 without top (.h5), nor the 2015-12-05 graph (.pb), "
             "nor a file of tools/train_features.py (.npz)."
         )
-    if given and not Path(given).expanduser().is_file():
-        raise UserError(f"--fid_weights={given} is not a file; give one, or leave the flag out for the set's own net.")
+    if given:
+        try:
+            reading.regular(Path(given), "give another file, or leave the flag out for the set's own net")
+        except UserError as error:
+            raise UserError(f"--fid_weights: {error}") from error
 
 
 def find(context) -> Extractor:

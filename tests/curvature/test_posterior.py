@@ -286,7 +286,7 @@ def broken(path, **changes):
     ({"mean": np.full(20, np.nan, np.float32)}, "mean must be finite"),
     ({"curvature": np.full(20, -1, np.float32)}, "negative"),
     ({"kappa": None}, "arrays"),
-    ({"posterior": np.array("{}")}, "no file of a posterior"),
+    ({"posterior": np.array("{}")}, "not a readable file of a posterior"),
 ])
 def test_files_with_impossible_values_are_refused(changes, message, tmp_path):
     path = tmp_path / "posterior.npz"
@@ -300,12 +300,12 @@ def test_files_that_are_no_posterior_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         posteriors.load(tmp_path / "missing.npz")
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(UserError, match="no file of a posterior"):
+    with pytest.raises(UserError, match="not a readable file of a posterior"):
         posteriors.load(tmp_path / "text.npz")
     path = tmp_path / "posterior.npz"
     build("diag", network(), "float32")[0].save(path)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(UserError, match="no file of a posterior"):
+    with pytest.raises(UserError, match="not a readable file of a posterior"):
         posteriors.load(path)
     build("diag", network(), "float32")[0].save(path)
     with pytest.raises(UserError, match="DiagPosterior"):

@@ -68,10 +68,10 @@ def test_another_seed_is_another_network(feature_file):
 def test_broken_and_changed_files_are_refused(tmp_path, feature_file):
     path = tmp_path / "words.npz"
     path.write_text("no arrays")
-    with pytest.raises(UserError, match="is not a feature network of tools/train_features.py"):
+    with pytest.raises(UserError, match="is not a readable feature network of tools/train_features.py"):
         features.load(path)
     np.savez(path, x=np.zeros(3))
-    with pytest.raises(UserError, match="is not a feature network"):
+    with pytest.raises(UserError, match="is not a readable feature network"):
         features.load(path)
     with np.load(feature_file((8, 8, 1))) as file:
         arrays = dict(file)
@@ -79,7 +79,7 @@ def test_broken_and_changed_files_are_refused(tmp_path, feature_file):
     np.savez(path, **arrays)
     with pytest.raises(UserError, match="the file was changed"):
         features.load(path)
-    with pytest.raises(UserError, match="is not a feature network"):
+    with pytest.raises(UserError, match="does not exist"):
         features.load(tmp_path / "none.npz")
 
 

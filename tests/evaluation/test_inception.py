@@ -83,7 +83,7 @@ def test_the_launchers_refuse_a_missing_file_first(tmp_path, capsys):
         module = importlib.import_module(f"pae_zoo.{name}")
         flags = ["--fid_weights=none.pb", f"--workdir={tmp_path / 'run'}"]
         assert launch.run(module.main, flags) == 2
-        assert "--fid_weights=none.pb is not a file" in capsys.readouterr().err
+        assert "--fid_weights: none.pb does not exist" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -138,5 +138,5 @@ def test_preparation(with_features):
 
 def test_a_missing_file_is_an_error(make_context):
     for name in ("none.npz", "none.pb", "none.h5"):
-        with pytest.raises(UserError, match=f"{name} is not a file"):
+        with pytest.raises(UserError, match=f"{name} does not exist"):
             quality.reference(make_context(fid_weights=name))
