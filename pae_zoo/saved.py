@@ -25,8 +25,10 @@ def load(path: Path) -> keras.Model:
     what Keras raises for one that is broken.
     """
     with reading.zipped(path, "saved model", "restore it, or train anew") as archive:
-        text = reading.member_bytes(archive, CONFIG, MOST_TEXT)
-        num_bytes = len(reading.member_bytes(archive, WEIGHTS))  # and its check sum is held against it
+        text = reading.member_bytes(archive, CONFIG, f"{path}: {CONFIG}", MOST_TEXT)
+        # Read whole, so that its check sum is held against it.
+        weights = reading.member_bytes(archive, WEIGHTS, f"{path}: {WEIGHTS}", reading.available_memory())
+        num_bytes = len(weights)
     for word, value in _pairs(json.loads(text)):
         if word in ("class_name", "registered_name") and value in CODE:
             raise ValueError(f"it holds code ({value}), which is not run")
