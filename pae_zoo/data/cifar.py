@@ -14,6 +14,7 @@ from pae_zoo.errors import UserError
 DESCRIPTION = "CIFAR batches (data_batch_1.bin ... test_batch.bin, or the Python ones without .bin)"
 _PLACES = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
 _PIXELS = 3 * 32 * 32
+_MOST_BYTES = 256 << 20  # of a batch; the published ones have 30 MB
 
 
 def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
@@ -47,7 +48,7 @@ def _read_set(folder: pathlib.Path, suffix: str) -> Raw:
 
 
 def _binary(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    data = np.frombuffer(reading.content(path, "fetch it again"), np.uint8)
+    data = np.frombuffer(reading.content(path, "fetch it again", _MOST_BYTES), np.uint8)
     if not len(data) or len(data) % (_PIXELS + 1):
         raise UserError(
             f"{path} has {len(data)} bytes, not a multiple of {_PIXELS + 1}; it is truncated or no CIFAR-10 "
@@ -57,7 +58,7 @@ def _binary(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _python(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    found = reading.unpickled(path, "CIFAR-10 Python batch")
+    found = reading.unpickled(path, "CIFAR-10 Python batch", limit=_MOST_BYTES)
     data, labels = (found.get(key) if isinstance(found, dict) else None for key in (b"data", b"labels"))
     if not isinstance(data, np.ndarray) or not isinstance(labels, list) or not all(type(y) is int for y in labels):
         raise UserError(f"{path} is not a readable CIFAR-10 Python batch (it holds no array `data` with a list of "

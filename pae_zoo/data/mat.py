@@ -14,6 +14,7 @@ from pae_zoo.data.rows import ArrayRows, Raw, check_labels
 from pae_zoo.errors import UserError
 
 DESCRIPTION = "SVHN's train_32x32.mat and test_32x32.mat"
+_MOST_BYTES = 1 << 30  # of a file; the published ones have up to 182 MB
 _HEADER, _VERSION = 128, b"\x00\x01IM"  # MATLAB 5, little endian
 _COMPRESSED = 15  # a whole element, packed by zlib
 _NUMBERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "single", "double", "logical")
@@ -33,7 +34,7 @@ def _read(path: pathlib.Path) -> tuple[ArrayRows, np.ndarray]:
 
     if not os.path.lexists(path):
         raise UserError(f"{path} is missing; SVHN needs train_32x32.mat and test_32x32.mat.")
-    raw = reading.content(path, "fetch it again")
+    raw = reading.content(path, "fetch it again", _MOST_BYTES)
     with reading.told(path, "SVHN file", "fetch it again"):
         plain = _unpacked(raw, path)
         for name, shape, kind in scipy_io.whosmat(io.BytesIO(plain)):

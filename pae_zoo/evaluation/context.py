@@ -261,7 +261,7 @@ class Projection:
             self.axes, self.labels = np.eye(vectors.shape[1]), (f"{name}[0]", f"{name}[1]")
         else:
             self.mean = vectors.mean(axis=0)
-            variances, axes = np.linalg.eigh(np.cov(vectors.T))
+            variances, axes = principal_axes(vectors)
             axes = axes[:, ::-1][:, :2]
             # The sign of an eigenvector is arbitrary: the largest entry is made positive, for a stable picture.
             self.axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(2)])
@@ -281,6 +281,20 @@ class Projection:
         if next(iter(groups.values())).shape[1] == 1:
             return plotting.histogram({name: v[:, 0] for name, v in groups.items()}, title, self.labels[0])
         return plotting.points(groups, title, self.labels)
+
+
+def principal_axes(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns variances, ascending, and axes as columns (d, m) of vectors (n, d), m = min(n, d), with 2 at the least.
+
+    More dimensions than vectors are taken by the products of the vectors, (n, n), in place of the covariances, (d, d).
+    """
+    count, dims = vectors.shape
+    if dims <= max(count, 2):
+        return np.linalg.eigh(np.cov(vectors.T))
+    centred = np.concatenate([vectors - vectors.mean(axis=0), np.zeros((max(0, 2 - count), dims))])
+    variances, weights = np.linalg.eigh(centred @ centred.T / max(count - 1, 1))
+    axes = centred.T @ weights
+    return variances, axes / np.maximum(np.linalg.norm(axes, axis=0), 1e-300)
 
 
 def training_step(model: Any) -> int:

@@ -39,7 +39,7 @@ class Header:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * max(1, self.dtype.itemsize)  # text of no letters is stored as one of one
 
 
 def npz(path: Path, what: str = ".npz file", remedy: str = "write it with numpy.savez",

@@ -82,15 +82,16 @@ class _ArraysOnly(pickle.Unpickler):
         return lambda *arguments: function(*arguments)  # a new one each time: a pickle may set attributes of it
 
 
-def unpickled(path: Path, what: str = "pickle of arrays", remedy: str = "fetch it again") -> Any:
+def unpickled(path: Path, what: str = "pickle of arrays", remedy: str = "fetch it again", limit: int = 0) -> Any:
     """Returns what a pickle of plain arrays holds: dicts, lists, tuples, numbers, text (Python 2's as bytes), arrays.
 
     Nothing of it is run or looked up: the few names that numpy's pickles use are answered by functions of this module,
     and its instructions are checked first. Arrays at the top or as values of the top dict are numpy arrays.
 
-    Raises UserError for anything else, and for a file that is missing, cut, larger than memory or no regular one.
+    Raises UserError for anything else, and for a file that is missing, cut, no regular one, or larger than memory or
+    `limit` bytes (0: none).
     """
-    raw = content(path, remedy)
+    raw = content(path, remedy, limit)
     with told(path, what, remedy):
         _check(raw)
         found = _ArraysOnly(io.BytesIO(raw), encoding="bytes").load()

@@ -144,6 +144,18 @@ def test_projection():
     assert Projection(plane[:, :1])(plane[:, :1]).shape == (500, 1)
 
 
+def test_projection_of_fewer_vectors_than_dimensions():
+    """By the vectors' products the same picture, and no matrix of d x d: 100,000 dimensions would take 75 GiB."""
+    vectors = np.random.default_rng(1).normal(size=(12, 40)) * np.linspace(1, 3, 40)
+    variances, axes = np.linalg.eigh(np.cov(vectors.T))
+    project = Projection(vectors)
+    expected = (vectors - vectors.mean(axis=0)) @ axes[:, [-1, -2]]
+    np.testing.assert_allclose(np.abs(project(vectors)), np.abs(expected), atol=1e-9)
+    np.testing.assert_allclose(project.shares, variances[[-1, -2]] / variances.sum())
+    for wide in (np.zeros((3, 100_000)), np.ones((1, 7)), np.arange(200_000.0).reshape(2, -1)):
+        assert np.isfinite(Projection(wide)(wide)).all() and Projection(wide)(wide).shape == (len(wide), 2)
+
+
 def test_draws_that_a_model_does_not_have_are_not_counted(make_context):
     context = make_context(num=4)
     assert context.num_draws == context.num_networks == context.hparams.test_samples
