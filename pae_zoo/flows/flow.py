@@ -41,7 +41,7 @@ class Flow(Trainable):
       noise: std of Gaussian noise added to the whitened training data, 0 for none.
       whiten: whether a fixed affine map z = m + C^(1/2) v, taken from the training data, ends the chain.
       seed: base of initial weights, permutations and every number drawn in training.
-      dtype: "float32" or "float64" (None: Keras' default float).
+      dtype: "float32" or "float64" (None: as the weights of the Keras policy).
 
     Raises UserError for an unknown layer, or one that cannot take K dimensions.
     """
@@ -64,7 +64,7 @@ class Flow(Trainable):
         **kwargs: Any,
     ) -> None:
         # Not the global policy: densities are never computed in half precision.
-        super().__init__(seed=seed, dtype=dtype or keras.config.floatx(), **kwargs)
+        super().__init__(seed=seed, dtype=dtype or keras.config.dtype_policy().variable_dtype, **kwargs)
         if noise < 0:
             raise UserError(f"noise is a standard deviation, 0 or more; received {noise}.")
         self.num_dims = int(num_dims)

@@ -95,7 +95,7 @@ class AE(base.Autoencoder):
         y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
         z, _ = self.encoder_outputs(y, training)
         if training and self.code_noise:
-            z += self.code_noise * seeds.normal(tf.shape(z), seeds.fold_in(seed, CODE_NOISE))
+            z += self.code_noise * seeds.normal(tf.shape(z), seeds.fold_in(seed, CODE_NOISE), z.dtype)
         outputs = self.decoder_outputs(z, training)
         mean = self.likelihood.mean(outputs)
         log_prob = self.likelihood.log_prob(outputs, y, scale=self.scale_now())
@@ -109,7 +109,7 @@ class AE(base.Autoencoder):
         half = self.hybrid_steps // 2
         if training:
             square = tf.stop_gradient(tf.reduce_mean(tf.square(residual), axis=0))
-            rate = tf.maximum(0.01, 1.0 / (tf.cast(self.step, tf.float32) + 1.0))
+            rate = tf.maximum(0.01, 1.0 / (tf.cast(self.step, square.dtype) + 1.0))
             self.residual_square.assign(self.residual_square + rate * (square - self.residual_square))
             scale = tf.convert_to_tensor(self.likelihood.scale)
             measured = tf.maximum(tf.sqrt(self.residual_square), scale)

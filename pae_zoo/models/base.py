@@ -177,7 +177,8 @@ class Autoencoder(trainable.Trainable):
     @property
     def float_type(self) -> tf.DType:
         """The type that everything is computed with: 64 bits where the encoder's weights have them, else 32."""
-        return tf.float64 if self.encoder.variable_dtype == "float64" else tf.float32
+        types = {self.encoder.variable_dtype, *(weight.dtype for weight in self.encoder.weights)}
+        return tf.float64 if "float64" in types else tf.float32
 
     def preprocess(self, x, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns (y, log |dy/dx|) of shapes (batch, *event) and (batch,); seed=None is deterministic.
@@ -317,7 +318,7 @@ class Autoencoder(trainable.Trainable):
         """Returns sigma(t) = 1 - (t/T)(1 - sigma) while it is annealed over T steps, else None."""
         if not self.scale_annealing_steps:
             return None
-        fraction = tf.cast(self.step, tf.float32) / float(self.scale_annealing_steps)
+        fraction = tf.cast(self.step, self.float_type) / float(self.scale_annealing_steps)
         return 1.0 - tf.minimum(fraction, 1.0) * (1.0 - self.likelihood.scale)
 
     @property

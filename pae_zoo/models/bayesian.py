@@ -62,7 +62,7 @@ class BayesianAE(ae.AE):
         check_samples(num_samples)
 
         def body(s, state):
-            found = step(state, tf.cast(s + 1, tf.float32), self.network(seeds.fold_in(seed, s)))
+            found = step(state, tf.cast(s + 1, self.float_type), self.network(seeds.fold_in(seed, s)))
             return s + 1, tf.nest.map_structure(lambda new, old: tf.ensure_shape(new, old.shape), found, state)
 
         return tf.while_loop(lambda s, _: s < num_samples, body, (0, state), parallel_iterations=1)[1]

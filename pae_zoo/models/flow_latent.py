@@ -41,15 +41,15 @@ class FlowLatent:
 
     def latent_from_base(self, u) -> tf.Tensor:
         """Returns z = F(u) for u (..., K)."""
-        return self.flow.forward(u)[0]
+        return tf.cast(self.flow.forward(u)[0], self.float_type)
 
     def base_from_latent(self, z) -> tf.Tensor:
         """Returns u = F^-1(z) for z (..., K)."""
-        return self.flow.inverse(z)[0]
+        return tf.cast(self.flow.inverse(z)[0], self.float_type)
 
     def log_prob_latent(self, z) -> tf.Tensor:
         """Returns log p(z) = log N(F^-1(z); 0, I) + log |det dF^-1/dz|, nats, (..., K) -> (...)."""
-        return self.flow.log_prob(z)
+        return tf.cast(self.flow.log_prob(z), self.float_type)
 
     @classmethod
     def options(cls, hparams, total_steps: int) -> dict:

@@ -50,7 +50,7 @@ class FlowVAE(FlowLatent, vae.VAE):
     def beta_now(self):
         if not self.beta_annealing_steps:
             return self.beta
-        fraction = tf.minimum(tf.cast(self.step, tf.float32) / self.beta_annealing_steps, 1.0)
+        fraction = tf.minimum(tf.cast(self.step, self.float_type) / self.beta_annealing_steps, 1.0)
         return self.beta + (1.0 - self.beta) * fraction
 
     @property

@@ -16,7 +16,7 @@ from pae_zoo.data import preprocessing
 from pae_zoo.errors import UserError
 from pae_zoo.geometry import gaussian_process
 from pae_zoo.models import base
-from pae_zoo.models.posteriors import diag_normal, standard_normal_log_prob
+from pae_zoo.models.posteriors import standard_normal, standard_normal_log_prob
 
 tfd = tfp.distributions
 
@@ -227,7 +227,7 @@ class GPCircle(base.Autoencoder):
 
     def prior(self) -> tfd.Distribution:
         """Returns N(0, I): the latents of the data have mean 0 and covariance I, but need not be normal."""
-        return diag_normal(tf.zeros([self.latent_dim]), tf.ones([self.latent_dim]))
+        return standard_normal(self.latent_dim, self.float_type)
 
     def log_prob_latent(self, z) -> tf.Tensor:
         """Returns log N(z; 0, I) of latents z (..., K), nats, shape (...)."""

@@ -26,38 +26,38 @@ class ImportanceEstimate(NamedTuple):
     effective_sample_size: tf.Tensor
 
 
-def latent_noise(shape: tuple, count: int, seed: tf.Tensor) -> tf.Tensor:
+def latent_noise(shape: tuple, count: int, seed: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
     """Returns standard normal noise (count, batch, K) for shape (batch, K), the same for a padded batch."""
     batch, *rest = shape
-    return tf.transpose(seeds.normal((batch, count, *rest), seed), (1, 0, *range(2, 2 + len(rest))))
+    return tf.transpose(seeds.normal((batch, count, *rest), seed, dtype), (1, 0, *range(2, 2 + len(rest))))
 
 
-def sample_noise(shape: tuple, seed: tf.Tensor, start, count: int) -> tf.Tensor:
+def sample_noise(shape: tuple, seed: tf.Tensor, start, count: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
     """Returns standard normal noise (count, *shape) of samples start, start + 1, ...; start is a multiple of BLOCK.
 
     Each block of samples has its own seed, so the noise does not depend on how samples are cut into chunks;
     nor does that of a datum depend on how many data follow it in the batch.
     """
     if tf.executing_eagerly() and count > BLOCK:  # op by op a seed takes longer than the noise it makes
-        return _compiled_noise(tuple(map(int, shape)), count)(seed, start)
-    return _noise(shape, count, seed, start)
+        return _compiled_noise(tuple(map(int, shape)), count, dtype)(seed, start)
+    return _noise(shape, count, dtype, seed, start)
 
 
-def _noise(shape, count, seed, start):
+def _noise(shape, count, dtype, seed, start):
     blocks = -(-count // BLOCK)
 
     def draw(block):
-        return latent_noise(shape, BLOCK, seeds.fold_in(seed, start // BLOCK + block))
+        return latent_noise(shape, BLOCK, seeds.fold_in(seed, start // BLOCK + block), dtype)
 
     if blocks == 1:
         return draw(0)[:count]
-    noise = tf.map_fn(draw, tf.range(blocks), fn_output_signature=tf.float32)
+    noise = tf.map_fn(draw, tf.range(blocks), fn_output_signature=dtype)
     return tf.reshape(noise, (blocks * BLOCK, *shape))[:count]
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled_noise(shape, count):
-    return tf.function(functools.partial(_noise, shape, count), autograph=False)
+def _compiled_noise(shape, count, dtype):
+    return tf.function(functools.partial(_noise, shape, count, dtype), autograph=False)
 
 
 def estimate(
@@ -66,6 +66,7 @@ def estimate(
     num_samples: int,
     seed: tf.Tensor,
     chunk: int = 0,
+    dtype: tf.DType = tf.float32,
 ) -> ImportanceEstimate:
     """Runs the estimator over `num_samples` draws, `chunk` at a time.
 
@@ -75,6 +76,7 @@ def estimate(
       num_samples: S, a positive Python integer.
       seed: pair of integers.
       chunk: samples decoded at once, rounded up to a multiple of BLOCK; 0 chooses it from the batch size.
+      dtype: of noise and weights.
 
     Returns an ImportanceEstimate; its effective sample size is (sum w)^2 / sum w^2.
     """
@@ -87,7 +89,7 @@ def estimate(
     num_chunks = math.ceil(num_samples / chunk)
 
     def body(i, first, second, total):
-        noise = sample_noise(noise_shape, seed, i * chunk, chunk)
+        noise = sample_noise(noise_shape, seed, i * chunk, chunk, dtype)
         log_w = log_weight(noise)
         used = (i * chunk + tf.range(chunk) < num_samples)[:, None]
         masked = tf.where(used, log_w, tf.constant(-math.inf, log_w.dtype))
@@ -96,8 +98,8 @@ def estimate(
         total = total + tf.reduce_sum(tf.where(used, log_w, tf.zeros_like(log_w)), axis=0)
         return i + 1, first, second, total
 
-    lowest = tf.fill([batch], tf.constant(-math.inf))
-    start = (tf.constant(0), lowest, lowest, tf.zeros([batch]))
+    lowest = tf.fill([batch], tf.constant(-math.inf, dtype))
+    start = (tf.constant(0), lowest, lowest, tf.zeros([batch], dtype))
     _, first, second, total = tf.while_loop(
         lambda i, *_: i < num_chunks, body, start, shape_invariants=_invariants(start)
     )

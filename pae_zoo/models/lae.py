@@ -177,18 +177,18 @@ class LAE(LaplaceAE):
         for k, values in enumerate(places):
             with weights.replaced(self.uncertain, [tf.stop_gradient(value) for value in values]):
                 found.append(curvature.ggn_fn(self.graph, y, seed=seeds.fold_in(seed, k), **self.curvature_options))
-        count = tf.cast(tf.shape(y)[0], tf.float32)
+        count = tf.cast(tf.shape(y)[0], self.num_data.dtype)
         return tf.stop_gradient(self._constant() * self.num_data.value / count * tf.add_n(found) / len(found))
 
     def _constant(self) -> tf.Tensor:
         """Returns the factor c of the curvature for sigma = 1."""
         if self.curvature_constant:
-            return tf.constant(self.curvature_constant)
+            return tf.constant(self.curvature_constant, self.hessian.dtype)
         if self.objective_name == "upstream":
-            return tf.constant(0.5)
+            return tf.constant(0.5, self.hessian.dtype)
         if self.is_gaussian:
-            return tf.stop_gradient(self.likelihood.shared_precision())
-        return tf.constant(1.0)
+            return tf.stop_gradient(self.likelihood.shared_precision(tf.as_dtype(self.hessian.dtype)))
+        return tf.constant(1.0, self.hessian.dtype)
 
     def kl(self) -> tf.Tensor:
         """Returns KL(q || N(0, 1/gamma)) over the chosen weights, in nats."""
@@ -198,7 +198,7 @@ class LAE(LaplaceAE):
     def _prior_term(self) -> tf.Tensor:
         """Returns (gamma |mu|^2 - P log gamma) / 2, -log p(mu) up to a constant."""
         gamma, num = self.prior_precision, float(self.hessian.shape[0])
-        return 0.5 * (gamma * self._square() - num * tf.math.log(gamma))
+        return 0.5 * (gamma * self._square() - num * tf.math.log(tf.cast(gamma, self.hessian.dtype)))
 
     def _square(self) -> tf.Tensor:
         return tf.add_n([tf.reduce_sum(tf.square(tf.convert_to_tensor(v))) for v in self.uncertain])

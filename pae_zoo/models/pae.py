@@ -16,7 +16,7 @@ from pae_zoo.errors import UserError
 from pae_zoo.inference import derivatives
 from pae_zoo.models import ae, base
 from pae_zoo.models.flow_latent import FlowFlags, FlowLatent
-from pae_zoo.models.posteriors import diag_normal, standard_normal_log_prob
+from pae_zoo.models.posteriors import standard_normal, standard_normal_log_prob
 
 tfd = tfp.distributions
 
@@ -76,7 +76,7 @@ class PAE(FlowLatent, ae.AE):
 
     def prior(self) -> tfd.Distribution:
         """Returns N(0, I) over the base space u, event shape (latent_dim,)."""
-        return diag_normal(tf.zeros([self.latent_dim]), tf.ones([self.latent_dim]))
+        return standard_normal(self.latent_dim, self.float_type)
 
     def interpolate(self, start, end, num: int = 9, space: str = "u") -> tf.Tensor:
         """Decodes `num` points on the way from the codes of x `start` to those of `end`, both ends included.
@@ -92,7 +92,7 @@ class PAE(FlowLatent, ae.AE):
         if space not in SPACES or num < 2:
             raise UserError(f"interpolate takes space {', '.join(SPACES)} and num >= 2; received {space!r} and {num}.")
         first, last = self.codes(start), self.codes(end)
-        weights = tf.linspace(0.0, 1.0, num)[:, None, None]
+        weights = tf.cast(tf.linspace(0.0, 1.0, num), first.dtype)[:, None, None]
         if space == "z":
             z = _line(first, last, weights)
         else:
@@ -123,8 +123,8 @@ class PAE(FlowLatent, ae.AE):
 
     def gaussian_log_prob(self, z) -> tf.Tensor:
         """Returns log N(z; m, S) with the mean and covariance of the training codes, nats, (..., K) -> (...)."""
-        whitened, log_det = self.flow.whitening(self.latents(z), inverse=True)
-        return standard_normal_log_prob(whitened) + log_det
+        whitened, log_det = self.flow.whitening(tf.cast(self.latents(z), self.flow.compute_dtype), inverse=True)
+        return tf.cast(standard_normal_log_prob(whitened) + log_det, self.float_type)
 
     # ---- scores ------------------------------------------------------------------------------------
 

@@ -18,6 +18,11 @@ def diag_normal(mean: tf.Tensor, stddev: tf.Tensor) -> tfd.Independent:
     return tfd.Independent(distributions.Normal(mean, stddev), reinterpreted_batch_ndims=1)
 
 
+def standard_normal(latent_dim: int, dtype: tf.DType) -> tfd.Independent:
+    """Returns N(0, I) over latent_dim dimensions."""
+    return diag_normal(tf.zeros([latent_dim], dtype), tf.ones([latent_dim], dtype))
+
+
 def standard_normal_log_prob(z: tf.Tensor) -> tf.Tensor:
     """Returns log N(z; 0, I) in nats, summed over the last axis: (..., K) -> (...)."""
     num_dims = tf.cast(tf.shape(z)[-1], z.dtype)

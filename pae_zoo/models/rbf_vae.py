@@ -131,7 +131,7 @@ class RBFVAE(vae.VAE):
         """
         z = self.latents(z)
         mean = self.likelihood.component.mean(self.first_stage_outputs(z))
-        return mean, tf.reshape(tf.sqrt(self.rbf.precision(z)), tf.shape(mean))
+        return mean, tf.cast(tf.reshape(tf.sqrt(self.rbf.precision(z)), tf.shape(mean)), mean.dtype)
 
     def geometry_decoder(self, num_members=0, seed=None):
         """Returns an object with `mean_and_std(z)`; the arguments change nothing."""

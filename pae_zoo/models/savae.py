@@ -82,7 +82,7 @@ class SAVAE(vae.VAE):
         values = [path[0].mean, 2.0 * tf.math.log(path[0].stddev)]
         speeds = [tf.zeros_like(value) for value in values]
         for step in range(self.num_svi_steps):
-            noise = tf.cast(importance.latent_noise(shape, 1, seeds.fold_in(seed, step)), y.dtype)
+            noise = importance.latent_noise(shape, 1, seeds.fold_in(seed, step), y.dtype)
             gradients = self.svi_gradients(y, values, noise, training)
             speeds = [self.svi_momentum * speed + gradient for speed, gradient in zip(speeds, gradients)]
             mean, log_variance = (value + self.svi_learning_rate * speed for value, speed in zip(values, speeds))

@@ -12,7 +12,7 @@ from pae_zoo import hparams as hp
 from pae_zoo import laplace, seeds
 from pae_zoo.errors import UserError
 from pae_zoo.models import base, importance
-from pae_zoo.models.posteriors import DiagonalPosterior, Posterior, diag_normal, standard_normal_log_prob
+from pae_zoo.models.posteriors import DiagonalPosterior, Posterior, standard_normal, standard_normal_log_prob
 
 tfd = tfp.distributions
 
@@ -158,7 +158,7 @@ class VAE(base.Autoencoder):
 
     def prior(self) -> tfd.Distribution:
         """Returns N(0, I), event shape (latent_dim,)."""
-        return diag_normal(tf.zeros([self.latent_dim]), tf.ones([self.latent_dim]))
+        return standard_normal(self.latent_dim, self.float_type)
 
     def log_prob_latent(self, z) -> tf.Tensor:
         """Returns log p(z) of latents z (..., K), nats, shape (...): here log N(z; 0, I)."""
@@ -213,8 +213,8 @@ class VAE(base.Autoencoder):
     def capacity_now(self) -> tf.Tensor:
         """Returns C(t) = C min(t / capacity_steps, 1), a scalar in nats."""
         if not self.capacity_steps:
-            return tf.constant(self.capacity)
-        return self.capacity * tf.minimum(tf.cast(self.step, tf.float32) / self.capacity_steps, 1.0)
+            return tf.constant(self.capacity, self.float_type)
+        return self.capacity * tf.minimum(tf.cast(self.step, self.float_type) / self.capacity_steps, 1.0)
 
     @property
     def schedule_steps(self) -> int:
@@ -249,7 +249,7 @@ class VAE(base.Autoencoder):
             z, log_q = posterior.from_noise(noise)
             return log_likelihood(z) + self.log_prob_latent(z) - log_q
 
-        found = importance.estimate(log_weight, self._noise_shape(y), num_samples, noise_seed, chunk)
+        found = importance.estimate(log_weight, self._noise_shape(y), num_samples, noise_seed, chunk, self.float_type)
         return found._replace(log_likelihood=found.log_likelihood + log_det, elbo=found.elbo + log_det)
 
     def likelihood_of(self, y: tf.Tensor, centre: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -322,7 +322,7 @@ class VAE(base.Autoencoder):
 
     def _noise(self, y: tf.Tensor, count: int, seed: tf.Tensor) -> tf.Tensor:
         """Returns standard normal noise (count, batch, K) for y (batch, *event)."""
-        return importance.latent_noise(self._noise_shape(y), count, seed)
+        return importance.latent_noise(self._noise_shape(y), count, seed, self.float_type)
 
     # ---- building and saving -----------------------------------------------------------------------
 

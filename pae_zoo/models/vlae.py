@@ -237,7 +237,7 @@ def _power(exponent: float):
 
 def _tell(posterior: Posterior, jitter: tf.Tensor) -> Posterior:
     """Returns the posterior with 1 for data whose factorisation took jitter, else 0, among its diagnostics."""
-    posterior.diagnostics = {"jitter": tf.cast(tf.stop_gradient(jitter) > 0, tf.float32)}
+    posterior.diagnostics = {"jitter": tf.cast(tf.stop_gradient(jitter) > 0, jitter.dtype)}
     return posterior
 
 
