@@ -14,7 +14,7 @@ from pae_zoo.errors import UserError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 #: most bytes of one image file: more than any within the budget of pixels needs
 MOST_BYTES = 512 << 20
-_MOST_REPEATS = 10_000  # folders that links lead to more than once
+_MOST_REPEATS = 1000  # folders that links lead to more than once
 _REPAIR = "repair or remove it"
 
 
@@ -39,8 +39,9 @@ class Place:
     @property
     def left_out(self) -> list[str]:
         """Sentences without a full stop about files and links that are not read."""
-        kinds = ((self._others, "of no image by their names"), (self._lost, "links to nowhere or in an archive"),
-                 (self._loops, "links back to a folder they lie in"))  # fmt: skip
+        kinds = ((self._others, "files that are no images by their names"),
+                 (self._lost, "links to nowhere or in an archive"),
+                 (self._loops, "links back to a folder they lie in"))
         return [f"{len(names)} {kind}, such as {reading.shown(min(names))}" for names, kind in kinds if names]
 
     def _is_image(self, name: str) -> bool:

@@ -238,6 +238,9 @@ def test_svhn_matlab_files(tmp_path):
     loaded = data.load("svhn_cropped", data_dir=str(tmp_path))
     np.testing.assert_array_equal(loaded.test.x[3], pixels[..., 3])
     assert loaded.test.y[9] == 0  # stored as 10
+    packed = {"X": pixels, "y": labels, "more": np.array(["a", 5], object)}
+    scipy_io.savemat(tmp_path / "svhn_cropped" / "train_32x32.mat", packed, do_compression=True)
+    np.testing.assert_array_equal(data.load("svhn_cropped", data_dir=str(tmp_path)).train.x, loaded.train.x)
     (tmp_path / "svhn_cropped" / "test_32x32.mat").write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a readable SVHN"):
         data.load("svhn_cropped", data_dir=str(tmp_path))
