@@ -1,7 +1,9 @@
 """A trained model on a user's own files: what is read, in which order, what is written, what is refused."""
 
+import argparse
 import csv
 import dataclasses
+import os
 import zipfile
 
 import numpy as np
@@ -48,6 +50,26 @@ def pictures(tmp_path_factory):
 
 def command(*flags):
     return launch.run(apply.main, list(flags))
+
+
+def test_a_folder_with_links_and_other_files(pictures, tmp_path):
+    """All pictures in the order of their paths, whatever folder says train; the line says what is left out."""
+    folder, names, x = pictures
+    for name in ("train", "Test"):
+        (tmp_path / name).symlink_to(folder / "b" if name == "train" else folder)
+    (tmp_path / "notes.txt").write_text("no picture")
+    flags = argparse.Namespace(dataset="digits", crop="", image_size=0, grey=False, invert=False, limit=0)
+    found = user_data.read(f"folder:{tmp_path}", (8, 8, 1), flags, flags, set())
+    inner = [f"train/{name[2:]}" for name in names if name.startswith("b/")]
+    assert found.names == [f"Test/{name}" for name in names] + inner
+    np.testing.assert_array_equal(found.x[: len(x)], x)
+    assert "left out: 1 files that are no images by their names, such as notes.txt" in found.note
+    os.mkfifo(tmp_path / "zz.png")
+    os.mkfifo(tmp_path / "zz.npz")
+    for name, words in (("npz:{}/zz.npz", "zz.npz is a pipe"), ("folder:{}", "zz.png is a pipe"),
+                        ("folder:{}/zz.npz", "zz.npz is a pipe")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            user_data.read(name.format(tmp_path), (8, 8, 1), flags, flags, set())
 
 
 ALL = ("codes", "reconstruction", "elbo", "ood_scores", "log_likelihood")

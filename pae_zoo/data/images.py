@@ -13,6 +13,7 @@ import numpy as np
 from pae_zoo import reading
 from pae_zoo.data.geometry import Geometry
 from pae_zoo.data.places import Place
+from pae_zoo.data.rows import check_room
 from pae_zoo.errors import UserError
 
 # Decoders that may run, whatever a file is called; Pillow has others, some of which start programs.
@@ -121,9 +122,7 @@ class ImageRows:
             raise UserError(f"The images have {len(self._sizes)} sizes, such as {' and '.join(named)}; all must be "
                             "alike: give image_size=N or crop=HEIGHT,WIDTH.")
         shape = next(iter(shapes))
-        count = sum(len(part) for part in parts)
-        reading.check_memory((count + min(count, _CHUNK)) * int(np.prod(shape)), f"Loading {count} images of the shape "
-                             f"{shape}", remedy="give a smaller image_size=N, or fewer images")
+        check_room(sum(len(part) for part in parts), shape, np.dtype(np.uint8))
         mode = "RGB" if self.channels == 3 else "L"
 
         def decode(image):

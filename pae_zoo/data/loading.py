@@ -163,8 +163,11 @@ def _listed(labels: Sequence) -> str:
 def _hold_out_validation(raw: Raw, train: np.ndarray, fraction: float, classes: Sequence[int]):
     if raw.valid is not None:
         order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
-        valid = np.arange(len(raw.valid))
-        return train[order], valid if not len(classes) else valid[np.isin(raw.valid_y, classes)]
+        valid = np.arange(len(raw.valid)) if not len(classes) else np.flatnonzero(np.isin(raw.valid_y, classes))
+        if not len(valid):
+            raise UserError(f"classes={_listed(classes)}: the validation split of {raw.source} has none of them; give "
+                            "others.")
+        return train[order], valid
     count = len(train)
     size = max(1, round(count * fraction)) if fraction else 0
     if count - size < 1:

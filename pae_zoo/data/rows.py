@@ -5,10 +5,12 @@ before decoding means that `num_train=1000` of a large set of pictures decodes a
 """
 
 import dataclasses
+import math
 from typing import Callable, Optional, Protocol, Sequence
 
 import numpy as np
 
+from pae_zoo import reading
 from pae_zoo.data.geometry import Geometry
 from pae_zoo.errors import UserError
 
@@ -64,11 +66,19 @@ class ArrayRows:
         return [self.array[part] for part in parts]
 
     def _transformed(self, part: np.ndarray, geometry: Geometry) -> np.ndarray:
+        check_room(len(part), geometry.shape(self.shape), self.array.dtype)
         out = np.empty((len(part), *geometry.shape(self.shape)), self.array.dtype)
         for start in range(0, len(part), _CHUNK):
             rows = slice(start, start + _CHUNK)
             out[rows] = geometry.apply(self.array[part[rows]])
         return out
+
+
+def check_room(count: int, shape: Sequence[int], dtype: np.dtype) -> None:
+    """Raises UserError unless the memory holds `count` data of `shape`, and a chunk of them on its way there."""
+    size = (count + min(count, _CHUNK)) * math.prod(shape) * np.dtype(dtype).itemsize
+    what = f"Loading {count} data of shape {tuple(shape)}"
+    reading.check_memory(size, what, remedy="give a smaller image_size=N, or fewer data")
 
 
 def permute_in_place(array: np.ndarray, order: np.ndarray) -> None:

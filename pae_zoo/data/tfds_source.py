@@ -15,7 +15,7 @@ import numpy as np
 
 from pae_zoo import reading
 from pae_zoo.data.geometry import Geometry
-from pae_zoo.data.rows import Raw
+from pae_zoo.data.rows import Raw, check_room
 from pae_zoo.errors import UserError
 
 DESCRIPTION = "a copy prepared by tensorflow-datasets (a folder with dataset_info.json)"
@@ -79,8 +79,10 @@ class TfdsRows:
             wanted = places[:, 0] >= 0
             if not wanted.any():
                 continue
+            check_room(int(wanted.sum()), geometry.shape(batch.shape[1:]), batch.dtype)
             images = geometry.apply(batch[wanted], name)
             if outs is None:
+                check_room(sum(len(part) for part in parts), images.shape[1:], images.dtype)
                 outs = [np.empty((len(part), *images.shape[1:]), images.dtype) for part in parts]
             if images.shape[1:] != outs[0].shape[1:]:
                 raise UserError(

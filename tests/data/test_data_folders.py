@@ -105,6 +105,15 @@ def test_ambiguous_or_missing_training_folders_are_refused(tmp_path):
             data.load(write(tmp_path / str(number), names, zipped=number % 2))
 
 
+def test_classes_of_an_official_validation_split(tmp_path):
+    more = {f"{part}/c/{n}.png": 40 for part in ("train", "test") for n in range(3)}
+    place = write(tmp_path, {**in_splits("train", "test", "val"), **more})
+    chosen = data.load(place, classes=(1,))
+    assert set(chosen.valid.y) == set(chosen.train.y) == {1} and len(chosen.valid) == 2
+    with pytest.raises(UserError, match="validation split .* has none of them"):
+        data.load(place, classes=(2,))
+
+
 def test_what_is_left_out_is_said(tmp_path):
     names = in_splits("train", "test")
     write(tmp_path, {**names, "extra/c/1.png": 1, "loose.png": 2, "readme/.hidden.png": 3})

@@ -146,3 +146,10 @@ def test_steps_that_are_for_pixels_or_images_are_refused_on_other_data(tmp_path)
     for build in (data.build_chain, data.build_augmentation):
         with pytest.raises(UserError, match="at most 16"):
             build(["flip" if build is data.build_augmentation else "scale"] * 17)
+
+
+def test_data_that_no_memory_holds_are_refused_before_they_are_made(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((40, 8, 8), np.uint8))
+    for size in (10**6, 2**31 - 1):
+        with pytest.raises(UserError, match="of memory, but .* give a smaller image_size"):
+            data.load(f"npz:{tmp_path / 'a.npz'}", image_size=size)
