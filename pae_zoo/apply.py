@@ -18,12 +18,13 @@ class Flags(hp.RestorationFlags):
     outputs: tuple[str, ...] = hp.option(("codes",), "What to compute; see the list above.")
     out: str = hp.option("", "Where the results go: FILE.npz, FILE.csv, or a folder for pictures and scores.csv.",
                          path=True)
-    importance_samples: int = hp.option(100, "Samples per datum of log_likelihood.", low=1)
+    importance_samples: int = hp.option(100, "Samples per datum of log_likelihood.", low=1, high=10_000_000)
     batch_size: int = hp.option(0, "Data per batch (0: the run's own).", low=0)
     limit: int = hp.option(0, "Take only the first so many data (0: all).", low=0)
     seed: int = hp.option(0, "Chooses the noise of the outputs that are estimates.", low=0, high=2**31 - 1)
     crop: str = hp.option("", "Crop instead of the run's own; --crop= crops nothing.")
-    image_size: int = hp.option(0, "Resize to this size instead of the run's own; 0 resizes nothing.", low=0)
+    image_size: int = hp.option(0, "Resize to this size instead of the run's own; 0 resizes nothing.",
+                                low=0, high=16_384)
     grey: bool = hp.option(False, "Turn to grey, or not, instead of what the run did.")
     invert: bool = hp.option(False, "Replace x by 1 - x, or not, instead of what the run did.")
     jit_compile: bool = hp.option(True, "Compile with XLA.")

@@ -18,7 +18,8 @@ class Flags:
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
     export_dir: str = hp.option("", "Base path of the served model; the version becomes a folder in it.", path=True)
     version: int = hp.option(0, "Version number (0: the next free one).", low=0, high=serving.LAST_VERSION)
-    importance_samples: int = hp.option(100, "Samples per datum of the signature log_likelihood.", low=1)
+    importance_samples: int = hp.option(100, "Samples per datum of the signature log_likelihood.",
+                                        low=1, high=10_000_000)
     device: str = hp.option("auto", "Where to trace.", choices=("auto", "cpu", "gpu"))
     verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
 

@@ -16,6 +16,8 @@ from pae_zoo.errors import UserError, suggestion
 
 # Largest whole number of a flag that names no other, and the magnitudes that float32 holds in full precision.
 MOST, SMALLEST, LARGEST = 2**31 - 1, 1.2e-38, 3.4e38
+#: most widths of hidden layers
+MOST_LAYERS = 200
 
 
 def option(default: Any, help: str, *, low=None, above=None, high=None, choices=None, group="",
@@ -56,12 +58,12 @@ class RestorationFlags:
     noise: float = option(0.0, "Std of the Gaussian noise in the data to be restored, for pixels in [0, 1].", low=0.0,
                           group=EVALUATION)
     restoration_starts: int = option(8, "Prior draws that the search of the maximum starts from, besides the encoding.",
-                                     low=0, group=EVALUATION, smoke=1)
+                                     low=0, high=10_000, group=EVALUATION, smoke=1)
     restoration_posterior: str = option(
         "mixture", "What restorations are drawn from: Laplace at the maximum, a mixture over the maxima, or NUTS.",
         choices=("laplace", "mixture", "nuts"), group=EVALUATION)
     restoration_draws: int = option(200, "Posterior draws of each datum behind its mean and std (nuts: of each of 4 "
-                                    "chains).", low=4, group=EVALUATION, smoke=8)
+                                    "chains).", low=4, high=1_000_000, group=EVALUATION, smoke=8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,26 +88,26 @@ class EvaluationFlags(RestorationFlags):
                               "train_features.py (empty: the data set's own).", group=EVALUATION, path=True)
     fid_min_max: bool = option(False, "Stretch each image to [0, 1] before its features, as the PAE paper's notebooks "
                                "did.", group=EVALUATION)
-    importance_samples: int = option(100, "Samples per datum of the importance-sampled likelihood.", low=1,
-                                     group=EVALUATION, smoke=8)
-    test_samples: int = option(50, "Networks, or latents of a datum, drawn by the tasks on uncertainty.", low=1,
-                               group=EVALUATION, smoke=4)
-    ood_bootstrap: int = option(200, "Resamples behind the 95 % intervals of the task ood (0: none).", low=0,
-                                group=EVALUATION, smoke=20)
+    importance_samples: int = option(100, "Samples per datum of the importance-sampled likelihood.",
+                                     low=1, high=10_000_000, group=EVALUATION, smoke=8)
+    test_samples: int = option(50, "Networks, or latents of a datum, drawn by the tasks on uncertainty.",
+                               low=1, high=100_000, group=EVALUATION, smoke=4)
+    ood_bootstrap: int = option(200, "Resamples behind the 95 % intervals of the task ood (0: none).",
+                                low=0, high=1_000_000, group=EVALUATION, smoke=20)
     imputation_masks: tuple[str, ...] = option(
         ("full", "noise", "half", "region", "pixels:0.5"), "What the task imputation hides: full (nothing), noise "
         "(everything), half (the top), region (a block in the middle), or the grammar of --mask.", group=EVALUATION)
-    imputation_samples: int = option(10, "Images that the task imputation gives for each datum.", low=1,
+    imputation_samples: int = option(10, "Images that the task imputation gives for each datum.", low=1, high=10_000,
                                      group=EVALUATION, smoke=3)
     imputation_rounds: int = option(0, "Rounds of reconstructing and refilling each of these images before the last "
                                     "pass.", low=0, high=1000, group=EVALUATION, smoke=1)
     imputation_images: int = option(1000, "Test data of the task imputation.", low=1, group=EVALUATION, smoke=16)
     labels_per_class: tuple[int, ...] = option(
         (1, 2, 4, 6, 8, 10, 15, 25, 50, 100), "Labels per class of the task downstream.", group=EVALUATION, smoke=6)
-    embeddings: int = option(100, "Draws of the code of each labelled datum in the task downstream.", low=1,
-                             group=EVALUATION, smoke=5)
-    downstream_repeats: int = option(5, "Choices of the labelled data in the task downstream.", low=1, group=EVALUATION,
-                                     smoke=2)
+    embeddings: int = option(100, "Draws of the code of each labelled datum in the task downstream.",
+                             low=1, high=10_000, group=EVALUATION, smoke=5)
+    downstream_repeats: int = option(5, "Choices of the labelled data in the task downstream.",
+                                     low=1, high=10_000, group=EVALUATION, smoke=2)
     downstream_images: int = option(5000, "Test data that the task downstream classifies.", low=1, group=EVALUATION,
                                     smoke=200)
     geodesic_pairs: int = option(8, "Pairs of test data that the task geodesics joins.", low=1, group=EVALUATION,
@@ -116,23 +118,23 @@ class EvaluationFlags(RestorationFlags):
         "auto", "What geodesics minimise; auto: decorrelated for ensembles and drawn decoders, coupled for a mean with "
         "a std, mean for a single decoder.", choices=("auto", "decorrelated", "coupled", "mean"), group=EVALUATION)
     geodesic_members: int = option(10, "Decoders drawn behind the geometry of a model that draws them; an ensemble has "
-                                   "all of its own.", low=1, group=EVALUATION, smoke=3)
-    geodesic_points: int = option(64, "Points of a curve on which its energy is computed.", low=3, group=EVALUATION,
-                                  smoke=16)
+                                   "all of its own.", low=1, high=10_000, group=EVALUATION, smoke=3)
+    geodesic_points: int = option(64, "Points of a curve on which its energy is computed.",
+                                  low=3, high=100_000, group=EVALUATION, smoke=16)
     geodesic_reference: int = option(256, "Points R that the decorrelated energy refers to, whatever "
-                                     "--geodesic_points: uncertainty counts in proportion to their square.", low=1,
-                                     group=EVALUATION)
+                                     "--geodesic_points: uncertainty counts in proportion to their square.",
+                                     low=1, high=1_000_000, group=EVALUATION)
     geodesic_steps: int = option(0, "Most steps of the search for a geodesic (0: 200 of Gauss-Newton, 400 with "
-                                 "more than four latents; 500 of Adam, which decoders without features take).", low=0,
-                                 group=EVALUATION, smoke=20)
+                                 "more than four latents; 500 of Adam, which decoders without features take).",
+                                 low=0, high=1_000_000, group=EVALUATION, smoke=20)
     geodesic_init: str = option(
         "both", "Where a search starts: the straight line, the shortest path of a graph over the latents, or both, of "
         "which the lower energy counts.", choices=("line", "graph", "both"), group=EVALUATION)
     stability_pairs: int = option(50, "Pairs of test data whose distances the task distance_stability compares.", low=3,
                                   group=EVALUATION, smoke=4)
     stability_published: int = option(0, "Points of the length as published (arXiv 2408.07507), which grows with them, "
-                                      "in the task distance_stability: 4096 there (0: leave it out).", low=0,
-                                      group=EVALUATION)
+                                      "in the task distance_stability: 4096 there (0: leave it out).",
+                                      low=0, high=10_000_000, group=EVALUATION)
     stability_unconverged: str = option(
         "exclude", "Pairs whose geodesic did not converge in every run: exclude them from all columns, or keep them.",
         choices=("exclude", "keep"), group=EVALUATION, operational=True)
@@ -172,7 +174,8 @@ class SharedHParams(EvaluationFlags):
                             group=DATA, operational=True)
     classes: tuple[int, ...] = option((), "Keep only data of these labels, such as 0,5,7.", group=DATA)
     num_train: int = option(0, "Keep only so many training data (0: all).", low=0, group=DATA, smoke=256)
-    image_size: int = option(0, "Resize images to this many pixels a side (0: as they are).", low=0, group=DATA)
+    image_size: int = option(0, "Resize images to this many pixels a side (0: as they are).",
+                             low=0, high=16_384, group=DATA)
     crop: str = option("", "Crop images first: 'height,width' centred, or 'top,left,height,width'.", group=DATA)
     grey: bool = option(False, "Turn colour images to grey.", group=DATA)
     invert: bool = option(False, "Replace pixels x by 1 - x.", group=DATA)
@@ -185,26 +188,27 @@ class SharedHParams(EvaluationFlags):
     validation_fraction: float = option(1 / 12, "Share of the training data held out for validation.",
                                         above=0.0, high=0.5, group=DATA)
 
-    latent_dim: int = option(16, "Size K of the latent space.", low=1, group=NETWORK)
+    latent_dim: int = option(16, "Size K of the latent space.", low=1, high=65_536, group=NETWORK)
     encoder: str = option("mlp", "Kind of the encoder network.", group=NETWORK)
     decoder: str = option("mlp", "Kind of the decoder network.", group=NETWORK)
     hidden_units: tuple[int, ...] = option((512, 256), "Widths of dense hidden layers, from the data inwards.",
-                                           group=NETWORK, smoke=32)
+                                           low=1, high=2**20, group=NETWORK, smoke=32)
     activation: str = option("relu", "Activation of hidden layers, a Keras name.", group=NETWORK)
-    num_filters: int = option(32, "conv: filters of the first layer.", low=1, group=NETWORK, smoke=4)
+    num_filters: int = option(32, "conv: filters of the first layer.", low=1, high=65_536, group=NETWORK, smoke=4)
     num_levels: int = option(0, "conv: halvings of the image side (0: 3 from 64 pixels on, else 2).",
                              choices=(0, 2, 3), group=NETWORK)
     conv_bias: bool = option(False, "conv: biases in the layers that a normalisation follows; lae_mnist, lae_svhn: in "
                              "all convolutions.", group=NETWORK)
     spectral_norm: bool = option(True, "infogan: divide the encoder's kernels by their spectral norm.", group=NETWORK)
-    dense_size: int = option(256, "resnet_fc: width.", low=1, group=NETWORK, smoke=16)
-    num_layers: int = option(4, "resnet_fc: residual blocks.", low=1, group=NETWORK)
-    base_dim: int = option(16, "resnet_conv: channels at full resolution.", low=1, group=NETWORK, smoke=4)
-    kernel_size: int = option(3, "resnet_conv: side of the kernels.", low=1, group=NETWORK)
-    num_scale: int = option(4, "resnet_conv: scales of the encoder.", low=1, group=NETWORK)
-    block_per_scale: int = option(1, "resnet_conv: residual blocks at each scale.", low=1, group=NETWORK)
-    depth_per_block: int = option(2, "resnet_conv: layers in a residual block.", low=1, group=NETWORK)
-    fc_dim: int = option(512, "resnet_conv: width of the encoder's dense block.", low=1, group=NETWORK, smoke=16)
+    dense_size: int = option(256, "resnet_fc: width.", low=1, high=2**20, group=NETWORK, smoke=16)
+    num_layers: int = option(4, "resnet_fc: residual blocks.", low=1, high=500, group=NETWORK)
+    base_dim: int = option(16, "resnet_conv: channels at full resolution.", low=1, high=65_536, group=NETWORK, smoke=4)
+    kernel_size: int = option(3, "resnet_conv: side of the kernels.", low=1, high=1000, group=NETWORK)
+    num_scale: int = option(4, "resnet_conv: scales of the encoder.", low=1, high=16, group=NETWORK)
+    block_per_scale: int = option(1, "resnet_conv: residual blocks at each scale.", low=1, high=100, group=NETWORK)
+    depth_per_block: int = option(2, "resnet_conv: layers in a residual block.", low=1, high=100, group=NETWORK)
+    fc_dim: int = option(512, "resnet_conv: width of the encoder's dense block.",
+                         low=1, high=2**20, group=NETWORK, smoke=16)
     batch_norm: str = option("affine", "Batch normalisation of infogan, conv and resnet_conv: affine (as published), "
                              "batch or none.", choices=("affine", "batch", "none"), group=NETWORK)
     dropout_rate: float = option(0.0, "Dropout of the networks that have it.", low=0.0, high=0.95, group=NETWORK)
@@ -321,20 +325,20 @@ def check(hparams):
     """Returns `hparams` if every field lies in its range; raises UserError naming the first that does not."""
     for field in dataclasses.fields(hparams):
         value, rule = getattr(hparams, field.name), field.metadata
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and not math.isfinite(value):
-            raise UserError(f"--{field.name}={value} is not a finite number; {allowed_range(field)}.")
-        outside = number and (
-            (rule["low"] is not None and value < rule["low"])
-            or (rule["above"] is not None and value <= rule["above"])
-            or (rule["high"] is not None and value > rule["high"])
-        )
-        if outside:
-            raise UserError(f"--{field.name}={value} is out of range; {allowed_range(field)}.")
-        if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
-            raise UserError(f"--{field.name}={value} is out of range; allowed: 0 and magnitudes from {SMALLEST} to "
-                            f"{LARGEST}, those of float32.")
         items = value if isinstance(value, tuple) else (value,)
+        for item in [item for item in items if isinstance(item, (int, float)) and not isinstance(item, bool)]:
+            if not math.isfinite(item):
+                raise UserError(f"--{field.name}={item} is not a finite number; {allowed_range(field)}.")
+            outside = (
+                (rule["low"] is not None and item < rule["low"])
+                or (rule["above"] is not None and item <= rule["above"])
+                or (rule["high"] is not None and item > rule["high"])
+            )
+            if outside:
+                raise UserError(f"--{field.name}={item} is out of range; {allowed_range(field)}.")
+            if isinstance(item, float) and item and not SMALLEST <= abs(item) <= LARGEST:
+                raise UserError(f"--{field.name}={item} is out of range; allowed: 0 and magnitudes from {SMALLEST} to "
+                                f"{LARGEST}, those of float32.")
         if any(isinstance(item, int) and abs(item) >= 2**63 for item in items):
             raise UserError(f"--{field.name}={value} is out of range; allowed: whole numbers below 2^63.")
         if any(isinstance(item, str) and "\0" in item for item in items):
@@ -342,8 +346,9 @@ def check(hparams):
         if rule["choices"] and value not in rule["choices"]:
             raise UserError(f"--{field.name}={value!r} is unknown; allowed: {', '.join(map(str, rule['choices']))}"
                             f"{suggestion(value, rule['choices'])}.")
-    if any(width < 1 for width in getattr(hparams, "hidden_units", ())):
-        raise UserError(f"--hidden_units={hparams.hidden_units}: widths must be at least 1, such as 512,256.")
+    for name in ("hidden_units", "flow_units"):
+        if len(getattr(hparams, name, ())) > MOST_LAYERS:
+            raise UserError(f"--{name} lists {len(getattr(hparams, name))} widths; allowed: at most {MOST_LAYERS}.")
     return hparams
 
 

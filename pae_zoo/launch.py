@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 from absl import flags
 
@@ -15,7 +15,10 @@ from pae_zoo.errors import UserError, one_line
 
 #: in the work directory of a run: what an error that nobody foresaw came from
 TRACEBACK = "error.txt"
+LONGEST_NAME = 100
+# Of the command under way, for its errors: where it works, and its flags.
 _workdirs: list[Path] = []
+_options: list[Any] = []
 
 
 def run(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
@@ -25,6 +28,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     run, or to stderr with --verbosity=1.
     """
     _workdirs.clear()
+    _options.clear()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
@@ -39,6 +43,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
 
 def tell(error: Exception, argv: Sequence[str]) -> int:
     """Prints an error of the command `argv` in one line and returns the exit status."""
+    from pae_zoo import sizes
     from pae_zoo.training import Interrupted
 
     if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
@@ -49,6 +54,11 @@ def tell(error: Exception, argv: Sequence[str]) -> int:
         return 128 + error.signum
     if isinstance(error, UserError):
         print(f"pae_zoo: error: {one_line(str(error))}", file=sys.stderr)
+        return 2
+    if sizes.is_lack_of_memory(error):
+        asked = " and ".join(filter(None, map(sizes.large_flags, _options)))
+        print(f"pae_zoo: error: there is not enough memory for this: {one_line(str(error), 300)} Lower "
+              f"{asked or '--batch_size, or take fewer data'}. {_kept(error, argv)}", file=sys.stderr)  # fmt: skip
         return 2
     words = one_line(f"{type(error).__name__}: {error}").rstrip(".: ")
     print(f"pae_zoo: error: {words}. {_kept(error, argv)}", file=sys.stderr)
@@ -105,17 +115,21 @@ def parse(cls, argv: Sequence[str]) -> tuple:
     """
     values = flags.FlagValues()
     hp.define_flags(cls, values)
+    for word in argv:  # absl looks for names like an unknown one by recursion over its letters
+        if word.startswith("-") and len(word.partition("=")[0]) > LONGEST_NAME:
+            raise UserError(f"unknown flag {word[:LONGEST_NAME]}... Use --helpfull to see all flags.")
     try:
         rest = values(["pae_zoo", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
         known = hp.suggestion(error.flagname.removeprefix("no"), list(values))
         raise UserError(f"unknown flag --{error.flagname}{known} Use --helpfull to see all flags.")
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # such as an argument of --noNAME
         raise UserError(f"{str(error).replace('flag --', '--', 1)}. Use --helpfull to see types and ranges.")
     if rest:
         raise UserError(f"unexpected word {rest[0]!r}: flags are written --name=value.")
     given = {name for name in values if values[name].present}
-    return hp.from_flags(cls, values), given
+    _options[:] = [hp.from_flags(cls, values)]
+    return _options[0], given
 
 
 def set_device(device: str, precision: str = "float32") -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from pae_zoo import data, evaluation, launch, report, training
+from pae_zoo import data, evaluation, launch, report, sizes, training
 from pae_zoo import hparams as hp
 from pae_zoo.checkpoint import Position
 from pae_zoo.data.pipelines import Feed
@@ -42,7 +42,8 @@ def prepare(hparams, module) -> Session:
     data.check_steps(dataset, hparams.preprocess, hparams.augment)
     augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
     steps = training.total_steps(hparams, len(dataset.train.x) // _batch_size(hparams, len(dataset.train.x)))
-    model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
+    with sizes.affordable(hparams):
+        model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
     feed = _feed(model, dataset.train.x, dataset.valid.x, hparams, augment)
     return Session(hparams, run, dataset, model, feed, device)
 

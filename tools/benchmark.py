@@ -3,9 +3,10 @@
 import sys
 
 import benchmarks
-from command import Parser, use_package
+from command import Parser, told, use_package
 
 
+@told
 def main(argv: list[str]) -> int:
     use_package()
     parser = Parser(prog="benchmark", description=__doc__)

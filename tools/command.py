@@ -1,10 +1,11 @@
 """What the tools' command lines share: one-line errors with status 2, and the package on the path."""
 
 import argparse
+import functools
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Callable, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +31,30 @@ def natural(text: str, low: int = 0) -> int:
 def positive(text: str) -> int:
     """Returns a flag's value as an integer of at least 1."""
     return natural(text, 1)
+
+
+def path(text: str) -> str:
+    """Returns a flag's value as a path, with a home folder for a leading ~."""
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise argparse.ArgumentTypeError(f"there is no home folder {found.split('/')[0]}; write the path in full")
+    return found
+
+
+def told(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
+    """Returns `main(argv)` with whatever error it raises told in one line, as the launchers do."""
+
+    @functools.wraps(main)
+    def run(argv: list[str]) -> int:
+        try:
+            return main(argv)
+        except Exception as error:
+            use_package()
+            from pae_zoo import launch
+
+            return launch.tell(error, argv)
+
+    return run
 
 
 def use_package() -> None:

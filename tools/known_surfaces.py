@@ -8,19 +8,24 @@ import time
 from pathlib import Path
 
 import numpy as np
-from command import Parser, positive, use_package
+from command import Parser, path, positive, told, use_package
 
 PAIRS_APART = 2.4  # radians between the ends on the ring
 
 
+@told
 def main(argv: list[str]) -> int:
     use_package()
     parser = Parser(prog="known_surfaces", description=__doc__)
-    parser.add_argument("--out", default="known_surfaces", help="folder of the pictures (default: known_surfaces)")
+    parser.add_argument("--out", default="known_surfaces", type=path,
+                        help="folder of the pictures (default: known_surfaces)")
     parser.add_argument("--pairs", type=positive, default=32, help="pairs on the sphere (default: 32)")
     parser.add_argument("--steps", type=positive, default=3000, help="training steps on the ring (default: 3000)")
     args = parser.parse_args(argv)
+    from pae_zoo import atomic
+
     out = Path(args.out)
+    atomic.check_place(out, "out")
     out.mkdir(parents=True, exist_ok=True)
     sphere(out, args.pairs)
     ring(out, args.steps)

@@ -12,6 +12,7 @@ point) and OUT/runs.csv (a row per run).
 
 import dataclasses
 import itertools
+import math
 import re
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-from command import Parser, use_package
+from command import Parser, path, told, use_package
 from sweep_tables import metrics_of, write_tables
 
 # `--seeds` and `--out` set these; help would end a run before it begins.
@@ -31,6 +32,8 @@ RESERVED = {
     "help": "",
     "helpfull": "",
 }
+#: most points of a grid, and most letters of a folder's name
+MOST_POINTS, LONGEST_NAME = 10_000, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,9 @@ def parse_grid(text: str) -> list[tuple[tuple[str, str], ...]]:
         if len(set(split)) < len(split):
             raise ValueError(f"--grid gives {name} a value twice: {values}")
         axes[name] = split
+    count = math.prod(map(len, axes.values()))
+    if count > MOST_POINTS:
+        raise ValueError(f"--grid has {count} points; at most {MOST_POINTS} are run: take fewer values")
     return [tuple(zip(axes, values)) for values in itertools.product(*axes.values())]
 
 
@@ -99,6 +105,11 @@ def make_plans(points, seeds: Sequence[int], out: Path, common: Sequence[str]) -
     plans = []
     for point in points:
         folder = re.sub(r"[^A-Za-z0-9_.,=+-]", "_", "+".join(f"{k}={v}" for k, v in point)) or "all"
+        if len(folder) > LONGEST_NAME:
+            raise ValueError(
+                f"--grid has a point of {len(folder)} letters, which names a folder of --out; at most {LONGEST_NAME} "
+                "are possible: put long values into a flagfile after --"
+            )
         for seed in seeds:
             # The grid's flags come last: absl takes the last value.
             flags = [*common, *(f"--{k}={v}" for k, v in point), f"--seed={seed}"]
@@ -178,12 +189,13 @@ class Runner:
         return f"status {status}: {lines[-1].strip()} (log: {plan.log})"
 
 
+@told
 def main(argv: list[str]) -> int:
     own, common = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     parser = Parser(prog="sweep", description=__doc__)
     parser.add_argument("--grid", default="", help='flags and their values: "model=ae,vae latent_dim=2,8"')
     parser.add_argument("--seeds", default="0", help="seeds, such as 0,1,2 (default: 0)")
-    parser.add_argument("--out", required=True, help="folder of all runs and of the tables")
+    parser.add_argument("--out", required=True, type=path, help="folder of all runs and of the tables")
     parser.add_argument(
         "--metrics", default="", help="metrics of the table, such as test/mse,test/elbo (default: test/*)"
     )
@@ -193,6 +205,9 @@ def main(argv: list[str]) -> int:
     try:
         points, seeds = parse_grid(args.grid), parse_seeds(args.seeds)
         use_package()
+        from pae_zoo import atomic
+
+        atomic.check_place(out, "out")
         plans = make_plans(points, seeds, out, common)
         finished = {plan.workdir for plan in plans if is_finished(plan)}
     except ValueError as error:  # pae_zoo's UserError is one

@@ -9,23 +9,24 @@ seed, steps, accuracy, hash. The evaluation finds a set's own file in pae_zoo/ev
 given as --fid_weights=FILE. A new file means numbers that do not compare with those of the old one.
 """
 
-import os
 import sys
 from pathlib import Path
 
-from command import Parser, natural, positive, use_package
+from command import Parser, natural, positive, told, use_package
+from command import path as path_of
 
 LEARNING_RATE = 2e-3
 
 
+@told
 def main(argv: list[str]) -> int:
     parser = Parser(prog="train_features", description=__doc__)
     parser.add_argument("--dataset", required=True, help="labelled image set in the grammar of pae_zoo.main")
-    parser.add_argument("--data_dir", default="", help="folder that holds data sets as files")
+    parser.add_argument("--data_dir", default="", type=path_of, help="folder that holds data sets as files")
     parser.add_argument("--epochs", type=positive, default=8, help="passes over the training data (default: 8)")
     parser.add_argument("--batch_size", type=positive, default=128, help="images per step (default: 128)")
     parser.add_argument("--seed", type=natural, default=0, help="chooses initial weights and data order (default: 0)")
-    parser.add_argument("--out", default="", help="file to write (default: the set's own in the package)")
+    parser.add_argument("--out", default="", type=path_of, help="file to write (default: the set's own in the package)")
     args = parser.parse_args(argv)
     use_package()
     from pae_zoo.errors import UserError
@@ -44,7 +45,7 @@ def train(args) -> tuple[dict, Path]:
     """Trains, measures and writes; returns (note, path). Raises UserError for a set without images or labels."""
     import numpy as np
 
-    from pae_zoo import data
+    from pae_zoo import atomic, data
     from pae_zoo.errors import UserError
     from pae_zoo.evaluation import features
 
@@ -57,6 +58,7 @@ def train(args) -> tuple[dict, Path]:
     path = Path(args.out) if args.out else features.FOLDER / f"{dataset.slug}.npz"
     if not path.resolve().parent.is_dir() or path.suffix != ".npz":
         raise UserError(f"--out={path} is not a .npz file in an existing folder")
+    atomic.check_place(path, "out")
     num_classes = int(max(dataset.train.y.max(), dataset.test.y.max())) + 1
     model, steps = fit(dataset, num_classes, args)
     weights = [array.astype(np.float16) for array in model.get_weights()]
@@ -71,9 +73,8 @@ def train(args) -> tuple[dict, Path]:
         optimizer=f"Adam, {LEARNING_RATE}, cosine to 0", num_weights=model.count_params(), num_test=len(dataset.test),
         test_accuracy=float((logits.argmax(axis=1) == dataset.test.y).mean()),
     )  # fmt: skip
-    temporary = path.with_name(f".writing-{path.name}")
-    note = features.save(temporary, weights, note)
-    os.replace(temporary, path)
+    with atomic.file(path) as temporary:
+        note = features.save(temporary, weights, note)
     return note, path
 
 

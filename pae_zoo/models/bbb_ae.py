@@ -29,7 +29,7 @@ class HParams(hp.SharedHParams):
     prior_narrow_std: float = hp.option(0.0024787522, "Std of the narrow component of the mixture (e^-6).", above=0.0)
     prior_share: float = hp.option(0.5, "Share of the wide component of the mixture.", above=0.0, high=0.999)
     kl_weight: float = hp.option(1.0, "Weight of the KL term (1: the evidence lower bound).", low=0.0)
-    train_samples: int = hp.option(1, "Networks drawn in each training step.", low=1)
+    train_samples: int = hp.option(1, "Networks drawn in each training step.", low=1, high=1000)
     bbb_loss: str = hp.option(
         "elbo", "What is minimised: the negative evidence lower bound, or 'legacy': the squared error per pixel of the "
         "mean reconstruction plus the KL of a batch.", choices=("elbo", "legacy"))

@@ -19,7 +19,7 @@ from pae_zoo.models.bayesian import BayesianAE, Network, check_samples
 class HParams(hp.SharedHParams):
     """Flags of the deep ensemble of autoencoders."""
 
-    num_members: int = hp.option(5, "Autoencoders in the ensemble.", low=1, smoke=2)
+    num_members: int = hp.option(5, "Autoencoders in the ensemble.", low=1, high=1000, smoke=2)
 
 
 @register_keras_serializable("pae_zoo")

@@ -24,7 +24,7 @@ ASSIGNMENT = 31
 class HParams(vae.HParams):
     """Flags of the variational autoencoder with an ensemble of decoders."""
 
-    num_members: int = hp.option(10, "Decoders in the ensemble.", low=1, smoke=3)
+    num_members: int = hp.option(10, "Decoders in the ensemble.", low=1, high=1000, smoke=3)
     assignment: str = hp.option(
         "split", "Which decoders train on a batch: 'split' gives every datum one of them, at random and evenly; "
         "'per_batch' gives one drawn decoder the whole batch; 'all' gives everything to all.", choices=ASSIGNMENTS)

@@ -18,7 +18,7 @@ class HParams(vae.HParams):
     """Flags of the VAE with a Householder flow."""
 
     num_flows: int = hp.option(4, "Reflections F of the posterior, each at a plane that the encoder chooses (0: the "
-                               "vae).", low=0)
+                               "vae).", low=0, high=1000)
 
 
 class ReflectedPosterior(Posterior):

@@ -20,8 +20,9 @@ class HParams(vae.HParams):
 
     kl: str = hp.option("mc", "KL(q||p) is estimated from the samples: a flow has no closed form.", choices=("mc",))
     gradient: str = hp.option("pathwise", "Gradient of log q(z|x): through z and the weights.", choices=("pathwise",))
-    num_flows: int = hp.option(4, "Blocks F of the flow (0: the vae).", low=0)
-    iaf_units: int = hp.option(500, "Width of the hidden layer of each block's masked network.", low=1, smoke=16)
+    num_flows: int = hp.option(4, "Blocks F of the flow (0: the vae).", low=0, high=1000)
+    iaf_units: int = hp.option(500, "Width of the hidden layer of each block's masked network.",
+                               low=1, high=2**20, smoke=16)
     iaf_context: bool = hp.option(True, "Whether the flow sees the encoder's last hidden layer; the published code's "
                                   "did not.")
     iaf_start: str = hp.option("zero", "Start of the masked networks: zero (gates alone), or vlae: as in the published "

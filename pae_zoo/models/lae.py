@@ -29,7 +29,7 @@ class HParams(CurvatureFlags):
     objective: str = hp.option(
         "elbo", "What is minimised: the negative evidence lower bound, or 'upstream': the published loss, the mean "
         "squared error at the sampled weights times --curvature_constant.", choices=OBJECTIVES)
-    train_samples: int = hp.option(1, "Networks drawn in a training step.", low=1)
+    train_samples: int = hp.option(1, "Networks drawn in a training step.", low=1, high=1000)
     hessian_update: str = hp.option(
         "ema", "h <- m h + (1 - m) g (ema), or h <- m h + g (accumulate, as published), for the curvature g of a step.",
         choices=UPDATES)

@@ -28,7 +28,7 @@ class HParams(CurvatureFlags):
     """Flags of the post-hoc Laplacian autoencoder; shared training flags drive its first stage, a plain autoencoder."""
 
     curvature_structure: str = hp.option("diag", "What is kept of the curvature.", choices=STRUCTURES)
-    curvature_rank: int = hp.option(32, "low_rank: rank of the sketch.", low=1, smoke=8)
+    curvature_rank: int = hp.option(32, "low_rank: rank of the sketch.", low=1, high=100_000, smoke=8)
     curvature_data: int = hp.option(0, "Training data that the curvature is computed on, scaled up to all (0: all).",
                                     low=0)
     optimize: tuple[str, ...] = hp.option(

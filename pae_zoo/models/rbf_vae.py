@@ -26,7 +26,7 @@ class HParams(vae.HParams):
     """Flags of the variational autoencoder with RBF variances; shared training flags drive its first stage."""
 
     likelihood: str = hp.with_default("likelihood", "gaussian")
-    rbf_centres: int = hp.option(10, "Radial basis functions: clusters of the codes.", low=1)
+    rbf_centres: int = hp.option(10, "Radial basis functions: clusters of the codes.", low=1, high=100_000)
     rbf_alpha: float = hp.option(1.0, "published: factor of the mean distance to a centre that is its bandwidth.",
                                  above=0.0)
     rbf_floor: float = hp.option(0.1, "published: precision zeta far from all codes, where the std is zeta^-1/2.",

@@ -20,7 +20,8 @@ FIXED_SEED = (0, 0)
 class HParams(vae.HParams):
     """Flags of the semi-amortised VAE."""
 
-    num_svi_steps: int = hp.option(4, "Steps of gradient ascent from the encoder's posterior (0: the vae).", low=0)
+    num_svi_steps: int = hp.option(4, "Steps of gradient ascent from the encoder's posterior (0: the vae).",
+                                   low=0, high=1000)
     svi_learning_rate: float = hp.option(
         1e-3, "Length of a step per unit of gradient; a stable one is below 2 / the largest posterior precision.",
         low=0.0)

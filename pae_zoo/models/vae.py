@@ -32,7 +32,7 @@ class HParams(hp.SharedHParams):
         "KL(q||p) in closed form, or 'mc': estimated from the same samples as the reconstruction.",
         choices=("analytic", "mc"),
     )
-    num_latent_samples: int = hp.option(1, "Samples of z per datum in the objective.", low=1)
+    num_latent_samples: int = hp.option(1, "Samples of z per datum in the objective.", low=1, high=10_000)
     bound: str = hp.option(
         "elbo",
         "What is maximised: the evidence lower bound, or 'iwae': the log of the mean weight of the latent samples.",

@@ -27,7 +27,7 @@ COVARIANCES = ("full", "diag", "low_rank", "matrix_free")
 class HParams(vae.HParams):
     """Flags of the variational Laplace autoencoder."""
 
-    num_updates: int = hp.option(4, "Updates T of the posterior's mean, from the encoder's.", low=0)
+    num_updates: int = hp.option(4, "Updates T of the posterior's mean, from the encoder's.", low=0, high=1000)
     update_lr: float = hp.option(0.5, "Step length a in (0, 1] of the updates; 1 leaves the encoder no gradient.",
                                  above=0.0, high=1.0)
     update_schedule: str = hp.option(
@@ -41,13 +41,14 @@ class HParams(vae.HParams):
     covariance: str = hp.option(
         "full", "Form of q's precision: full, its diagonal, identity plus low rank, or matrix_free (training forms no "
         "matrix; the search takes conjugate gradients).", choices=COVARIANCES)
-    rank: int = hp.option(8, "Rank of the covariance low_rank.", low=1)
+    rank: int = hp.option(8, "Rank of the covariance low_rank.", low=1, high=65_536)
     search: str = hp.option("newton", "Each update by a factorisation, or by cg: conjugate gradients after the first.",
                             choices=laplace.SOLVERS)
-    cg_iterations: int = hp.option(3, "Conjugate-gradient steps in an update.", low=1)
+    cg_iterations: int = hp.option(3, "Conjugate-gradient steps in an update.", low=1, high=10_000)
     cg_precondition: bool = hp.option(True, "With --search=cg: factor the first precision and precondition by it; "
                                       "otherwise the search forms no Jacobian.")
-    lanczos_iterations: int = hp.option(12, "Products with the precision that a draw of matrix_free takes.", low=1)
+    lanczos_iterations: int = hp.option(12, "Products with the precision that a draw of matrix_free takes.",
+                                        low=1, high=10_000)
     search_gradient: str = hp.option(
         "full", "Gradient through the updates: full; implicit: that of an affine decoder, from the last point alone; "
         "detached: the encoder's part of it alone.", choices=SEARCH_GRADIENTS)

@@ -27,7 +27,7 @@ class CurvatureFlags(hp.SharedHParams):
     """Flags of the curvature and of the Gaussian over weights."""
 
     curvature_method: str = hp.option("mc", "How the curvature of a batch is computed.", choices=METHODS[DIAG])
-    curvature_probes: int = hp.option(1, "mc, hybrid: probes for each datum.", low=1)
+    curvature_probes: int = hp.option(1, "mc, hybrid: probes for each datum.", low=1, high=10_000)
     mix_width: int = hp.option(1024, "mix: full matrices where a layer has at most so many outputs.", low=0)
     mix_pattern: str = hp.option(
         WIDTH, "mix: where full matrices are kept: by --mix_width, or 'upstream': between the dense layers before a "
