@@ -5,11 +5,11 @@ import glob
 import sys
 from pathlib import Path
 
-from pae_zoo import evaluation, launch, report
+from pae_zoo import evaluation, launch, models, report
 from pae_zoo import hparams as hp
 from pae_zoo.errors import UserError
 from pae_zoo.run import Run
-from pae_zoo.session import default_tasks
+from pae_zoo.session import tasks_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +37,10 @@ def main(argv: list[str]) -> int:
     runs = [Run(path) for path in workdirs(options)]
     for run in runs:  # every mistake is told before the first number is computed
         launch.works_in(run.workdir)
-        run.read_hparams()
+        hparams = _hparams(run, options, given)
         run.read_metrics()
         run.prepare()
+        evaluation.find_sets(hparams, tasks_of(hparams, models.find(hparams.model).MODEL))
     launch.set_device(options.device)
     done = [_evaluate(run, options, given) for run in runs]
     if len(runs) > 1:
@@ -67,22 +68,28 @@ def workdirs(options: Flags) -> list[str]:
     return found
 
 
-def _evaluate(run: Run, options: Flags, given: set[str]) -> tuple[str, ...]:
-    """Evaluates one run and returns the names of the tasks that its model supports."""
+def _hparams(run: Run, options: Flags, given: set[str]):
+    """Returns the hyper-parameters of a run with what the command changes of them."""
     hparams = run.read_hparams()
     changed = {name: getattr(options, name) for name in given if hasattr(hparams, name)
                and name not in ("workdir", "seed")}  # fmt: skip
-    hparams = dataclasses.replace(hparams, **{**changed, "workdir": str(run.workdir)})
-    model = run.load_model()
+    return dataclasses.replace(hparams, **{**changed, "workdir": str(run.workdir)})
+
+
+def _evaluate(run: Run, options: Flags, given: set[str]) -> tuple[str, ...]:
+    """Evaluates one run and returns the names of the tasks that its model supports."""
+    hparams, model = _hparams(run, options, given), run.load_model()
     if "test_samples" in given and hasattr(model, "test_samples"):
         model.test_samples = hparams.test_samples
     dataset = launch.load_dataset(run.read_hparams() if "data_dir" not in given else hparams)
-    names = hparams.tasks or default_tasks(model)
+    if tuple(dataset.event_shape) != tuple(model.event_shape):
+        raise UserError(f"{run.model_path} takes data of shape {tuple(model.event_shape)}, {hparams.dataset} has "
+                        f"{tuple(dataset.event_shape)}: one of them is not what this run was trained on.")  # fmt: skip
+    names = tasks_of(hparams, type(model))
     # The run's own seed stays what it was: tables tell models apart by it.
     seed = options.seed if "seed" in given else hparams.seed
     context = evaluation.Context(model, dataset, hparams, run, seed=seed)
-    values = evaluation.evaluate(context, names)
-    run.merge_metrics(values)
+    values = evaluation.evaluate(context, names, run.merge_metrics)
     print(f"{run.workdir}:")
     print("\n".join(report.lines(values) + report.pictures(context.figures)), flush=True)
     return tuple(name for name in names if values.get(name) != evaluation.UNSUPPORTED)

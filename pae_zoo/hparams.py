@@ -140,7 +140,8 @@ class EvaluationFlags(RestorationFlags):
         choices=("exclude", "keep"), group=EVALUATION, operational=True)
     stability_dir: str = option("", "Folder of what distance_stability finds over runs; empty: distance_stability in "
                                 "the folder that holds the runs.", group=EVALUATION, operational=True, path=True)
-    cluster_points: int = option(60, "Test data that the task clustering clusters.", low=2, group=EVALUATION, smoke=24)
+    cluster_points: int = option(60, "Test data that the task clustering clusters.",
+                                 low=2, high=10_000, group=EVALUATION, smoke=24)
 
 
 @dataclasses.dataclass(frozen=True)

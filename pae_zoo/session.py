@@ -42,6 +42,7 @@ def prepare(hparams, module) -> Session:
     data.check_steps(dataset, hparams.preprocess, hparams.augment)
     augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
     steps = training.total_steps(hparams, len(dataset.train.x) // _batch_size(hparams, len(dataset.train.x)))
+    evaluation.find_sets(hparams, tasks_of(hparams, module.MODEL), dataset.event_shape)
     with sizes.affordable(hparams):
         model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
     feed = _feed(model, dataset.train.x, dataset.valid.x, hparams, augment)
@@ -93,7 +94,7 @@ def finish(session: Session) -> int:
         training.write_scalars(run, position.steps, found)
     start = time.monotonic()
     context = evaluation.Context(session.model, session.dataset, hparams, run, seed=hparams.seed)
-    values = evaluation.evaluate(context, hparams.tasks or default_tasks(session.model))
+    values = evaluation.evaluate(context, tasks_of(hparams, type(session.model)), run.merge_metrics)
     run.merge_metrics({
         **values,
         "train/steps": position.steps,
@@ -153,11 +154,11 @@ def _tell_early_stop(position: Position, hparams, run: Run) -> None:
               f"{hparams.patience} epochs", flush=True)
 
 
-def default_tasks(model) -> tuple[str, ...]:
-    """Returns the tasks that follow a training: reconstruction, and likelihood where the model offers it."""
-    offered = type(model).importance_estimate is not Autoencoder.importance_estimate
-    own = type(model).default_tasks
-    return ("reconstruction", "likelihood", *own) if offered else ("reconstruction", *own)
+def tasks_of(hparams, model_class) -> tuple[str, ...]:
+    """Returns the tasks of --tasks; without any: reconstruction, and likelihood where the model offers it."""
+    offered = model_class.importance_estimate is not Autoencoder.importance_estimate
+    likelihood = ("likelihood",) if offered else ()
+    return hparams.tasks or ("reconstruction", *likelihood, *model_class.default_tasks)
 
 
 def tell(run: Run) -> None:

@@ -17,7 +17,7 @@ import pytest
 from battery import ROWS
 from tiers import some
 
-from pae_zoo import evaluate, launch, main, models
+from pae_zoo import evaluate, evaluation, launch, main, models
 from pae_zoo import hparams as hp
 from pae_zoo.run import Run
 
@@ -210,6 +210,11 @@ BAD = {
     "unknown data set": (["--dataset=digit"], "digits"),
     "unknown task": (["--tasks=reconstrction"], "reconstruction"),
     "unknown ood set": (["--ood_datasets=mnits"], "mnist"),
+    "ood set like one made": (["--ood_datasets=nois"], "did you mean noise"),
+    "missing ood set": (["--tasks=ood", "--ood_datasets=noise,npz:no.npz"], "leave npz:no.npz out of --ood_datasets"),
+    "ood set to be fetched": (["--tasks=density", "--ood_datasets=kmnist", "--download=false"],
+                              "put its files in <data_dir>/kmnist/"),
+    "ood set of vectors": (["--tasks=ood", "--ood_datasets=circle"], "has data of shape (2,)"),
     "unknown network": (["--encoder=mpl"], "mlp"),
     "unknown preprocessing": (["--preprocess=dequantize"], "dequantise"),
     "unknown augmentation": (["--augment=spin"], "rotate"),
@@ -257,6 +262,27 @@ def test_a_workdir_that_holds_something_else_is_refused(tmp_path, capsys):
 ])  # fmt: skip
 def test_evaluate_refuses_what_is_no_run(flags, expected, capsys):
     assert expected in refused(capsys, *flags, launcher=evaluate)
+
+
+def test_evaluate_finds_ood_sets_first_and_keeps_what_is_done(finished, tmp_path, capsys, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (copy / "metrics.json").unlink()
+    flags = [f"--workdir={copy}", "--tasks=reconstruction,ood", "--ood_datasets=npz:no.npz"]
+    assert "leave npz:no.npz out" in refused(capsys, *flags, launcher=evaluate)
+    assert not (copy / "metrics.json").exists()
+
+    def failing(context):
+        yield "ood/a", 1.0
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(evaluation.ood, "run", failing)
+    assert call(f"--workdir={copy}", "--tasks=reconstruction,ood", launcher=evaluate) == 1
+    assert Run(copy).read_metrics()["test/mse"] == Run(finished).read_metrics()["test/mse"]
+    assert "ood/a" not in Run(copy).read_metrics()
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line == f"pae_zoo: error: RuntimeError: a fault. The traceback is in {copy}/error.txt."
+    assert "in failing" in (copy / "error.txt").read_text()
 
 
 def test_evaluate_refuses_an_unknown_task(finished, capsys):

@@ -5,9 +5,9 @@ from pae_zoo.data.corruptions import CORRUPTIONS, corrupted
 from pae_zoo.data.dataset import Dataset, Info, Split, slug
 from pae_zoo.data.loading import check_steps, load
 from pae_zoo.data.preprocessing import Chain, bits_per_dim, build_chain
-from pae_zoo.data.sources import check_name, describe
+from pae_zoo.data.sources import check_name, describe, locate
 
 __all__ = [
     "CORRUPTIONS", "Chain", "Dataset", "Info", "Split", "bits_per_dim", "build_augmentation", "build_chain",
-    "check_name", "check_steps", "corrupted", "describe", "load", "slug",
+    "check_name", "check_steps", "corrupted", "describe", "load", "locate", "slug",
 ]  # fmt: skip

@@ -161,6 +161,14 @@ def check_name(name: str) -> None:
     raise UserError(f"Unknown dataset {reading.shown(name)!r}.{did} Allowed: {', '.join(describe())}.")
 
 
+def locate(name: str, *, data_dir: str = "", download: bool = True) -> Optional[tuple[int, ...]]:
+    """Returns the shape of a datum of an OOD set as it is stored, None where it varies.
+
+    The set is looked for, or downloaded, where `load` takes it from; raises UserError as that does.
+    """
+    return find(name, data_dir=data_dir, download=download, ood=True)[0].train.shape
+
+
 def find(
     name: str, *, data_dir: str = "", download: bool = True, ood: bool = False, seed: int = 0
 ) -> tuple[Raw, Info, Geometry]:

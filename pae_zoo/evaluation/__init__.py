@@ -10,9 +10,10 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
-from typing import Union
+from typing import Any, Optional, Union
 
 from pae_zoo.errors import UserError
+from pae_zoo.evaluation import ood
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
 from pae_zoo.evaluation.downstream import check_counts
 from pae_zoo.evaluation.features import check_file
@@ -20,7 +21,7 @@ from pae_zoo.evaluation.imputing import parse as check_masks
 from pae_zoo.evaluation.ood import check_names
 from pae_zoo.evaluation.restoration import check_mask
 
-__all__ = ["UNSUPPORTED", "Context", "check", "check_tasks", "describe", "evaluate", "over_runs", "tasks"]
+__all__ = ["UNSUPPORTED", "Context", "check", "check_tasks", "describe", "evaluate", "find_sets", "over_runs", "tasks"]
 
 Value = Union[float, str]
 
@@ -60,6 +61,12 @@ def check_tasks(names: Sequence[str]) -> None:
             raise UserError(f"Unknown task {name!r}.{hint} Tasks are: {', '.join(known)}.")
 
 
+def find_sets(flags, names: Sequence[str], event_shape: Optional[tuple[int, ...]] = None) -> None:
+    """Raises UserError unless the sets of --ood_datasets are there, where one of the tasks `names` needs them."""
+    if any(getattr(importlib.import_module(f"{__name__}.{name}"), "NEEDS_OOD_SETS", False) for name in names):
+        ood.find_sets(flags, event_shape)
+
+
 def over_runs(names: Sequence[str], runs: Sequence, options) -> Iterator[str]:
     """Yields what the tasks `names` find by comparing `runs`, each of which they were done for, as lines to print.
 
@@ -71,9 +78,12 @@ def over_runs(names: Sequence[str], runs: Sequence, options) -> Iterator[str]:
             yield from compare(runs, options)
 
 
-def evaluate(context: Context, names: Sequence[str]) -> dict[str, Value]:
+def evaluate(
+    context: Context, names: Sequence[str], keep: Callable[[dict[str, Value]], Any] = lambda found: None
+) -> dict[str, Value]:
     """Runs the tasks `names` in order and returns their flat {key: value}; see docs/metrics.md.
 
+    `keep` is called with the values of each task when it ends, so that a later one that fails takes none along.
     Values are Python floats or short strings. The scalars, the pictures and the codes also go to TensorBoard
     under `tensorboard/evaluation`. Raises UserError for an unknown task or a bad OOD data set.
     """
@@ -82,12 +92,15 @@ def evaluate(context: Context, names: Sequence[str]) -> dict[str, Value]:
     results: dict[str, Value] = {}
     for number, name in enumerate(dict.fromkeys(names), start=1):
         context.progress_prefix = f"[{number}/{len(set(names))}] {name}"
+        own: dict[str, Value] = {}
         try:
             for key, value in found[name](context):
-                results[key] = value if isinstance(value, str) else float(value)
+                own[key] = value if isinstance(value, str) else float(value)
         except NotImplementedError as error:
             context.say(f"{name}: unsupported. {sentence(error)}")
-            results[name] = UNSUPPORTED
+            own[name] = UNSUPPORTED
+        keep(own)
+        results |= own
     for key, value in results.items():
         if not isinstance(value, str) and not math.isfinite(value):
             context.say(f"{key} is {value}: the model gave numbers that are not finite.")

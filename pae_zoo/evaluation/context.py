@@ -146,9 +146,9 @@ class Context:
     def batches(self, x: np.ndarray, batch_size: Optional[int] = None) -> Iterator[tuple[np.ndarray, int]]:
         """Yields (batch, count): float32 batches of one size, the last padded with copies of its last row.
 
-        Only the first `count` rows are data. One size means one compilation.
+        No batch is padded far beyond the data. Only the first `count` rows are data. One size means one compilation.
         """
-        size = batch_size or int(self.hparams.batch_size)
+        size = min(batch_size or int(self.hparams.batch_size), max(len(x), SHARED_ROWS))
         for start in range(0, len(x), size):
             batch = to_unit(x[start : start + size])
             count = len(batch)

@@ -3,17 +3,18 @@
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import tensorflow as tf
 
 from pae_zoo import data, plotting
 from pae_zoo.data.geometry import Geometry
-from pae_zoo.errors import UserError
+from pae_zoo.errors import UserError, suggestion
 from pae_zoo.evaluation import detection, predictions
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentence, to_unit
 
+NEEDS_OOD_SETS = True
 SHOWN_POINTS = 2000
 SHOWN_IMAGES = 8
 
@@ -56,8 +57,35 @@ def names(context: Context) -> list[str]:
 def check_names(given: Sequence[str]) -> None:
     """Raises UserError when one of `given` is neither made from the data nor in the grammar of --dataset."""
     for name in given:
-        if name not in data.CORRUPTIONS:
+        if name in data.CORRUPTIONS:
+            continue
+        try:
             data.check_name(name)
+        except UserError as error:
+            made = f"{suggestion(name, data.CORRUPTIONS)}; made from the data: {', '.join(data.CORRUPTIONS)}"
+            raise UserError(f"--ood_datasets: {str(error).rstrip('.')}{made}.") from error
+
+
+def find_sets(hparams, event_shape: Optional[tuple[int, ...]] = None) -> None:
+    """Raises UserError unless every set of --ood_datasets is there and, where known, of shapes that are converted."""
+    given = [name for name in hparams.ood_datasets if name not in data.CORRUPTIONS]
+    check_names(given)
+    for name in given:
+        try:
+            shape = data.locate(name, data_dir=hparams.data_dir, download=hparams.download)
+            if shape is not None and event_shape is not None:
+                _check_shapes(name, shape, event_shape)
+        except UserError as error:
+            raise UserError(f"--ood_datasets={','.join(hparams.ood_datasets)}: {error} To go on without it leave "
+                            f"{name} out of --ood_datasets.") from error
+
+
+def _check_shapes(name: str, received: tuple[int, ...], event_shape: tuple[int, ...]) -> None:
+    if received != event_shape and (len(received) != 3 or len(event_shape) != 3):
+        raise UserError(
+            f"OOD data set {name!r} has data of shape {received}, the model takes {event_shape}: only grey and "
+            "RGB images are converted. Give --ood_datasets of the model's shape."
+        )
 
 
 def load_sets(context: Context) -> dict[str, tuple[np.ndarray, str]]:
@@ -94,11 +122,10 @@ def convert(name: str, x: np.ndarray, event_shape: tuple[int, ...]) -> tuple[np.
     received = x.shape[1:]
     if received == event_shape:
         return x, ""
-    if len(received) != 3 or len(event_shape) != 3 or {received[2], event_shape[2]} - {1, 3}:
-        raise UserError(
-            f"OOD data set {name!r} has data of shape {received}, the model takes {event_shape}: only grey and "
-            "RGB images are converted. Give --ood_datasets of the model's shape."
-        )
+    _check_shapes(name, received, event_shape)
+    if {received[2], event_shape[2]} - {1, 3}:
+        raise UserError(f"OOD data set {name!r} has {received[2]} channels, the model takes {event_shape[2]}: only grey "
+                        "and RGB images are converted.")
     done = []
     if received[2] > event_shape[2]:
         done.append("colour to grey (luma)")
