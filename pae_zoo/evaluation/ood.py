@@ -124,8 +124,8 @@ def convert(name: str, x: np.ndarray, event_shape: tuple[int, ...]) -> tuple[np.
         return x, ""
     _check_shapes(name, received, event_shape)
     if {received[2], event_shape[2]} - {1, 3}:
-        raise UserError(f"OOD data set {name!r} has {received[2]} channels, the model takes {event_shape[2]}: only grey "
-                        "and RGB images are converted.")
+        raise UserError(f"OOD data set {name!r} has {received[2]} channels, the model takes {event_shape[2]}: only "
+                        "grey and RGB images are converted.")
     done = []
     if received[2] > event_shape[2]:
         done.append("colour to grey (luma)")
