@@ -17,6 +17,7 @@ _ALLOWED = frozenset(
     "SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 EMPTY_LIST LIST APPEND "
     "APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS".split()
 )
+_MOST_STEPS = 2_000_000  # some seconds to look through
 _MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 _DTYPES = ("b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8")
 
@@ -105,6 +106,8 @@ def _check(raw: bytes) -> None:
     for number, (code, argument, _) in enumerate(pickletools.genops(raw)):
         if code.name not in _ALLOWED:
             raise pickle.UnpicklingError(f"it uses {code.name}, which no plain array needs")
+        if number > _MOST_STEPS:
+            raise pickle.UnpicklingError(f"it has over {_MOST_STEPS} instructions")
         if code.name in _MEMO and argument > number:
             raise pickle.UnpicklingError("it keeps notes far beyond its size")
 
