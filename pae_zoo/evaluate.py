@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         hparams = _hparams(run, options, given)
         run.read_metrics()
         run.prepare()
-        evaluation.find_sets(hparams, tasks_of(hparams, models.find(hparams.model).MODEL))
+        evaluation.check_data(hparams, tasks_of(hparams, models.find(hparams.model).MODEL))
     launch.set_device(options.device)
     done = [_evaluate(run, options, given) for run in runs]
     if len(runs) > 1:
@@ -86,6 +86,7 @@ def _evaluate(run: Run, options: Flags, given: set[str]) -> tuple[str, ...]:
         raise UserError(f"{run.model_path} takes data of shape {tuple(model.event_shape)}, {hparams.dataset} has "
                         f"{tuple(dataset.event_shape)}: one of them is not what this run was trained on.")  # fmt: skip
     names = tasks_of(hparams, type(model))
+    evaluation.check_data(hparams, names, dataset)
     # The run's own seed stays what it was: tables tell models apart by it.
     seed = options.seed if "seed" in given else hparams.seed
     context = evaluation.Context(model, dataset, hparams, run, seed=seed)

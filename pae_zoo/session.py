@@ -42,7 +42,7 @@ def prepare(hparams, module) -> Session:
     data.check_steps(dataset, hparams.preprocess, hparams.augment)
     augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
     steps = training.total_steps(hparams, len(dataset.train.x) // _batch_size(hparams, len(dataset.train.x)))
-    evaluation.find_sets(hparams, tasks_of(hparams, module.MODEL), dataset.event_shape)
+    evaluation.check_data(hparams, tasks_of(hparams, module.MODEL), dataset)
     with sizes.affordable(hparams):
         model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
     feed = _feed(model, dataset.train.x, dataset.valid.x, hparams, augment)

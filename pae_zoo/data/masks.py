@@ -130,7 +130,7 @@ def _from_file(text: str, shape: tuple[int, ...], num: int) -> np.ndarray:
 
 
 def _read(path: pathlib.Path) -> np.ndarray:
-    remedy = f"allowed: {GRAMMAR}"
+    remedy = f"--mask takes {GRAMMAR}"
     with reading.opened(path, remedy) as file:
         if path.suffix == ".png":
             images.strict()

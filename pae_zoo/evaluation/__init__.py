@@ -12,8 +12,8 @@ import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional, Union
 
+from pae_zoo.data import Dataset
 from pae_zoo.errors import UserError
-from pae_zoo.evaluation import ood
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
 from pae_zoo.evaluation.downstream import check_counts
 from pae_zoo.evaluation.features import check_file
@@ -21,7 +21,7 @@ from pae_zoo.evaluation.imputing import parse as check_masks
 from pae_zoo.evaluation.ood import check_names
 from pae_zoo.evaluation.restoration import check_mask
 
-__all__ = ["UNSUPPORTED", "Context", "check", "check_tasks", "describe", "evaluate", "find_sets", "over_runs", "tasks"]
+__all__ = ["UNSUPPORTED", "Context", "check", "check_data", "check_tasks", "describe", "evaluate", "over_runs", "tasks"]
 
 Value = Union[float, str]
 
@@ -61,10 +61,14 @@ def check_tasks(names: Sequence[str]) -> None:
             raise UserError(f"Unknown task {name!r}.{hint} Tasks are: {', '.join(known)}.")
 
 
-def find_sets(flags, names: Sequence[str], event_shape: Optional[tuple[int, ...]] = None) -> None:
-    """Raises UserError unless the sets of --ood_datasets are there, where one of the tasks `names` needs them."""
-    if any(getattr(importlib.import_module(f"{__name__}.{name}"), "NEEDS_OOD_SETS", False) for name in names):
-        ood.find_sets(flags, event_shape)
+def check_data(flags, names: Sequence[str], dataset: Optional[Dataset] = None) -> None:
+    """Raises UserError unless the sets and masks that the tasks `names` take are there and, where known, fit the data.
+
+    For before a training, whose work a task must not lose by what it could have been told at once.
+    """
+    checks = [getattr(importlib.import_module(f"{__name__}.{name}"), "check_data", None) for name in names]
+    for check_one in dict.fromkeys(filter(None, checks)):
+        check_one(flags, dataset)
 
 
 def over_runs(names: Sequence[str], runs: Sequence, options) -> Iterator[str]:

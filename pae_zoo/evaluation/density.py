@@ -10,7 +10,7 @@ from pae_zoo.evaluation import detection, ood, quality
 from pae_zoo.evaluation.baselines import BASELINES, Density
 from pae_zoo.evaluation.context import Context
 
-NEEDS_OOD_SETS = True
+check_data = ood.check_data
 DRAWS = 10_000
 MANIFOLD_DATA = 1000
 SHOWN = 12

@@ -1,5 +1,6 @@
 """Imputation: what a model fills in for hidden pixels, scored by a classifier and against the original."""
 
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any, Optional
@@ -7,6 +8,7 @@ from typing import Any, Optional
 import numpy as np
 
 from pae_zoo import plotting, plotting_uncertainty
+from pae_zoo.data import Dataset
 from pae_zoo.evaluation import calibration_metrics as metrics
 from pae_zoo.evaluation import features, imputing
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence, to_unit
@@ -71,6 +73,14 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         figure = plotting_uncertainty.confidence(panels, title)
         context.board.figure("imputation_confidence", figure)
         context.figure("imputation_confidence", figure)
+
+
+def check_data(flags, dataset: Optional[Dataset] = None) -> None:
+    """Raises UserError unless --imputation_masks fit the test data, where they are known."""
+    num = dataset and min(flags.imputation_images, len(dataset.test.x))
+    for text in imputing.parse(flags.imputation_masks).values() if dataset else ():
+        with contextlib.suppress(NotImplementedError):  # the task leaves such a mask out, and says so
+            imputing.seen(text, dataset.event_shape, num, flags.seed)
 
 
 class Scores:

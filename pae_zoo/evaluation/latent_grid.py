@@ -12,7 +12,7 @@ from pae_zoo.evaluation.calibration_metrics import spearman
 from pae_zoo.evaluation.context import Context, Projection
 from pae_zoo.plotting_uncertainty import Plane
 
-NEEDS_OOD_SETS = True
+check_data = ood.check_data
 SIDE, TABLE_SIDE = 50, 10
 MARGIN = 0.3
 SHOWN_CODES = 2000

@@ -14,7 +14,6 @@ from pae_zoo.errors import UserError, suggestion
 from pae_zoo.evaluation import detection, predictions
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentence, to_unit
 
-NEEDS_OOD_SETS = True
 SHOWN_POINTS = 2000
 SHOWN_IMAGES = 8
 
@@ -66,8 +65,9 @@ def check_names(given: Sequence[str]) -> None:
             raise UserError(f"--ood_datasets: {str(error).rstrip('.')}{made}.") from error
 
 
-def find_sets(hparams, event_shape: Optional[tuple[int, ...]] = None) -> None:
+def check_data(hparams, dataset: Optional[data.Dataset] = None) -> None:
     """Raises UserError unless every set of --ood_datasets is there and, where known, of shapes that are converted."""
+    event_shape = dataset and tuple(dataset.event_shape)
     given = [name for name in hparams.ood_datasets if name not in data.CORRUPTIONS]
     check_names(given)
     for name in given:

@@ -1,12 +1,12 @@
 """Inpainting and denoising: what hides behind a mask and noise, and how sure the model is of it."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
 from pae_zoo import plotting
-from pae_zoo.data import masks
+from pae_zoo.data import Dataset, masks
 from pae_zoo.evaluation.context import Context, to_unit
 from pae_zoo.evaluation.restoring import Restoration, Restorer
 
@@ -42,6 +42,13 @@ def check_mask(text: str) -> None:
     """Raises UserError when --mask is given and not in the grammar of `pae_zoo.data.masks`."""
     if text:
         masks.parse(text)
+
+
+def check_data(flags, dataset: Optional[Dataset] = None) -> None:
+    """Raises UserError unless --mask fits the test data, where they are known."""
+    if flags.mask and dataset is not None:
+        num = min(flags.restoration_images, len(dataset.test.x))
+        masks.make(masks.parse(flags.mask), dataset.event_shape, num, flags.seed)
 
 
 def measure(found: Restoration, truth: np.ndarray, seen: np.ndarray) -> Iterator[tuple[str, float]]:
