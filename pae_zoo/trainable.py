@@ -1,19 +1,19 @@
 """What trains step by step: one objective, seeded steps, compiled blocks of steps, Keras' entry points."""
 
 import contextlib
-import itertools
-from collections.abc import Iterator
 from typing import Any, Optional
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo import fit_data, seeds
 from pae_zoo.errors import UserError
 
 # Stream numbers folded into a step's seed, so that no two uses of noise share their bits.
 PREPROCESS, AUGMENT, VALIDATION = range(1, 4)
+# Training data that `adapt` is given.
+ADAPT_DATA = 10_000
 
 
 def to_float(x, dtype: Optional[tf.DType] = None) -> tf.Tensor:
@@ -32,8 +32,9 @@ def to_float(x, dtype: Optional[tf.DType] = None) -> tf.Tensor:
 class Trainable(keras.Model):
     """A `keras.Model` with its own objective, whose step t draws from the seed (seed, t) alone.
 
-    A subclass defines `objective`, `tracked` and, where it takes statistics from data, `adapt`. Plain `fit` and
-    the launcher's blocks of steps (`feeding`) take the same steps.
+    A subclass defines `objective`, `tracked`, `event_shape` and, where it takes statistics from data, `adapt`. Plain
+    `fit` and the launcher's blocks of steps (`feeding`) take the same steps. The loss is the mean of the objective over
+    the batch, weighted where there are weights, plus `losses`: Keras' regularisers and what layers `add_loss`.
 
     Args:
       seed: base of every random number drawn in training.
@@ -41,8 +42,17 @@ class Trainable(keras.Model):
 
     #: per-datum terms that `objective` returns besides "loss", tracked as metrics
     tracked: tuple[str, ...] = ()
+    #: those of them that are better the higher they are, for callbacks that monitor them with mode "auto"
+    higher_is_better: tuple[str, ...] = ("elbo", "log_prior")
     #: {a key of metrics.jsonl: the name that the original code gave it in TensorBoard}, written beside our own
     upstream_tags: dict[str, str] = {"train/loss": "train_loss", "valid/loss": "val_loss"}
+    #: further arguments that `objective` takes: "target", what x is to be reconstructed as, (batch, *event), where it
+    #: is not x itself; "weight", the weights of the batch, (batch,), for what is more than a mean over it
+    objective_takes: tuple[str, ...] = ()
+    #: whether stages that follow the first read the training data again
+    reads_again = False
+    #: of one datum
+    event_shape: tuple[int, ...] = ()
 
     def __init__(self, seed: int = 0, **kwargs):
         super().__init__(**kwargs)
@@ -52,6 +62,9 @@ class Trainable(keras.Model):
         self.adapted = self.add_weight(name="adapted", shape=(), dtype="int32", initializer="zeros", trainable=False)
         self._trackers = {n: keras.metrics.Mean(name=n) for n in ("loss", *self.tracked)}
         self._feed = None
+        # Batches since `reset_metrics`; a plain variable, which is no part of the model.
+        self._batches = tf.Variable(0, trainable=False, dtype=tf.int64,
+                                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
 
     def objective(self, x: tf.Tensor, seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         """Returns per-datum terms of shape (batch,), in nats: "loss" (minimised) and `self.tracked`."""
@@ -91,6 +104,12 @@ class Trainable(keras.Model):
         # Keras' own tracker of "loss" is replaced by ours: it would hide the value and log 0.0.
         return list(self._trackers.values())
 
+    def reset_metrics(self) -> None:
+        super().reset_metrics()
+        self._batches.assign(0)
+
+    # ---- Keras' entry points -----------------------------------------------------------------------
+
     def compile(self, optimizer="adam", jit_compile=True, **kwargs) -> None:
         """Keras' compile; the objective is the model's own, so `loss` and `metrics` are refused."""
         for name in ("loss", "metrics", "weighted_metrics"):
@@ -101,21 +120,126 @@ class Trainable(keras.Model):
                 )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
 
-    def fit(self, x=None, *args, **kwargs):
-        """Keras' fit; arrays and data sets of x, targets are ignored. Calls `adapt` first if nobody did."""
-        if not int(keras.ops.convert_to_numpy(self.adapted)):
-            first = first_examples(x)
-            self.adapt(first)
-            if type(self).count_data is not Trainable.count_data:
-                self.count_data(sum(map(len, epoch_of(x, kwargs.get("steps_per_epoch")))))
+    def form(self) -> fit_data.Form:
+        """Returns what `fit`, `evaluate` and `predict` take as data."""
+        return fit_data.Form(
+            self.event_shape, type(self).__name__, self.compute_dtype, unit=len(self.event_shape) == 3,
+            no_targets=self.no_targets,
+        )  # fmt: skip
+
+    @property
+    def no_targets(self) -> str:
+        """Why `fit` takes no targets other than x, and what to do; empty where it takes them."""
+        if "target" in self.objective_takes:
+            return ""
+        return "its objective is that of x alone. Take an autoencoder that can be trained to denoise, as AE or VAE"
+
+    def as_input(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns a batch of data as floats, as `objective` takes it."""
+        return to_float(x)
+
+    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, validation_split=0.0,
+            validation_data=None, shuffle=True, class_weight=None, sample_weight=None, **options):
+        """Keras' fit, after a look at the training data, which Keras' validation is no part of.
+
+        Takes what Keras takes, and dicts with a usual key. y of the shape of x are targets that x is to be
+        reconstructed as (of models that can), other y are labels, which only `class_weight` reads. Weights are of shape
+        (n,); data of weight 0 count for nothing. `adapt` is called once, on up to 10,000 data; what depends on their
+        number is set in every fit. Images must lie in [0, 1], or be uint8, and all values be finite: UserError names
+        the first row that is not. Metrics of any name can be monitored with mode "auto".
+        """
+        given = dict(epochs=epochs, verbose=verbose, callbacks=callbacks, **options)
+        if self._feed is not None:
+            return super().fit(x, y, batch_size=batch_size, validation_data=validation_data, shuffle=shuffle, **given)
+        train = fit_data.read(self.form(), x, y, sample_weight, class_weight, keep=self.reads_again)
+        held_out = None if validation_data is None else fit_data.read_pair(self.form(), validation_data)
+        if held_out is None and validation_split:
+            train, held_out = train.split(validation_split)
+        steps = options.get("steps_per_epoch")
+        with fit_data.telling(train):
+            self._look_at(train, steps)
         if self.compiled and not self.optimizer.built:
             # Here, for a step that makes variables of its own is traced twice.
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trained_variables)
-        return super().fit(x, *args, **kwargs)
+        self._direct(callbacks)
+        data = dict(zip(("x", "y", "sample_weight"), train.keras()))
+        with fit_data.telling(train, held_out):
+            history = super().fit(
+                **data, batch_size=batch_size, validation_data=None if held_out is None else held_out.keras(),
+                shuffle=shuffle and isinstance(train, fit_data.Arrays), **given)  # fmt: skip
+        with fit_data.telling(train, held_out):
+            self.after_fit(history, train, held_out, steps, verbose)
+        return history
 
-    def count_data(self, num: int) -> None:
-        """Sets the number of training data, for objectives that it matters to."""
+    def after_fit(self, history, train, held_out, steps: Optional[int], verbose) -> None:
+        """Does what follows plain `fit`, on its sources of data (`fit_data`); adds losses of stages to the history."""
+
+    def _look_at(self, train, steps: Optional[int]) -> None:
+        """Takes from training data what the first step needs: statistics once, their number in every fit."""
+        if not self._is_adapted():
+            first = fit_data.examples(train, ADAPT_DATA)
+            if len(first):
+                self.adapt(first)
+        if self._counts_data():
+            number = fit_data.count(train, steps)
+            if number:
+                self.count_data(number)
+
+    def _is_adapted(self) -> bool:
+        return bool(int(keras.ops.convert_to_numpy(self.adapted)))
+
+    def _counts_data(self) -> bool:
+        return type(self).count_data is not Trainable.count_data
+
+    def _direct(self, callbacks) -> None:
+        """Tells callbacks with mode "auto" which way the metrics that they monitor are better."""
+        for callback in getattr(callbacks, "callbacks", callbacks) or []:
+            name = str(getattr(callback, "monitor", "")).removeprefix("val_")
+            if name in self._trackers and getattr(callback, "mode", None) == "auto":
+                callback.mode = "max" if name in self.higher_is_better else "min"
+
+    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, steps=None,
+                 callbacks=None, return_dict=False, **kwargs):
+        """Keras' evaluate, of what `fit` takes; NaN in x is NaN in the result. Batch n has noise of its own."""
+        given = dict(batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks, return_dict=return_dict)
+        if self._feed is not None or kwargs:  # `fit` has looked at the data
+            return super().evaluate(x, y, sample_weight=sample_weight, **given, **kwargs)
+        source = fit_data.read(self.form(), x, y, sample_weight, checked=False)
+        with fit_data.telling(source):
+            return super().evaluate(**dict(zip(("x", "y", "sample_weight"), source.keras())), **given)
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Keras' predict, of what `fit` takes."""
+        source = fit_data.read(self.form(), x, checked=False)
+        with fit_data.telling(source):
+            return super().predict(source.keras()[0], batch_size=batch_size, verbose=verbose, steps=steps,
+                                   callbacks=callbacks)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """Keras' train_on_batch; a model that needs the number of its training data must be adapted before."""
+        if self._counts_data() and not self._is_adapted():
+            raise UserError(f"{type(self).__name__} needs the number of its training data. Call adapt with them, or "
+                            "count_data with their number, before train_on_batch.")
+        source = fit_data.read(self.form(), x, y, sample_weight, class_weight)
+        return super().train_on_batch(*source.keras(), return_dict=return_dict)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """Keras' test_on_batch, of what `fit` takes."""
+        source = fit_data.read(self.form(), x, y, sample_weight, checked=False)
+        return super().test_on_batch(*source.keras(), return_dict=return_dict)
+
+    def export(self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs):
+        """Keras' export of the call of the model; `pae_zoo.export` serves all methods. The input is named "x"."""
+        if input_signature is None:
+            spec = tf.TensorSpec((None, *self.event_shape), self.compute_dtype, name="x")
+            input_signature = [spec]
+        return super().export(filepath, format=format, verbose=verbose, input_signature=input_signature, **kwargs)
+
+    def count_data(self, num: float) -> None:
+        """Sets the number of training data, or the sum of their weights, for objectives that it matters to."""
+
+    # ---- steps -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def feeding(self, feed):
@@ -132,28 +256,58 @@ class Trainable(keras.Model):
         """Returns the seed (base, t) of training step t, shape (2,), int32."""
         return tf.stack([tf.constant(self.seed & 0x7FFFFFFF, tf.int32), tf.cast(self.step, tf.int32)])
 
-    def update(self, x: tf.Tensor, sample_weight=None) -> tf.Tensor:
-        """Takes one optimizer step on the batch x and returns its loss, a scalar."""
+    def update(self, x: tf.Tensor, sample_weight=None, target=None) -> tf.Tensor:
+        """Takes one optimizer step on the batch x and returns its loss, a scalar.
+
+        `sample_weight` (batch,): a batch of weights 0 leaves everything as it is. `target` (batch, *event) is what x is
+        to be reconstructed as, None x itself.
+        """
+        if sample_weight is None or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            # Replicas must not meet inside of a condition.
+            return self._step(x, sample_weight, target)
+        weight = tf.cast(sample_weight, tf.float32)
+        return tf.cond(tf.reduce_sum(weight) > 0, lambda: self._step(x, weight, target), lambda: tf.constant(0.0))
+
+    def _step(self, x: tf.Tensor, weight: Optional[tf.Tensor], target: Optional[tf.Tensor]) -> tf.Tensor:
         seed = self.step_seed()
+        self._clear_losses()
         with tf.GradientTape() as tape:
-            terms = self.objective(x, seed, training=True)
-            loss = _weighted_mean(terms["loss"], sample_weight)
+            terms = self._terms(x, seed, True, weight, target)
+            loss = _weighted_mean(terms["loss"], weight)
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             scaled = self.optimizer.scale_loss(loss / replicas)
         variables = self.trained_variables
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
         self.step.assign_add(1)
-        self._track(terms, sample_weight)
-        return loss
+        self._track(terms, weight)
+        return tf.cast(loss, tf.float32) if weight is not None else loss
+
+    def _terms(self, x, seed, training: bool, weight=None, target=None) -> dict[str, tf.Tensor]:
+        """Returns the terms of `objective`, with `losses` added to "loss"."""
+        more = {"weight": weight, "target": target}
+        taken = {name: more[name] for name in self.objective_takes if more[name] is not None}
+        terms = self.objective(x, seed, training=training, **taken)
+        extra = self._extra_loss()
+        return terms if extra is None else {**terms, "loss": terms["loss"] + tf.cast(extra, terms["loss"].dtype)}
+
+    def _extra_loss(self) -> Optional[tf.Tensor]:
+        """Returns the sum of Keras' `losses`, None where there are none; raises UserError for those out of reach."""
+        losses = [loss for loss in self.losses if loss is not None]
+        here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        if any(here is not None and getattr(loss, "graph", here) is not here for loss in losses):
+            raise UserError(
+                f"A layer adds a loss of its activations inside of a loop of {type(self).__name__}, where it is out of "
+                "reach. Use regularisers of weights, or another model.")
+        return tf.add_n([tf.reduce_sum(loss) for loss in losses]) if losses else None
 
     def train_step(self, data):
         if self._feed is None:
-            x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-            self.update(to_float(x), sample_weight)
+            x, target, weight = self._batch(data)
+            self.update(x, weight, target)
             return {m.name: m.result() for m in self.metrics}
 
         def body(i, finite):
-            x = to_float(self._feed.batch(data, i))
+            x = self.as_input(self._feed.batch(data, i))
             if self._feed.augment is not None:
                 x = self._feed.augment(x, seeds.fold_in(self.step_seed(), AUGMENT))
             return i + 1, tf.math.is_finite(self.update(x))
@@ -163,19 +317,31 @@ class Trainable(keras.Model):
         return {m.name: m.result() for m in self.metrics}
 
     def test_step(self, data):
-        seed = seeds.fold_in((self.seed & 0x7FFFFFFF, 0), VALIDATION)
+        # The noise of a batch is its own, and the same in every epoch: epochs compare, and batches average it out.
+        seed, first = seeds.fold_in((self.seed & 0x7FFFFFFF, 0), VALIDATION), tf.identity(self._batches)
         if self._feed is None:
-            x, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-            self._track(self.objective(to_float(x), seed, training=False), sample_weight)
+            x, target, weight = self._batch(data)
+            self._clear_losses()
+            self._track(self._terms(x, seeds.fold_in(seed, first), False, weight, target), weight)
+            self._batches.assign(first + 1)
             return {m.name: m.result() for m in self.metrics}
 
         def body(i):
-            x = to_float(self._feed.batch(data, i))
-            self._track(self.objective(x, seed, training=False), data["weight"][i])
+            x = self.as_input(self._feed.batch(data, i))
+            self._clear_losses()
+            self._track(self._terms(x, seeds.fold_in(seed, first + tf.cast(i, tf.int64)), False),
+                        data["weight"][i])
             return (i + 1,)
 
         tf.while_loop(lambda i: i < data["count"], body, (0,))
+        self._batches.assign(first + tf.cast(data["count"], tf.int64))
         return {m.name: m.result() for m in self.metrics}
+
+    def _batch(self, data) -> tuple:
+        """Returns (x, target or None, weights or None) of what Keras gives a step."""
+        batch = fit_data.standard(self.form(), *keras.utils.unpack_x_y_sample_weight(data))
+        target = None if self.no_targets else batch.y
+        return self.as_input(batch.x), None if target is None else self.as_input(target), batch.w
 
     def _track(self, terms: dict[str, tf.Tensor], sample_weight) -> None:
         for name, tracker in self._trackers.items():
@@ -197,33 +363,3 @@ def _weighted_mean(values: tf.Tensor, weight) -> tf.Tensor:
         return tf.reduce_mean(values)
     weight = tf.cast(weight, values.dtype)
     return tf.math.divide_no_nan(tf.reduce_sum(values * weight), tf.reduce_sum(weight))
-
-
-def batches_of(x) -> Iterator[np.ndarray]:
-    """Yields what Keras' fit takes as x: an array whole, or the batches of a data set, without their targets."""
-    if not isinstance(x, tf.data.Dataset) and hasattr(x, "shape"):
-        yield np.asarray(x)
-        return
-    for batch in x:
-        yield np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)
-
-
-def epoch_of(x, steps: Optional[int] = None) -> Iterator[np.ndarray]:
-    """Returns the batches of one epoch of what Keras' fit takes as x; raises UserError for a data set without end."""
-    if steps:
-        return itertools.islice(batches_of(x), steps)
-    if isinstance(x, tf.data.Dataset) and int(x.cardinality()) == tf.data.INFINITE_CARDINALITY:
-        raise UserError("The data set has no end, and the model needs the number of its data. Give fit "
-                        "steps_per_epoch, or call adapt with the training data first.")
-    return batches_of(x)
-
-
-def first_examples(x, num: int = 10_000) -> np.ndarray:
-    """Returns an array whole, or the first `num` examples of a data set of batches, for `adapt`."""
-    batches, count = [], 0
-    for batch in batches_of(x):
-        batches.append(batch)
-        count += len(batch)
-        if count >= num:
-            break
-    return np.concatenate(batches)

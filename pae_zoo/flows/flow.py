@@ -1,5 +1,6 @@
 """A normalizing flow over rows of K numbers: density, samples, training; usable alone on any array."""
 
+import dataclasses
 import math
 from typing import Any, Optional, Sequence, Union
 
@@ -174,11 +175,17 @@ class Flow(Trainable):
             v, _ = layer(v, inverse=True)
         super().adapt(x)
 
-    def fit(self, x=None, *args, **kwargs):
-        """Keras' fit on an array (n, K) or a data set of batches; raises UserError if an array is not all finite."""
-        if x is not None and not isinstance(x, tf.data.Dataset) and hasattr(x, "shape"):
-            x = self._checked(x)
-        return super().fit(x, *args, **kwargs)
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one datum, (K,)."""
+        return (self.num_dims,)
+
+    def form(self):
+        # A flow is over numbers: integers are what they are, in training as in `log_prob`.
+        return dataclasses.replace(super().form(), bytes_are_pixels=False)
+
+    def as_input(self, x):
+        return self._rows(x)
 
     def _checked(self, x) -> np.ndarray:
         x = np.asarray(x)

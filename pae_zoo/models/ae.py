@@ -53,6 +53,7 @@ class AE(base.Autoencoder):
 
     deterministic_encoder = True
     tracked = ("nll", "mse")
+    objective_takes = ("target", "weight")
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", objective_type="plain",
                  hybrid_steps: int = 0, code_noise: float = 0.0, **kwargs):
@@ -91,24 +92,30 @@ class AE(base.Autoencoder):
         """Returns the codes of x, shape (batch, latent_dim)."""
         return self.encoder_outputs(self.preprocess(x)[0])[0]
 
-    def objective(self, x, seed, training):
-        y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
+    def objective(self, x, seed, training, target=None, weight=None):
+        preprocess_seed = seeds.fold_in(seed, trainable.PREPROCESS) if training else None
+        y, _ = self.preprocess(x, preprocess_seed)
         z, _ = self.encoder_outputs(y, training)
+        y = y if target is None else self.preprocess(target, preprocess_seed)[0]
         if training and self.code_noise:
             z += self.code_noise * seeds.normal(tf.shape(z), seeds.fold_in(seed, CODE_NOISE), z.dtype)
         outputs = self.decoder_outputs(z, training)
         mean = self.likelihood.mean(outputs)
         log_prob = self.likelihood.log_prob(outputs, y, scale=self.scale_now())
         if self.objective_type == "hybrid":
-            log_prob += self._hybrid_term(z, y - mean, training)
+            log_prob += self._hybrid_term(z, y - mean, training, weight)
         axes = list(range(1, y.shape.rank))
         return {"loss": -log_prob, "nll": -log_prob, "mse": tf.reduce_mean(tf.square(y - mean), axis=axes)}
 
-    def _hybrid_term(self, z: tf.Tensor, residual: tf.Tensor, training: bool) -> tf.Tensor:
+    def _hybrid_term(self, z: tf.Tensor, residual: tf.Tensor, training: bool, weight=None) -> tf.Tensor:
         """Keeps the residual average, sets the pixels' std at half time, returns log N(z; 0, I) after it."""
         half = self.hybrid_steps // 2
         if training:
-            square = tf.stop_gradient(tf.reduce_mean(tf.square(residual), axis=0))
+            square = tf.stop_gradient(tf.square(residual))
+            if weight is None:
+                square = tf.reduce_mean(square, axis=0)
+            else:
+                square = tf.tensordot(tf.cast(weight / tf.reduce_sum(weight), square.dtype), square, 1)
             rate = tf.maximum(0.01, 1.0 / (tf.cast(self.step, square.dtype) + 1.0))
             self.residual_square.assign(self.residual_square + rate * (square - self.residual_square))
             scale = tf.convert_to_tensor(self.likelihood.scale)

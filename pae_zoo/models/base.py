@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from pae_zoo import fit_data, inputs, likelihoods, networks, seeds, trainable
 from pae_zoo import hparams as hp
-from pae_zoo import inputs, likelihoods, networks, seeds, trainable
 from pae_zoo.data import preprocessing as preprocessing_lib
 from pae_zoo.errors import UserError
 from pae_zoo.models import builder, geometry_decoders
@@ -325,6 +325,12 @@ class Autoencoder(trainable.Trainable):
     def schedule_steps(self) -> int:
         return self.scale_annealing_steps
 
+    @property
+    def no_targets(self) -> str:
+        if isinstance(getattr(self.likelihood, "component", self.likelihood), likelihoods.GaussianPixel):
+            return "the stds of likelihood gaussian_pixel are measured on x. Take gaussian_learned"
+        return super().no_targets
+
     # ---- building from flags -----------------------------------------------------------------------
 
     @classmethod
@@ -361,23 +367,27 @@ class Autoencoder(trainable.Trainable):
         """Returns the stages of training after the first, in order; here there are none."""
         return []
 
-    def fit_stage(self, history, x, given: dict[str, Any], stage: Stage) -> None:
-        """Fits a later stage after plain `fit` of the first on x, with `history` and keyword arguments `given`.
+    def fit_stage(self, history, train, held_out, steps: Optional[int], verbose, stage: Stage) -> None:
+        """Fits a later stage after plain `fit` of the first, with the arguments of `after_fit`.
 
-        In between `measure` sees up to 10,000 validation data if they are given, else training data. The history gets
-        the stage's losses under names that begin with the stage's.
+        In between `measure` sees up to 10,000 validation data if there are some, else training data. The history gets
+        the stage's losses under names that begin with the stage's. The part takes statistics anew, for its inputs have
+        moved; data of weight 0 are left out.
         """
-        held_out = given.get("validation_data")
-        held_out = held_out[0] if isinstance(held_out, (tuple, list)) else held_out
-        self.measure(trainable.first_examples(x if held_out is None else held_out))
-        batches = trainable.epoch_of(x, given.get("steps_per_epoch"))
-        inputs = np.concatenate([stage.inputs(batch) for batch in batches])
+        measured = fit_data.examples(train if held_out is None else held_out, trainable.ADAPT_DATA)
+        found = [(stage.inputs(x), w) for x, w in fit_data.weighted(train, steps) if len(x)]
+        if not found or not len(measured):
+            return
+        self.measure(measured)
+        inputs = np.concatenate([one for one, _ in found])
+        weights = None if found[0][1] is None else np.concatenate([w for _, w in found])
         optimizer = keras.optimizers.Adam(
             stage.settings["learning_rate"], global_clipnorm=stage.settings.get("clip_norm") or None)  # fmt: skip
         stage.part.compile(optimizer, jit_compile=self.jit_compile)
-        found = stage.part.fit(inputs, epochs=stage.settings["epochs"], verbose=given.get("verbose", "auto"),
-                               batch_size=min(stage.settings["batch_size"], len(inputs)))  # fmt: skip
-        history.history.update({f"{stage.name}_{name}": values for name, values in found.history.items()})
+        stage.part.adapted.assign(0)
+        fitted = stage.part.fit(inputs, epochs=stage.settings["epochs"], verbose=verbose, sample_weight=weights,
+                                batch_size=min(stage.settings["batch_size"], len(inputs)))  # fmt: skip
+        history.history.update({f"{stage.name}_{name}": values for name, values in fitted.history.items()})
 
     def inherited_parts(self, other: "Autoencoder") -> tuple[str, ...]:
         """Returns the names of the parts whose weights `initialise_from` takes from another trained model."""

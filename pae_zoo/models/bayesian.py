@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import likelihoods, networks, seeds, trainable
+from pae_zoo import fit_data, likelihoods, networks, seeds, trainable
 from pae_zoo.errors import UserError
 from pae_zoo.models import ae, geometry_decoders, weights
 
@@ -234,6 +234,12 @@ class BayesianAE(ae.AE):
         self.noise_is_trained = False
 
     @property
+    def no_targets(self) -> str:
+        if self.noise_is_trained:
+            return super().no_targets
+        return "its observation noise is measured on x after training. Take the objective elbo"
+
+    @property
     def trained_variables(self) -> list:
         """The weights of the network, and the observation std where the objective contains it."""
         own = set() if self.noise_is_trained else {id(v) for v in self.likelihood.trainable_variables}
@@ -253,25 +259,21 @@ class BayesianAE(ae.AE):
         found = self.moments(y, self.test_samples, seed)
         return tf.reduce_sum(tf.cast(tf.square(found["mean"] - y) + found["epistemic_variance"], tf.float64))
 
-    def training_examples(self, x, steps: Optional[int] = None) -> np.ndarray:
-        """Returns the training data that `measure` is given after `fit` on x, with `steps` batches an epoch if given.
+    reads_again = True
 
-        Shape (n, *event); of a data set of batches the first 10,000.
+    def training_examples(self, train, steps: Optional[int] = None) -> np.ndarray:
+        """Returns the training data that `measure` is given after `fit`, with `steps` batches an epoch if given.
+
+        Args: train, the source of them (`fit_data`). Shape (n, *event); of batches the first 10,000 data.
         """
-        return trainable.first_examples(x)
+        return fit_data.examples(train, trainable.ADAPT_DATA)
 
-    def fit(self, x=None, *args, **kwargs):
-        """Keras' fit, then `measure` on up to 10,000 validation data if they are given, else on training data.
-
-        Inside `feeding`, where the launcher measures by itself, it is the training alone.
-        """
-        history = super().fit(x, *args, **kwargs)
-        if self._feed is None:
-            held_out = kwargs.get("validation_data")
-            held_out = held_out[0] if isinstance(held_out, (tuple, list)) else held_out
-            train = self.training_examples(x, kwargs.get("steps_per_epoch"))
-            self.measure(train if held_out is None else trainable.first_examples(held_out), train)
-        return history
+    def after_fit(self, history, train, held_out, steps, verbose):
+        """Calls `measure` on up to 10,000 validation data if they are given, else on training data."""
+        x = self.training_examples(train, steps)
+        measured = x if held_out is None else fit_data.examples(held_out, trainable.ADAPT_DATA)
+        if len(x) and len(measured):
+            self.measure(measured, x)
 
     # ---- building ----------------------------------------------------------------------------------
 

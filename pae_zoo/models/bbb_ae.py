@@ -141,8 +141,12 @@ class BBBAE(BayesianAE):
 
     # ---- training ----------------------------------------------------------------------------------
 
-    def objective(self, x, seed, training):
-        y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
+    objective_takes = ("target",)
+
+    def objective(self, x, seed, training, target=None):
+        preprocess_seed = seeds.fold_in(seed, trainable.PREPROCESS) if training else None
+        seen, _ = self.preprocess(x, preprocess_seed)
+        y = seen if target is None else self.preprocess(target, preprocess_seed)[0]
         stds, base = self.stds(), seeds.fold_in(seed, NETWORKS)
         state = [*self.encoder.non_trainable_weights, *self.decoder.non_trainable_weights] if training else []
         log_prob = log_q = log_p = mean = 0.0
@@ -150,7 +154,7 @@ class BBBAE(BayesianAE):
             noise: list = []
             values = weights.drawn(self.means, stds, seeds.fold_in(base, number), noise)
             with weights.replaced(self.means, values, state):
-                outputs = self.decoder_outputs(self.encoder_outputs(y, training)[0], training)
+                outputs = self.decoder_outputs(self.encoder_outputs(seen, training)[0], training)
             log_prob += self.likelihood.log_prob(outputs, y, scale=self.scale_now()) / self.train_samples
             mean += self.likelihood.mean(outputs) / self.train_samples
             found = self.log_densities(values, noise, stds)
@@ -165,8 +169,8 @@ class BBBAE(BayesianAE):
         return {"loss": loss, "nll": -log_prob, "mse": mse, "kl": every + (log_q - log_p), "log_prior": every + log_p,
                 "log_posterior": every + log_q}  # fmt: skip
 
-    def count_data(self, num: int) -> None:
-        """Sets N, the number of training data."""
+    def count_data(self, num: float) -> None:
+        """Sets N, the number of training data or the sum of their weights."""
         self.num_data.assign(float(num))
 
     def initialise_from(self, other) -> None:

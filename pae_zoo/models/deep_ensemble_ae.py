@@ -132,11 +132,15 @@ class DeepEnsembleAE(BayesianAE):
 
     # ---- training ----------------------------------------------------------------------------------
 
-    def objective(self, x, seed, training):
-        y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
+    objective_takes = ("target",)
+
+    def objective(self, x, seed, training, target=None):
+        preprocess_seed = seeds.fold_in(seed, trainable.PREPROCESS) if training else None
+        seen, _ = self.preprocess(x, preprocess_seed)
+        y = seen if target is None else self.preprocess(target, preprocess_seed)[0]
         axes, log_prob, square = list(range(1, y.shape.rank)), 0.0, 0.0
         for number, (_, decoder) in enumerate(self._pairs()):
-            outputs = trainable.to_float(decoder(self.member_codes(y, number, training), training=training))
+            outputs = trainable.to_float(decoder(self.member_codes(seen, number, training), training=training))
             log_prob += self.likelihood.log_prob(outputs, y, scale=self.scale_now())
             square += tf.reduce_mean(tf.square(y - self.likelihood.mean(outputs)), axis=axes)
         return {"loss": -log_prob, "nll": -log_prob / self.num_members, "mse": square / self.num_members}

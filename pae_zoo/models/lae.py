@@ -103,10 +103,10 @@ class LAE(LaplaceAE):
         """The precision gamma of the prior."""
         return self.curvature_flags["prior_precision"]
 
-    def count_data(self, num: int) -> None:
-        """Sets N, the number of training data, and h = N as the recursion starts with."""
+    def count_data(self, num: float) -> None:
+        """Sets N, the number of training data or the sum of their weights; h = N at the start, later scaled to it."""
+        self.hessian.assign(tf.convert_to_tensor(self.hessian) * (float(num) / self.num_data.value))
         self.num_data.assign(float(num))
-        self.hessian.assign(tf.fill(self.hessian.shape, float(num)))
 
     # ---- the posterior over weights ----------------------------------------------------------------
 
@@ -128,7 +128,10 @@ class LAE(LaplaceAE):
 
     # ---- training ----------------------------------------------------------------------------------
 
-    def objective(self, x, seed, training):
+    # The curvature is that of x.
+    objective_takes = ("weight",)
+
+    def objective(self, x, seed, training, weight=None):
         y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
         base = seeds.fold_in(seed, WEIGHTS)
         draws = [self.draw_weights(seeds.fold_in(base, k)) for k in range(self.train_samples)]
@@ -150,7 +153,7 @@ class LAE(LaplaceAE):
         mse_mean = tf.reduce_mean(tf.square(rows - mean), axis=axes)
         if training:
             mse_mean = tf.fill(tf.shape(mse), tf.reduce_mean(mse_mean))
-            self.refresh(y, draws, seeds.fold_in(seed, PROBES))
+            self.refresh(y if weight is None else in_proportion(y, weight), draws, seeds.fold_in(seed, PROBES))
         return {"loss": loss, "nll": nll, "mse": mse, "mse_mean": mse_mean,
                 "regularizer": tf.fill(tf.shape(mse), regularizer)}
 
@@ -231,6 +234,14 @@ class LAE(LaplaceAE):
             "one_hessian_per_sampling": self.one_hessian_per_sampling,
             "curvature_constant": self.curvature_constant, "alpha": self.alpha,
         }  # fmt: skip
+
+
+def in_proportion(y: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """Returns as many rows of y (batch, *event), each as often as its share of the weights (batch,), up to one."""
+    count = tf.shape(weight)[0]
+    places = (tf.cast(tf.range(count), weight.dtype) + 0.5) / tf.cast(count, weight.dtype)
+    ends = tf.cumsum(weight) / tf.reduce_sum(weight)
+    return tf.gather(y, tf.minimum(tf.searchsorted(ends, places), count - 1))
 
 
 def _seconds(function) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import curvature, likelihoods, seeds, trainable
+from pae_zoo import curvature, fit_data, likelihoods, seeds
 from pae_zoo import hparams as hp
 from pae_zoo.curvature import posterior as posteriors
 from pae_zoo.curvature.gauss_newton import DIAG, STRUCTURES
@@ -71,8 +71,11 @@ class LAEPosthoc(LaplaceAE):
         self.fit_posthoc(x if train is None else train, batch_size)
         super().measure(x, train, batch_size)
 
-    def training_examples(self, x, steps: Optional[int] = None) -> np.ndarray:
-        return np.concatenate(list(trainable.epoch_of(x, steps)))
+    # The curvature and the evidence are those of x.
+    objective_takes = ()
+
+    def training_examples(self, train, steps: Optional[int] = None) -> np.ndarray:
+        return np.concatenate([x for x, _ in fit_data.weighted(train, steps)])
 
     def fit_posthoc(self, x: np.ndarray, batch_size: int = 256) -> dict[str, float]:
         """Computes G on data x (n, *event), sets gamma and sigma^2, and returns what it found; see `findings`.

@@ -174,16 +174,16 @@ class PAE(FlowLatent, ae.AE):
         settings = {name: getattr(hparams, f"flow_{name}") for name in names}
         return [base.Stage("flow", self.flow, self.stage_codes, settings)]
 
-    def fit(self, x=None, *args, **kwargs):
-        """Keras' fit of the first stage, then the flow on the codes; the history has the flow's as flow_loss, ...
+    reads_again = True
 
-        In between the stds of "gaussian_pixel" are measured, on up to 10,000 validation data if they are given, else
-        on training data. Inside `feeding`, where the stages are run one by one, it is the first stage alone.
+    def after_fit(self, history, train, held_out, steps, verbose):
+        """Fits the flow to the codes; the history has its losses as flow_loss, ...
+
+        Before it the stds of "gaussian_pixel" are measured, on up to 10,000 validation data if they are given, else on
+        training data.
         """
-        history = super().fit(x, *args, **kwargs)
-        if self._feed is None:
-            self.fit_stage(history, x, kwargs, base.Stage("flow", self.flow, self.stage_codes, self.flow_settings))
-        return history
+        stage = base.Stage("flow", self.flow, self.stage_codes, self.flow_settings)
+        self.fit_stage(history, train, held_out, steps, verbose, stage)
 
     # ---- building ----------------------------------------------------------------------------------
 

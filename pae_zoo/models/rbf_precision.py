@@ -57,6 +57,7 @@ class RBFPrecision(trainable.Trainable):
         self.floor = state("floor", (), lambda shape, dtype: tf.cast(floor, dtype))
         self.fitted = state("fitted", (), "zeros")
         self.num_alone = state("num_alone", (), "zeros")
+        self.event_shape = (self.latent_dim + self.num_values,)
         self.built = True
 
     # ---- the field ---------------------------------------------------------------------------------

@@ -146,6 +146,9 @@ class RBFVAE(vae.VAE):
                             "of at most that, or more data.")
         super().adapt(x)
 
+    # The second stage fits the residuals of x.
+    objective_takes = ()
+
     def reconstruction_log_prob(self, z, y, seed, training):
         outputs = self.first_stage_outputs(z, training)
         return self.likelihood.component.log_prob(outputs, y, scale=self.scale_now())
@@ -182,16 +185,12 @@ class RBFVAE(vae.VAE):
         settings = {name: getattr(hparams, f"rbf_{name}") for name in _SETTINGS}
         return [base.Stage("rbf", self.rbf, self.stage_rows, settings)]
 
-    def fit(self, x=None, *args, **kwargs):
-        """Keras' fit of the first stage, then the precision on the codes; the history has its loss as rbf_loss, ...
+    reads_again = True
 
-        Inside `feeding`, where the stages are run one by one, it is the first stage alone.
-        """
-        history = super().fit(x, *args, **kwargs)
-        if self._feed is None:
-            self.rbf.adapted.assign(0)  # the codes have moved: centres and bandwidths are found anew
-            self.fit_stage(history, x, kwargs, base.Stage("rbf", self.rbf, self.stage_rows, self.rbf_settings))
-        return history
+    def after_fit(self, history, train, held_out, steps, verbose):
+        """Fits the precision to the codes; the history has its loss as rbf_loss, ..."""
+        stage = base.Stage("rbf", self.rbf, self.stage_rows, self.rbf_settings)
+        self.fit_stage(history, train, held_out, steps, verbose, stage)
 
     def findings(self):
         """Returns how many clusters had no spread and took that of all codes: rbf/clusters_alone."""

@@ -64,6 +64,9 @@ class SAVAE(vae.VAE):
         self.svi_momentum = float(svi_momentum)
         self.svi_update = svi_update
 
+    # The posterior is the one of x itself.
+    objective_takes = ()
+
     def posterior(self, y, seed=None, training=False) -> DiagonalPosterior:
         return self.refinement(y, seed, training)[-1]
 

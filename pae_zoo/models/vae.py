@@ -81,6 +81,7 @@ class VAE(base.Autoencoder):
     """
 
     tracked = ("elbo", "reconstruction", "kl")
+    objective_takes = ("target",)
     upstream_tags = {
         "train/loss": "train_loss", "train/reconstruction": "reconstruciton_loss", "train/kl": "kl_loss",
         "valid/loss": "val_loss", "valid/reconstruction": "val_reconstruciton_loss", "valid/kl": "val_kl_loss",
@@ -166,10 +167,12 @@ class VAE(base.Autoencoder):
 
     # ---- objective ---------------------------------------------------------------------------------
 
-    def objective(self, x, seed, training):
+    def objective(self, x, seed, training, target=None):
         preprocess_seed, proposal_seed, noise_seed = seeds.split(seed, 3)
         y, log_det = self.preprocess(x, preprocess_seed)
         posterior = self.posterior(y, proposal_seed, training)
+        if target is not None:
+            y, log_det = self.preprocess(target, preprocess_seed)
         z, log_q = posterior.from_noise(self._noise(y, self.num_latent_samples, noise_seed))
         if self.gradient == "sticking_the_landing":
             log_q = posterior.stopped().log_prob(z)

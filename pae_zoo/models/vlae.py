@@ -132,6 +132,9 @@ class VLAE(vae.VAE):
 
     # ---- posterior ---------------------------------------------------------------------------------
 
+    # The posterior is the one of x itself.
+    objective_takes = ()
+
     def posterior(self, y, seed=None, training=False) -> Posterior:
         """Returns N(mu_T, Lambda_T^-1), in the form that `covariance` says; the seed is not used."""
         system = self.system(y, training)

@@ -1,0 +1,76 @@
+"""Arrays that Keras is given, in one form, their values looked at."""
+
+from collections.abc import Mapping
+from typing import Optional
+
+import numpy as np
+
+from pae_zoo import values
+from pae_zoo.errors import UserError
+from pae_zoo.fit_data.batch import REMEDY, Batch, Form, refused_targets, standard
+
+
+def arrays(form: Form, x, y, w, class_weight, checked: bool, where: str = "x") -> Batch:
+    """Returns arrays in one form, their values looked at; raises UserError."""
+    if isinstance(x, (list, tuple)) and len(x) == 1 and hasattr(x[0], "shape") and (
+            len(x[0].shape) == len(form.event_shape) + 1):
+        x = x[0]  # a list of one input
+    same = y is x
+    x = _array(x, where)
+    y = x if same else None if y is None else _array(y, "y")
+    if not len(x):
+        raise UserError(f"{where} holds no data.")
+    labels = y
+    batch = standard(form, _floats(form, x), None if y is None else _floats(form, y) if y.ndim > 1 else y, w)
+    for part, name in ((batch.y, "y"), (batch.w, "sample_weight"), (labels, "y")):
+        if part is not None and len(part) != len(batch.x):
+            raise UserError(f"{where} holds {len(batch.x)} data and {name} {len(part)}; give equally many.")
+    if checked:
+        values.check(batch.x, where, form.unit, remedy=REMEDY)
+    if batch.y is not None and form.no_targets:
+        if not same and not np.array_equal(batch.x, batch.y):
+            raise UserError(refused_targets(form))
+        batch = batch._replace(y=None)
+    elif same:
+        batch = batch._replace(y=None)
+    elif batch.y is not None and checked:
+        values.check(batch.y, "y", form.unit, remedy=REMEDY)
+    return batch._replace(w=_checked_weights(batch.w, labels if batch.y is None else None, class_weight))
+
+
+def _array(value, what: str) -> np.ndarray:
+    if hasattr(value, "toarray"):
+        raise UserError(f"{what} is a sparse matrix; give {what}.toarray().")
+    try:
+        found = np.asarray(value)
+    except ValueError as error:
+        raise UserError(f"{what} is a list whose parts do not make one array ({error}). Give one array, and targets or "
+                        "labels as y.")
+    if found.dtype.kind not in "biuf" and found.dtype.name != "bfloat16":
+        raise UserError(f"{what} holds values of type {found.dtype}; allowed are numbers. Turn words and dates into "
+                        "numbers first.")
+    return found
+
+
+def _floats(form: Form, x: np.ndarray) -> np.ndarray:
+    """Returns x in the model's float type; bytes stay bytes where the model divides them by 255."""
+    return x if form.bytes_are_pixels and x.dtype == np.uint8 else x.astype(form.dtype, copy=False)
+
+
+def _checked_weights(w, labels, class_weight: Optional[Mapping]) -> Optional[np.ndarray]:
+    if class_weight:
+        if w is not None:
+            raise UserError("class_weight and sample_weight exclude each other; give one of them.")
+        if labels is None:
+            raise UserError("class_weight needs labels: give them as y, (n,), or weigh the data by sample_weight.")
+        labels = np.asarray(labels)
+        flat = labels.argmax(axis=1) if labels.ndim > 1 and labels.shape[1] > 1 else labels.reshape(-1)
+        w = np.ones(len(flat), np.float32)
+        for label, weight in class_weight.items():
+            w[flat == label] = weight
+    if w is None:
+        return None
+    w = np.asarray(w, np.float32)
+    if not np.isfinite(w).all() or (w < 0).any():
+        raise UserError(f"sample_weight holds {w[~(np.isfinite(w) & (w >= 0))][0]}; weights are 0 or more.")
+    return w

@@ -1,0 +1,167 @@
+"""Sources of batches: what Keras is handed, and what fit itself may read without using it up."""
+
+import contextlib
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Optional
+
+import numpy as np
+import tensorflow as tf
+
+from pae_zoo.errors import UserError
+from pae_zoo.fit_data.batch import Batch, Form
+
+# What a failed assertion of `pae_zoo.fit_data.datasets` begins with.
+_MARK = re.compile(r"pae_zoo: (.*?)\]")
+
+
+class Arrays:
+    """A source of arrays: x (n, *event), and y and w as in `Batch`."""
+
+    def __init__(self, form: Form, batch: Batch):
+        self.form, self.batch = form, batch
+
+    def keras(self) -> tuple:
+        """Returns what Keras takes: a tuple of arrays."""
+        return self.batch.for_keras()
+
+    def batches(self, steps: Optional[int] = None) -> Iterator[Batch]:
+        """Yields all data at once."""
+        yield self.batch
+
+    def split(self, fraction: float) -> tuple["Arrays", "Arrays"]:
+        """Returns all but the last `fraction` of the data, and that, as Keras splits; raises UserError."""
+        count = len(self.batch.x)
+        place = int(np.floor(count * (1.0 - fraction)))
+        if not 0 < place < count:
+            raise UserError(f"validation_split={fraction} leaves {place} of {count} data for training and "
+                            f"{count - place} for validation; both need one at least.")
+        first, last = (Batch(*(None if one is None else one[chosen] for one in self.batch))
+                       for chosen in (slice(None, place), slice(place, None)))
+        return Arrays(self.form, first), Arrays(self.form, last)
+
+    def reason(self, error: Exception) -> Optional[UserError]:
+        """Returns what was wrong with the data, where that is why Keras failed."""
+        return None
+
+
+class Batches:
+    """A source of batches that come one after the other.
+
+    Args:
+      form: what the model takes.
+      iterate: starts an iteration over standard batches.
+      dataset: the same as a data set that Keras can iterate again and again; None makes one.
+      one_pass: whether the data may come only once; then what is read here is kept, for Keras to meet it too.
+      keep: whether what Keras reads is kept as well, for stages that follow.
+      length: batches of an epoch, None where that is not known.
+    """
+
+    def __init__(self, form: Form, iterate: Callable[[], Iterable[Batch]], dataset: Optional[tf.data.Dataset] = None,
+                 one_pass: bool = False, keep: bool = False, length: Optional[int] = None):
+        self.form, self.iterate, self.one_pass, self.keep, self.length = form, iterate, one_pass, keep, length
+        self._kept: list[Batch] = []
+        self._left: Optional[Iterator[Batch]] = None  # of the one pass
+        self._started, self._error = False, None
+        self._dataset = dataset if dataset is not None and not one_pass else self._replayed()
+
+    def keras(self) -> tuple:
+        """Returns what Keras takes: a data set."""
+        return (self._dataset,)
+
+    def batches(self, steps: Optional[int] = None) -> Iterator[Batch]:
+        """Yields the batches of an epoch; of one of `steps` steps, where the data have no end or come once."""
+        if not self.one_pass:
+            endless = isinstance(self._dataset, tf.data.Dataset) and (
+                int(self._dataset.cardinality()) == tf.data.INFINITE_CARDINALITY)
+            if endless and not steps:
+                raise UserError(f"The data set has no end, and {self.form.name} reads all of an epoch. Give fit "
+                                "steps_per_epoch.")
+            return itertools.islice(self.iterate(), steps if endless else None)
+        return itertools.islice(self._once(), steps)
+
+    def split(self, fraction: float):
+        """Raises UserError: only arrays can be split."""
+        raise UserError(f"validation_split={fraction} is for arrays; received a data set. Give validation_data.")
+
+    def reason(self, error: Exception) -> Optional[UserError]:
+        """Returns what was wrong with the data, where that is why Keras failed."""
+        found = _MARK.search(str(error))
+        return self._error or (UserError(found.group(1)) if found else None)
+
+    def _once(self, keep: bool = True) -> Iterator[Batch]:
+        """Yields what was kept, then what is left of the one pass."""
+        yield from list(self._kept)
+        if self._left is None:
+            self._left = iter(self.iterate())
+        for batch in self._left:
+            if keep:
+                self._kept.append(batch)
+            yield batch
+
+    def _replayed(self) -> tf.data.Dataset:
+        """Returns a data set whose first iteration gives what was read here, too."""
+        first = next(iter(self.batches(1)), None)
+        if first is None:
+            raise UserError("The data hold no batch. A generator that has been read already is used up: make it anew.")
+        element = first.for_keras()
+        signature = tuple(tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in element)
+        found = tf.data.Dataset.from_generator(self._iteration, output_signature=signature)
+        if self.length is not None:
+            found = found.apply(tf.data.experimental.assert_cardinality(self.length))
+        return found.prefetch(2)
+
+    def _iteration(self) -> Iterator[tuple]:
+        again, self._started, empty = self._started, True, True
+        try:
+            for batch in self.iterate() if again or not self.one_pass else self._once(self.keep):
+                empty = False
+                yield batch.for_keras()
+            if empty:
+                raise UserError("The data could be read once only, and another epoch found none left. Give epochs=1, "
+                                "arrays, or a data set that can be iterated again.")
+        except UserError as error:
+            self._error = error
+            raise
+
+
+def examples(source, num: int) -> np.ndarray:
+    """Returns the first `num` data of positive weight, in whole batches, (n, *event); (0, *event) if there is none."""
+    found, count = [], 0
+    for batch in source.batches():
+        found.append(_weighty(batch.x, batch.w))
+        count += len(found[-1])
+        if count >= num:
+            break
+    return np.concatenate(found) if found else np.zeros((0, *source.form.event_shape), np.float32)
+
+
+def weighted(source, steps: Optional[int] = None) -> Iterator[tuple[np.ndarray, Optional[np.ndarray]]]:
+    """Yields (x, w) of an epoch, without data of weight 0; w is None where there are no weights."""
+    for batch in source.batches(steps):
+        w = None if batch.w is None else np.asarray(batch.w)
+        yield _weighty(batch.x, w), None if w is None else w[w > 0]
+
+
+def count(source, steps: Optional[int] = None) -> float:
+    """Returns the number of data of an epoch, or the sum of their weights."""
+    return float(sum(len(x) if w is None else w.sum(dtype=np.float64) for x, w in weighted(source, steps)))
+
+
+def _weighty(x, w) -> np.ndarray:
+    x = np.asarray(x)
+    return x if w is None or np.all(np.asarray(w) > 0) else x[np.asarray(w) > 0]
+
+
+@contextlib.contextmanager
+def telling(*sources) -> Iterator[None]:
+    """Turns a failure of Keras that bad data are the reason of into a UserError that says so."""
+    try:
+        yield
+    except Exception as error:
+        for source in sources:
+            found = source and source.reason(error)
+            if found:
+                raise found from error
+        raise
