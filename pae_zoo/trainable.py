@@ -122,9 +122,10 @@ class Trainable(keras.Model):
 
     def form(self) -> fit_data.Form:
         """Returns what `fit`, `evaluate` and `predict` take as data."""
+        double = self.compute_dtype == "float64"
         return fit_data.Form(
-            self.event_shape, type(self).__name__, self.compute_dtype, unit=len(self.event_shape) == 3,
-            no_targets=self.no_targets,
+            self.event_shape, type(self).__name__, "float64" if double else "float32",
+            unit=len(self.event_shape) == 3, no_targets=self.no_targets,
         )  # fmt: skip
 
     @property
@@ -164,10 +165,10 @@ class Trainable(keras.Model):
                 self.optimizer.build(self.trained_variables)
         self._direct(callbacks)
         data = dict(zip(("x", "y", "sample_weight"), train.keras()))
-        with fit_data.telling(train, held_out):
+        with fit_data.telling(train, held_out, steps=steps):
             history = super().fit(
                 **data, batch_size=batch_size, validation_data=None if held_out is None else held_out.keras(),
-                shuffle=shuffle and isinstance(train, fit_data.Arrays), **given)  # fmt: skip
+                shuffle=shuffle and train.can_shuffle, **given)  # fmt: skip
         with fit_data.telling(train, held_out):
             self.after_fit(history, train, held_out, steps, verbose)
         return history
@@ -206,13 +207,13 @@ class Trainable(keras.Model):
         if self._feed is not None or kwargs:  # `fit` has looked at the data
             return super().evaluate(x, y, sample_weight=sample_weight, **given, **kwargs)
         source = fit_data.read(self.form(), x, y, sample_weight, checked=False)
-        with fit_data.telling(source):
+        with fit_data.telling(source, steps=steps):
             return super().evaluate(**dict(zip(("x", "y", "sample_weight"), source.keras())), **given)
 
     def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
         """Keras' predict, of what `fit` takes."""
         source = fit_data.read(self.form(), x, checked=False)
-        with fit_data.telling(source):
+        with fit_data.telling(source, steps=steps):
             return super().predict(source.keras()[0], batch_size=batch_size, verbose=verbose, steps=steps,
                                    callbacks=callbacks)
 
@@ -277,8 +278,10 @@ class Trainable(keras.Model):
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             scaled = self.optimizer.scale_loss(loss / replicas)
         variables = self.trained_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self.step.assign_add(1)
+        gradients = tape.gradient(scaled, variables)
+        with tf.control_dependencies([x]):  # data that end, or fail, take no step
+            self.optimizer.apply(gradients, variables)
+            self.step.assign_add(1)
         self._track(terms, weight)
         return tf.cast(loss, tf.float32) if weight is not None else loss
 

@@ -64,6 +64,9 @@ def _checked_weights(w, labels, class_weight: Optional[Mapping]) -> Optional[np.
         if labels is None:
             raise UserError("class_weight needs labels: give them as y, (n,), or weigh the data by sample_weight.")
         labels = np.asarray(labels)
+        if labels.ndim > 2:
+            raise UserError("class_weight needs labels, (n,); received y of the shape of x. Weigh the data by "
+                            "sample_weight.")
         flat = labels.argmax(axis=1) if labels.ndim > 1 and labels.shape[1] > 1 else labels.reshape(-1)
         w = np.ones(len(flat), np.float32)
         for label, weight in class_weight.items():

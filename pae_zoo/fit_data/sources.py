@@ -3,9 +3,11 @@
 import contextlib
 import itertools
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Optional
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -13,7 +15,7 @@ from pae_zoo.errors import UserError
 from pae_zoo.fit_data.batch import Batch, Form
 
 # What a failed assertion of `pae_zoo.fit_data.datasets` begins with.
-_MARK = re.compile(r"pae_zoo: (.*?)\]")
+_MARK = re.compile(r"pae_zoo: (.*?\.)\]", re.DOTALL)
 
 
 class Arrays:
@@ -21,14 +23,19 @@ class Arrays:
 
     def __init__(self, form: Form, batch: Batch):
         self.form, self.batch = form, batch
+        self.can_shuffle = True
 
     def keras(self) -> tuple:
         """Returns what Keras takes: a tuple of arrays."""
         return self.batch.for_keras()
 
-    def batches(self, steps: Optional[int] = None) -> Iterator[Batch]:
+    def batches(self) -> Iterator[Batch]:
         """Yields all data at once."""
         yield self.batch
+
+    def epoch(self, steps: Optional[int] = None) -> Iterator[Batch]:
+        """Yields all data at once, however many steps an epoch has."""
+        return self.batches()
 
     def split(self, fraction: float) -> tuple["Arrays", "Arrays"]:
         """Returns all but the last `fraction` of the data, and that, as Keras splits; raises UserError."""
@@ -64,22 +71,29 @@ class Batches:
         self._kept: list[Batch] = []
         self._left: Optional[Iterator[Batch]] = None  # of the one pass
         self._started, self._error = False, None
+        #: whether Keras can put the batches in another order
+        self.can_shuffle = isinstance(dataset, keras.utils.PyDataset)
         self._dataset = dataset if dataset is not None and not one_pass else self._replayed()
 
     def keras(self) -> tuple:
         """Returns what Keras takes: a data set."""
         return (self._dataset,)
 
-    def batches(self, steps: Optional[int] = None) -> Iterator[Batch]:
-        """Yields the batches of an epoch; of one of `steps` steps, where the data have no end or come once."""
-        if not self.one_pass:
-            endless = isinstance(self._dataset, tf.data.Dataset) and (
-                int(self._dataset.cardinality()) == tf.data.INFINITE_CARDINALITY)
-            if endless and not steps:
-                raise UserError(f"The data set has no end, and {self.form.name} reads all of an epoch. Give fit "
-                                "steps_per_epoch.")
-            return itertools.islice(self.iterate(), steps if endless else None)
-        return itertools.islice(self._once(), steps)
+    def batches(self) -> Iterator[Batch]:
+        """Yields the batches from the first one on, without end where there is none."""
+        return self._once() if self.one_pass else iter(self.iterate())
+
+    def epoch(self, steps: Optional[int] = None) -> Iterator[Batch]:
+        """Yields the batches of an epoch, of `steps` steps where the data come once or have no end.
+
+        Raises UserError for data without end whose steps are not known.
+        """
+        endless = isinstance(self._dataset, tf.data.Dataset) and (
+            int(self._dataset.cardinality()) == tf.data.INFINITE_CARDINALITY)
+        if endless and not steps:
+            raise UserError(f"The data set has no end, and {self.form.name} needs all data of an epoch. Give fit "
+                            "steps_per_epoch.")
+        return itertools.islice(self.batches(), steps if endless or self.one_pass else None)
 
     def split(self, fraction: float):
         """Raises UserError: only arrays can be split."""
@@ -102,7 +116,7 @@ class Batches:
 
     def _replayed(self) -> tf.data.Dataset:
         """Returns a data set whose first iteration gives what was read here, too."""
-        first = next(iter(self.batches(1)), None)
+        first = next(self.batches(), None)
         if first is None:
             raise UserError("The data hold no batch. A generator that has been read already is used up: make it anew.")
         element = first.for_keras()
@@ -139,7 +153,7 @@ def examples(source, num: int) -> np.ndarray:
 
 def weighted(source, steps: Optional[int] = None) -> Iterator[tuple[np.ndarray, Optional[np.ndarray]]]:
     """Yields (x, w) of an epoch, without data of weight 0; w is None where there are no weights."""
-    for batch in source.batches(steps):
+    for batch in source.epoch(steps):
         w = None if batch.w is None else np.asarray(batch.w)
         yield _weighty(batch.x, w), None if w is None else w[w > 0]
 
@@ -155,10 +169,16 @@ def _weighty(x, w) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def telling(*sources) -> Iterator[None]:
-    """Turns a failure of Keras that bad data are the reason of into a UserError that says so."""
+def telling(*sources, steps: Optional[int] = None) -> Iterator[None]:
+    """Turns a failure of Keras that bad data are the reason of into a UserError that says so.
+
+    Without `steps` an epoch ends where the data do, which Keras would warn of.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            if steps is None:
+                warnings.filterwarnings("ignore", "Your input ran out of data")
+            yield
     except Exception as error:
         for source in sources:
             found = source and source.reason(error)

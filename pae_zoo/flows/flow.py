@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
-from pae_zoo import distributions, seeds
+from pae_zoo import distributions, seeds, values
 from pae_zoo.errors import UserError
 from pae_zoo.flows import builder
 from pae_zoo.flows.base import FlowLayer, Pair, on_rows
@@ -194,11 +194,7 @@ class Flow(Trainable):
                 f"A flow over {self.num_dims} dimensions is trained on an array (n, {self.num_dims}), n >= 2; "
                 f"received shape {x.shape}."
             )
-        bad = int(np.sum(~np.isfinite(x).all(axis=1)))
-        if bad:
-            raise UserError(
-                f"{bad} of {len(x)} rows of the training data are not finite (NaN or infinite); remove or mend them."
-            )
+        values.check(x, "x", unit=False)
         return x
 
     # ---- saving ------------------------------------------------------------------------------------

@@ -138,15 +138,15 @@ def test_adapt_standardises_what_the_first_layers_see():
 
 
 @pytest.mark.parametrize("bad", (np.nan, np.inf))
-def test_rows_that_are_not_finite_are_counted(bad):
+def test_the_first_row_that_is_not_finite_is_named(bad):
     x = data()
     x[[3, 5], 1] = bad
     flow = pae_zoo.Flow(3, **SMALL)
     flow.compile("adam", jit_compile=False)
-    with pytest.raises(pae_zoo.UserError, match="2 of 300 rows"):
+    with pytest.raises(pae_zoo.UserError, match="first in row 3"):
         flow.fit(x, verbose=0)
     flow.adapt(data())
-    with pytest.raises(pae_zoo.UserError, match="2 of 300 rows"):
+    with pytest.raises(pae_zoo.UserError, match="first in row 3"):
         flow.fit(x, verbose=0)
 
 
