@@ -1,6 +1,7 @@
 """What trains step by step: one objective, seeded steps, compiled blocks of steps, Keras' entry points."""
 
 import contextlib
+import inspect
 from typing import Any, Optional
 
 import keras
@@ -131,9 +132,13 @@ class Trainable(keras.Model):
     @property
     def no_targets(self) -> str:
         """Why `fit` takes no targets other than x, and what to do; empty where it takes them."""
-        if "target" in self.objective_takes:
+        if self._takes("target"):
             return ""
         return "its objective is that of x alone. Take an autoencoder that can be trained to denoise, as AE or VAE"
+
+    def _takes(self, name: str) -> bool:
+        # A subclass with an objective of its own may not have the arguments of the one that it replaces.
+        return name in self.objective_takes and name in inspect.signature(self.objective).parameters
 
     def as_input(self, x: tf.Tensor) -> tf.Tensor:
         """Returns a batch of data as floats, as `objective` takes it."""
@@ -288,7 +293,7 @@ class Trainable(keras.Model):
     def _terms(self, x, seed, training: bool, weight=None, target=None) -> dict[str, tf.Tensor]:
         """Returns the terms of `objective`, with `losses` added to "loss"."""
         more = {"weight": weight, "target": target}
-        taken = {name: more[name] for name in self.objective_takes if more[name] is not None}
+        taken = {name: value for name, value in more.items() if value is not None and self._takes(name)}
         terms = self.objective(x, seed, training=training, **taken)
         extra = self._extra_loss()
         return terms if extra is None else {**terms, "loss": terms["loss"] + tf.cast(extra, terms["loss"].dtype)}
