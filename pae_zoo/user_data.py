@@ -32,8 +32,8 @@ class UserData:
 def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, given: set[str]) -> UserData:
     """Reads npz:FILE or folder:DIR for a model that takes data of shape `event_shape`.
 
-    An npz gives its rows of x or x_train, then those of x_test. A folder (or zip archive) gives all its images,
-    sorted by path; grey ones become colour for a colour model.
+    An npz gives its rows of x or x_train, then those of x_test and of x_valid. A folder (or zip archive) gives all
+    its images, sorted by path; grey ones become colour for a colour model.
 
     Args:
       hparams: the run's hyper-parameters, whose crop, image_size, grey and invert are applied.
@@ -56,7 +56,7 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
             check_shape(chosen[-1].shape[1:], event_shape, Geometry(), name)
             left -= len(chosen[-1])
     x = chosen[0] if len(chosen) == 1 else np.concatenate(chosen)
-    order = ", those of x_train before those of x_test" if len(chosen) > 1 else ""
+    order = ", those of x_train before those of x_test and x_valid" if len(chosen) > 1 else ""
     steps = [f"{flag}={getattr(geometry, field)}" for flag, field in GEOMETRY_FLAGS.items() if getattr(geometry, field)]
     prepared = f"; prepared with {', '.join(steps)}" if steps else ""
     prepared += "".join(f"; left out: {what}" for what in left_out)
@@ -65,7 +65,8 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
 
 def _archive(path: Path) -> tuple[list[Rows], None, list[str]]:
     raw = npz.read(path)
-    return [raw.train] if raw.test is None else [raw.train, raw.test], None, []
+    left_out = [note.removeprefix("left out: ") for note in raw.notes]
+    return [rows for rows in (raw.train, raw.test, raw.valid) if rows is not None], None, left_out
 
 
 def _folder(path: Path, event_shape: tuple[int, ...]) -> tuple[list[Rows], list[str], list[str]]:

@@ -1,7 +1,6 @@
 """Folders and zip archives of images as data sets: which folders are splits, which are labels, what is left out."""
 
 import pathlib
-import re
 from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
@@ -10,29 +9,11 @@ from pae_zoo import reading
 from pae_zoo.data.images import ImageRows
 from pae_zoo.data.places import EXTENSIONS, Place
 from pae_zoo.data.rows import Raw
+from pae_zoo.data.splits import SPLITS, Own, split_of
 from pae_zoo.errors import UserError
 
 DESCRIPTION = "*.zip or folders of images"
-_SPLITS = ("train", "test", "valid")
-_SPELLINGS = (
-    ("train", re.compile(r"train(ing)?")),
-    ("test", re.compile(r"test(ing)?")),
-    ("valid", re.compile(r"val(id(ation)?)?|dev(elopment)?")),
-)
-_SUFFIX = re.compile(r"[ _.-]*(set|split|data|images?|imgs)$")
-Own = Sequence[tuple[str, str]]
 _LEVELS = 2  # DIR/train/cat and DIR/cat/train
-
-
-def split_of(folder: str, own: Own = ()) -> Optional[str]:
-    """Returns "train", "test" or "valid" for a folder's name in any usual spelling, else None.
-
-    `own` has pairs of further names and one of these three.
-    """
-    if folder in dict(own):
-        return dict(own)[folder]
-    plain = _SUFFIX.sub("", folder.lower())
-    return next((split for split, spelling in _SPELLINGS if spelling.fullmatch(plain)), None)
 
 
 def labels_of(names: Sequence[str]) -> tuple[Optional[list], tuple]:
@@ -88,7 +69,7 @@ def _splits(names: list[str], own: Own, source: str) -> tuple[list[Optional[str]
 
 
 def _refuse_two_spellings(found: Mapping[str, Optional[str]], source: str) -> None:
-    for split in _SPLITS:
+    for split in SPLITS:
         same = sorted(folder for folder, meant in found.items() if meant == split)
         if len(same) > 1:
             raise UserError(f"{source} holds {' and '.join(f'{folder}/' for folder in same)}, which are all {split}; "
@@ -108,8 +89,8 @@ def arrange(files: list[tuple[Place, str]], names: list[str], source: str, own: 
     member, inner = _splits(short, own, source)
     kept = [index for index, split in enumerate(member) if split]
     labels, label_names = labels_of([inner[index] for index in kept])
-    of = {split: [place for place, index in enumerate(kept) if member[index] == split] for split in _SPLITS}
-    rows = {split: ImageRows([files[kept[place]] for place in of[split]]) for split in _SPLITS if of[split]}
+    of = {split: [place for place, index in enumerate(kept) if member[index] == split] for split in SPLITS}
+    rows = {split: ImageRows([files[kept[place]] for place in of[split]]) for split in SPLITS if of[split]}
     if any(part.channels == 3 for part in rows.values()):
         for part in rows.values():
             part.to_colour()

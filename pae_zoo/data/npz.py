@@ -1,47 +1,72 @@
-"""NumPy archives with `x` or `x_train` (and `x_test`, `y_*`); pickles inside are refused."""
+"""NumPy archives with `x` or `x_train` (and `x_test`, `x_valid`, `y_*`); pickles inside are refused."""
 
 import pathlib
+import re
 from typing import Optional
 
 import numpy as np
 
 from pae_zoo import reading, values
 from pae_zoo.data.rows import ArrayRows, Raw, check_labels
+from pae_zoo.data.splits import SPLITS, split_of
 from pae_zoo.errors import UserError
 
 DESCRIPTION = "an .npz file with x_train, y_train, x_test, y_test"
-_ALLOWED = ("x", "x_train", "x_test", "y", "y_train", "y_test")
-_KEYS = "x or x_train, and optionally x_test, y (or y_train), y_test"
+_KEYS = "x or x_train, and optionally x_test, x_valid, y (or y_train), y_test, y_valid"
+_KEY = re.compile(r"([xy])(?:_(.+))?")
 
 
 def read(path: pathlib.Path) -> Raw:
     """Returns the rows of an .npz file; raises UserError if it is missing, broken or not allowed."""
     path = reading.locate(path)
     reading.regular(path, "give the path of an .npz file, for example npz:digits.npz")
-    arrays = reading.npz(path, keys=_ALLOWED)
-    if ("x" in arrays) == ("x_train" in arrays):
-        found = reading.shown(", ".join(reading.npz_names(path)) or "nothing")
+    names = reading.npz_names(path)
+    keys = _keys(names, path)
+    arrays = reading.npz(path, keys=list(keys.values()))
+    x, y = {}, {}
+    for split in (split for split in SPLITS if ("x", split) in keys):
+        key = keys["x", split]
+        x[split] = images_or_vectors(arrays.pop(key), f"{path}: {'the training rows' if split == 'train' else key}")
+        labels = arrays.get(keys.get(("y", split)))
+        y[split] = None if labels is None else check_labels(labels, len(x[split]), f"{path}: {split}")
+    _check_alike(x, y, path)
+    rows = {split: ArrayRows(array) for split, array in x.items()}
+    others = [name for name in names if name not in keys.values()]
+    notes = [f"left out: {len(others)} arrays, such as {reading.shown(others[0])}"] if others else []
+    return Raw(rows["train"], y["train"], rows.get("test"), y.get("test"), rows.get("valid"), y.get("valid"),
+               source=str(path), notes=tuple(notes))
+
+
+def _keys(names: list[str], path: pathlib.Path) -> dict[tuple[str, str], str]:
+    """Returns {("x" or "y", split): name of the array}; raises UserError for two of one meaning, and rows that lack."""
+    keys: dict[tuple[str, str], str] = {}
+    found = reading.shown(", ".join(names) or "nothing")
+    for name in names:
+        match = _KEY.fullmatch(name.lower())
+        split = match and (split_of(match[2]) if match[2] else "train")
+        if split and (match[1], split) in keys:
+            raise UserError(f"{path} holds {found}; exactly one of {keys[match[1], split]} and {name} can be meant "
+                            f"(keys: {_KEYS}).")
+        if split:
+            keys[match[1], split] = name
+    if ("x", "train") not in keys:
         raise UserError(f"{path} holds {found}; exactly one of x and x_train is needed (keys: {_KEYS}).")
-    if "y" in arrays and "y_train" in arrays:
-        raise UserError(f"{path} holds both y and y_train; give only one of them.")
-    train = images_or_vectors(arrays.pop("x", arrays.pop("x_train", None)), f"{path}: the training rows")
-    train_y = _labels(arrays.get("y", arrays.get("y_train")), len(train), f"{path}: training")
-    raw = Raw(ArrayRows(train), train_y, source=str(path))
-    if "x_test" in arrays:
-        test = images_or_vectors(arrays.pop("x_test"), f"{path}: x_test")
-        if test.shape[1:] != train.shape[1:] or test.dtype != train.dtype:
+    for kind, split in keys:
+        if ("x", split) not in keys:
+            raise UserError(f"{path} holds {keys[kind, split]} without x_{split}; give both or neither.")
+    return keys
+
+
+def _check_alike(x: dict[str, np.ndarray], y: dict[str, Optional[np.ndarray]], path: pathlib.Path) -> None:
+    train = x["train"]
+    for split, array in x.items():
+        if array.shape[1:] != train.shape[1:] or array.dtype != train.dtype:
             raise UserError(
-                f"{path} has training rows of shape {train.shape[1:]} ({train.dtype}) and test rows of shape "
-                f"{test.shape[1:]} ({test.dtype}); both must be alike."
+                f"{path} has training rows of shape {train.shape[1:]} ({train.dtype}) and {split} rows of shape "
+                f"{array.shape[1:]} ({array.dtype}); both must be alike."
             )
-        raw.test, raw.test_y = ArrayRows(test), _labels(arrays.get("y_test"), len(test), f"{path}: test")
-        if (raw.test_y is None) != (train_y is None):
-            raise UserError(
-                f"{path} has labels for one split only; give both y_train and y_test, or neither."
-            )
-    elif "y_test" in arrays:
-        raise UserError(f"{path} holds y_test without x_test; give both or neither.")
-    return raw
+        if (y[split] is None) != (y["train"] is None):
+            raise UserError(f"{path} has labels for one split only; give both y_train and y_{split}, or neither.")
 
 
 def images_or_vectors(array: np.ndarray, where: str) -> np.ndarray:
@@ -70,10 +95,6 @@ def images_or_vectors(array: np.ndarray, where: str) -> np.ndarray:
             "use x.astype('uint8')."
         )
     return array[..., None] if array.ndim == 3 else array
-
-
-def _labels(labels: Optional[np.ndarray], count: int, where: str) -> Optional[np.ndarray]:
-    return None if labels is None else check_labels(labels, count, where)
 
 
 def find(folder: pathlib.Path):

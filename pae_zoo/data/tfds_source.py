@@ -16,6 +16,7 @@ import numpy as np
 from pae_zoo import reading
 from pae_zoo.data.geometry import Geometry
 from pae_zoo.data.rows import Raw, check_room
+from pae_zoo.data.splits import split_of
 from pae_zoo.errors import UserError
 
 DESCRIPTION = "a copy prepared by tensorflow-datasets (a folder with dataset_info.json)"
@@ -167,17 +168,18 @@ def _raw(builder) -> Raw:
         raise UserError(
             f"{info.full_name} has no feature called image; use a set of images, or write it as .npz."
         )
-    if "train" not in info.splits:
+    found: dict[str, str] = {}
+    for name in info.splits:
+        if split := split_of(name):
+            found.setdefault(split, name)
+    if "train" not in found:
         raise UserError(f"{info.full_name} has the splits {', '.join(info.splits)}; a train split is needed.")
-    raw = Raw(TfdsRows(builder, "train"), source=f"tensorflow-datasets {info.full_name}")
-    raw.train_y = raw.train.labels()
-    if "test" in info.splits:
-        raw.test = TfdsRows(builder, "test")
-        raw.test_y = raw.test.labels()
-    if "validation" in info.splits:
-        raw.valid = TfdsRows(builder, "validation")
-        raw.valid_y = raw.valid.labels()
-    return raw
+    rows = {split: TfdsRows(builder, name) for split, name in found.items()}
+    y = {split: part.labels() for split, part in rows.items()}
+    others = [name for name in info.splits if name not in found.values()]
+    notes = (f"left out: the splits {reading.shown(', '.join(others))}",) if others else ()
+    return Raw(rows["train"], y["train"], rows.get("test"), y.get("test"), rows.get("valid"), y.get("valid"),
+               source=f"tensorflow-datasets {info.full_name}", notes=notes)
 
 
 def _hosts(builder) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from data_files import png_bytes, write_png
 
 from pae_zoo import data
-from pae_zoo.data import folders
+from pae_zoo.data.splits import split_of
 from pae_zoo.errors import UserError
 
 SHADES = {"train": 10, "valid": 20, "test": 30}
@@ -89,7 +89,7 @@ def test_classes_that_are_called_as_splits_are(tmp_path):
     names = {f"{label}/{n}.png": n for label in ("car", "plane", "train") for n in range(4)}
     assert data.load(write(tmp_path / "a", names)).label_names == ("car", "plane", "train")
     for name in ("trained", "contest", "value", "device", "tester", "latest", "0", ""):
-        assert folders.split_of(name) is None
+        assert split_of(name) is None
 
 
 def test_ambiguous_or_missing_training_folders_are_refused(tmp_path):

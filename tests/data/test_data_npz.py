@@ -61,6 +61,28 @@ def test_dtypes(tmp_path, x, shape, dtype):
     np.testing.assert_allclose(unit, expected, rtol=1e-3)
 
 
+def test_splits_by_any_usual_spelling_and_what_is_left_out(tmp_path):
+    x, y = IMAGES, LABELS
+    for suffixes in (("train", "test", "valid"), ("TRAIN", "Testing", "val"), ("training", "test_set", "dev")):
+        arrays = {f"x_{name}": x[first : first + 10] for name, first in zip(suffixes, (0, 10, 20))}
+        arrays |= {f"Y_{name}": y[first : first + 10] for name, first in zip(suffixes, (0, 10, 20))}
+        loaded = data.load(save(tmp_path / "a.npz", **arrays, names=np.arange(3)))
+        np.testing.assert_array_equal(loaded.test.x, x[10:20])
+        np.testing.assert_array_equal(loaded.valid.x, x[20:])
+        np.testing.assert_array_equal(loaded.valid.y, y[20:])
+        assert sorted(loaded.train.y) == sorted(y[:10]) and loaded.info.notes == ("left out: 1 arrays, such as names",)
+    loaded = data.load(save(tmp_path / "a.npz", X=x, x_val=x[:3]))
+    np.testing.assert_array_equal(loaded.valid.x, x[:3])
+    assert len(loaded.train) + len(loaded.test) == 30
+    for arrays, words in ((dict(x=x, X=x), "exactly one of x and X"), (dict(x=x, x_val=x, x_dev=x), "x_val and x_dev"),
+                          (dict(x=x, y_val=y), "y_val without x_valid"),
+                          (dict(x_val=x, x_test=x), "one of x and x_train"),
+                          (dict(x=x, y=y, x_val=x), "one split only"), (dict(x=x, x_val=x[:, :4]), "must be alike"),
+                          (dict(x=x, y=y, y_train=y), "exactly one of y and y_train")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            data.load(save(tmp_path / "a.npz", **arrays))
+
+
 NAN, BIG = IMAGES / 255.0, IMAGES / 200.0
 NAN[4, 0, 0, 0] = np.nan
 

@@ -166,6 +166,18 @@ def test_prepared_copy_of_tensorflow_datasets(tmp_path):
         np.testing.assert_array_equal(loaded.train.x[:, 0, 0, 0] % 10, loaded.train.y)
     assert data.load("tfds:mnist", data_dir=str(tmp_path)).slug == "tfds-mnist"
 
+    class More(Mnist, skip_registration=True):
+        name = "mnist"
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples(24), "val": self._generate_examples(3),
+                    "unsupervised": self._generate_examples(2)}  # fmt: skip
+
+    More(data_dir=str(tmp_path / "more")).download_and_prepare()
+    loaded = data.load("tfds:mnist", data_dir=str(tmp_path / "more"))
+    assert sorted(loaded.valid.y) == [0, 1, 2] and len(loaded.train) + len(loaded.test) == 24
+    assert loaded.info.notes == ("left out: the splits unsupervised",)
+
 
 def cifar_rows(count, seed=0):
     rng = np.random.default_rng(seed)
