@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: install demo test full-test data-test slow-test lint clean
+.PHONY: install demo test full-test data-test slow-test fuzz lint clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,12 @@ data-test: install
 # Trains for minutes to hours; needs PAE_ZOO_DATA too.
 slow-test: install
 	$(TEST_ENV) $(BIN)/python -m pytest -q -m "slow or (data and full)" tests
+
+# Bad commands and files: all of those that are refused at once, and one in SHARE of those that end in a training;
+# with FULL=1 all of them, in under ten minutes on two cores.
+SHARE ?= 4
+fuzz: install
+	$(BIN)/python tools/fuzz/run.py --jobs=2 --share=$(if $(FULL),1,$(SHARE))
 
 lint: install
 	$(BIN)/ruff check .

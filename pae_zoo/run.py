@@ -147,6 +147,7 @@ class Run:
             ("data of shape", tuple(model.event_shape), shape and tuple(shape)),
             ("latents", model.latent_dim, hparams.latent_dim),
             ("weights", model.count_params(), weights),
+            ("the seed", model.seed, hparams.seed),
         ]
         for what, found, recorded in pairs:
             if recorded is not None and found != recorded:

@@ -215,6 +215,7 @@ BAD = {
     "ood set to be fetched": (["--tasks=density", "--ood_datasets=kmnist", "--download=false"],
                               "put its files in <data_dir>/kmnist/"),
     "ood set of vectors": (["--tasks=ood", "--ood_datasets=circle"], "has data of shape (2,)"),
+    "stability_dir under a file": (["--tasks=distance_stability", "--stability_dir=/dev/null/x"], "--stability_dir="),
     "missing mask": (["--tasks=restoration", "--mask=no.npy"], "no.npy does not exist"),
     "mask beyond the images": (["--tasks=restoration", "--mask=columns:0-9"], "reaches beyond"),
     "imputation mask beyond": (["--tasks=imputation", "--imputation_masks=rows:0-9"], "reaches beyond"),

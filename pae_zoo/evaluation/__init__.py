@@ -62,7 +62,7 @@ def check_tasks(names: Sequence[str]) -> None:
 
 
 def check_data(flags, names: Sequence[str], dataset: Optional[Dataset] = None) -> None:
-    """Raises UserError unless the sets and masks that the tasks `names` take are there and, where known, fit the data.
+    """Raises UserError unless what the tasks `names` take and write is there and, where known, fits the data.
 
     For before a training, whose work a task must not lose by what it could have been told at once.
     """

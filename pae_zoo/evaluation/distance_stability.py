@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from pae_zoo import seeds
+from pae_zoo import atomic, seeds
 from pae_zoo.evaluation import latent_geometry, stability_report
 from pae_zoo.evaluation.context import Context
 from pae_zoo.evaluation.stability_tables import PUBLISHED, STRAIGHT, Table
@@ -63,6 +63,12 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
             if np.isfinite(values).any() and (length == "published") == (name == PUBLISHED):
                 yield f"distance_stability/{name}/{length}", latent_geometry.mean(values, finite)
     yield "distance_stability/latent", table.column(STRAIGHT, "latent").mean()
+
+
+def check_data(flags: Any, dataset: Any = None) -> None:
+    """Raises UserError unless --stability_dir can be written, where it is given."""
+    if flags.stability_dir:
+        atomic.check_place(flags.stability_dir, "stability_dir")
 
 
 def over_runs(runs: Sequence[Any], options: Any) -> Iterator[str]:

@@ -93,6 +93,6 @@ def _own_limit() -> Optional[int]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="ascii", errors="replace").splitlines()
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not this system's
         return []

@@ -33,6 +33,10 @@ BAD = [
     (["--grid", "latent_dims=2"], "unknown flag --latent_dims"),
     (["--grid", "latent_dim=0"], "out of range"),
     (["--grid", "model=vea"], "vea"),
+    (["--grid", " ".join(f"f{i}=1,2,3,4,5,6,7,8,9,0" for i in range(12))], "has 1000000000000 points"),
+    (["--grid", f"dataset=npz:{'n' * 300}"], "at most 200 are possible"),
+    (["--out=/dev/null/x"], "--out=/dev/null/x: /dev/null is no folder"),
+    (["--out=~no_such_user_7/x"], "there is no home folder ~no_such_user_7"),
     (["--", "--workdir=x"], "use --out"),
     (["--", "stray"], "unexpected word"),
     (["--wrong"], "unrecognized"),
@@ -47,6 +51,13 @@ def test_bad_input_is_one_line_and_status_2(argv, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert stop.value.code == 2 and message in error and len(error.splitlines()) == 1
     assert not out.exists()
+
+
+def test_an_error_that_nobody_foresaw_is_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sweep, "_run_all", lambda *args: 1 / 0)
+    assert sweep.main([f"--out={tmp_path}"]) == 1
+    assert capsys.readouterr().err == (
+        "pae_zoo: error: ZeroDivisionError: division by zero. Give --verbosity=1 to see the traceback.\n")  # fmt: skip
 
 
 class Launcher:
