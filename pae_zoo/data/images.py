@@ -126,7 +126,8 @@ class ImageRows:
         mode = "RGB" if self.channels == 3 else "L"
 
         def decode(image):
-            pixels = np.asarray(image.convert(mode)).reshape(1, image.height, image.width, self.channels)
+            converted = image if image.mode == mode else image.convert(mode)  # which would copy
+            pixels = np.asarray(converted).reshape(1, image.height, image.width, self.channels)
             return geometry.apply(pixels, "an image")[0]
 
         results = []
