@@ -328,7 +328,7 @@ def check(hparams):
         value, rule = getattr(hparams, field.name), field.metadata
         items = value if isinstance(value, tuple) else (value,)
         for item in [item for item in items if isinstance(item, (int, float)) and not isinstance(item, bool)]:
-            if not math.isfinite(item):
+            if isinstance(item, float) and not math.isfinite(item):
                 raise UserError(f"--{field.name}={item} is not a finite number; {allowed_range(field)}.")
             outside = (
                 (rule["low"] is not None and item < rule["low"])

@@ -1,6 +1,7 @@
 """Flags and config.json: home folders, the limits of numbers, types."""
 
 import dataclasses
+import typing
 
 import pytest
 
@@ -45,6 +46,8 @@ def test_numbers_have_a_largest_value():
             refused(cls, name, 2**63, f"--{name}=")
             if rule["high"]:
                 refused(cls, name, rule["high"] + 1, f"--{name}=.* at most {rule['high']}")
+        elif typing.get_type_hints(cls)[name] == tuple[int, ...]:
+            refused(cls, name, (1, 10**4200), f"--{name}=")
         elif type(field.default) is float:
             for value in (1e308, -1e308, 1e-320, float("nan"), float("inf")):
                 refused(cls, name, value, f"--{name}=")
