@@ -221,3 +221,15 @@ def test_gzip_is_read_to_its_check_sum(tmp_path):
     for content in (b"hello", sound[:-20], sound[:-8] + b"abcd" + sound[-4:]):
         path.write_bytes(content)
         assert "a.gz" in refusal(read)
+
+
+def test_the_memory_that_is_left_is_the_least_of_what_bounds_it(tmp_path, monkeypatch):
+    used, stat = _written(tmp_path / "used", b"400\n"), _written(tmp_path / "stat", b"anon 3\ninactive_file 50\n")
+    for limit, expected in ((b"1000\n", 650), (b"max\n", None)):
+        assert reading.budget._group(_written(tmp_path / "limit", limit), used, stat) == expected
+    assert reading.budget._group(tmp_path / "none", used, stat) is None
+    assert 0 < reading.available_memory() <= reading.budget._machine()
+    monkeypatch.setattr(reading.budget, "_limits", lambda: iter([None, 7 << 20, 9 << 20]))
+    assert reading.available_memory() == 7 << 20
+    assert "needs 8.0 MiB of memory, but 7.0 MiB are left; sell it." in refusal(
+        reading.check_memory, 8 << 20, "x", remedy="sell it")

@@ -3,10 +3,11 @@
 import collections
 import concurrent.futures
 import contextlib
+import math
 import os
 import threading
 import warnings
-from typing import BinaryIO, Iterator, Optional, Sequence
+from typing import Any, BinaryIO, Iterator, Optional, Sequence
 
 import numpy as np
 
@@ -21,32 +22,62 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _GREY, _COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _LARGE = 16 << 20  # pixels: such images are decoded one at a time
 _CHUNK = 1024
+_MOST_READS = 20_000  # of a header
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 
 
 @contextlib.contextmanager
 def opened(file: BinaryIO, name: str):
     """Opens an image of which only the header was read; raises UserError, in the block too, for what is none.
 
-    Refused are more pixels than Pillow takes for safe, packed data that grow beyond reason, and more than 8 bits a
-    channel. Of several frames only the first is seen.
+    Refused are more pixels than Pillow takes for safe, in the image or in a tile of it, packed data that grow beyond
+    reason, headers of endless pieces, and more than 8 bits a channel. Of several frames only the first is seen.
     """
     from PIL import Image
 
     with reading.told(name, "image", "repair or remove it"):
+        size = _size(file)
+        counted = _Counted(file)
         try:
-            image = Image.open(file, formats=_FORMATS)
+            image = Image.open(counted, formats=_FORMATS)
+            counted.left = math.inf  # decoders may read byte by byte
         except Image.UnidentifiedImageError:
             raise ValueError(f"its data are none of {', '.join(_FORMATS)}")
         with image:
             if image.mode not in _GREY + _COLOUR:
                 raise UserError(f"{name} has Pillow's mode {image.mode}; allowed are images of 8 bits a channel.")
             pixels = image.width * image.height
-            reading.check_claim(pixels * len(image.getbands()), _size(file), name, remedy="remove it")
+            tile = _tile(image)
+            if tile > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"it has tiles of {tile} pixels")
+            reading.check_claim(max(pixels, tile) * len(image.getbands()), size, name, remedy="remove it")
             with _ONE_LARGE if pixels > _LARGE else contextlib.nullcontext():
                 yield image
 
 
 _ONE_LARGE = threading.Lock()
+
+
+class _Counted:
+    """A file that is read so many times, `left`, and then no more: a header of endless pieces would take hours."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self.left = file, _MOST_READS
+
+    def read(self, *size: int) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("its header has too many pieces")
+        return self._file.read(*size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _tile(image: Any) -> int:
+    """Returns the pixels of a tile that a TIFF is made of, 0 elsewhere; it may be larger than the image."""
+    tags = getattr(image, "tag_v2", {})
+    return int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
 
 
 def _size(file: BinaryIO) -> int:

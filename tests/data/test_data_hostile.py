@@ -52,6 +52,15 @@ def tiff(width, height):
     return b"II*\0" + struct.pack("<I", 72) + bytes(64) + struct.pack("<H", len(entries)) + body + bytes(4)
 
 
+def tiled(side):
+    """A TIFF of 8x8 pixels in one packed tile of side x side."""
+    packed = zlib.compress(bytes(100))
+    entries = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1),
+               (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 8), (325, 4, 1, len(packed))]  # fmt: skip
+    body = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + struct.pack("<H", len(entries)) + body + bytes(4)
+
+
 BMP = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 118, 0, 0, 54, 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(64)
 
 
@@ -67,6 +76,10 @@ def test_pictures(tmp_path):
         "page.jpg": b"<html>404</html>", "half.png": encoded("PNG")[:4000], "half.jpg": encoded("JPEG")[:1000],
         "half.gif": encoded("GIF")[:1500], "half.bmp": encoded("BMP")[:5000], "half.tif": encoded("TIFF")[:5000],
         "half.webp": encoded("WEBP")[:500], "sketch.png": encoded("JPEG2000"),
+        "tile.tif": tiled(30_000), "comment.pgm": b"P5 #" + b"c" * 30_000,
+        "pieces.png": png(8, 8, extra=chunk(b"aaAa", b"") * 12_000),
+        "frame.gif": b"GIF89a" + struct.pack("<HHBBB", 8, 8, 128, 0, 0) + bytes(6) + b"," + struct.pack(
+            "<HHHHB", 0, 0, 60_000, 60_000, 0) + b"\x02\x02\x4c\x01\x00;",
         "check.png": PICTURE[:45] + b"zz" + PICTURE[47:],
     }  # fmt: skip
     for number, (name, content) in enumerate(broken.items()):
