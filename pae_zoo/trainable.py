@@ -155,6 +155,10 @@ class Trainable(keras.Model):
         the first row that is not. Metrics of any name can be monitored with mode "auto".
         """
         given = dict(epochs=epochs, verbose=verbose, callbacks=callbacks, **options)
+        if self.compiled and not self.optimizer.built:
+            # Here, for a step that makes variables of its own is traced twice.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trained_variables)
         if self._feed is not None:
             return super().fit(x, y, batch_size=batch_size, validation_data=validation_data, shuffle=shuffle, **given)
         train = fit_data.read(self.form(), x, y, sample_weight, class_weight, keep=self.reads_again)
@@ -164,10 +168,6 @@ class Trainable(keras.Model):
         steps = options.get("steps_per_epoch")
         with fit_data.telling(train):
             self._look_at(train, steps)
-        if self.compiled and not self.optimizer.built:
-            # Here, for a step that makes variables of its own is traced twice.
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trained_variables)
         self._direct(callbacks)
         data = dict(zip(("x", "y", "sample_weight"), train.keras()))
         with fit_data.telling(train, held_out, steps=steps):

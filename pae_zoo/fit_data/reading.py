@@ -31,6 +31,8 @@ def read(form: Form, x, y=None, w=None, class_weight: Optional[Mapping] = None, 
                         f"{', '.join(map(str, form.event_shape))}) or a data set of batches.")
     if isinstance(x, str) or not (hasattr(x, "shape") or isinstance(x, (Iterable, keras.utils.PyDataset))):
         raise UserError(f"x is a {type(x).__name__}; allowed: an array, a tf.data.Dataset, a generator or a PyDataset.")
+    if isinstance(x, tf.distribute.DistributedDataset):
+        raise UserError("x is distributed already; give the tf.data.Dataset itself, which Keras hands out to replicas.")
     if isinstance(x, Mapping):
         x, own_y, own_w = parts(x)
         y, w = own_y if y is None else y, own_w if w is None else w
