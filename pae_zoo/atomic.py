@@ -99,8 +99,8 @@ def _clear_one(path: str) -> None:
             os.close(handle)
 
 
-def check_place(path, flag: str) -> None:
-    """Raises UserError, naming `flag`, unless files can be written at or in `path`; leaves nothing behind.
+def check_place(path, flag: str, is_file: bool = False) -> None:
+    """Raises UserError, naming `flag`, unless a folder (or a file) can be written at `path`; leaves nothing behind.
 
     The folders that are missing are made on trial in a neighbour, with a small file in the deepest, and removed: so
     names, permissions and room are those of the file system itself.
@@ -113,6 +113,8 @@ def check_place(path, flag: str) -> None:
         os.fsencode(path).decode()  # TensorFlow and HDF5 take no other names
         if here.is_symlink() and not here.exists():
             raise UserError(f"--{flag}={path}: {here} is a link that leads nowhere. Remove it, or give another path.")
+        if here.is_file() and not missing and not is_file:
+            raise UserError(f"--{flag}={path} is a file; give the path of a folder.")
         if not here.is_dir() and (missing or not here.is_file()):
             raise UserError(f"--{flag}={path}: {here} is no folder. Give another path.")
         if len(missing) > MOST_PARENTS:

@@ -32,7 +32,7 @@ def check_out(out: str, names: Sequence[str], event_shape: tuple[int, ...]) -> s
         raise UserError(f"--out={out} ends in {path.suffix}; allowed: FILE.npz, FILE.csv, or a folder (end its name "
                         "with / if it has a dot).")
     _check_free(path, form)
-    atomic.check_place(path, "out")
+    atomic.check_place(path, "out", is_file=form != "folder")
     atomic.clear(path.parent)
     for name in [name for name in ("reconstruction", "restoration") if name in names]:
         if form == "csv":

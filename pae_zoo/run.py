@@ -168,7 +168,7 @@ class Run:
         with reading.told(path, "history", remedy):
             lines = [_json_object(line) for line in reading.text(path, remedy).splitlines() if line.strip()]
             for number, line in enumerate(lines, start=1):
-                if not all(type(line.get(key)) is int for key in ("epoch", "step")):
+                if not all(type(line.get(key)) is int and line[key] > 0 for key in ("epoch", "step")):
                     raise ValueError(f"line {number} has no epoch and step")
                 if not all(_is_number(value) for value in line.values()) or line.get("seconds") is None:
                     raise ValueError(f"line {number} has values that are no numbers, or no seconds")

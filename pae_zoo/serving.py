@@ -5,7 +5,6 @@ Every random function takes its seed as an input, so that the same request gives
 
 import contextlib
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Union
 
@@ -138,8 +137,6 @@ def next_version(export_dir: Path) -> int:
 
 def check_target(export_dir: Path, version: int = 0) -> Path:
     """Returns the folder that a version goes to (0: the next free one); raises UserError if it is taken."""
-    if os.path.exists(export_dir) and not os.path.isdir(export_dir):
-        raise UserError(f"--export_dir={export_dir} is a file; give the path of a folder.")
     atomic.check_place(export_dir, "export_dir")
     atomic.clear(export_dir)
     target = export_dir / str(version or next_version(export_dir))

@@ -55,8 +55,11 @@ def test_places_that_cannot_be_written_are_told_and_left_as_they_were(tmp_path):
         with pytest.raises(UserError, match=words) as error:
             atomic.check_place(path, "out")
         assert str(error.value).startswith("--out=")
-    for path in (tmp_path, tmp_path / "file", tmp_path / "new" / "deep" / "x.npz", tmp_path / ("n" * 250)):
+    with pytest.raises(UserError, match="is a file"):
+        atomic.check_place(tmp_path / "file", "out")
+    for path in (tmp_path, tmp_path / "new" / "deep" / "x.npz", tmp_path / ("n" * 250)):
         atomic.check_place(path, "out")
+    atomic.check_place(tmp_path / "file", "out", is_file=True)
     assert sorted(tmp_path.rglob("*")) == before
 
 

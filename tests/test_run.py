@@ -107,7 +107,8 @@ def test_broken_json_is_told_with_the_file(vae, tmp_path):
         with pytest.raises(UserError, match="metrics.json"):
             run.read_metrics()
     for text in ("5\n", "[]\n", "{}\n", '{"epoch": 1}\n', '{"epoch": 1, "step": 4, "seconds": "x"}\n',
-                 '{"epoch": 1.5, "step": 4, "seconds": 1}\n', '{"epoch": 1, "step"\n'):  # fmt: skip
+                 '{"epoch": 1.5, "step": 4, "seconds": 1}\n',
+                 '{"epoch": -1, "step": 4, "seconds": 1}\n', '{"epoch": 1, "step"\n'):  # fmt: skip
         run.write_text("metrics.jsonl", text)
         with pytest.raises(UserError, match="metrics.jsonl"):
             run.read_history()

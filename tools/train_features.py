@@ -58,7 +58,7 @@ def train(args) -> tuple[dict, Path]:
     path = Path(args.out) if args.out else features.FOLDER / f"{dataset.slug}.npz"
     if not path.resolve().parent.is_dir() or path.suffix != ".npz":
         raise UserError(f"--out={path} is not a .npz file in an existing folder")
-    atomic.check_place(path, "out")
+    atomic.check_place(path, "out", is_file=True)
     num_classes = int(max(dataset.train.y.max(), dataset.test.y.max())) + 1
     model, steps = fit(dataset, num_classes, args)
     weights = [array.astype(np.float16) for array in model.get_weights()]
