@@ -83,7 +83,11 @@ class Run:
 
     def prepare(self) -> None:
         """Raises UserError unless the folder can be written; removes what killed commands left half written there."""
-        atomic.check_place(self.workdir, "workdir")
+        for part in ("", "checkpoints", "figures", "tensorboard"):
+            atomic.check_place(self.workdir / part, "workdir")
+        for name in ("config.json", "flags.cfg", "metrics.json", self.history_path, "model.keras"):
+            if os.path.isdir(self.workdir / name):
+                raise UserError(f"{self.workdir / name} is a folder, where a file of the run belongs: move it away.")
         atomic.clear(self.workdir, deep=True)
 
     def write_text(self, relative: str, text: str) -> Path:

@@ -187,6 +187,21 @@ def test_a_history_that_is_cut_is_refused_and_one_that_is_missing_told(trained, 
     assert [line["epoch"] for line in history(tmp_path / "run")] == [3]
 
 
+def test_a_run_whose_files_or_folders_cannot_be_written_is_refused_at_once(vae, tmp_path):
+    for name in ("config.json", "flags.cfg", "metrics.json", "metrics.jsonl", "model.keras"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(UserError, match=f"{name} is a folder"):
+            Run(tmp_path).prepare()
+        (tmp_path / name).rmdir()
+    for name in ("checkpoints", "figures", "tensorboard"):
+        (tmp_path / name).write_text("x")
+        with pytest.raises(UserError, match=f"{name} is a file"):
+            Run(tmp_path).prepare()
+        (tmp_path / name).unlink()
+    Run(tmp_path).prepare()
+    assert not list(tmp_path.iterdir())
+
+
 # ---- errors that nobody foresaw ----------------------------------------------------------------------------
 
 
