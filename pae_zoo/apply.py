@@ -54,7 +54,8 @@ def main(argv: list[str]) -> int:
     batch_size = min(options.batch_size or hparams.batch_size, len(found.x))
     hparams = dataclasses.replace(hparams, batch_size=batch_size, jit_compile=options.jit_compile)
     context = evaluation.Context(model, None, hparams, run, seed=options.seed)
-    arrays = applying.compute(context, options, found.x, options.outputs)
+    arrays = applying.compute(context, options, found.x, options.outputs,
+                              keep=lambda some: context.say(results.keep(options.out, some, found.names)))
     path = results.write(options.out, form, arrays, found.names)
     print(f"{found.note}\nwrote {path}: {', '.join(arrays)}")
     return 0

@@ -101,11 +101,14 @@ def check_restoration(options: Any, given: set[str]) -> None:
         masks.parse(options.mask)
 
 
-def compute(context: Context, options: Any, x: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+def compute(
+    context: Context, options: Any, x: np.ndarray, names: Sequence[str],
+    keep: Callable[[dict[str, np.ndarray]], Any] = lambda found: None,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Returns the arrays of the outputs `names` for data x (n, *event), in the order of x.
 
-    Every output is traced before the first is computed, so that one that the model does not offer is told
-    at once: UserError with the model's own sentence.
+    Where an output fails, `keep` is called with the arrays of those before it. Every output is traced before the first
+    is computed, so that one that the model does not offer is told at once: UserError with the model's own sentence.
     """
     functions: dict[str, Callable] = {}
     batch = next(context.batches(x))[0]
@@ -119,9 +122,14 @@ def compute(context: Context, options: Any, x: np.ndarray, names: Sequence[str])
         except NotImplementedError as error:
             raise UserError(f"--outputs={name}: {sentence(error)} Leave {name} out of --outputs.") from error
     found: dict[str, np.ndarray] = {}
-    for number, (name, function) in enumerate(functions.items(), start=1):
-        context.progress_prefix = f"[{number}/{len(functions)}]"
-        found.update(function() if name in WHOLE else context.map_batches(function, x, name))
+    try:
+        for number, (name, function) in enumerate(functions.items(), start=1):
+            context.progress_prefix = f"[{number}/{len(functions)}]"
+            found.update(function() if name in WHOLE else context.map_batches(function, x, name))
+    except Exception:
+        if found:
+            keep(found)
+        raise
     for name, values in found.items():
         broken = np.count_nonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
         if broken:

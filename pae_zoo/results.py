@@ -59,7 +59,7 @@ def write(out: str, form: str, found: dict[str, np.ndarray], names: Optional[lis
         _check_free(path, form)
         _write(path, form, found, names)
     except Exception as error:  # whatever it is, hours of computing may be behind the arrays
-        raise UserError(f"--out={out} could not be written: {error}. {_keep(path, found, names)}") from error
+        raise UserError(f"--out={out} could not be written: {error}. {keep(out, found, names)}") from error
     return path
 
 
@@ -76,8 +76,9 @@ def _write(path: Path, form: str, found: dict[str, np.ndarray], names: Optional[
             _write_table(temporary, found, names)
 
 
-def _keep(path: Path, found: dict[str, np.ndarray], names: Optional[list[str]]) -> str:
-    """Writes the results where there is room and returns a sentence that says where."""
+def keep(out: str, found: dict[str, np.ndarray], names: Optional[list[str]]) -> str:
+    """Writes results as an .npz beside `out`, or elsewhere where there is room; returns a sentence that says where."""
+    path = Path(out)
     name = f"{path.stem[:100]}-{secrets.token_hex(4)}.npz"
     for place in (path.parent, Path.cwd(), Path(tempfile.gettempdir())):
         try:

@@ -11,7 +11,7 @@ import pytest
 from battery import EVENT_SHAPE, build, hparams, images
 from PIL import Image
 
-from pae_zoo import apply, evaluation, launch, results, user_data
+from pae_zoo import apply, applying, evaluation, launch, results, user_data
 from pae_zoo.errors import UserError
 from pae_zoo.run import Run
 
@@ -244,6 +244,16 @@ def test_what_was_computed_is_kept_where_it_cannot_be_written(vae, pictures, tmp
         with np.load(found) as one, np.load(tmp_path / "sound.npz") as other:
             np.testing.assert_array_equal(one["codes"], other["codes"])
             assert list(one["names"]) == list(other["names"])
+
+
+def test_outputs_before_one_that_fails_are_kept(vae, pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(applying.WHOLE, "restoration", lambda *args: lambda: 1 / 0)
+    flags = (f"--workdir={vae[1]}", f"--input=folder:{pictures[0]}", "--outputs=codes,restoration", "--mask=none")
+    assert command(*flags, f"--out={tmp_path}/o.npz") == 1
+    (kept,) = tmp_path.iterdir()
+    assert f"What was computed is kept in {kept}." in capsys.readouterr().err
+    with np.load(kept) as found:
+        assert found["codes"].shape == (19, 3) and len(found["names"]) == 19
 
 
 RESTORE = ["--workdir={vae}", "--input=npz:{six}", "--crop=", "--outputs=restoration"]
