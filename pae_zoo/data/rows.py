@@ -78,7 +78,7 @@ def check_room(count: int, shape: Sequence[int], dtype: np.dtype) -> None:
     """Raises UserError unless the memory holds `count` data of `shape`, and a chunk of them on its way there."""
     size = (count + min(count, _CHUNK)) * math.prod(shape) * np.dtype(dtype).itemsize
     what = f"Loading {count} data of shape {tuple(shape)}"
-    reading.check_memory(size, what, remedy="give a smaller image_size=N, or fewer data")
+    reading.check_memory(size, what, remedy="give a smaller image_size=N or crop, or fewer data")
 
 
 def permute_in_place(array: np.ndarray, order: np.ndarray) -> None:
