@@ -49,6 +49,16 @@ def ending(values: tf.Tensor, shape: Sequence[int], what: str) -> tf.Tensor:
                     f"(..., {', '.join(map(str, shape))}).")
 
 
+def only_finite(values: tf.Tensor, given: tf.Tensor, axes: int = 1, given_axes: int = 1) -> tf.Tensor:
+    """Returns values (..., batch, *a) as they are, but NaN in the rows where `given` (batch, *b) is not all finite.
+
+    `axes` and `given_axes` are how many axes one row has, *a and *b. A network may answer NaN with ordinary numbers:
+    where TensorFlow's graph rewriter fuses a dense layer and its relu, the fused operation makes 0 of NaN.
+    """
+    whole = tf.reduce_all(tf.math.is_finite(given), axis=list(range(-given_axes, 0)))
+    return tf.where(whole[(..., *[None] * axes)], values, tf.constant(float("nan"), values.dtype))
+
+
 def _forms(event: Shape) -> list[Shape]:
     """Returns the shapes that are taken: with the batch axis, then without."""
     events = [event, event[:-1]] if event[-1] == 1 else [event]

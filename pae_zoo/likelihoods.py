@@ -136,7 +136,8 @@ class _SharedGaussian(Likelihood):
 
     def variance(self, output: tf.Tensor) -> tf.Tensor:
         output = _full_precision(output)
-        return tf.broadcast_to(self.sigma(output.dtype) ** 2, tf.shape(output))
+        variance = tf.broadcast_to(self.sigma(output.dtype) ** 2, tf.shape(output))
+        return inputs.only_finite(variance, output[..., None], axes=0)  # of what is not known there is no variance
 
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
         output, y = self._both(output, y)

@@ -93,7 +93,7 @@ def trace(model: Any, importance_samples: int = 100) -> tuple[dict[str, Callable
         if signature.name in functions:
             continue
         inputs = [shared[spec] if isinstance(spec, str) else spec for spec in signature.inputs]
-        function = tf.function(signature.function, input_signature=inputs, autograph=False)
+        function = tf.function(_checked(signature.function, inputs), input_signature=inputs, autograph=False)
         try:
             concrete = function.get_concrete_function()
         except NotImplementedError as error:
@@ -107,6 +107,21 @@ def trace(model: Any, importance_samples: int = 100) -> tuple[dict[str, Callable
             )
         functions[signature.name] = function
     return functions, {name: reason for name, reason in left_out.items() if name not in functions}
+
+
+def _checked(function: Callable, specs: list[tf.TensorSpec]) -> Callable:
+    """Returns the function with shapes held against `specs` when it runs, where an error names the input.
+
+    A model server hands on whatever shape it is given. What TensorFlow takes to be known it does not check, so each
+    input passes first through an operation of unknown shape, which has the input's name.
+    """
+
+    def checked(*values):
+        given = [tf.raw_ops.PlaceholderWithDefault(input=value, shape=None, name=f"input_{spec.name}")
+                 for value, spec in zip(values, specs)]
+        return function(*(tf.ensure_shape(value, spec.shape) for value, spec in zip(given, specs)))
+
+    return checked
 
 
 def stateful_operations(concrete: Any) -> list[str]:

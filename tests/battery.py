@@ -6,6 +6,7 @@ A row gives the flags that matter to the model; networks are tiny, so that fourt
 import dataclasses
 import functools
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -94,12 +95,12 @@ def built(name: str):
 def methods(model) -> dict:
     """Returns every public method that takes x as {name: function of x}, those of one output as a single array.
 
-    Each gives arrays whose first axis is the batch, by name; those that a model does not offer are left out.
+    Each gives tensors whose first axis is the batch, by name; those that a model does not offer are left out.
     """
     seed = (3, 4)
 
     def rows(function):  # draws have the batch second
-        return lambda x: np.moveaxis(np.array(function(x)), 1, 0)
+        return lambda x: keras.ops.moveaxis(function(x), 1, 0)
 
     named = {
         "call": model,
@@ -120,23 +121,15 @@ def methods(model) -> dict:
         "interpolate": (lambda x: model.interpolate(x, x, 3)) if hasattr(model, "interpolate") else None,
     }
 
-    def arrays(name, function):
+    def by_name(name, function):
         def apply(x):
             found = function(x)
-            found = found if isinstance(found, dict) else {name: found}
-            return {key: np.array(value) for key, value in found.items()}
+            return found if isinstance(found, dict) else {name: found}
 
         return apply
 
-    offered = {}
-    for name, function in named.items():
-        try:
-            if function is not None:
-                arrays(name, function)(images(2, event_shape=model.event_shape))
-                offered[name] = arrays(name, function)
-        except NotImplementedError:
-            pass
-    return offered
+    named = {name: by_name(name, function) for name, function in named.items() if function is not None}
+    return {name: function for name, function in named.items() if _offers(function, images(1))}
 
 
 def latent_methods(model) -> dict:
@@ -152,11 +145,13 @@ def latent_methods(model) -> dict:
         "mean_and_members": lambda z: model.mean_and_members(z)[0],
         "mean_and_std": lambda z: tf.stack(model.mean_and_std(z), axis=1),
     }
-    offered = {}
-    for name, function in named.items():
-        try:
-            np.array(function(np.zeros((2, model.latent_dim), np.float32)))
-            offered[name] = function
-        except (NotImplementedError, AttributeError):
-            pass
-    return offered
+    z = np.zeros((1, model.latent_dim), np.float32)
+    return {name: function for name, function in named.items() if _offers(function, z)}
+
+
+def _offers(function, example) -> bool:
+    try:
+        function(example)
+    except (NotImplementedError, AttributeError):
+        return False
+    return True

@@ -2,7 +2,8 @@
 
 python -I serving_process.py FOLDER CASE ...: for each FOLDER/<case>/requests.npz, with keys
 "<number>/<signature>/<input>", loads FOLDER/<case>/model/<version> and writes c_api.npz, and for each CASE python.npz,
-with keys "<number>/<signature>/<output>".
+with keys "<number>/<signature>/<output>". Of wrong.npz, with the same keys, each input takes the place of that of the
+signature's first request; the error is written under "refused/<its key>".
 """
 
 import ctypes
@@ -150,7 +151,17 @@ def answer(case, loader_class, name):
     for (number, signature), inputs in requests.items():
         for output, value in loader(signature, inputs).items():
             answers[f"{number}/{signature}/{output}"] = value
-    np.savez(case / name, signatures=np.array(sorted(loader.signatures())), **answers)
+    refusals = {}
+    with np.load(case / "wrong.npz") as file:
+        for key in file.files:
+            _, signature, given = key.split("/")
+            right = next(inputs for (_, name), inputs in requests.items() if name == signature)
+            try:
+                loader(signature, {**right, given: file[key]})
+                refusals[f"refused/{key}"] = "was answered"
+            except Exception as error:
+                refusals[f"refused/{key}"] = str(error)
+    np.savez(case / name, signatures=np.array(sorted(loader.signatures())), **answers, **refusals)
 
 
 def main(folder, *python_cases):

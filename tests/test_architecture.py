@@ -24,7 +24,7 @@ ALLOWED = {
     "likelihoods": {"errors", "inputs", "distributions"},
     "fit_data": {"errors", "inputs", "values"},
     "trainable": {"errors", "seeds", "fit_data"},
-    "flows": {"errors", "seeds", "values", "distributions", "trainable"},
+    "flows": {"errors", "inputs", "seeds", "values", "distributions", "trainable"},
     "inference": {"errors", "seeds"},
     "laplace": {"errors", "networks", "inference"},
     "curvature": {"errors", "seeds", "atomic", "reading", "likelihoods", "networks"},

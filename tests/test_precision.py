@@ -40,7 +40,7 @@ def test_x_of_any_type_is_cast(name):
         for x, same in kinds if method == "preprocess" else kinds[:1]:
             wanted = function(same)
             for key, value in function(x).items():
-                assert value.dtype == np.float32, (method, key)
+                assert value.dtype == tf.float32, (method, key)
                 np.testing.assert_allclose(value, wanted[key], rtol=1e-4, atol=1e-5, err_msg=f"{method} {key}")
     for method, function in battery.latent_methods(model).items():
         assert np.array(function(np.zeros((2, model.latent_dim)))).dtype == np.float32, method
@@ -55,7 +55,7 @@ def test_a_model_of_64_bits_computes_and_trains_in_them(name, changes, double):
     x = battery.images(2)
     for method, function in battery.methods(model).items():
         for key, value in function(x).items():
-            assert value.dtype == np.float64 and np.isfinite(value).all(), (method, key)
+            assert value.dtype == tf.float64 and np.isfinite(value).all(), (method, key)
     for method, function in battery.latent_methods(model).items():
         assert np.array(function(np.zeros((2, model.latent_dim), np.float32))).dtype == np.float64, method
     if "sample" in battery.ROWS[name].offers:

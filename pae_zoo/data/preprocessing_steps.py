@@ -282,7 +282,8 @@ class Binarise(Preprocessor):
             bits = seeds.uniform(tf.shape(x), seed, x.dtype) < x
         else:
             bits = x >= 0.5
-        return tf.cast(bits, x.dtype), self._zeros(x)
+        # What is not finite is neither 0 nor 1.
+        return tf.where(tf.math.is_finite(x), tf.cast(bits, x.dtype), x), self._zeros(x)
 
     def inverse(self, y):
         return tf.identity(y)

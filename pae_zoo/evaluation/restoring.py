@@ -124,6 +124,16 @@ class Restorer:
         return int(np.clip(JACOBIAN_BYTES // bytes_each, 1, 64))
 
     def _batch(self, x: tf.Tensor, seen: tf.Tensor, number: int) -> Restoration:
+        """Returns the restoration of a batch; data whose seen values are not all finite get NaN."""
+        finite = tf.math.is_finite(x)
+        broken = tf.reduce_any(seen & ~finite, axis=list(range(1, x.shape.rank))).numpy()
+        found = self._restored(tf.where(finite, x, tf.constant(0.5, x.dtype)), seen, number)
+        for values in vars(found).values():
+            if values is not None:
+                values[broken] = np.nan if np.issubdtype(values.dtype, np.floating) else 0
+        return found
+
+    def _restored(self, x: tf.Tensor, seen: tf.Tensor, number: int) -> Restoration:
         search_seed, draw_seed, chain_seed = seeds.split(self.seed, 3)
         runs, at_encoding = self.context.compile(self._search)(x, seen, search_seed)
         # Outside XLA, which takes longer to compile second derivatives of a deep flow than they take to compute, and

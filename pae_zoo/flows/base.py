@@ -5,7 +5,7 @@ from typing import Any, Callable, Sequence
 import keras
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo import inputs, seeds
 from pae_zoo.errors import UserError
 from pae_zoo.flows.bijector import FlowBijector
 
@@ -13,12 +13,20 @@ Pair = tuple[tf.Tensor, tf.Tensor]
 
 
 def on_rows(function: Callable[[tf.Tensor], Pair], x: tf.Tensor) -> Pair:
-    """Applies function: (n, K) -> ((n, K), (n,)) to x (..., K), any number of leading axes."""
+    """Applies function: (n, K) -> ((n, K), (n,)) to x (..., K), any number of leading axes.
+
+    Rows that are not finite give NaN alone, in both.
+    """
+
+    def told(rows: tf.Tensor) -> Pair:
+        y, log_det = function(rows)
+        return inputs.only_finite(y, rows), inputs.only_finite(log_det, rows, axes=0)
+
     if x.shape.rank == 2:
-        return function(x)
+        return told(x)
     leading = x.shape[:-1]
     shape = leading.as_list() if leading.is_fully_defined() else tf.unstack(tf.shape(x)[:-1])
-    y, log_det = function(tf.reshape(x, (-1, x.shape[-1])))
+    y, log_det = told(tf.reshape(x, (-1, x.shape[-1])))
     return tf.reshape(y, (*shape, x.shape[-1])), tf.reshape(log_det, shape)
 
 

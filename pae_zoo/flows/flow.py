@@ -108,7 +108,7 @@ class Flow(Trainable):
     def _through(self, layers: Sequence, x: tf.Tensor, inverse: bool) -> Pair:
         total = tf.zeros_like(x[:, 0])
         for layer in reversed(layers) if inverse else layers:
-            x, log_det = layer(x, inverse=inverse)
+            x, log_det = layer.transform(x, inverse)
             total += log_det
         return x, total
 
@@ -152,7 +152,7 @@ class Flow(Trainable):
         """Returns "loss" and "nll", both -log p(x) in nats, (batch,); training adds `noise` in whitened space."""
         v, log_det = self._rows(x), 0.0
         if self.whiten:
-            v, log_det = self.whitening(v, inverse=True)
+            v, log_det = self.whitening.transform(v, inverse=True)
         if training and self.noise:
             v += self.noise * seeds.normal(tf.shape(v), seed, v.dtype)
         u, more = self._through(self.chain, v, inverse=True)

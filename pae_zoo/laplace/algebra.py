@@ -138,12 +138,14 @@ def function_of(matrix: tf.Tensor, function: Callable, rank: int = 0) -> tf.Tens
     """Returns f(M) = V f(s) V^T of symmetric matrices (..., K, K), differentiable also where eigenvalues coincide.
 
     `function` maps eigenvalues (..., K) to (f(s), f'(s)). With rank > 0 only the largest `rank` eigenvalues keep their
-    value, the others count 0. The gradient is V (D * V^T G V) V^T with divided differences D (Daleckii & Krein).
+    value, the others count 0. The gradient is V (D * V^T G V) V^T with divided differences D (Daleckii & Krein). A
+    matrix that is not finite gives NaN, where TensorFlow would stop for all of them.
     """
 
     @tf.custom_gradient
     def apply(matrix):
-        values, vectors = tf.linalg.eigh(matrix)
+        finite = tf.reduce_all(tf.math.is_finite(matrix), axis=[-2, -1], keepdims=True)
+        values, vectors = tf.linalg.eigh(tf.where(finite, matrix, tf.zeros_like(matrix)))
         kept = tf.cast(tf.range(values.shape[-1]) >= values.shape[-1] - (rank or values.shape[-1]), values.dtype)
         image, slope = function(values * kept)
         slope = slope * kept
@@ -159,7 +161,8 @@ def function_of(matrix: tf.Tensor, function: Callable, rank: int = 0) -> tf.Tens
             inner = tf.matmul(vectors, tf.matmul(symmetrise(upstream), vectors), transpose_a=True)
             return symmetrise(tf.matmul(tf.matmul(vectors, ratios * inner), vectors, transpose_b=True))
 
-        return tf.matmul(vectors * image[..., None, :], vectors, transpose_b=True), gradient
+        found = tf.matmul(vectors * image[..., None, :], vectors, transpose_b=True)
+        return tf.where(finite, found, tf.constant(float("nan"), found.dtype)), gradient
 
     return apply(symmetrise(matrix))
 

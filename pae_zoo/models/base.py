@@ -190,12 +190,16 @@ class Autoencoder(trainable.Trainable):
         return self.preprocessing.forward_and_log_det(x, seed)
 
     def latents(self, z) -> tf.Tensor:
-        """Returns latents z (..., K) that a caller gives, of `float_type`; raises UserError for another last axis."""
-        return inputs.ending(tf.cast(tf.convert_to_tensor(z), self.float_type), (self.latent_dim,), "z")
+        """Returns latents z (..., K) that a caller gives, of `float_type`; raises UserError for another last axis.
+
+        A latent that is not finite becomes NaN as a whole.
+        """
+        z = inputs.ending(tf.cast(tf.convert_to_tensor(z), self.float_type), (self.latent_dim,), "z")
+        return inputs.only_finite(z, z)
 
     def encoder_outputs(self, y: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
         """Returns (mean, raw scale) of the encoder at y, each (batch, K); the scale is None if not given."""
-        return self._mean_and_raw(self.encoder(y, training=training))
+        return self._mean_and_raw(self._told(self.encoder(y, training=training), y, training))
 
     def encoder_features(
         self, y: tf.Tensor, training: bool = False
@@ -205,7 +209,12 @@ class Autoencoder(trainable.Trainable):
         h is what the last dense layer is given; of an encoder that is no `keras.Sequential` ending in one, the outputs.
         """
         outputs, hidden = networks.outputs_and_hidden(self.encoder, y, training)
-        return (*self._mean_and_raw(outputs), tf.cast(hidden, self.float_type))
+        mean, raw = self._mean_and_raw(self._told(outputs, y, training))
+        return mean, raw, tf.cast(self._told(hidden, y, training), self.float_type)
+
+    def _told(self, codes: tf.Tensor, y: tf.Tensor, training: bool) -> tf.Tensor:
+        # In training the loss, a function of y too, tells of rows that are not finite.
+        return codes if training else inputs.only_finite(codes, y, given_axes=len(self.event_shape))
 
     def _mean_and_raw(self, outputs: tf.Tensor) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
         outputs = tf.cast(outputs, self.float_type)
@@ -228,9 +237,13 @@ class Autoencoder(trainable.Trainable):
         shape = leading.as_list() if leading.is_fully_defined() else tf.unstack(tf.shape(z)[:-1])
         flat = tf.reshape(z, (-1, self.latent_dim)) if z.shape.rank != 2 else z
         outputs = tf.cast(self.decoder(flat, training=training), self._outputs_type(z))
+        outputs = self._drawn_from(outputs, flat, training)
         if z.shape.rank == 2:
             return outputs
         return tf.reshape(outputs, (*shape, *outputs.shape[1:]))
+
+    def _drawn_from(self, outputs: tf.Tensor, z: tf.Tensor, training: bool) -> tf.Tensor:
+        return outputs if training else inputs.only_finite(outputs, z, axes=len(self.event_shape))
 
     def _outputs_type(self, z: tf.Tensor) -> tf.DType:
         return tf.float64 if z.dtype == tf.float64 else self.float_type

@@ -74,15 +74,19 @@ class DeepEnsembleAE(BayesianAE):
 
     def member_codes(self, y: tf.Tensor, member: int, training: bool = False) -> tf.Tensor:
         """Returns the codes of y (batch, *event) in the member's own coordinates, (batch, K)."""
-        return self._mean_and_raw(self._pairs()[member][0](y, training=training))[0]
+        return self._mean_and_raw(self._told(self._pairs()[member][0](y, training=training), y, training))[0]
+
+    def member_outputs(self, z: tf.Tensor, member: int, training: bool = False) -> tf.Tensor:
+        """Returns what the member's decoder gives at z (batch, K) in its own coordinates, (batch, *event)."""
+        outputs = tf.cast(self._pairs()[member][1](z, training=training), self._outputs_type(z))
+        return self._drawn_from(outputs, z, training)
 
     def member(self, number: int) -> Network:
         """Returns the member `number`, its latents aligned to those of member 0."""
-        decoder = self._pairs()[number][1]
         rotation, shift = tf.convert_to_tensor(self.rotations)[number], tf.convert_to_tensor(self.shifts)[number]
         return Network(
             lambda y: self.member_codes(y, number) @ rotation + shift,
-            lambda z: tf.cast(decoder((z - shift) @ tf.transpose(rotation)), self._outputs_type(z)),
+            lambda z: self.member_outputs((z - shift) @ tf.transpose(rotation), number),
         )
 
     def mean_and_members(self, z) -> tuple[tf.Tensor, tf.Tensor]:
@@ -125,8 +129,8 @@ class DeepEnsembleAE(BayesianAE):
         """Returns the mean of the members' reconstructions of x (batch, *event), in the space of x."""
         y, _ = self.preprocess(x)
         means = [
-            self.likelihood.mean(trainable.to_float(decoder(self.member_codes(y, number, training), training=training)))
-            for number, (_, decoder) in enumerate(self._pairs())
+            self.likelihood.mean(self.member_outputs(self.member_codes(y, number, training), number, training))
+            for number in range(self.num_members)
         ]
         return self.to_data(tf.add_n(means) / self.num_members)
 
@@ -139,8 +143,8 @@ class DeepEnsembleAE(BayesianAE):
         seen, _ = self.preprocess(x, preprocess_seed)
         y = seen if target is None else self.preprocess(target, preprocess_seed)[0]
         axes, log_prob, square = list(range(1, y.shape.rank)), 0.0, 0.0
-        for number, (_, decoder) in enumerate(self._pairs()):
-            outputs = trainable.to_float(decoder(self.member_codes(seen, number, training), training=training))
+        for number in range(self.num_members):
+            outputs = self.member_outputs(self.member_codes(seen, number, training), number, training)
             log_prob += self.likelihood.log_prob(outputs, y, scale=self.scale_now())
             square += tf.reduce_mean(tf.square(y - self.likelihood.mean(outputs)), axis=axes)
         return {"loss": -log_prob, "nll": -log_prob / self.num_members, "mse": square / self.num_members}

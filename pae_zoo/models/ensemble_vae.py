@@ -75,7 +75,8 @@ class EnsembleVAE(vae.VAE):
         """Returns the outputs of all members for z (..., K), with the members in front: (S, ..., *event)."""
         z = inputs.ending(z, (self.latent_dim,), "z")
         flat = z if z.shape.rank == 2 else tf.reshape(z, (-1, self.latent_dim))
-        return self._unflatten(tf.cast(self.decoder.members(flat, training), self._outputs_type(z)), z, 1)
+        outputs = tf.cast(self.decoder.members(flat, training), self._outputs_type(z))
+        return self._unflatten(self._drawn_from(outputs, flat, training), z, 1)
 
     def _unflatten(self, outputs: tf.Tensor, z: tf.Tensor, axis: int) -> tf.Tensor:
         """Gives outputs the leading axes of z (..., K) in the place of their flat one, `axis`."""

@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
 from pae_zoo import hparams as hp
-from pae_zoo import likelihoods, seeds, trainable
+from pae_zoo import inputs, likelihoods, seeds, trainable
 from pae_zoo.data import preprocessing
 from pae_zoo.errors import UserError
 from pae_zoo.geometry import gaussian_process
@@ -141,11 +141,15 @@ class GaussianProcessLayer(keras.layers.Layer):
             self.factors[name].assign(value)
 
     def mean_and_variance(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns m(z) and c(z, z), without noise, of every output at z (batch, K): each (batch, *event)."""
+        """Returns m(z) and c(z, z), without noise, of every output at z (batch, K): each (batch, *event).
+
+        NaN where z is not finite.
+        """
         process = self.process
         shape = (-1, *self.event_shape)
-        mean = tf.reshape(process.mean(z), shape)
-        variance = tf.reshape(process.variance(z), (-1, *(1 for _ in self.event_shape)))
+        axes = len(self.event_shape)
+        mean = inputs.only_finite(tf.reshape(process.mean(z), shape), z, axes)
+        variance = inputs.only_finite(tf.reshape(process.variance(z), (-1, *[1] * axes)), z, axes)
         return mean, tf.broadcast_to(variance, tf.shape(mean))
 
     def call(self, z):
@@ -257,9 +261,9 @@ class GPCircle(base.Autoencoder):
         """
         z = self.codes(x)
         mean, variance = self.layer.mean_and_variance(z)
-        noise = self.layer.noise_std**2 * tf.ones_like(mean)
+        noise = inputs.only_finite(self.layer.noise_std**2 * tf.ones_like(mean), z, len(self.event_shape))
         return {"mean": mean, "aleatoric_variance": noise, "epistemic_variance": variance, "latent_mean": z,
-                "latent_variance": tf.zeros_like(z)}
+                "latent_variance": inputs.only_finite(tf.zeros_like(z), z)}
 
     def num_draws(self, num_samples: int) -> int:
         """Returns how many networks are behind the moments: none is drawn."""

@@ -115,7 +115,7 @@ class PAE(FlowLatent, ae.AE):
         def reconstruct(points):
             outputs = self.decoder_outputs(tf.reshape(points, (-1, self.latent_dim)))
             decoded = self.preprocessing.inverse(self.likelihood.mean(outputs))
-            return tf.reshape(decoded, (*points.shape[:-1], size))
+            return tf.reshape(decoded, tf.concat([tf.shape(points)[:-1], [size]], axis=0))
 
         jacobian = derivatives.jacobian(reconstruct, z)
         gram = tf.einsum("kbd,lbd->bkl", jacobian, jacobian)

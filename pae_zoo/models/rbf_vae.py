@@ -116,7 +116,7 @@ class RBFVAE(vae.VAE):
         mean = component.mean(outputs)
         variance = tf.cast(tf.reshape(self.rbf.variance(z), tf.shape(mean)), mean.dtype)
         variance = tf.where(self.rbf.fitted.value > 0, variance, component.variance(outputs))
-        return tf.concat([mean, tf.math.log(variance)], axis=-1)
+        return self._drawn_from(tf.concat([mean, tf.math.log(variance)], axis=-1), z, training)
 
     def mean_and_std(self, z) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mu(z) and sigma(z) for z (n, K), each (n, *event)."""

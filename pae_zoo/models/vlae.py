@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo import hparams as hp
-from pae_zoo import laplace
+from pae_zoo import inputs, laplace
 from pae_zoo.errors import UserError
 from pae_zoo.laplace import algebra, memory
 from pae_zoo.models import vae
@@ -156,11 +156,13 @@ class VLAE(vae.VAE):
             if training:
                 return KrylovPosterior(mean, product, self.lanczos_iterations)
             precision = algebra.cholesky(algebra.matrix_of(product, mean))
-            return _tell(PrecisionPosterior(mean, precision.lower), precision.jitter)
+            factor = inputs.only_finite(precision.lower, mean, axes=2)
+            return _tell(PrecisionPosterior(mean, factor), precision.jitter)
         return self._gaussian(mean, system.at(mean).gram, found.jitter)
 
     def _gaussian(self, mean: tf.Tensor, gram: tf.Tensor, jitter: tf.Tensor) -> Posterior:
         """Returns the Gaussian of precision I + gram about `mean`, in the form that `covariance` says."""
+        gram = inputs.only_finite(gram, mean, axes=2)  # NaN, not the plausible one of a relu's derivative there
         double = tf.cast(gram, tf.float64) if self.algebra == "float64" else gram
         if self.covariance == "diag":
             return _tell(DiagonalPosterior(mean, tf.math.rsqrt(1.0 + tf.linalg.diag_part(gram))), jitter)

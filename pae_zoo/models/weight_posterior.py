@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from pae_zoo import curvature, likelihoods
+from pae_zoo import curvature, inputs, likelihoods
 from pae_zoo import hparams as hp
 from pae_zoo.curvature import posterior as posteriors
 from pae_zoo.curvature.gauss_newton import DIAG, METHODS, UPSTREAM, Options
@@ -158,7 +158,7 @@ class LaplaceAE(BayesianAE):
         def log_density(square, variance):
             return -0.5 * tf.reduce_sum(math.log(2 * math.pi) + tf.math.log(variance) + square / variance, axis=axes)
 
-        return {
+        moments = {
             "mean": mean,
             "aleatoric_variance": noise,
             "epistemic_variance": spread,
@@ -167,6 +167,7 @@ class LaplaceAE(BayesianAE):
             "mean_log_prob": log_density(square + spread, noise),
             "log_mean_prob": log_density(square, noise + spread),
         }
+        return {name: inputs.only_finite(value, y, value.shape.rank - 1, len(axes)) for name, value in moments.items()}
 
     def num_draws(self, num_samples: int) -> int:
         return 0 if self.curvature_flags["predictive"] == LINEARISED else num_samples
