@@ -3,9 +3,11 @@
 import argparse
 import csv
 import dataclasses
+import functools
 import os
 import zipfile
 
+import battery
 import numpy as np
 import pytest
 from battery import EVENT_SHAPE, build, hparams, images
@@ -329,3 +331,17 @@ def test_every_output_is_in_the_help(capsys):
     assert all(f"  {name} " in text for name in ALL) and "--importance_samples=100" in text
     assert "  restoration " in text and "--restoration_starts=8" in text
     assert evaluation.UNSUPPORTED not in text
+
+
+@pytest.mark.parametrize("name", battery.ROWS)
+def test_any_number_of_rows(name):
+    """Without a data set, as `apply` works; rows do not depend on how they are cut where nothing is drawn."""
+    model, size = battery.built(name), 16
+    params = dataclasses.replace(hparams(name), batch_size=size, jit_compile=False)
+    x = images(3 * size + 1)
+    wanted = model(x)
+    for rows in (1, size, size + 1, 3 * size + 1):
+        context = evaluation.Context(model, None, params, None, seed=3)
+        found = context.map_batches(functools.partial(applying.reconstruction, context, None), x[:rows], "rows")
+        np.testing.assert_allclose(found["reconstruction"], wanted[:rows], rtol=1e-4, atol=1e-5)
+        assert context.rows_at_once(rows) >= size

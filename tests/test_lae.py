@@ -192,3 +192,17 @@ def test_equal_seeds_give_equal_models():
         found.append([w.numpy() for w in model.weights] + list(model.ood_scores(images(4), seed=(0, 1)).values()))
     for mine, theirs in zip(*found):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_the_scales_of_the_posterior_are_those_of_every_draw():
+    model = small()
+    y, seed = model.preprocess(images(4))[0], (1, 2)
+    before, kl = model.draw(y, 2, seed)[0], float(model.kl())
+    np.testing.assert_allclose(model.precision(), model.posterior.precision())
+    model.posterior.assign_scales(kappa=1e6, prior_precision=2.0)
+    np.testing.assert_allclose(model.precision(), 1e6 * model.hessian.numpy() + 2.0)
+    assert not np.allclose(model.draw(y, 2, seed)[0], before) and float(model.kl()) != kl
+    assert np.abs(model.draw(y, 2, seed)[0] - model.point(y)).max() < np.abs(before - model.point(y)).max()
+    squares = sum(np.sum(variable.numpy() ** 2) for variable in model.uncertain)
+    ratio = 2.0 / model.precision().numpy().astype(np.float64)
+    np.testing.assert_allclose(model.kl(), 0.5 * (2.0 * squares + np.sum(ratio - 1 - np.log(ratio))), rtol=1e-5)

@@ -1,5 +1,6 @@
 """The post-hoc Laplacian autoencoder: its fit, its scales, its start from another run."""
 
+import battery
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +10,7 @@ from tiers import some
 from pae_zoo import curvature
 from pae_zoo.errors import UserError
 from pae_zoo.models.bayesian import BayesianAE
+from pae_zoo.models.lae_posthoc import LAEPosthoc
 
 STRUCTURES = ("diag", "block", "kron", "low_rank", "last_layer")
 
@@ -143,3 +145,17 @@ def test_a_data_set_without_end_is_seen_for_one_epoch():
     model.compile(jit_compile=False)
     model.fit(tf.data.Dataset.from_tensor_slices(x).batch(20).repeat(), verbose=0, steps_per_epoch=2, shuffle=False)
     assert_close(model.posterior.curvature, curvature.ggn((model.encoder, model.decoder), x))
+
+
+def test_a_run_with_a_constant_sigma_is_started_from():
+    before = battery.hparams("ae", likelihood="gaussian", scale=0.3)
+    own = battery.hparams("lae_posthoc")
+    found = LAEPosthoc.inherit(own, before, ["model", "init_workdir"])
+    model = LAEPosthoc.from_hparams(found, battery.EVENT_SHAPE, 8)
+    x = battery.images(32)
+    model.adapt(x)
+    model.measure(x, x)
+    assert model.posthoc["optimize"] == ("gamma",) and model.likelihood.scale == 0.3
+    np.testing.assert_allclose(model.posterior.noise_variance, 0.09, rtol=1e-5)
+    with pytest.raises(UserError, match="keeps constant"):
+        LAEPosthoc.from_hparams(LAEPosthoc.inherit(own, before, ["optimize"]), battery.EVENT_SHAPE, 8)

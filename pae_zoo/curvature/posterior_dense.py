@@ -35,9 +35,12 @@ class DiagPosterior(WeightPosterior):
                             f"{float(tf.reduce_min(curvature)):g}.")
         self.curvature.assign(curvature)
 
+    def prior_diag(self) -> tf.Tensor:
+        """Returns gamma of every chosen weight, (P_c,)."""
+        return tf.concat([tf.fill((size,), prior) for size, prior in zip(self.layout.sizes, self.priors())], axis=0)
+
     def precision(self):
-        priors = [tf.fill((size,), prior) for size, prior in zip(self.layout.sizes, self.priors())]
-        return self.scale() * tf.convert_to_tensor(self.curvature) + tf.concat(priors, axis=0)
+        return self.scale() * tf.convert_to_tensor(self.curvature) + self.prior_diag()
 
     def prepare(self):
         return [tf.math.rsqrt(self.precision())]

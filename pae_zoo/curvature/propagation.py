@@ -278,12 +278,16 @@ def _upstream(graph: Graph) -> set[Union[Step, Parallel]]:
     """Returns the steps whose inputs have a full M by the pattern of the paper's code; warns if there are none."""
     steps, top = graph.chain.steps, None
     for index in reversed(range(len(steps) - 1)):
-        if top is None and _is(steps[index], keras.layers.Dense) and _is(steps[index + 1], keras.layers.Reshape):
+        # A Reshape that only gives the output its shape is none of theirs: dense networks there give vectors.
+        closing = all(isinstance(step, Step) and not step.layer.weights for step in steps[index + 2 :])
+        follows = _is(steps[index], keras.layers.Dense) and _is(steps[index + 1], keras.layers.Reshape)
+        if top is None and follows and not closing:
             top = index
     if top is None:
         warnings.warn(
-            "pattern='upstream' finds no Dense layer that a Reshape follows directly, so that nothing is carried in "
-            "full: the result is that of method='approx'. Take mix_width instead.", UserWarning, stacklevel=4)
+            "pattern='upstream' finds no Dense layer that a Reshape to other layers follows directly, so that nothing "
+            "is carried in full: the result is that of method='approx'. Take mix_width instead.", UserWarning,
+            stacklevel=4)
         return set()
     found: set[Union[Step, Parallel]] = set()
     for index in range(top, 0, -1):

@@ -164,7 +164,7 @@ class Context:
         size = int(self.hparams.batch_size)
         if self.network_seed is None or num_data <= size:
             return size
-        return max(size, min(SHARED_ROWS, SHARED_VALUES // max(1, math.prod(self.dataset.event_shape))))
+        return max(size, min(SHARED_ROWS, SHARED_VALUES // max(1, math.prod(self.model.event_shape))))
 
     def stream(self, fn: Callable, x: np.ndarray, purpose: str, unit: str = "batch") -> Iterator[Any]:
         """Yields fn(batch, seed) for each batch of x, as numpy arrays cut to the rows that are data.

@@ -27,6 +27,19 @@ def random_permutation(layer: FlowLayer) -> keras.Variable:
     )
 
 
+def is_constant(x: np.ndarray) -> np.ndarray:
+    """Returns for each column of x (n, K) whether it varies no more than by rounding, (K,).
+
+    That is scikit-learn's rule (`StandardScaler`): in float64, var <= n eps var + (n mean eps)^2. A column whose std is
+    below the rounding of its values in float32, in which flows compute, does not vary either.
+    """
+    x = np.asarray(x, np.float64)
+    mean, variance, num = x.mean(axis=0), x.var(axis=0), len(x)
+    eps = np.finfo(np.float64).eps
+    single = np.finfo(np.float32).eps * np.abs(mean)
+    return (variance <= num * eps * variance + (num * mean * eps) ** 2) | (variance <= single**2)
+
+
 @register_keras_serializable("pae_zoo")
 class LU(FlowLayer):
     """A dense matrix by its factors: u = L U P z, L unit lower, U upper triangular, P a fixed permutation.
@@ -116,10 +129,10 @@ class ActNorm(FlowLayer):
     def adapt(self, x):
         if int(keras.ops.convert_to_numpy(self.adapted)):
             return
-        mean, variance = tf.nn.moments(tf.cast(x, self.compute_dtype), axes=[0])
-        self.shift.assign(mean)
+        x = np.asarray(x, np.float64)
+        self.shift.assign(x.mean(axis=0))
         # Dimensions of one value only keep scale 1.
-        self.log_scale.assign(tf.where(variance > 0, 0.5 * tf.math.log(variance), tf.zeros_like(variance)))
+        self.log_scale.assign(0.5 * np.log(np.where(is_constant(x), 1.0, x.var(axis=0))))
         self.adapted.assign(1)
 
     def transform(self, x, inverse):
@@ -194,7 +207,7 @@ class Whitening(FlowLayer):
         x = np.asarray(x, np.float64)
         mean = x.mean(axis=0)
         values, vectors = np.linalg.eigh((x - mean).T @ (x - mean) / len(x))
-        if values[-1] > 0:
+        if not is_constant(x).all():
             values = np.maximum(values, EIGENVALUE_FLOOR * values[-1])
         else:
             values = np.ones_like(values)

@@ -98,11 +98,6 @@ class LAE(LaplaceAE):
         """The variable h, (P,): the curvature of `posterior`, whose sigma is 1."""
         return self.posterior.curvature
 
-    @property
-    def prior_precision(self) -> float:
-        """The precision gamma of the prior."""
-        return self.curvature_flags["prior_precision"]
-
     def count_data(self, num: float) -> None:
         """Sets N, the number of training data or the sum of their weights; h = N at the start, later scaled to it."""
         self.hessian.assign(tf.convert_to_tensor(self.hessian) * (float(num) / self.num_data.value))
@@ -111,8 +106,8 @@ class LAE(LaplaceAE):
     # ---- the posterior over weights ----------------------------------------------------------------
 
     def precision(self) -> tf.Tensor:
-        """Returns the diagonal of Lambda = kappa h + gamma of the chosen weights, (P,)."""
-        return self.curvature_flags["hessian_scale"] * tf.convert_to_tensor(self.hessian) + self.prior_precision
+        """Returns the diagonal of Lambda = kappa h + gamma of the chosen weights, (P,): that of `posterior`."""
+        return self.posterior.precision()
 
     def draw_weights(self, seed) -> list[tf.Tensor]:
         """Returns one draw of the weights `uncertain`; its derivative by their means is the identity."""
@@ -195,16 +190,21 @@ class LAE(LaplaceAE):
 
     def kl(self) -> tf.Tensor:
         """Returns KL(q || N(0, 1/gamma)) over the chosen weights, in nats."""
-        ratio = self.prior_precision / self.precision()
-        return 0.5 * (self.prior_precision * self._square() + tf.reduce_sum(ratio - 1.0 - tf.math.log(ratio)))
+        ratio = self.posterior.prior_diag() / self.precision()
+        return 0.5 * (self._weighted_square() + tf.reduce_sum(ratio - 1.0 - tf.math.log(ratio)))
 
     def _prior_term(self) -> tf.Tensor:
         """Returns (gamma |mu|^2 - P log gamma) / 2, -log p(mu) up to a constant."""
-        gamma, num = self.prior_precision, float(self.hessian.shape[0])
-        return 0.5 * (gamma * self._square() - num * tf.math.log(tf.cast(gamma, self.hessian.dtype)))
+        sizes = self.posterior.layout.sizes
+        logs = tf.add_n([size * tf.math.log(gamma) for size, gamma in zip(sizes, self.posterior.priors())])
+        return 0.5 * (self._weighted_square() - logs)
 
-    def _square(self) -> tf.Tensor:
-        return tf.add_n([tf.reduce_sum(tf.square(tf.convert_to_tensor(v))) for v in self.uncertain])
+    def _weighted_square(self) -> tf.Tensor:
+        """Returns the sum of gamma mu^2 over the chosen weights."""
+        return tf.add_n([
+            gamma * tf.reduce_sum(tf.square(tf.convert_to_tensor(variable)))
+            for gamma, block in zip(self.posterior.priors(), self.blocks) for variable in block.variables
+        ])  # fmt: skip
 
     def timings(self, x: np.ndarray) -> dict[str, float]:
         """Returns the seconds of a step's curvature and of a forward pass of x, at the mean weights, compiled."""

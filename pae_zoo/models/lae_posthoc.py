@@ -152,6 +152,14 @@ class LAEPosthoc(LaplaceAE):
     def skips_first_stage(cls, hparams) -> bool:
         return bool(hparams.init_workdir)
 
+    @classmethod
+    def inherit(cls, hparams, before, given):
+        """Returns what every model inherits; where sigma is constant in the run to start from, gamma alone is found."""
+        found = super().inherit(hparams, before, given)
+        if found.likelihood == "gaussian" and "optimize" not in given:
+            return dataclasses.replace(found, optimize=tuple(word for word in found.optimize if word != SIGMA2))
+        return found
+
     def get_config(self):
         return {**super().get_config(), **self.posthoc}
 

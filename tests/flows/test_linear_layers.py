@@ -44,6 +44,21 @@ def test_actnorm_of_one_value_keeps_its_scale():
     assert layer.log_scale.numpy()[0] == 0 and layer.shift.numpy()[0] == 3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_column_that_is_constant_in_float32_keeps_its_scale(dtype):
+    from sklearn.preprocessing import StandardScaler
+
+    x = np.stack([np.full(1000, 0.1), np.full(1000, 1e6 / 3), np.full(1000, -1e-9), np.zeros(1000),
+                  np.random.default_rng(0).normal(size=1000)], -1).astype(np.float32)  # fmt: skip
+    (layer,) = flows.build(["actnorm"], 5, dtype=dtype)
+    layer.adapt(x)
+    np.testing.assert_allclose(np.exp(layer.log_scale), StandardScaler().fit(x.astype(np.float64)).scale_, rtol=1e-6)
+    assert np.all(layer.log_scale.numpy()[:4] == 0)
+    (layer,) = flows.build(["whitening"], 4, dtype=dtype)
+    layer.adapt(x[:, :4])
+    assert layer.log_det.numpy() == 0
+
+
 def test_whitening_gives_unit_covariance_and_turns_no_axis():
     (layer,) = flows.build(["whitening"], 5, dtype="float64")
     x = data()
