@@ -47,10 +47,11 @@ class RBFPrecision(trainable.Trainable):
         self.latent_dim, self.num_values, self.num_centres = int(latent_dim), int(num_values), int(num_centres)
         self.alpha, self.recipe = float(alpha), recipe
         self.log_weights = self.add_weight(
-            name="log_weights", shape=(self.num_centres, self.num_values), initializer="zeros")
+            name="log_weights", shape=(self.num_centres, self.num_values), initializer="zeros",
+            autocast=False)  # in full precision also inside of a model of half precision
 
         def state(name, shape, start):
-            return self.add_weight(name=name, shape=shape, initializer=start, trainable=False)
+            return self.add_weight(name=name, shape=shape, initializer=start, trainable=False, autocast=False)
 
         self.centres = state("centres", (self.num_centres, self.latent_dim), "zeros")
         self.bandwidths = state("bandwidths", (self.num_centres,), "ones")
