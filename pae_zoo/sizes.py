@@ -16,7 +16,7 @@ from pae_zoo.errors import UserError
 #: floats for each weight while a model trains: the weight, its gradient, two slots of Adam
 COPIES = 4
 #: parts of a model, of which each takes a moment to make
-MOST_WEIGHTS = 20_000
+MOST_WEIGHTS = 5000
 
 
 def is_lack_of_memory(error: BaseException) -> bool:

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 from battery import EVENT_SHAPE, ROWS, TOTAL_STEPS, hparams
 
-from pae_zoo import apply, launch, models, reading, sizes
+from pae_zoo import apply, launch, models, networks, reading, sizes
 from pae_zoo.errors import UserError
+from pae_zoo.networks import family
 
 CONV = {
     "num_filters": dict(encoder="conv", decoder="conv"), "base_dim": dict(encoder="resnet_conv", decoder="resnet_conv"),
@@ -36,8 +37,8 @@ def refused(params, event_shape, words):
 def test_weights_beyond_memory_are_refused_unmade_for_every_model_and_network():
     for name in set(ROWS) - {"gp_circle"}:  # its latents are at most as many as the values of a datum
         refused(hparams(name, latent_dim=100), EVENT_SHAPE, r"training takes .* KiB.*Lower --latent_dim=100")
-    for flag, networks in CONV.items():
-        refused(hparams("ae", **networks, **{flag: 4000}), (8, 8, 1), f"Lower --{flag}=4000")
+    for flag, kinds in CONV.items():
+        refused(hparams("ae", **kinds, **{flag: 4000}), (8, 8, 1), f"Lower --{flag}=4000")
 
 
 def test_more_parts_than_anybody_waits_for_are_refused(monkeypatch):
@@ -45,6 +46,17 @@ def test_more_parts_than_anybody_waits_for_are_refused(monkeypatch):
     with pytest.raises(UserError, match="in 41 arrays: .*Lower --num_members=1000"):
         with sizes.affordable(params := hparams("ensemble_vae", num_members=1000)):
             models.find("ensemble_vae").MODEL.from_hparams(params, EVENT_SHAPE, TOTAL_STEPS)
+
+
+def test_networks_of_more_layers_than_anybody_waits_for_are_refused(monkeypatch):
+    monkeypatch.setattr(family, "MOST_LAYERS", 20)
+    many = {"num_layers": 10, "block_per_scale": 5, "depth_per_block": 10, "num_scale": 12}
+    for flag, value in many.items():
+        kind = "resnet_fc" if flag == "num_layers" else "resnet_conv"
+        with pytest.raises(UserError, match=f"more than 20 layers .*--{flag}"):
+            networks.build_encoder(kind, (8, 8, 1), 2, **{flag: value})
+    with pytest.raises(UserError, match="more than 20 layers .*fewer --hidden_units"):
+        networks.build_decoder("mlp", (3,), 2, hidden_units=(8,) * 11)
 
 
 def test_a_lack_of_memory_is_one_line_with_the_flags_that_are_large(capsys):

@@ -17,9 +17,9 @@ class FlowFlags:
     flow: tuple[str, ...] = hp.option(
         ("nsf",), "Flow over the latents: a preset (nice, realnvp, nsf, maf), or layers from the base to the codes, "
         "such as lu,spline,swap,affine.")
-    flow_depth: int = hp.option(8, "Blocks of a preset; a list of layers is taken as it is.", low=1, high=1000, smoke=2)
+    flow_depth: int = hp.option(8, "Blocks of a preset; a list of layers is taken as it is.", low=1, high=200, smoke=2)
     flow_units: tuple[int, ...] = hp.option((128, 128), "Widths of the hidden layers of the flow's conditioners.",
-                                            smoke=16)
+                                            low=1, high=2**20, smoke=16)
     flow_bins: int = hp.option(16, "Bins of the flow's splines.", low=2, high=10_000, smoke=4)
 
 

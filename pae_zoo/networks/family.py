@@ -12,6 +12,7 @@ from pae_zoo.networks import layers as zoo_layers
 from pae_zoo.networks.config import NetworkConfig
 
 ENCODER, DECODER = 0, 1
+MOST_LAYERS = 2000
 OUTPUTS = ("linear", "sigmoid", "sigmoid_centred")
 
 
@@ -71,6 +72,10 @@ class Maker:
         """Returns the name of the next layer of this sort."""
         number = self._names[stem]
         self._names[stem] += 1
+        if self._names.total() > MOST_LAYERS:
+            raise UserError(
+                f"A network of more than {MOST_LAYERS} layers would take minutes to build; lower --num_layers, "
+                "--num_scale, --block_per_scale, --depth_per_block, or list fewer --hidden_units.")  # fmt: skip
         return f"{self.model_name}_{stem}_{number}"
 
     def dense(
