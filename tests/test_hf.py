@@ -98,7 +98,7 @@ def test_every_kind_of_encoder_has_a_last_hidden_layer(kind, options):
     shape = (8, 8, 1)
     encoder = networks.build_encoder(kind, shape, LATENT_DIM, **options)
     outputs, hidden = networks.outputs_and_hidden(encoder, tf.constant(images(2, event_shape=shape)))
-    assert hidden.shape == (2, networks.hidden_size(encoder)) and hidden.shape != outputs.shape
+    assert hidden.shape == (2, networks.hidden_size(encoder, shape)) and hidden.shape != outputs.shape
     np.testing.assert_allclose(outputs, encoder(images(2, event_shape=shape)), rtol=1e-4, atol=1e-5)
 
 

@@ -56,7 +56,8 @@ class System:
 
     def _score_and_fisher(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns s and the diagonal of R for flattened outputs (batch, n), both (batch, n)."""
-        shaped = tf.reshape(outputs, (-1, *self.decoder.output_shape[1:]))
+        *event, channels = self.likelihood.event_shape
+        shaped = tf.reshape(outputs, (-1, *event, channels * self.likelihood.channels_factor))
         score, fisher = self.likelihood.score_and_fisher(shaped, self.y, scale=self.scale)
         return tf.reshape(score, tf.shape(outputs)), tf.reshape(fisher, tf.shape(outputs))
 

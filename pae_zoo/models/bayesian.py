@@ -175,10 +175,11 @@ class BayesianAE(ae.AE):
     def stacked_decoders(self, drawn: Sequence[tf.Tensor]) -> networks.StackedDecoder:
         """Returns the decoders of the networks that the seeds `drawn` draw."""
         stacked = networks.StackedDecoder(self.decoder, len(drawn))
-        values: dict[str, list] = {layer.name: [] for layer in self.decoder.layers}
+        layers = networks.as_sequential(self.decoder).layers
+        values: dict[str, list] = {layer.name: [] for layer in layers}
         for seed in drawn:
             with weights.replaced(*self.drawn_weights(seed)):
-                for layer in self.decoder.layers:
+                for layer in layers:
                     own = (*layer.trainable_variables, *layer.non_trainable_variables)
                     values[layer.name].append([tf.convert_to_tensor(variable) for variable in own])
         for name, members in values.items():

@@ -115,7 +115,7 @@ class HF(vae.VAE):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         self.num_flows = int(num_flows)
         self.reflections = ReflectionNormals(self.num_flows, self.latent_dim, self.seed, name="reflections")
-        self.reflections.build((None, networks.hidden_size(self.encoder)))
+        self.reflections.build((None, networks.hidden_size(self.encoder, self.event_shape)))
 
     def posterior(self, y, seed=None, training=False) -> ReflectedPosterior:
         mean, raw, hidden = self.encoder_features(y, training)

@@ -87,7 +87,7 @@ class IAF(vae.VAE):
         self.iaf_units = int(iaf_units)
         self.iaf_context = bool(iaf_context)
         self.iaf_start = iaf_start
-        context_dim = networks.hidden_size(self.encoder) if self.iaf_context else 0
+        context_dim = networks.hidden_size(self.encoder, self.event_shape) if self.iaf_context else 0
         self.blocks = []
         for index in range(self.num_flows):
             block = flows.InverseAutoregressive(

@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import keras
 import tensorflow as tf
 
 from pae_zoo import curvature, inputs, likelihoods
@@ -64,6 +65,11 @@ class LaplaceAE(BayesianAE):
                  bayesian_layers: Sequence[str] = ("all",), prior_precision: float = 1.0, hessian_scale: float = 1.0,
                  predictive: str = MC, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        given = self.encoder(keras.KerasTensor((None, *self.event_shape))).shape[-1]
+        if given != self.latent_dim:
+            raise UserError(f"The encoder gives {given} numbers, {self.latent_dim} codes and as many scales, but the "
+                            "curvature is that of the decoder behind the encoder, so that its codes must be all it "
+                            f"gives. Let the encoder's last layer have {self.latent_dim} units.")
         self.curvature_flags = dict(
             curvature_method=curvature_method, curvature_probes=int(curvature_probes), mix_width=int(mix_width),
             mix_pattern=mix_pattern, hybrid_layers=int(hybrid_layers), curvature_memory=int(curvature_memory),

@@ -14,7 +14,7 @@ from pae_zoo.networks.dense import vlae_bias, vlae_kernel
 from pae_zoo.networks.features import hidden_size, outputs_and_hidden
 from pae_zoo.networks.layers import Affine, Dropout, SpectralNorm, dropout_noise
 from pae_zoo.networks.pair import check_pair
-from pae_zoo.networks.stacked import StackedDecoder
+from pae_zoo.networks.stacked import StackedDecoder, as_sequential
 
 __all__ = [
     "DEFAULT_OUTPUT",
@@ -24,6 +24,7 @@ __all__ = [
     "NetworkConfig",
     "SpectralNorm",
     "StackedDecoder",
+    "as_sequential",
     "build_decoder",
     "build_encoder",
     "check_pair",

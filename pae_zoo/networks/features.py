@@ -1,5 +1,7 @@
 """What an encoder knew before its last layer, as a context for what comes after it."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -32,8 +34,8 @@ def outputs_and_hidden(encoder: keras.Model, y: tf.Tensor, training: bool = Fals
     return encoder.layers[-1](hidden, training=training), hidden
 
 
-def hidden_size(encoder: keras.Model) -> int:
-    """Returns the width H of the last hidden layer that `outputs_and_hidden` gives for a built encoder."""
+def hidden_size(encoder: keras.Model, event_shape: Sequence[int]) -> int:
+    """Returns the width H of the last hidden layer that `outputs_and_hidden` gives for data of shape `event_shape`."""
     if not _has_head(encoder):
-        return int(encoder.output_shape[-1])
+        return int(encoder(keras.KerasTensor((None, *event_shape))).shape[-1])
     return int(_unwrapped(encoder.layers[-1]).kernel.shape[0])

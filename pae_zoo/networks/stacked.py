@@ -101,9 +101,13 @@ class StackedDecoder(keras.Model):
     """
 
     def __init__(self, network: keras.Sequential, num_members: int = 1, **kwargs: Any):
-        if not isinstance(network, keras.Sequential) or not network.built:
-            raise UserError(f"A stack is made of built keras.Sequential networks; received {type(network).__name__}"
-                            f"{'' if getattr(network, 'built', True) else ', not built'}. Give it a keras.Input.")
+        network = as_sequential(network)
+        if not isinstance(network, keras.Sequential):
+            raise UserError("Several decoders are stacked layer by layer, so that each must be a chain; received "
+                            f"{type(network).__name__} {network.name!r}, whose layers are not one. Build it as a "
+                            "keras.Sequential.")
+        if not network.built:
+            raise UserError(f"The decoder {network.name!r} is not built. Give it a keras.Input.")
         if num_members < 1 or len(network.input_shape) != 2:
             raise UserError("A stack has at least one member and takes latents (batch, K); received "
                             f"num_members={num_members} and a network over {network.input_shape}.")
@@ -130,7 +134,7 @@ class StackedDecoder(keras.Model):
     @classmethod
     def stack(cls, networks: Sequence[keras.Sequential], **kwargs: Any) -> "StackedDecoder":
         """Returns the stack of built networks of one architecture; raises UserError where their layers differ."""
-        networks = list(networks)
+        networks = [as_sequential(network) for network in networks]
         if not networks:
             raise UserError("A stack has at least one member; received an empty list.")
         stacked = cls(networks[0], len(networks), **kwargs)
@@ -153,6 +157,7 @@ class StackedDecoder(keras.Model):
         A mask is one for all data, the one that `dropout_noise(dropout_seeds[s], always=True)` draws for a single
         datum. Raises NotImplementedError for dropout inside of other layers.
         """
+        network = as_sequential(network)
         layers = [FixedMask(name=layer.name) if isinstance(layer, Dropout) else
                   type(layer).from_config(layer.get_config()) for layer in network.layers]  # fmt: skip
         nested = [part for layer in network.layers if not isinstance(layer, Dropout)
@@ -293,6 +298,19 @@ class StackedDecoder(keras.Model):
     def from_config(cls, config, custom_objects=None):
         network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
         return cls(**{**config, "network": network})
+
+
+def as_sequential(network: keras.Model) -> keras.Model:
+    """Returns a functional network that is a chain as a `keras.Sequential` of the same layers, any other as it is."""
+    by_depth = {} if isinstance(network, keras.Sequential) else getattr(network, "_nodes_by_depth", {})
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    layers = [node.operation for node in nodes[1:]]
+    one_path = len(by_depth) == len(nodes) and all(len(node.input_tensors) == 1 for node in nodes[1:])
+    if not layers or not one_path or len(set(map(id, layers))) < len(layers):
+        return network
+    if not all(isinstance(layer, keras.Layer) for layer in layers):
+        return network
+    return keras.Sequential([keras.Input(network.inputs[0].shape[1:]), *layers], name=network.name)
 
 
 def _stateless(layer: keras.Layer, weights: Values, value: tf.Tensor, training: bool) -> tuple[tf.Tensor, Values]:

@@ -178,5 +178,5 @@ def test_what_does_not_stack_is_refused(singles):
         networks.StackedDecoder.stack([])
     with pytest.raises(UserError, match="no weight"):
         networks.StackedDecoder(keras.Sequential([keras.Input((K,)), layers.Dropout(0.5)]))
-    with pytest.raises(UserError, match="built keras.Sequential"):
+    with pytest.raises(UserError, match="is not built. Give it a keras.Input"):
         networks.StackedDecoder(keras.Sequential([layers.Dense(2)]))
