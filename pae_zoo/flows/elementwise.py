@@ -17,6 +17,8 @@ MIN_BIN = 1e-2
 MIN_SLOPE = 1e-3
 # Beyond it a bin has reached its least or greatest size anyway, and exp needs no maximum subtracted.
 RAW_LIMIT = 20.0
+# Greatest slope at a knot: beyond it the squares of slopes leave what float32 tells apart.
+SLOPE_LIMIT = 1e3
 
 
 def spline_parameters(bins: int) -> int:
@@ -72,7 +74,7 @@ def rational_quadratic(
     left, bottom = tf.unstack(tf.reduce_sum(before * parts, axis=1) * scales + (MIN_BIN * index - bound))
     width, height = tf.unstack(tf.reduce_sum(chosen * parts, axis=1) * scales + MIN_BIN)
     # A raw slope of 0 is a slope of 1, and so are the ends, which have none.
-    raw_slopes = parameters[2 * bins :]
+    raw_slopes = tf.minimum(parameters[2 * bins :], SLOPE_LIMIT)
     slope_left = _slope(tf.reduce_sum(chosen[1:] * raw_slopes, axis=0))
     slope_right = _slope(tf.reduce_sum(chosen[:-1] * raw_slopes, axis=0))
 
@@ -83,7 +85,12 @@ def rational_quadratic(
         a = height * (mean_slope - slope_left) + rise * bend
         b = height * slope_left - rise * bend
         root = tf.sqrt(tf.maximum(b * b + 4.0 * a * mean_slope * rise, tf.constant(1e-30, x.dtype)))
-        part = 2.0 * mean_slope * rise / (b + root)
+        # The root of the quadratic by the formula that subtracts nothing; rounding may lead out of the bin.
+        below = b < 0.0
+        one = tf.ones_like(b)
+        part = tf.where(below, (root - b) / (2.0 * tf.where(below, a, one)),
+                        2.0 * mean_slope * rise / tf.where(below, one, b + root))
+        part = tf.clip_by_value(part, 0.0, 1.0)
     else:
         part = (inside - left) / width
     rest = part * (1.0 - part)

@@ -10,6 +10,7 @@ from tiers import some
 
 import pae_zoo
 from pae_zoo import flows
+from pae_zoo.flows import elementwise
 
 UNITS, BINS = (8, 8), 5
 KINDS = (
@@ -259,3 +260,19 @@ def test_one_dimension_cannot_be_split(kind):
 def test_one_dimension_is_enough(kind):
     layer, x = build(kind, 1), data(1)
     np.testing.assert_allclose(layer(layer(x)[0], inverse=True)[0], x, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 0.3), ("float64", 1e-6)])
+def test_splines_at_extreme_parameters(dtype, tolerance):
+    """Values and log-determinants are finite, and those of the inverse cancel with the forward map's at its values."""
+    generator, bins, bound = np.random.default_rng(0), 8, 5.0
+    x = np.concatenate([generator.uniform(-5, 5, 900), np.linspace(-5, 5, 95), [1e6, -1e6, 5, -5, 0]])
+    x = x[None].astype(dtype)
+    for scale in (1, 20, 1e4, 1e30):
+        size = (3 * bins - 1, *x.shape)
+        parameters = (generator.choice([-1, 1], size) * generator.uniform(0, scale, size)).astype(dtype)
+        z, inverse = elementwise.rational_quadratic(tf.constant(x), parameters, bound, inverse=True)
+        y, forward = elementwise.rational_quadratic(z, parameters, bound, inverse=False)
+        for values in (z, inverse, y, forward, *elementwise.rational_quadratic(x, parameters, bound, inverse=False)):
+            assert np.isfinite(values).all(), scale
+        np.testing.assert_allclose(forward, -inverse, atol=tolerance)
