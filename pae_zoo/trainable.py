@@ -174,6 +174,9 @@ class Trainable(keras.Model):
             history = super().fit(
                 **data, batch_size=batch_size, validation_data=None if held_out is None else held_out.keras(),
                 shuffle=shuffle and train.can_shuffle, **given)  # fmt: skip
+        if epochs > options.get("initial_epoch", 0) and not history.history:
+            raise UserError("The data hold no batch, so that nothing was trained. Give data, in batches of at most as "
+                            "many.")
         with fit_data.telling(train, held_out):
             self.after_fit(history, train, held_out, steps, verbose)
         return history
@@ -200,7 +203,7 @@ class Trainable(keras.Model):
 
     def _direct(self, callbacks) -> None:
         """Tells callbacks with mode "auto" which way the metrics that they monitor are better."""
-        for callback in getattr(callbacks, "callbacks", callbacks) or []:
+        for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or []):
             name = str(getattr(callback, "monitor", "")).removeprefix("val_")
             if name in self._trackers and getattr(callback, "mode", None) == "auto":
                 callback.mode = "max" if name in self.higher_is_better else "min"

@@ -80,6 +80,7 @@ def test_weights_of_a_column_are_those_of_a_row():
     terms = model.objective(tf.constant(x[:16]), model.step_seed(), training=True)["loss"]
     np.testing.assert_allclose(model.update(tf.constant(x[:16]), w[:16]), np.average(terms, weights=w[:16]), rtol=1e-5)
     for bad, words in ((np.ones((32, 6, 6)), "one weight for each datum"), (np.ones(31), "equally many"),
+                       (["a"] * 32, "allowed are numbers"),
                        (-np.ones(32), "0 or more"), (np.full(32, np.nan), "0 or more")):  # fmt: skip
         with pytest.raises(UserError, match=words):
             model.fit(x, sample_weight=bad, **FEW)
@@ -90,6 +91,8 @@ def test_class_weights_are_weights_of_labels():
     table = {0: 3.0, 1: 0.0}
     losses = [
         small().fit(x, labels, class_weight=table, shuffle=False, **FEW).history["loss"][0],
+        small().fit(x, np.array(["a", "b"])[labels], class_weight={"a": 3.0, "b": 0.0}, shuffle=False,
+                    **FEW).history["loss"][0],
         small().fit(x, np.eye(2)[labels], class_weight=table, shuffle=False, **FEW).history["loss"][0],
         small().fit(tf.data.Dataset.from_tensor_slices((x, labels)).batch(16), class_weight=table,
                     verbose=0).history["loss"][0],
@@ -340,6 +343,7 @@ def test_what_is_no_data_is_said_in_a_sentence():
         (None, "needs data"), ("npz:digits.npz", "x is a str"), (3, "x is a int"), (RAGGED, "do not make one array"),
         (x[:0], "no data"), (np.full((4, *EVENT_SHAPE), "a"), "allowed are numbers"), ({"a": x, "b": x}, "exactly one"),
         (np.zeros((4, 5)), "one datum is"), (iter([]), "no batch"),
+        (tf.data.Dataset.from_tensor_slices(x).take(0).batch(2), "no batch"),
         (tf.data.Dataset.from_tensor_slices(["a"]).batch(1), "dense tensors of numbers"),
         (tf.data.Dataset.from_tensor_slices(({"a": x, "b": x}, x)).batch(1), "exactly one"),
     ):
@@ -414,6 +418,9 @@ def test_every_metric_can_be_monitored(name):
     stops = [keras.callbacks.EarlyStopping(monitor, patience=5) for monitor in monitors]
     plateau = keras.callbacks.ReduceLROnPlateau("val_loss", patience=5)
     model.fit(x, validation_data=(x,), callbacks=[*stops, plateau], **FEW)
+    alone = keras.callbacks.EarlyStopping(monitors[-1])
+    model.fit(x, validation_data=x, callbacks=alone, **FEW)
+    assert alone.mode == stops[-1].mode
     up = {stop.monitor for stop in stops if stop.mode == "max"}
     assert up == {f"val_{name}" for name in ("elbo", "log_prior") if f"val_{name}" in monitors}
 

@@ -9,6 +9,8 @@ from pae_zoo import values
 from pae_zoo.errors import UserError
 from pae_zoo.fit_data.batch import REMEDY, Batch, Form, refused_targets, standard
 
+_NUMBERS = "biuf"
+
 
 def arrays(form: Form, x, y, w, class_weight, checked: bool, where: str = "x") -> Batch:
     """Returns arrays in one form, their values looked at; raises UserError."""
@@ -17,11 +19,13 @@ def arrays(form: Form, x, y, w, class_weight, checked: bool, where: str = "x") -
         x = x[0]  # a list of one input
     same = y is x
     x = _array(x, where)
-    y = x if same else None if y is None else _array(y, "y")
+    y = x if same else None if y is None else _array(y, "y", words=True)
     if not len(x):
         raise UserError(f"{where} holds no data.")
-    labels = y
-    batch = standard(form, _floats(form, x), None if y is None else _floats(form, y) if y.ndim > 1 else y, w)
+    is_number = y is not None and y.ndim > 1 and y.dtype.kind in _NUMBERS
+    w = None if w is None else _array(w, "sample_weight")
+    batch = standard(form, _floats(form, x), _floats(form, y) if is_number else y, w)
+    labels = y if batch.y is None else None
     for part, name in ((batch.y, "y"), (batch.w, "sample_weight"), (labels, "y")):
         if part is not None and len(part) != len(batch.x):
             raise UserError(f"{where} holds {len(batch.x)} data and {name} {len(part)}; give equally many.")
@@ -35,10 +39,11 @@ def arrays(form: Form, x, y, w, class_weight, checked: bool, where: str = "x") -
         batch = batch._replace(y=None)
     elif batch.y is not None and checked:
         values.check(batch.y, "y", form.unit, remedy=REMEDY)
-    return batch._replace(w=_checked_weights(batch.w, labels if batch.y is None else None, class_weight))
+    return batch._replace(w=_checked_weights(batch.w, labels, class_weight))
 
 
-def _array(value, what: str) -> np.ndarray:
+def _array(value, what: str, words: bool = False) -> np.ndarray:
+    """Returns value as an array of numbers or, with `words`, of anything; raises UserError."""
     if hasattr(value, "toarray"):
         raise UserError(f"{what} is a sparse matrix; give {what}.toarray().")
     try:
@@ -46,7 +51,7 @@ def _array(value, what: str) -> np.ndarray:
     except ValueError as error:
         raise UserError(f"{what} is a list whose parts do not make one array ({error}). Give one array, and targets or "
                         "labels as y.")
-    if found.dtype.kind not in "biuf" and found.dtype.name != "bfloat16":
+    if not words and found.dtype.kind not in _NUMBERS and found.dtype.name != "bfloat16":
         raise UserError(f"{what} holds values of type {found.dtype}; allowed are numbers. Turn words and dates into "
                         "numbers first.")
     return found
@@ -62,10 +67,7 @@ def _checked_weights(w, labels, class_weight: Optional[Mapping]) -> Optional[np.
         if w is not None:
             raise UserError("class_weight and sample_weight exclude each other; give one of them.")
         if labels is None:
-            raise UserError("class_weight needs labels: give them as y, (n,), or weigh the data by sample_weight.")
-        labels = np.asarray(labels)
-        if labels.ndim > 2:
-            raise UserError("class_weight needs labels, (n,); received y of the shape of x. Weigh the data by "
+            raise UserError("class_weight needs labels: give them as y, (n,), not of the shape of x, or weigh the data by "
                             "sample_weight.")
         flat = labels.argmax(axis=1) if labels.ndim > 1 and labels.shape[1] > 1 else labels.reshape(-1)
         w = np.ones(len(flat), np.float32)
