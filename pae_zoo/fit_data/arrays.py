@@ -67,8 +67,8 @@ def _checked_weights(w, labels, class_weight: Optional[Mapping]) -> Optional[np.
         if w is not None:
             raise UserError("class_weight and sample_weight exclude each other; give one of them.")
         if labels is None:
-            raise UserError("class_weight needs labels: give them as y, (n,), not of the shape of x, or weigh the data by "
-                            "sample_weight.")
+            raise UserError("class_weight needs labels: give them as y, (n,), not in the shape of x, or weigh the data "
+                            "by sample_weight.")
         flat = labels.argmax(axis=1) if labels.ndim > 1 and labels.shape[1] > 1 else labels.reshape(-1)
         w = np.ones(len(flat), np.float32)
         for label, weight in class_weight.items():
