@@ -100,7 +100,7 @@ class LaplaceCallback(keras.callbacks.Callback):
         kind, y = self.options["likelihood"], self.y
         if not isinstance(kind, str):
             return
-        output = record.forward(self.graph, self.graph.cast(self.x[:1]), self.options.get("fallback", False)).output
+        output = self._forward(self.x[:1])
         shape, size = tuple(output.shape[1:]), output[0].numpy().size
         numbers = kind == "categorical" and y[0].size * shape[-1] == size
         if not numbers and y[0].size != size:
@@ -110,6 +110,9 @@ class LaplaceCallback(keras.callbacks.Callback):
                             f"{y.min():g} to {y.max():g}.")
         if kind == "bernoulli" and (y.min() < 0 or y.max() > 1):
             raise UserError(f"The likelihood bernoulli takes y from 0 to 1; received {y.min():g} to {y.max():g}.")
+
+    def _forward(self, x: np.ndarray) -> tf.Tensor:
+        return record.forward(self.graph, self.graph.cast(x), self.options.get("fallback", False)).output
 
     def on_train_batch_end(self, batch, logs=None):
         self._batches += 1
@@ -186,7 +189,7 @@ class LaplaceCallback(keras.callbacks.Callback):
     def _evidence(self, batch_size: int) -> dict[str, float]:
         """Returns how well the network explains (x, y), as `WeightPosterior.optimise` takes it."""
         outputs = np.concatenate([
-            record.forward(self.graph, self.graph.cast(self.x[i : i + batch_size])).output.numpy().astype(np.float64)
+            self._forward(self.x[i : i + batch_size]).numpy().astype(np.float64)
             for i in range(0, len(self.x), batch_size)
         ])
         kind = self.options["likelihood"]

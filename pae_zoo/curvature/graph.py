@@ -138,6 +138,10 @@ class Graph:
         "all"; "encoder" and "decoder", the first and the later ones of a sequence of models; "last", the last layer
         with weights; or names of layers, as a sequence or separated by commas.
         """
+        if not self.blocks:
+            names = ", ".join(repr(model.name) for model in self.models)
+            raise UserError(f"{names} holds no weight that trains, so there is no curvature by its weights. Take "
+                            "layers with weights, and set trainable=True where they are frozen.")
         words = [layers] if isinstance(layers, str) else list(layers)
         words = [word.strip() for part in words for word in part.split(",") if word.strip()]
         if words == [ALL]:

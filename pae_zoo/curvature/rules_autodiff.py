@@ -3,12 +3,14 @@
 import keras
 import tensorflow as tf
 
+from pae_zoo import networks
 from pae_zoo.curvature import rules
 
 
 def call(layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
     """Returns the layer's output at inference."""
-    return layer(x, training=False) if layer._call_has_training_arg else layer(x)
+    with networks.unrolled(layer):
+        return layer(x, training=False) if layer._call_has_training_arg else layer(x)
 
 
 def rows(layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:

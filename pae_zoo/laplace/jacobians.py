@@ -5,6 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
+from pae_zoo import networks
 from pae_zoo.errors import UserError
 from pae_zoo.inference import derivatives
 from pae_zoo.laplace import chain as chains
@@ -51,7 +52,8 @@ def linearise(decoder: keras.Model, z: tf.Tensor, backend: str = "auto") -> tupl
 
     def outputs(points):
         flat = tf.reshape(points, (-1, z.shape[-1]))
-        value = decoder(flat, training=False)
+        with networks.unrolled(decoder):
+            value = decoder(flat, training=False)
         value = value if value.dtype == tf.float64 else tf.cast(value, tf.float32)
         return tf.reshape(value, (*chains.leading(points), math.prod(value.shape[1:])))
 

@@ -75,6 +75,9 @@ class BBBAE(BayesianAE):
                 "The prior's stds must be above 0, its share between 0 and 1 and train_samples at least 1; received "
                 f"{prior_std}, {prior_narrow_std}, {prior_share} and {train_samples}."
             )
+        if not self.means:
+            raise UserError("Encoder and decoder hold no weight that trains, so there is none to be uncertain of. Take "
+                            "layers with weights, and set trainable=True where they are frozen.")
         self.weight_prior, self.bbb_loss, self.bbb_init = weight_prior, bbb_loss, bbb_init
         self.prior_std, self.prior_narrow_std = float(prior_std), float(prior_narrow_std)
         self.prior_share, self.kl_weight = float(prior_share), float(kl_weight)

@@ -14,6 +14,7 @@ from pae_zoo.networks.dense import vlae_bias, vlae_kernel
 from pae_zoo.networks.features import hidden_size, outputs_and_hidden
 from pae_zoo.networks.layers import Affine, Dropout, SpectralNorm, dropout_noise
 from pae_zoo.networks.pair import check_pair
+from pae_zoo.networks.recurrent import unrolled
 from pae_zoo.networks.stacked import StackedDecoder, as_sequential
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "encoder_from_config",
     "hidden_size",
     "outputs_and_hidden",
+    "unrolled",
     "vlae_bias",
     "vlae_kernel",
 ]
