@@ -5,6 +5,7 @@ position; here every variable of model and optimizer is kept, with the position 
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, Optional
 
@@ -85,7 +86,13 @@ def restore(run: Run, model: keras.Model, steps_per_epoch: int = 0) -> Position:
     path = run.workdir / run.arrays_path("last")
     position = _position(note, steps_per_epoch, path)
     model.optimizer.build(model.trained_variables)
-    assign([*state(model), *model.optimizer.variables], arrays, path)
+    variables = [*state(model), *model.optimizer.variables]
+    check(variables, arrays, path)
+    place = next(place for place, variable in enumerate(variables) if variable is model.step)
+    if steps_per_epoch and int(arrays[place]) != position.steps:
+        raise UserError(f"{path} holds weights of step {int(arrays[place])} and notes {position.steps}: it is damaged. "
+                        "Restore the file, or delete the work directory to start anew.")
+    assign(variables, arrays, path)
     return position
 
 
@@ -98,7 +105,8 @@ def _position(note: dict[str, Any], steps_per_epoch: int, path: Path) -> Positio
             continue
         kind = {"seconds": (int, float), "best_value": (int, float)}.get(name, type(fields[name].default))
         right = isinstance(value, kind) and isinstance(value, bool) == (name == "stopped_early")
-        if not right or name != "best_value" and not 0 <= value < 2**63:
+        in_range = math.isfinite(value) if name == "best_value" and right else right and 0 <= value < 2**63
+        if not in_range:
             wrong.append(f"{name}: {value!r}")
     if not wrong:
         position = Position(**note)

@@ -109,9 +109,11 @@ class Run:
 
     # ---- configuration -----------------------------------------------------------------------------
 
-    def write_config(self, hparams, event_shape: Optional[tuple[int, ...]] = None) -> None:
-        """Writes config.json and flags.cfg; `event_shape` is the shape of a datum, where it is known."""
+    def write_config(self, hparams, event_shape: Optional[tuple[int, ...]] = None, model=None) -> None:
+        """Writes config.json and flags.cfg; of a datum's shape and the model that is trained what is known."""
         known = {} if event_shape is None else {"event_shape": list(event_shape)}
+        if model is not None:
+            known["architecture"] = saved.fingerprint(model)
         self.write_json("config.json", {
             "hparams": hp.to_config(hparams), **known, "versions": versions(), "git_commit": git_commit(),
         })
@@ -133,6 +135,7 @@ class Run:
         if not os.path.lexists(self.model_path):
             raise UserError(f"{self.model_path} does not exist: the training is not finished. "
                             f"Start the same `python -m pae_zoo.main` command again to finish it.")
+        self.read_hparams(), self.read_metrics()  # what is wrong in them is told of them
         with _named(self.model_path, "model of this run", "restore it, or train anew"):
             model = saved.load(self.model_path)
             self._check_own(model)
@@ -156,6 +159,9 @@ class Run:
         for what, found, recorded in pairs:
             if recorded is not None and found != recorded:
                 raise ValueError(f"its model has {what} {found}, that of this run {recorded}")
+        recorded = self.read_json("config.json").get("architecture")
+        if recorded is not None and saved.fingerprint(model) != recorded:
+            raise ValueError("its model has other networks or settings than the one of this run")
 
     # ---- metrics -----------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Reads .keras files that may come from anywhere: looked at as data first, so that none of them runs code."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Iterator
@@ -14,6 +15,8 @@ CONFIG, WEIGHTS, MOST_TEXT = "config.json", "model.weights.h5", 1 << 26
 PACKAGES = ("keras", "pae_zoo", "builtins")
 #: what a class that carries or names code is called
 CODE = ("Lambda", "__lambda__", "function_code", "__numpy__")
+#: keys that Keras adds by itself: counted names, numbers of objects, shapes of builds
+PASSING = ("name", "shared_object_id", "build_config")
 #: parts of the keys of a config that are sizes of weights
 SIZES = ("units", "filters", "dim", "width", "rank", "members", "centres", "size", "shape")
 
@@ -38,6 +41,21 @@ def load(path: Path) -> keras.Model:
         if any(part in word for part in SIZES) and any(type(one) is int and one > num_bytes for one in sizes):
             raise ValueError(f"{word} is {value}, more than the {num_bytes} bytes of weights that it holds")
     return keras.saving.load_model(path)
+
+
+def fingerprint(model: keras.Model) -> str:
+    """Returns a hash of a model's configuration: networks, likelihood, preprocessing and settings, but no weights."""
+    text = json.dumps(_plain(model.get_config()), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Returns a configuration without what depends on when it was built, or saved and loaded."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items() if key not in PASSING}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:

@@ -82,7 +82,7 @@ def finish(session: Session) -> int:
         session.model.adapt(session.dataset.train.x)
         if hparams.init_workdir:
             session.model.initialise_from(Run(hparams.init_workdir).load_model())
-    run.write_config(hparams, session.dataset.event_shape)
+    run.write_config(hparams, session.dataset.event_shape, session.model)
     position = training.train(session.model, feed, first_stage(session), run)
     _tell_early_stop(position, hparams, run)
     session.model.measure(session.dataset.valid.x, session.dataset.train.x)

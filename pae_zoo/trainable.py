@@ -204,9 +204,14 @@ class Trainable(keras.Model):
     def _direct(self, callbacks) -> None:
         """Tells callbacks with mode "auto" which way the metrics that they monitor are better."""
         for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or []):
+            if getattr(callback, "mode", None) != "auto":
+                continue
             name = str(getattr(callback, "monitor", "")).removeprefix("val_")
-            if name in self._trackers and getattr(callback, "mode", None) == "auto":
+            if name in self._trackers:
                 callback.mode = "max" if name in self.higher_is_better else "min"
+            elif isinstance(callback, keras.callbacks.EarlyStopping):
+                raise UserError(f"monitor={callback.monitor!r} is no metric of {type(self).__name__}; there are "
+                                f"{', '.join(self._trackers)}, and val_ before them. Or set the mode, min or max.")
 
     def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, steps=None,
                  callbacks=None, return_dict=False, **kwargs):

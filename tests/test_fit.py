@@ -384,6 +384,8 @@ def test_clean_targets_are_learned_or_refused(name):
         with pytest.raises(UserError, match="takes no such targets"):
             model.fit(tf.data.Dataset.from_tensor_slices((noisy, clean)).batch(16), verbose=0)
         model.fit(clean, clean.copy(), **FEW)
+        grey = np.round(clean * 255).astype(np.uint8)
+        model.fit(grey, grey / 255, **FEW)
         return
     model.adapt(noisy)
     loss = model.evaluate(noisy, clean, batch_size=64, verbose=0)[0]
@@ -421,6 +423,8 @@ def test_every_metric_can_be_monitored(name):
     alone = keras.callbacks.EarlyStopping(monitors[-1])
     model.fit(x, validation_data=x, callbacks=alone, **FEW)
     assert alone.mode == stops[-1].mode
+    with pytest.raises(UserError, match="is no metric of .* there are loss"):
+        model.fit(x, callbacks=[keras.callbacks.EarlyStopping("val_nothing")], **FEW)
     up = {stop.monitor for stop in stops if stop.mode == "max"}
     assert up == {f"val_{name}" for name in ("elbo", "log_prior") if f"val_{name}" in monitors}
 

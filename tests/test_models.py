@@ -7,7 +7,7 @@ import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, ROWS, build, images
 from tiers import some
 
-from pae_zoo import models
+from pae_zoo import models, saved
 from pae_zoo.models.vae import VAE
 
 NAMES = list(ROWS)
@@ -159,6 +159,9 @@ def test_saved_model_gives_the_same_numbers(name, tmp_path):
     plain = {k: v for k, v in model.get_config().items() if not isinstance(v, dict) and k != "members"}
     assert {k: loaded.get_config()[k] for k in plain} == plain
     assert int(loaded.step) == 3
+    assert saved.fingerprint(loaded) == saved.fingerprint(model)
+    if name != "gp_circle":  # whose process has no activation
+        assert saved.fingerprint(model) != saved.fingerprint(build(name, activation="tanh"))
 
 
 @pytest.mark.parametrize("name", some(offering("sample"), ["vae", "pae"]))

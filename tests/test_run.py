@@ -20,7 +20,7 @@ from pae_zoo.run import Run
 def finished(folder, name, event_shape=EVENT_SHAPE, **changes):
     """Returns a run of the battery's model `name` that looks finished."""
     run, model = Run(folder), build(name, event_shape, adapted=False, **changes)
-    run.write_config(hparams(name, **changes), event_shape)
+    run.write_config(hparams(name, **changes), event_shape, model)
     run.save("model.keras", model.save)
     run.merge_metrics({"train/num_weights": model.count_params()})
     return run
@@ -46,6 +46,10 @@ def test_a_run_loads_its_own_model_and_no_other(name, vae, tmp_path):
             continue  # it has no networks
         run.save("model.keras", build(name, adapted=False, **changes).save)
         with pytest.raises(UserError, match=f"model.keras is not a readable model.*has {what}"):
+            run.load_model()
+    if name != "gp_circle":
+        run.save("model.keras", build(name, adapted=False, activation="tanh").save)
+        with pytest.raises(UserError, match="model.keras is not a readable model.*other networks or settings"):
             run.load_model()
     run.save("model.keras", lambda path: Path(path).write_bytes(vae.model_path.read_bytes()))
     if name != "vae":
@@ -146,7 +150,14 @@ def test_a_checkpoint_that_no_training_writes_is_refused(trained, tmp_path):
     run.save_arrays("last", arrays, {key: value for key, value in note.items() if key != "wait"})
     with pytest.raises(UserError, match="last.npz notes no position .*wait"):
         checkpoint.restore(run, model, 4)
+    text = np.frombuffer(json.dumps({**note, "best_value": float("nan")}).encode(), np.uint8)
+    with open(run.workdir / "checkpoints/last.npz", "wb") as file:
+        np.savez(file, meta=text, **{f"{place:05d}": array for place, array in enumerate(arrays)})
+    with pytest.raises(UserError, match="last.npz notes no position .*best_value"):
+        checkpoint.restore(run, model, 4)
+    step = next(place for place, variable in enumerate(checkpoint.state(model)) if variable is model.step)
     for changed_arrays, words in (
+        *(([*arrays[:step], np.int64(value), *arrays[step + 1 :]], f"weights of step {value}") for value in (-3, 999)),
         (arrays[1:], "do not fit"), ([array.astype(str) for array in arrays], "do not fit"),
         ([array.astype(complex) for array in arrays], "do not fit"), ([], "do not fit"),
         ([array * np.nan if array.dtype.kind == "f" else array for array in arrays], "not finite"),

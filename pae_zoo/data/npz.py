@@ -26,7 +26,7 @@ def read(path: pathlib.Path) -> Raw:
     x, y = {}, {}
     for split in (split for split in SPLITS if ("x", split) in keys):
         key = keys["x", split]
-        x[split] = images_or_vectors(arrays.pop(key), f"{path}: {'the training rows' if split == 'train' else key}")
+        x[split] = images_or_vectors(arrays.pop(key), f"{path}: {key}")
         labels = arrays.get(keys.get(("y", split)))
         y[split] = None if labels is None else check_labels(labels, len(x[split]), f"{path}: {split}")
     _check_alike(x, y, path)

@@ -32,7 +32,7 @@ def arrays(form: Form, x, y, w, class_weight, checked: bool, where: str = "x") -
     if checked:
         values.check(batch.x, where, form.unit, remedy=REMEDY)
     if batch.y is not None and form.no_targets:
-        if not same and not np.array_equal(batch.x, batch.y):
+        if not same and not _equal(batch.x, batch.y):
             raise UserError(refused_targets(form))
         batch = batch._replace(y=None)
     elif same:
@@ -40,6 +40,14 @@ def arrays(form: Form, x, y, w, class_weight, checked: bool, where: str = "x") -
     elif batch.y is not None and checked:
         values.check(batch.y, "y", form.unit, remedy=REMEDY)
     return batch._replace(w=_checked_weights(batch.w, labels, class_weight))
+
+
+def _equal(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two arrays of one shape are the same data, bytes and their pixels in [0, 1] alike."""
+    if x.dtype == y.dtype:
+        return np.array_equal(x, y)
+    x, y = (one / np.float32(255) if one.dtype == np.uint8 else one for one in (x, y))
+    return np.allclose(x, y, rtol=0, atol=1e-6)
 
 
 def _array(value, what: str, words: bool = False) -> np.ndarray:
