@@ -27,8 +27,6 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     Bad input has status 2. Any other error has status 1; its traceback goes to error.txt in the work directory of the
     run, or to stderr with --verbosity=1.
     """
-    _workdirs.clear()
-    _options.clear()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
@@ -39,6 +37,9 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("pae_zoo: stopped", file=sys.stderr)
         return 130
+    finally:  # what follows in the same process is not this command's
+        _workdirs.clear()
+        _options.clear()
 
 
 def tell(error: Exception, argv: Sequence[str]) -> int:

@@ -15,8 +15,8 @@ CONFIG, WEIGHTS, MOST_TEXT = "config.json", "model.weights.h5", 1 << 26
 PACKAGES = ("keras", "pae_zoo", "builtins")
 #: what a class that carries or names code is called
 CODE = ("Lambda", "__lambda__", "function_code", "__numpy__")
-#: keys that Keras adds by itself: counted names, numbers of objects, shapes of builds
-PASSING = ("name", "shared_object_id", "build_config")
+#: keys that Keras adds by itself: counted names, numbers of objects, shapes of builds, optimizers
+PASSING = ("name", "shared_object_id", "build_config", "compile_config")
 #: parts of the keys of a config that are sizes of weights
 SIZES = ("units", "filters", "dim", "width", "rank", "members", "centres", "size", "shape")
 

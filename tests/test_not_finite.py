@@ -40,7 +40,8 @@ def faults(function, clean, axes, what):
                 yield f"{what} {name}: clean data give {expected.ravel()[:4]}"
             if np.isfinite(found[1]).any() or (np.isnan(value) and not np.isnan(found[1]).all()):
                 yield f"{what} {name}: {value} gives {found[1].ravel()[:4]}"
-            if not np.array_equal(np.delete(found, 1, 0), np.delete(expected, 1, 0)):
+            # Equal but for the last bit: the order in which Eigen sums depends on where in memory the numbers lie.
+            if not np.allclose(np.delete(found, 1, 0), np.delete(expected, 1, 0), rtol=1e-6, atol=1e-6):
                 yield f"{what} {name}: {value} changes other rows"
 
 
