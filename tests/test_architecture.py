@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "pae_zoo"
 ALLOWED = {
     "errors": set(),
     "seeds": {"errors"},
+    "forward_mode": set(),
     "report": set(),
     "values": {"errors"},
     "reading": {"errors"},
@@ -25,10 +26,10 @@ ALLOWED = {
     "fit_data": {"errors", "inputs", "values"},
     "trainable": {"errors", "seeds", "fit_data"},
     "flows": {"errors", "inputs", "seeds", "values", "distributions", "trainable"},
-    "inference": {"errors", "seeds"},
-    "laplace": {"errors", "networks", "inference"},
-    "curvature": {"errors", "seeds", "atomic", "reading", "likelihoods", "networks"},
-    "geometry": {"errors", "seeds"},
+    "inference": {"errors", "forward_mode", "seeds"},
+    "laplace": {"errors", "forward_mode", "networks", "inference"},
+    "curvature": {"errors", "forward_mode", "seeds", "atomic", "reading", "likelihoods", "networks"},
+    "geometry": {"errors", "forward_mode", "seeds"},
     "models": {"errors", "inputs", "fit_data", "seeds", "hparams", "reading", "data", "networks", "likelihoods",
                "distributions", "trainable", "flows", "inference", "laplace", "curvature", "geometry"},
     "evaluation": {"errors", "seeds", "atomic", "reading", "data", "plotting", "plotting_uncertainty",
@@ -63,3 +64,8 @@ def test_launchers_are_short():
 def test_no_source_file_is_longer_than_500_lines():
     long = [p.name for p in PACKAGE.rglob("*.py") if len(p.read_text(encoding="utf-8").splitlines()) > 500]
     assert not long
+
+
+def test_forward_mode_stands_in_one_place():
+    found = [p.name for p in PACKAGE.rglob("*.py") if "ForwardAccumulator" in p.read_text(encoding="utf-8")]
+    assert found == ["forward_mode.py"]

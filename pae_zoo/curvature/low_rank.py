@@ -14,6 +14,7 @@ from pae_zoo.curvature import pieces, record
 from pae_zoo.curvature.graph import Block, Graph, flatten
 from pae_zoo.curvature.hessians import OutputHessian
 from pae_zoo.errors import UserError
+from pae_zoo.forward_mode import jvp
 
 
 class Sketch(NamedTuple):
@@ -59,15 +60,16 @@ def products(graph: Graph, x: tf.Tensor, hessian: OutputHessian, blocks: Sequenc
     others = [v for model in graph.models for v in model.variables if not any(v is one for one in variables)]
     mapping = [(variable, tf.convert_to_tensor(variable)) for variable in others]
 
+    def outputs(weights):
+        with keras.StatelessScope(state_mapping=[*mapping, *zip(variables, weights)]):
+            return record.forward(graph, x, fallback).output
+
     def apply(v: tf.Tensor) -> tf.Tensor:
         tangents = [tf.cast(one, value.dtype) for one, value in zip(graph.unflatten(v, blocks), values)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            with tf.autodiff.ForwardAccumulator(values, tangents) as accumulator:
-                with keras.StatelessScope(state_mapping=[*mapping, *zip(variables, values)]):
-                    output = record.forward(graph, x, fallback).output
-            hessian.check(output)
-            slope = accumulator.jvp(output, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            output, slope = jvp(outputs, values, tangents)
+        hessian.check(output)
         rows = hessian.apply(tf.stop_gradient(output), slope[None])[0]
         found = tape.gradient(output, values, rows, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return tf.cast(flatten(found), x.dtype)

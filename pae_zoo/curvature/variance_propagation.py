@@ -15,6 +15,7 @@ from pae_zoo.curvature import record, rules, rules_linear
 from pae_zoo.curvature.graph import Chain, Parallel, Step
 from pae_zoo.curvature.posterior_base import WeightPosterior
 from pae_zoo.errors import UserError
+from pae_zoo.forward_mode import jvp
 
 # Each output is one of the inputs, or 0, whatever they are.
 SELECTIONS = (
@@ -81,9 +82,7 @@ def _selection(layer, a, v, spread):
 
 
 def _maximum(layer, a, v, spread):
-    with tf.autodiff.ForwardAccumulator(a, v) as accumulator:
-        y = layer.call(a)
-    return accumulator.jvp(y)
+    return jvp(layer.call, a, v)[1]
 
 
 def _average(layer, a, v, spread):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Optional
 import tensorflow as tf
 
 from pae_zoo.errors import UserError
+from pae_zoo.forward_mode import jvp
 
 # Up to so many latents the directional derivatives are laid out side by side, above they run in a loop.
 UNROLLED = 4
@@ -100,10 +101,7 @@ class Embedded(Manifold):
         size = self.latent_dim
 
         def product(direction):
-            with tf.autodiff.ForwardAccumulator(z, tf.broadcast_to(direction, tf.shape(z))) as accumulator:
-                found = self.features(z)
-            zero = tf.UnconnectedGradients.ZERO
-            return Features(*(None if part is None else accumulator.jvp(part, zero) for part in found))
+            return jvp(self.features, z, tf.broadcast_to(direction, tf.shape(z)))[1]
 
         values = self.features(z)
         if size <= UNROLLED:

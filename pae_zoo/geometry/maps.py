@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.errors import UserError
+from pae_zoo.forward_mode import jvp
 from pae_zoo.geometry.manifold import Embedded, Manifold
 from pae_zoo.geometry.solver import Solver
 
@@ -82,12 +83,7 @@ def expmap(manifold: Manifold, p, v, num_steps: int = 100, time: float = 1.0, ji
 
 def _acceleration_by_features(manifold: Embedded, c: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
     """Returns c'' = -G^-1 J' d^2F[u, u] at c (B, d) with velocity u (B, d)."""
-    zero = tf.UnconnectedGradients.ZERO
-    with tf.autodiff.ForwardAccumulator(c, u) as outer:
-        with tf.autodiff.ForwardAccumulator(c, u) as inner:
-            features = [part for part in manifold.features(c) if part is not None]
-        first = [inner.jvp(part, zero) for part in features]
-    second = [outer.jvp(part, zero) for part in first]
+    _, second = jvp(lambda here: jvp(lambda z: _features(manifold, z), here, u)[1], c, u)
     metric, force = tf.zeros((), c.dtype), tf.zeros((), c.dtype)
     for column, bend in zip(_columns(manifold, c), second):
         # The mean has (n, P) values, the spread (q, n, P).
@@ -102,20 +98,20 @@ def _columns(manifold: Embedded, c: tf.Tensor) -> list[tf.Tensor]:
     num, size = c.shape
     points = tf.tile(c, (size, 1))
     directions = tf.repeat(tf.eye(size, dtype=c.dtype), num, axis=0)
-    with tf.autodiff.ForwardAccumulator(points, directions) as accumulator:
-        features = [part for part in manifold.features(points) if part is not None]
-    found = [accumulator.jvp(part, tf.UnconnectedGradients.ZERO) for part in features]
+    _, found = jvp(lambda z: _features(manifold, z), points, directions)
     return [tf.reshape(part, (-1, size, num, part.shape[-1])) for part in found]
+
+
+def _features(manifold: Embedded, z: tf.Tensor) -> list[tf.Tensor]:
+    return [part for part in manifold.features(z) if part is not None]
 
 
 def _acceleration_by_metric(manifold: Manifold, c: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
     """Returns c'' = G^-1 (1/2 d_c(u' G u) - G' u) at c (B, d) with velocity u (B, d)."""
-    with tf.autodiff.ForwardAccumulator(c, u) as accumulator:
-        with tf.GradientTape() as tape:
-            tape.watch(c)
-            metric = manifold.metric(c)
-            square = tf.einsum("ni,nij,nj->n", u, metric, u)
-    change = accumulator.jvp(metric, tf.UnconnectedGradients.ZERO)
+    with tf.GradientTape() as tape:
+        tape.watch(c)
+        metric, change = jvp(manifold.metric, c, u)
+        square = tf.einsum("ni,nij,nj->n", u, metric, u)
     slope = tape.gradient(square, c, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return _solve(metric, 0.5 * slope - tf.linalg.matvec(change, u))
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from pae_zoo.forward_mode import jvp
+
 # Rows that one product pushes through at least, so that small problems do not run K tiny products in turn.
 ROWS_AT_ONCE = 1024
 # Rows that a batch of unknown size, as a served model has it, is taken for.
@@ -26,9 +28,7 @@ def jacobian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Ten
     """
 
     def product(points, tangents):
-        with tf.autodiff.ForwardAccumulator(points, tangents) as accumulator:
-            values = function(points)
-        return accumulator.jvp(values, unconnected_gradients="zero")
+        return jvp(function, points, tangents)[1]
 
     return in_all_directions(product, u)
 

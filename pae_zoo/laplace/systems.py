@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from pae_zoo.forward_mode import jvp
 from pae_zoo.laplace import algebra, jacobians
 from pae_zoo.laplace import chain as chains
 
@@ -113,9 +114,7 @@ class ExplicitSystem(System):
             copies = tf.size(v) // tf.size(mu)
             points, weights = (tf.tile(x, (copies, 1)) for x in (mu, fisher))
             flat = tf.reshape(v, (-1, v.shape[-1]))
-            with tf.autodiff.ForwardAccumulator(points, flat) as accumulator:
-                value = outputs(points)
-            mapped = backward(points, weights * accumulator.jvp(value))
+            mapped = backward(points, weights * jvp(outputs, points, flat)[1])
             return v + tf.reshape(mapped, tf.shape(v))
 
         return product, backward(mu, score) - mu

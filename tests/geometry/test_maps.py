@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import forwardprop
 from test_gaussian_process import process
 
 from pae_zoo.errors import UserError
@@ -203,3 +204,24 @@ def test_where_the_metric_is_no_number_the_logarithm_is_none():
 
     found = connect(Solver(Deterministic(cone, 2), Settings(jit_compile=False)), [[0.0, 0.0]], [[1.0, 0.0]])
     assert np.isnan(found.at_start).all()
+
+
+def test_shapes_that_tensorflow_forgets_change_nothing(monkeypatch):
+    """After 32 derivatives of one operation in a process, and calls of several ranks, its next ones have no rank."""
+    z, v = pairs(7)[0].astype(np.float32), RNG.normal(size=(7, 2)).astype(np.float32)
+    before = expmap(Ensemble(Pair(), 2), z[:3], v[:3], 5)
+    monkeypatch.setattr(forwardprop, "_TRACE_COUNT_LIMIT", 0)
+
+    @tf.function(autograph=False)
+    def others(x):
+        def function(x):
+            members = tf.stack([x, tf.concat([x, tf.sin(x) * x - x], axis=-1)[..., : x.shape[-1]]])
+            return tf.reshape((members - tf.reduce_mean(members, axis=0)) / 2.0 * x, (-1, *x.shape))
+
+        with tf.autodiff.ForwardAccumulator(x, x) as outer, tf.autodiff.ForwardAccumulator(x, x) as inner:
+            value = function(x)
+        return outer.jvp(inner.jvp(value), tf.UnconnectedGradients.ZERO)
+
+    for rank in range(1, 5):
+        others(tf.ones([3] * rank))
+    np.testing.assert_allclose(expmap(Ensemble(Pair(), 2), z, v, 5)[:3], before, rtol=1e-6)
