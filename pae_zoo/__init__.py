@@ -31,8 +31,9 @@ def _import_tensorflow() -> None:
 
 _import_tensorflow()
 
-from pae_zoo import curvature, data, flows, likelihoods, models, networks, seeds  # noqa: E402
-from pae_zoo.errors import UserError  # noqa: E402
+from pae_zoo import curvature, data, flows, likelihoods, models, networks  # noqa: E402
+from pae_zoo.core import seeds  # noqa: E402
+from pae_zoo.core.errors import UserError  # noqa: E402
 from pae_zoo.flows import Flow  # noqa: E402
 
 __all__ = ["Flow", "UserError", "curvature", "data", "flows", "likelihoods", "models", "networks", "seeds"]

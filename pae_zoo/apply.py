@@ -4,8 +4,8 @@ import dataclasses
 import sys
 
 from pae_zoo import applying, evaluation, launch, results, user_data
-from pae_zoo import hparams as hp
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 from pae_zoo.run import Run
 
 

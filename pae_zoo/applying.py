@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import hparams as hp
-from pae_zoo import seeds
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import masks
-from pae_zoo.errors import UserError
 from pae_zoo.evaluation.context import Context, sentence, to_unit
 from pae_zoo.evaluation.restoring import Restorer
 

@@ -12,7 +12,7 @@ from typing import Any, Optional
 import keras
 import numpy as np
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.run import Run
 
 

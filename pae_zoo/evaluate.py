@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from pae_zoo import evaluation, launch, models, report
-from pae_zoo import hparams as hp
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 from pae_zoo.run import Run
 from pae_zoo.session import tasks_of
 

@@ -5,9 +5,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from pae_zoo import hparams as hp
 from pae_zoo import launch, serving
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 from pae_zoo.run import Run
 
 

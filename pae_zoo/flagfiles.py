@@ -3,9 +3,9 @@
 import os
 from collections.abc import Sequence
 
-from pae_zoo import hparams as hp
-from pae_zoo import reading
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 
 #: most bytes of a file, and most files of one command
 MOST_BYTES, MOST_FILES = 1 << 20, 64

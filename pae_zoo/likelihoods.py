@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import distributions, inputs
-from pae_zoo.errors import UserError
+from pae_zoo.core import distributions, inputs
+from pae_zoo.core.errors import UserError
 
 tfd = tfp.distributions
 

@@ -4,7 +4,7 @@ import dataclasses
 import sys
 
 from pae_zoo import data, evaluation, launch, models, networks
-from pae_zoo import hparams as hp
+from pae_zoo.core import hparams as hp
 from pae_zoo.session import finish, inherit, prepare
 
 

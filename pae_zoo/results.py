@@ -10,8 +10,8 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from pae_zoo import atomic
-from pae_zoo.errors import UserError
+from pae_zoo.core import files
+from pae_zoo.core.errors import UserError
 
 #: arrays that become pictures in a folder -> (the table's column of their paths, the value that is white)
 PICTURES = {
@@ -32,8 +32,8 @@ def check_out(out: str, names: Sequence[str], event_shape: tuple[int, ...]) -> s
         raise UserError(f"--out={out} ends in {path.suffix}; allowed: FILE.npz, FILE.csv, or a folder (end its name "
                         "with / if it has a dot).")
     _check_free(path, form)
-    atomic.check_place(path, "out", is_file=form != "folder")
-    atomic.clear(path.parent)
+    files.check_place(path, "out", is_file=form != "folder")
+    files.clear(path.parent)
     for name in [name for name in ("reconstruction", "restoration") if name in names]:
         if form == "csv":
             raise UserError(f"--out={out}: a table holds no {name}s; write FILE.npz or a folder, or leave "
@@ -65,10 +65,10 @@ def write(out: str, form: str, found: dict[str, np.ndarray], names: Optional[lis
 
 def _write(path: Path, form: str, found: dict[str, np.ndarray], names: Optional[list[str]]) -> None:
     if form == "folder":
-        with atomic.folder(path) as folder:
+        with files.folder(path) as folder:
             _write_folder(folder, found, names)
         return
-    with atomic.file(path) as temporary:
+    with files.file(path) as temporary:
         if form == "npz":
             arrays = dict(found) if names is None else {**found, "names": np.array(names)}
             np.savez(temporary, **arrays)

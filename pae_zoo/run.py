@@ -11,9 +11,10 @@ from typing import Any, Callable, Iterator, Optional
 
 import numpy as np
 
-from pae_zoo import atomic, reading, saved
-from pae_zoo import hparams as hp
-from pae_zoo.errors import UserError
+from pae_zoo import saved
+from pae_zoo.core import files, reading
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 
 PACKAGES = (
     "pae_zoo", "tensorflow", "tensorflow-probability", "keras", "numpy", "scipy", "scikit-learn", "matplotlib",
@@ -77,18 +78,18 @@ class Run:
     def save(self, relative: str, write: Callable[[str], Any]) -> Path:
         """Calls write(path) on a temporary file and renames it to `relative`; returns the final path."""
         target = self.workdir / relative
-        with atomic.file(target) as temporary:
+        with files.file(target) as temporary:
             write(str(temporary))
         return target
 
     def prepare(self) -> None:
         """Raises UserError unless the folder can be written; removes what killed commands left half written there."""
         for part in ("", "checkpoints", "figures", "tensorboard"):
-            atomic.check_place(self.workdir / part, "workdir")
+            files.check_place(self.workdir / part, "workdir")
         for name in ("config.json", "flags.cfg", "metrics.json", self.history_path, "model.keras"):
             if os.path.isdir(self.workdir / name):
                 raise UserError(f"{self.workdir / name} is a folder, where a file of the run belongs: move it away.")
-        atomic.clear(self.workdir, deep=True)
+        files.clear(self.workdir, deep=True)
 
     def write_text(self, relative: str, text: str) -> Path:
         """Writes a text file whole."""
@@ -96,7 +97,7 @@ class Run:
 
     def write_json(self, relative: str, value: Any) -> Path:
         """Writes a JSON file whole; numbers that are not finite become null, as JSON has none."""
-        return self.write_text(relative, json.dumps(atomic.plain(value), indent=1, sort_keys=False) + "\n")
+        return self.write_text(relative, json.dumps(files.plain(value), indent=1, sort_keys=False) + "\n")
 
     def read_json(self, relative: str) -> dict[str, Any]:
         """Reads a JSON object of the run; raises UserError if it is missing or broken."""
@@ -167,7 +168,7 @@ class Run:
 
     def write_history(self, lines: list[dict]) -> None:
         """Writes metrics.jsonl: one line per epoch."""
-        self.write_text(self.history_path, "".join(json.dumps(atomic.plain(line)) + "\n" for line in lines))
+        self.write_text(self.history_path, "".join(json.dumps(files.plain(line)) + "\n" for line in lines))
 
     def read_history(self) -> list[dict]:
         """Returns the lines of metrics.jsonl, [] if there are none yet; raises UserError for a broken file."""
@@ -209,7 +210,7 @@ class Run:
         def write(path):
             named = {f"{i:05d}": a for i, a in enumerate(arrays)}
             with open(path, "wb") as file:
-                np.savez(file, meta=np.frombuffer(json.dumps(atomic.plain(meta)).encode(), np.uint8), **named)
+                np.savez(file, meta=np.frombuffer(json.dumps(files.plain(meta)).encode(), np.uint8), **named)
 
         self.save(self.arrays_path(name), write)
 

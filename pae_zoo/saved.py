@@ -7,7 +7,7 @@ from typing import Any, Iterator
 
 import keras
 
-from pae_zoo import reading
+from pae_zoo.core import reading
 
 #: members of the archive, and the most bytes of each that is text
 CONFIG, WEIGHTS, MOST_TEXT = "config.json", "model.weights.h5", 1 << 26

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import atomic, seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import files, seeds
+from pae_zoo.core.errors import UserError
 
 LAST_VERSION = 2**63 - 1
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
@@ -152,8 +152,8 @@ def next_version(export_dir: Path) -> int:
 
 def check_target(export_dir: Path, version: int = 0) -> Path:
     """Returns the folder that a version goes to (0: the next free one); raises UserError if it is taken."""
-    atomic.check_place(export_dir, "export_dir")
-    atomic.clear(export_dir)
+    files.check_place(export_dir, "export_dir")
+    files.clear(export_dir)
     target = export_dir / str(version or next_version(export_dir))
     if int(target.name) > LAST_VERSION:
         raise UserError(f"--export_dir={export_dir} has versions up to {LAST_VERSION}, the last that a model server "
@@ -187,7 +187,7 @@ def export(model: Any, export_dir: Union[str, Path], version: int = 0, importanc
         inputs = {spec.name: spec for spec in function.input_signature}
         found[name] = (tuple(inputs), tuple(concrete.structured_outputs))
         requests.append((name, {key: _example(spec) for key, spec in inputs.items()}))
-    with atomic.folder(target) as temporary:
+    with files.folder(target) as temporary:
         with _quiet():
             archive.write_out(str(temporary), verbose=False)
         warmup = temporary / WARMUP_FILE

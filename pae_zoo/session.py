@@ -6,11 +6,12 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from pae_zoo import data, evaluation, launch, report, sizes, training
-from pae_zoo import hparams as hp
+from pae_zoo import data, evaluation, launch, report, training
 from pae_zoo.checkpoint import Position
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import sizes
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.pipelines import Feed
-from pae_zoo.errors import UserError
 from pae_zoo.models.base import Autoencoder, Stage
 from pae_zoo.run import Run
 

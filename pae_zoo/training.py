@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from pae_zoo import checkpoint
 from pae_zoo.checkpoint import Position
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.pipelines import Feed
-from pae_zoo.errors import UserError
 from pae_zoo.run import Run
 
 # One call of the compiled step should not keep a signal or the progress bar waiting longer than this.

@@ -6,12 +6,12 @@ from typing import Any, Optional, Sequence
 
 import numpy as np
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import npz, sources
 from pae_zoo.data.geometry import Geometry, parse_crop
 from pae_zoo.data.images import ImageRows
 from pae_zoo.data.places import EXTENSIONS, Place
 from pae_zoo.data.rows import Rows
-from pae_zoo.errors import UserError
 
 #: flags that replace the run's own steps -> fields of Geometry
 GEOMETRY_FLAGS = {"crop": "crop", "image_size": "size", "grey": "grey", "invert": "invert"}

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import hparams as hp
 from pae_zoo import models
+from pae_zoo.core import hparams as hp
 
 EVENT_SHAPE = (6, 6, 1)
 LATENT_DIM = 3

@@ -14,7 +14,7 @@ from battery import EVENT_SHAPE, build, hparams, images
 from PIL import Image
 
 from pae_zoo import apply, applying, evaluation, launch, results, user_data
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.run import Run
 
 

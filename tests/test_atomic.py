@@ -4,14 +4,14 @@ import os
 
 import pytest
 
-from pae_zoo import atomic
-from pae_zoo.errors import UserError
+from pae_zoo.core import files
+from pae_zoo.core.errors import UserError
 
 
 def test_what_is_alive_stays_and_what_is_dead_goes(tmp_path):
     child = os.fork()
     if not child:
-        with atomic.file(tmp_path / "a.npz"), atomic.folder(tmp_path / "deep" / "b") as folder:
+        with files.file(tmp_path / "a.npz"), files.folder(tmp_path / "deep" / "b") as folder:
             (folder / "half").write_text("x")
             os._exit(0)
     os.waitpid(child, 0)
@@ -19,18 +19,18 @@ def test_what_is_alive_stays_and_what_is_dead_goes(tmp_path):
     assert len(dead) == 2
     (tmp_path / "kept").mkdir()
     os.mkfifo(tmp_path / ".writing-pipe.npz")
-    with atomic.file(tmp_path / "mine.npz") as mine, atomic.folder(tmp_path / "kept" / "folder") as folder:
-        atomic.clear(tmp_path)
+    with files.file(tmp_path / "mine.npz") as mine, files.folder(tmp_path / "kept" / "folder") as folder:
+        files.clear(tmp_path)
         assert mine.exists() and not (set(dead) & set(tmp_path.glob(".writing-*")))
         assert list((tmp_path / "deep").iterdir())  # not without `deep`
-        atomic.clear(tmp_path, deep=True)
+        files.clear(tmp_path, deep=True)
         assert mine.exists() and folder.exists() and not list((tmp_path / "deep").iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-pipe.npz", "deep", "kept", "mine.npz"]
-    atomic.clear(tmp_path / "nowhere", deep=True)
+    files.clear(tmp_path / "nowhere", deep=True)
 
 
 def test_folders_keep_the_rights_that_others_have(tmp_path):
-    with atomic.folder(tmp_path / "a"), atomic.file(tmp_path / "b"):
+    with files.folder(tmp_path / "a"), files.file(tmp_path / "b"):
         pass
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o777 & ~_umask()
     assert (tmp_path / "b").stat().st_mode & 0o777 == 0o644
@@ -53,13 +53,13 @@ def test_places_that_cannot_be_written_are_told_and_left_as_they_were(tmp_path):
     before = sorted(tmp_path.rglob("*"))
     for path, words in bad.items():
         with pytest.raises(UserError, match=words) as error:
-            atomic.check_place(path, "out")
+            files.check_place(path, "out")
         assert str(error.value).startswith("--out=")
     with pytest.raises(UserError, match="is a file"):
-        atomic.check_place(tmp_path / "file", "out")
+        files.check_place(tmp_path / "file", "out")
     for path in (tmp_path, tmp_path / "new" / "deep" / "x.npz", tmp_path / ("n" * 250)):
-        atomic.check_place(path, "out")
-    atomic.check_place(tmp_path / "file", "out", is_file=True)
+        files.check_place(path, "out")
+    files.check_place(tmp_path / "file", "out", is_file=True)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -69,7 +69,7 @@ def test_a_full_disk_is_found_before_anything_is_computed(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(UserError, match="--workdir=.*too large"):
-            atomic.check_place(tmp_path / "a" / "b", "workdir")
+            files.check_place(tmp_path / "a" / "b", "workdir")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())

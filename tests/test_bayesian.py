@@ -7,8 +7,9 @@ import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, build, hparams, images
 
 import pae_zoo
-from pae_zoo import networks, seeds
-from pae_zoo.errors import UserError
+from pae_zoo import networks
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import builder, weights
 from pae_zoo.models.deep_ensemble_ae import procrustes
 

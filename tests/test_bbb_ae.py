@@ -8,8 +8,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from battery import EVENT_SHAPE, build, hparams, images
 
-from pae_zoo import seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import builder, weights
 from pae_zoo.models.bbb_ae import NETWORKS
 

@@ -13,7 +13,7 @@ import pytest
 from battery import EVENT_SHAPE, TOTAL_STEPS, images
 
 from pae_zoo import apply, evaluate, export, launch, models
-from pae_zoo import hparams as hp
+from pae_zoo.core import hparams as hp
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -9,8 +9,9 @@ import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, build, images
 
 import pae_zoo
-from pae_zoo import data, models, networks, seeds, serving
-from pae_zoo.errors import UserError
+from pae_zoo import data, models, networks, serving
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.models.ensemble_vae import ASSIGNMENT
 
 SEED = (4, 5)

@@ -8,8 +8,9 @@ from battery import EVENT_SHAPE, ROWS, build, images
 from tiers import some
 
 import pae_zoo
-from pae_zoo import fit_data, networks, trainable
-from pae_zoo.errors import UserError
+from pae_zoo import networks
+from pae_zoo.core import fit_data, trainable
+from pae_zoo.core.errors import UserError
 
 NAMES = list(ROWS)
 FEW = dict(epochs=1, batch_size=16, verbose=0)

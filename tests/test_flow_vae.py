@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from battery import build, images
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 
 def test_an_identity_flow_gives_the_vae():

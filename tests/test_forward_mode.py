@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.forward_mode import jvp
+from pae_zoo.core.forward_mode import jvp
 
 
 def pair(x):

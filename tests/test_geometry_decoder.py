@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, ROWS, build, images
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 
 SEED = (4, 5)
 DRAWN = ("lae", "lae_posthoc", "bbb_ae", "mcdropout_ae")

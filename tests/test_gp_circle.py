@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 import pae_zoo
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import synthetic
-from pae_zoo.errors import UserError
 from pae_zoo.geometry.gaussian_process import GaussianProcess
 from pae_zoo.geometry.manifold import as_manifold
 from pae_zoo.models import find

@@ -6,8 +6,8 @@ import typing
 import pytest
 
 from pae_zoo import apply, evaluate, export, launch, models
-from pae_zoo import hparams as hp
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 
 VAE = models.find("vae").HParams
 # Every flag once: those that all models share are vae's.

@@ -7,7 +7,7 @@ from battery import LATENT_DIM, build, images
 
 import pae_zoo
 from pae_zoo import networks
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 
 def shaken(num_flows, **changes):

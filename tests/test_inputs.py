@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pae_zoo import inputs, likelihoods
-from pae_zoo.errors import UserError
+from pae_zoo import likelihoods
+from pae_zoo.core import inputs
+from pae_zoo.core.errors import UserError
 
 
 @pytest.mark.parametrize("shape, rows", [

@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 from battery import EVENT_SHAPE, build, images
 
-from pae_zoo import curvature, seeds
-from pae_zoo.errors import UserError
+from pae_zoo import curvature
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.models.lae import WEIGHTS
 
 
@@ -163,7 +164,7 @@ def test_dropout_and_noise_that_nothing_would_train_are_refused():
 
 def test_data_sets_are_counted(monkeypatch):
     model, x = build("lae", adapted=False, hidden_units=(6,), latent_dim=2), images(50)
-    monkeypatch.setattr("pae_zoo.trainable.ADAPT_DATA", 20)
+    monkeypatch.setattr("pae_zoo.core.trainable.ADAPT_DATA", 20)
     model.compile(jit_compile=False)
     batches = tf.data.Dataset.from_tensor_slices(x).batch(20)
     with pytest.raises(UserError, match="no end"):

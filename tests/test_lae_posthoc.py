@@ -8,7 +8,7 @@ from battery import build, images
 from tiers import some
 
 from pae_zoo import curvature
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.models.bayesian import BayesianAE
 from pae_zoo.models.lae_posthoc import LAEPosthoc
 
@@ -133,7 +133,7 @@ def test_a_measured_noise_map_comes_before_the_fit():
 
 def test_a_data_set_is_seen_whole(monkeypatch):
     model, x = small(), images(50)
-    monkeypatch.setattr("pae_zoo.trainable.ADAPT_DATA", 20)
+    monkeypatch.setattr("pae_zoo.core.trainable.ADAPT_DATA", 20)
     model.compile()
     model.fit(tf.data.Dataset.from_tensor_slices(x).batch(20), verbose=0, epochs=1, shuffle=False)
     expected = curvature.ggn((model.encoder, model.decoder), x)

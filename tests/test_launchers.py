@@ -18,7 +18,7 @@ from battery import ROWS
 from tiers import some
 
 from pae_zoo import evaluate, evaluation, launch, main, models
-from pae_zoo import hparams as hp
+from pae_zoo.core import hparams as hp
 from pae_zoo.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 from tiers import some
 
-from pae_zoo import inputs, models, serving
+from pae_zoo import models, serving
+from pae_zoo.core import inputs
 
 ROWS = 4
 #: terms of the objective that tell of the weights or of the search, not of x

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo import models, networks
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 EVENT, K = battery.EVENT_SHAPE, battery.LATENT_DIM
 L = keras.layers

@@ -11,7 +11,7 @@ from battery import EVENT_SHAPE, LATENT_DIM, build, hparams, images
 
 import pae_zoo
 from pae_zoo import flows, inference, launch, main
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import pae as pae_lib
 from pae_zoo.run import Run
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, build, images
 
 from pae_zoo import geometry, models, networks
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.main import main
 from pae_zoo.models.rbf_precision import VARIANCE_FLOOR, RBFPrecision, rows
 from pae_zoo.run import Run

@@ -10,8 +10,8 @@ import zlib
 import numpy as np
 import pytest
 
-from pae_zoo import reading
-from pae_zoo.errors import UserError
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 
 X = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
 

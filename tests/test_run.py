@@ -13,7 +13,7 @@ from test_training import history, train
 from tiers import some
 
 from pae_zoo import checkpoint, launch
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.run import Run
 
 

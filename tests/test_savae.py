@@ -7,7 +7,7 @@ import tensorflow as tf
 from battery import build, images
 
 import pae_zoo
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 
 def take_weights(model, other):

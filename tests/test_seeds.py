@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pae_zoo import seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 
 
 @pytest.mark.parametrize("shape", [(5,), (7, 3), (130, 5)])

@@ -8,7 +8,7 @@ from battery import LATENT_DIM, build, images
 
 import pae_zoo
 from pae_zoo import networks
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import importance
 from pae_zoo.models.posteriors import DiagonalPosterior
 

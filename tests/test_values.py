@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pae_zoo import values
-from pae_zoo.errors import UserError
+from pae_zoo.core import values
+from pae_zoo.core.errors import UserError
 
 
 def test_the_first_bad_row_is_named_with_its_range_or_nan():

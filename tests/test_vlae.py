@@ -10,8 +10,8 @@ from tiers import some
 
 import pae_zoo
 from pae_zoo import data, laplace, likelihoods, models, networks
-from pae_zoo import hparams as hp
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 
 VALUES, SIGMA = 6, 0.4
 

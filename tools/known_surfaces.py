@@ -22,10 +22,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pairs", type=positive, default=32, help="pairs on the sphere (default: 32)")
     parser.add_argument("--steps", type=positive, default=3000, help="training steps on the ring (default: 3000)")
     args = parser.parse_args(argv)
-    from pae_zoo import atomic
+    from pae_zoo.core import files
 
     out = Path(args.out)
-    atomic.check_place(out, "out")
+    files.check_place(out, "out")
     out.mkdir(parents=True, exist_ok=True)
     sphere(out, args.pairs)
     ring(out, args.steps)

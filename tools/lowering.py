@@ -78,8 +78,9 @@ def functional_step(model, hparams) -> Step:
 def write(folder: str, steps: int, argv: list[str]) -> int:
     """Lowers the step of the model that the launcher's flags describe into the new folder `folder`."""
     use_package()
-    from pae_zoo import atomic, launch, models
-    from pae_zoo.errors import UserError
+    from pae_zoo import launch, models
+    from pae_zoo.core import files
+    from pae_zoo.core.errors import UserError
 
     try:
         argv = launch.expand_flagfiles(argv)
@@ -91,7 +92,7 @@ def write(folder: str, steps: int, argv: list[str]) -> int:
         model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
         model.adapt(dataset.train.x)
         try:
-            with atomic.folder(Path(folder)) as path:
+            with files.folder(Path(folder)) as path:
                 count = write_step(path, model, hparams, _batches(dataset.train.x, batch_size, steps))
         except FileExistsError:
             raise StepError(f"{folder} exists; give a new folder")

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import geometry, seeds
+from pae_zoo import geometry
+from pae_zoo.core import seeds
 
 RADIUS, NOISE, DATA_DIM, MEMBERS = 3.0, 0.1, 10, 8
 

@@ -125,7 +125,7 @@ def make_plans(points, seeds: Sequence[int], out: Path, common: Sequence[str]) -
 
 def is_finished(plan: Plan) -> bool:
     """Whether the work directory holds this very run, finished; raises ValueError for another run."""
-    from pae_zoo import hparams as hp
+    from pae_zoo.core import hparams as hp
     from pae_zoo.run import Run
 
     run = Run(plan.workdir)
@@ -205,9 +205,9 @@ def main(argv: list[str]) -> int:
     try:
         points, seeds = parse_grid(args.grid), parse_seeds(args.seeds)
         use_package()
-        from pae_zoo import atomic
+        from pae_zoo.core import files
 
-        atomic.check_place(out, "out")
+        files.check_place(out, "out")
         plans = make_plans(points, seeds, out, common)
         finished = {plan.workdir for plan in plans if is_finished(plan)}
     except ValueError as error:  # pae_zoo's UserError is one

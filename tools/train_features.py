@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", default="", type=path_of, help="file to write (default: the set's own in the package)")
     args = parser.parse_args(argv)
     use_package()
-    from pae_zoo.errors import UserError
+    from pae_zoo.core.errors import UserError
 
     try:
         note, path = train(args)
@@ -45,8 +45,9 @@ def train(args) -> tuple[dict, Path]:
     """Trains, measures and writes; returns (note, path). Raises UserError for a set without images or labels."""
     import numpy as np
 
-    from pae_zoo import atomic, data
-    from pae_zoo.errors import UserError
+    from pae_zoo import data
+    from pae_zoo.core import files
+    from pae_zoo.core.errors import UserError
     from pae_zoo.evaluation import features
 
     dataset = data.load(args.dataset, data_dir=args.data_dir)
@@ -58,7 +59,7 @@ def train(args) -> tuple[dict, Path]:
     path = Path(args.out) if args.out else features.FOLDER / f"{dataset.slug}.npz"
     if not path.resolve().parent.is_dir() or path.suffix != ".npz":
         raise UserError(f"--out={path} is not a .npz file in an existing folder")
-    atomic.check_place(path, "out", is_file=True)
+    files.check_place(path, "out", is_file=True)
     num_classes = int(max(dataset.train.y.max(), dataset.test.y.max())) + 1
     model, steps = fit(dataset, num_classes, args)
     weights = [array.astype(np.float16) for array in model.get_weights()]
@@ -73,7 +74,7 @@ def train(args) -> tuple[dict, Path]:
         optimizer=f"Adam, {LEARNING_RATE}, cosine to 0", num_weights=model.count_params(), num_test=len(dataset.test),
         test_accuracy=float((logits.argmax(axis=1) == dataset.test.y).mean()),
     )  # fmt: skip
-    with atomic.file(path) as temporary:
+    with files.file(path) as temporary:
         note = features.save(temporary, weights, note)
     return note, path
 
@@ -82,7 +83,7 @@ def fit(dataset, num_classes: int, args):
     """Returns (trained classifier, steps taken)."""
     import keras
 
-    from pae_zoo import seeds
+    from pae_zoo.core import seeds
     from pae_zoo.evaluation import features
 
     x, y = dataset.train.unit(), dataset.train.y
@@ -108,7 +109,7 @@ def shifted(x, seed):
     """Returns images (n, H, W, C), each shifted by up to 1/14 of a side, its edge repeated."""
     import numpy as np
 
-    from pae_zoo import seeds
+    from pae_zoo.core import seeds
 
     reach = min(x.shape[1:3]) // 14
     side = 2 * reach + 1

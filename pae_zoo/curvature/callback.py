@@ -9,10 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import gauss_newton, posterior, record
 from pae_zoo.curvature.graph import ALL, Graph, read
-from pae_zoo.errors import UserError
 
 EMA, ACCUMULATE = "ema", "accumulate"
 _NAMED = ("structure", "method", "likelihood", "layers")

@@ -17,11 +17,11 @@ from typing import NamedTuple, Optional, Sequence
 import keras
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import dense_exact_plan as plans
 from pae_zoo.curvature import pieces, record, rules
 from pae_zoo.curvature.graph import Block, Step
 from pae_zoo.curvature.hessians import Categorical, FromLikelihood, OutputHessian
-from pae_zoo.errors import UserError
 
 # Rows in flight take about so many bytes: what a processor keeps near.
 NEAR_BYTES = 8 * 2**20

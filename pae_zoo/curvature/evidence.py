@@ -14,7 +14,7 @@ from typing import Optional, Protocol, Sequence
 
 import numpy as np
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 TOLERANCE = 1e-6
 MAX_ITERATIONS = 1000

@@ -8,10 +8,10 @@ from typing import Any, Callable, Optional, Sequence, Union
 import keras
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.curvature import dense_exact, hessians, kron, last_layer, low_rank, pieces, record, rules, sweeps
 from pae_zoo.curvature.graph import ALL, Block, Graph, Step, flatten, read
-from pae_zoo.errors import UserError, suggestion
 from pae_zoo.likelihoods import Likelihood
 
 Model = Union[keras.Model, Sequence[keras.Model], Graph]

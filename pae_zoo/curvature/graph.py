@@ -8,7 +8,7 @@ from typing import Callable, Iterator, Optional, Sequence, Union
 import keras
 import tensorflow as tf
 
-from pae_zoo.errors import UserError, suggestion
+from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.networks import layers as zoo_layers
 
 # Layers whose activation is a part of them, and becomes a step of its own.

@@ -14,7 +14,7 @@ from typing import NamedTuple, Optional, Sequence, Union
 
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 from pae_zoo.curvature import matrix_form, pieces, record, sweeps
 from pae_zoo.curvature.graph import Block, Graph, Step
 from pae_zoo.curvature.hessians import OutputHessian

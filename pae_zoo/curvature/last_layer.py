@@ -6,11 +6,11 @@ from typing import NamedTuple, Optional, Sequence
 import keras
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import matrix_form, pieces, record, sweeps
 from pae_zoo.curvature.graph import Block, Graph, Parallel, Step
 from pae_zoo.curvature.hessians import OutputHessian
 from pae_zoo.curvature.rules_shape import IDENTITIES
-from pae_zoo.errors import UserError
 
 SHARED, OUTPUTS, FULL = "shared", "outputs", "full"
 # Each output is one input, or 0, so that a diagonal M stays diagonal.

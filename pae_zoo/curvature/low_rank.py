@@ -9,12 +9,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.forward_mode import jvp
 from pae_zoo.curvature import pieces, record
 from pae_zoo.curvature.graph import Block, Graph, flatten
 from pae_zoo.curvature.hessians import OutputHessian
-from pae_zoo.errors import UserError
-from pae_zoo.forward_mode import jvp
 
 
 class Sketch(NamedTuple):

@@ -5,9 +5,9 @@ from typing import Any, Sequence, Union
 import keras
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.posterior_base import WeightPosterior, variables_of
-from pae_zoo.errors import UserError
 
 
 def sample_outputs(posterior: WeightPosterior, models: Union[keras.Model, Sequence[keras.Model]], x: Any,

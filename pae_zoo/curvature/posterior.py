@@ -4,6 +4,7 @@ from typing import Any, Sequence, Union
 
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.curvature.graph import ALL
 from pae_zoo.curvature.last_layer import FULL, OUTPUTS, SHARED, LastLayer
 from pae_zoo.curvature.layout import Layout, Source
@@ -12,7 +13,6 @@ from pae_zoo.curvature.posterior_base import WeightPosterior
 from pae_zoo.curvature.posterior_dense import BlockPosterior, DiagPosterior, LastLayerPosterior
 from pae_zoo.curvature.posterior_kron import KronPosterior
 from pae_zoo.curvature.posterior_low_rank import LowRankPosterior
-from pae_zoo.errors import UserError, suggestion
 
 __all__ = ["BlockPosterior", "DiagPosterior", "KronPosterior", "LastLayerPosterior", "LowRankPosterior",
            "STRUCTURES", "WeightPosterior", "add", "build", "load"]

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import atomic, reading, seeds
+from pae_zoo.core import files, reading, seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import evidence
 from pae_zoo.curvature.graph import ALL
 from pae_zoo.curvature.layout import Layout, Source
-from pae_zoo.errors import UserError
 
 # Explicit matrices above this are refused, in MiB.
 MEMORY = 2048
@@ -235,7 +235,7 @@ class WeightPosterior(keras.layers.Layer):
     def save(self, path: Union[str, Path]) -> None:
         """Writes an .npz file of plain arrays, whole or not at all."""
         note = json.dumps({"class": type(self).__name__, "config": self.get_config()})
-        with atomic.file(Path(path)) as temporary:
+        with files.file(Path(path)) as temporary:
             with open(temporary, "wb") as file:
                 np.savez(file, posterior=np.array(note), **self.state())
 

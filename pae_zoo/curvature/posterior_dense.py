@@ -6,12 +6,12 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import evidence, matrix_form
 from pae_zoo.curvature.graph import LAST
 from pae_zoo.curvature.last_layer import FULL, OUTPUTS, SHARED, LastLayer
 from pae_zoo.curvature.layout import Source
 from pae_zoo.curvature.posterior_base import WeightPosterior, finite, triangular_factor
-from pae_zoo.errors import UserError
 
 
 @register_keras_serializable("pae_zoo")

@@ -6,11 +6,11 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import evidence, matrix_form
 from pae_zoo.curvature.kron import Kron, KronDiagonal
 from pae_zoo.curvature.layout import Part
 from pae_zoo.curvature.posterior_base import WeightPosterior, finite
-from pae_zoo.errors import UserError
 
 
 @register_keras_serializable("pae_zoo")

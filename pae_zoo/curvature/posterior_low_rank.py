@@ -6,11 +6,11 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import evidence
 from pae_zoo.curvature.layout import Source
 from pae_zoo.curvature.low_rank import Sketch, eigenpairs
 from pae_zoo.curvature.posterior_base import WeightPosterior
-from pae_zoo.errors import UserError
 
 
 @register_keras_serializable("pae_zoo")

@@ -11,12 +11,12 @@ from typing import Callable, Iterable, NamedTuple, Optional, Sequence, Union
 import keras
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import pieces, propagation_rules, record, rules
 from pae_zoo.curvature.dense_exact import is_shared
 from pae_zoo.curvature.graph import Block, Chain, Graph, Parallel, Step
 from pae_zoo.curvature.hessians import Categorical, OutputHessian
 from pae_zoo.curvature.sweeps import root_of
-from pae_zoo.errors import UserError
 
 UPSTREAM = "upstream"
 # Full matrices of one location take about so many times their own bytes while they are carried.

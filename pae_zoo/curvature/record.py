@@ -6,9 +6,9 @@ from typing import Callable, Iterable, Optional, Sequence, Union
 import keras
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import rules
 from pae_zoo.curvature.graph import Block, Chain, Graph, Parallel, Step
-from pae_zoo.errors import UserError
 
 Visit = Callable[[Step, tf.Tensor], None]
 

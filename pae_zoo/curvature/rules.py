@@ -6,9 +6,9 @@ from typing import Any, Callable, Optional
 import keras
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.graph import Step
 from pae_zoo.curvature.pieces import size
-from pae_zoo.errors import UserError
 from pae_zoo.networks.activations import is_elementwise
 
 

@@ -5,9 +5,9 @@ from typing import Callable, Optional, Sequence
 import keras
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import pieces, rules
 from pae_zoo.curvature.rules_shape import call
-from pae_zoo.errors import UserError
 from pae_zoo.networks import layers as zoo_layers
 
 # (variable, its shape as an event's with ones where it is shared, dy/dvariable (B, *event) or None for ones)

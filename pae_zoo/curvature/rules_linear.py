@@ -7,8 +7,8 @@ from typing import Callable
 import keras
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import pieces, rules
-from pae_zoo.errors import UserError
 from pae_zoo.networks import layers as zoo_layers
 
 

@@ -9,12 +9,12 @@ from typing import Callable, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import pieces
 from pae_zoo.curvature.graph import Block, Step
 from pae_zoo.curvature.hessians import OutputHessian
 from pae_zoo.curvature.record import Record
-from pae_zoo.errors import UserError
 
 # Rows in flight take so many times the largest input and output of a step, and never more bytes than this.
 COPIES = 4

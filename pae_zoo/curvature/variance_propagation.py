@@ -11,11 +11,11 @@ from typing import Callable
 import keras
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.forward_mode import jvp
 from pae_zoo.curvature import record, rules, rules_linear
 from pae_zoo.curvature.graph import Chain, Parallel, Step
 from pae_zoo.curvature.posterior_base import WeightPosterior
-from pae_zoo.errors import UserError
-from pae_zoo.forward_mode import jvp
 
 # Each output is one of the inputs, or 0, whatever they are.
 SELECTIONS = (

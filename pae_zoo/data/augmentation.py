@@ -1,7 +1,7 @@
 """Random changes of training images, as Keras layers that are functions of (x, seed) alone.
 
 Keras' own RandomRotation fails under XLA and hides its random state; these layers warp with a gather of
-their own and draw from `pae_zoo.seeds`. All take float images (batch, H, W, C) in [0, 1] and return the same
+their own and draw from `pae_zoo.core.seeds`. All take float images (batch, H, W, C) in [0, 1] and return the same
 shape; with `seed=None` the images come back unchanged.
 """
 
@@ -12,9 +12,9 @@ from typing import Optional, Sequence
 import keras
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.preprocessing import MOST_STEPS
-from pae_zoo.errors import UserError
 
 
 def warp(x: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:

@@ -7,11 +7,11 @@ import os
 import pathlib
 from typing import Callable, Optional
 
-from pae_zoo import reading
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.images import ImageRows
 from pae_zoo.data.places import Place
 from pae_zoo.data.rows import Raw
-from pae_zoo.errors import UserError
 
 DESCRIPTION = "CelebA's img_align_celeba.zip (or that folder) with list_eval_partition.txt (or .csv)"
 SHAPE = (218, 178, 3)

@@ -7,9 +7,9 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from pae_zoo import reading
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.rows import ArrayRows, Raw, check_labels
-from pae_zoo.errors import UserError
 
 DESCRIPTION = "CIFAR batches (data_batch_1.bin ... test_batch.bin, or the Python ones without .bin)"
 _PLACES = ("", "cifar-10-batches-bin", "cifar-10-batches-py")

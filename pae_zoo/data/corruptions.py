@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.dataset import Split
-from pae_zoo.errors import UserError
 
 
 def _constant(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -5,12 +5,12 @@ from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
-from pae_zoo import reading
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.images import ImageRows
 from pae_zoo.data.places import EXTENSIONS, Place
 from pae_zoo.data.rows import Raw
 from pae_zoo.data.splits import SPLITS, Own, split_of
-from pae_zoo.errors import UserError
 
 DESCRIPTION = "*.zip or folders of images"
 _LEVELS = 2  # DIR/train/cat and DIR/cat/train

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's mode L
 

@@ -8,9 +8,9 @@ from typing import BinaryIO, Callable, Optional
 
 import numpy as np
 
-from pae_zoo import reading
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.rows import ArrayRows, Raw, check_labels
-from pae_zoo.errors import UserError
 
 DESCRIPTION = "IDX files (train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], t10k-...)"
 _SPLITS = {"train": ("train",), "test": ("t10k", "test")}

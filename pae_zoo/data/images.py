@@ -11,11 +11,11 @@ from typing import Any, BinaryIO, Iterator, Optional, Sequence
 
 import numpy as np
 
-from pae_zoo import reading
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.geometry import Geometry
 from pae_zoo.data.places import Place
 from pae_zoo.data.rows import check_room
-from pae_zoo.errors import UserError
 
 # Decoders that may run, whatever a file is called; Pillow has others, some of which start programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")

@@ -5,12 +5,12 @@ from typing import Sequence
 
 import numpy as np
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import sources
 from pae_zoo.data.dataset import Dataset, Info, Split
 from pae_zoo.data.geometry import Geometry, parse_crop
 from pae_zoo.data.preprocessing import needing_pixels
 from pae_zoo.data.rows import Raw
-from pae_zoo.errors import UserError
 
 SPLIT_SEED = 42  # the fixed rule: splits never depend on --seed
 TEST_FRACTION = 1 / 6  # of sets without an official test split

@@ -6,9 +6,9 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from pae_zoo import reading
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import images
-from pae_zoo.errors import UserError
 
 GRAMMAR = ("none, columns:0-13, rows:8-15, rectangle:TOP,LEFT,HEIGHT,WIDTH, pixels:0.95 (share hidden at random), or "
            "FILE.npy, FILE.npz, FILE.png (1 or white is seen)")

@@ -9,9 +9,9 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from pae_zoo import reading
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.rows import ArrayRows, Raw, check_labels
-from pae_zoo.errors import UserError
 
 DESCRIPTION = "SVHN's train_32x32.mat and test_32x32.mat"
 _MOST_BYTES = 1 << 30  # of a file; the published ones have up to 182 MB

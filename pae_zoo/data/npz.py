@@ -6,10 +6,10 @@ from typing import Optional
 
 import numpy as np
 
-from pae_zoo import reading, values
+from pae_zoo.core import reading, values
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.rows import ArrayRows, Raw, check_labels
 from pae_zoo.data.splits import SPLITS, split_of
-from pae_zoo.errors import UserError
 
 DESCRIPTION = "an .npz file with x_train, y_train, x_test, y_test"
 _KEYS = "x or x_train, and optionally x_test, x_valid, y (or y_train), y_test, y_valid"

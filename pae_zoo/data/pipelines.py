@@ -11,7 +11,7 @@ from typing import Callable, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 
 # A streamed block is copied to the device at once; this bounds the copy.
 STREAMED_BLOCK_BYTES = 64 << 20

@@ -8,8 +8,8 @@ import stat
 import zipfile
 from typing import BinaryIO, Callable, Iterator
 
-from pae_zoo import reading
-from pae_zoo.errors import UserError
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 #: most bytes of one image file: more than any within the budget of pixels needs

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.preprocessing_steps import (
     ADAPT_SEED,
     Binarise,
@@ -20,7 +21,6 @@ from pae_zoo.data.preprocessing_steps import (
     Standardise,
     unit_chunks,
 )
-from pae_zoo.errors import UserError
 
 __all__ = [
     "Binarise", "Centre", "Chain", "Dequantise", "Logit", "NAMES", "Preprocessor", "Scale", "Standardise",

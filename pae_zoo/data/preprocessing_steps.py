@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 
 Range = Optional[tuple[float, float]]
 ADAPT_SEED = 42

@@ -10,9 +10,9 @@ from typing import Callable, Optional, Protocol, Sequence
 
 import numpy as np
 
-from pae_zoo import reading
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.geometry import Geometry
-from pae_zoo.errors import UserError
 
 _CHUNK = 1024
 

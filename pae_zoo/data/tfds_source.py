@@ -13,11 +13,11 @@ from typing import Callable, Iterable, Optional, Sequence
 
 import numpy as np
 
-from pae_zoo import reading
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.geometry import Geometry
 from pae_zoo.data.rows import Raw, check_room
 from pae_zoo.data.splits import split_of
-from pae_zoo.errors import UserError
 
 DESCRIPTION = "a copy prepared by tensorflow-datasets (a folder with dataset_info.json)"
 PROBE_SECONDS = 4.0

@@ -12,8 +12,8 @@ import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional, Union
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import Dataset
-from pae_zoo.errors import UserError
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
 from pae_zoo.evaluation.downstream import check_counts
 from pae_zoo.evaluation.features import check_file

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import plotting, seeds
+from pae_zoo import plotting
+from pae_zoo.core import seeds
 from pae_zoo.evaluation import latent_use
 from pae_zoo.evaluation.context import Context, to_unit
 from pae_zoo.evaluation.likelihood import log_det

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import plotting, seeds
+from pae_zoo import plotting
+from pae_zoo.core import seeds
 from pae_zoo.evaluation.tensorboard import Board
 
 if TYPE_CHECKING:

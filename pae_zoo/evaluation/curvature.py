@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import curvature, plotting_uncertainty, seeds
-from pae_zoo.errors import UserError
+from pae_zoo import curvature, plotting_uncertainty
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.calibration_metrics import spearman
 from pae_zoo.evaluation.context import UNSUPPORTED, Context
 

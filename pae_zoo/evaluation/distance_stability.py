@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from pae_zoo import atomic, seeds
+from pae_zoo.core import files, seeds
 from pae_zoo.evaluation import latent_geometry, stability_report
 from pae_zoo.evaluation.context import Context
 from pae_zoo.evaluation.stability_tables import PUBLISHED, STRAIGHT, Table
@@ -68,7 +68,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
 def check_data(flags: Any, dataset: Any = None) -> None:
     """Raises UserError unless --stability_dir can be written, where it is given."""
     if flags.stability_dir:
-        atomic.check_place(flags.stability_dir, "stability_dir")
+        files.check_place(flags.stability_dir, "stability_dir")
 
 
 def over_runs(runs: Sequence[Any], options: Any) -> Iterator[str]:

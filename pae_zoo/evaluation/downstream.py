@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo import plotting_uncertainty
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence, to_unit
 
 MOST_NEIGHBOURS = 10

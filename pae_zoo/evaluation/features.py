@@ -17,8 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import reading, seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import reading, seeds
+from pae_zoo.core.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent / "extractors"
 FILTERS, STRIDES, NUM_FEATURES = (16, 32, 32), (1, 2, 2), 64

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import data, seeds
+from pae_zoo import data
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import masks
-from pae_zoo.errors import UserError
 from pae_zoo.evaluation.context import Context, sentence
 
 NAMED = ("full", "noise", "half", "region")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.features import Extractor, check_file
 
 NUM_FEATURES = 2048

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.context import Context, sentence, to_unit
 from pae_zoo.geometry.batching import RowMap
 from pae_zoo.geometry.graphs import GridGraph, KNNGraph

@@ -6,7 +6,8 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import plotting, seeds
+from pae_zoo import plotting
+from pae_zoo.core import seeds
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence, to_unit
 from pae_zoo.evaluation.local_posteriors import Gaussians
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import plotting, seeds
+from pae_zoo import plotting
+from pae_zoo.core import seeds
 from pae_zoo.data import preprocessing
 from pae_zoo.evaluation.context import Context
 from pae_zoo.evaluation.reconstruction import standard_error

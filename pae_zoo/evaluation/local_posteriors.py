@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 from pae_zoo.evaluation.context import Context, sentence
 
 LOG_2PI = math.log(2.0 * math.pi)

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo import data, plotting
+from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.data.geometry import Geometry
-from pae_zoo.errors import UserError, suggestion
 from pae_zoo.evaluation import detection, predictions
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentence, to_unit
 

@@ -10,7 +10,8 @@ from typing import Any, Union
 
 import numpy as np
 
-from pae_zoo import plotting, seeds
+from pae_zoo import plotting
+from pae_zoo.core import seeds
 from pae_zoo.evaluation import features, frechet, neighbours
 from pae_zoo.evaluation.context import Context, to_unit
 

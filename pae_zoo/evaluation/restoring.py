@@ -8,8 +8,9 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import inference, seeds
-from pae_zoo.errors import UserError
+from pae_zoo import inference
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.context import Context, sentence
 
 SHOWN_DRAWS = 4

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pae_zoo import atomic, plotting, plotting_geometry
-from pae_zoo.errors import UserError
+from pae_zoo import plotting, plotting_geometry
+from pae_zoo.core import files
+from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation import stability_statistics as statistics
 from pae_zoo.evaluation import stability_tables as tables
 from pae_zoo.evaluation.stability_tables import PUBLISHED, STRAIGHT
@@ -298,8 +299,8 @@ def _save(folder: Path, groups, columns, kept, keep, figures, tests, against: st
         "runs": {name: [str(run.workdir.name) for run in members] for name, members in groups.items()},
         "settings": first.snapshot["shared"], "reference": against, "columns": figures, "tests": tests,
     }  # fmt: skip
-    with atomic.file(folder / "summary.json") as path:
-        path.write_text(json.dumps(atomic.plain(summary), indent=1) + "\n", encoding="utf-8")
+    with files.file(folder / "summary.json") as path:
+        path.write_text(json.dumps(files.plain(summary), indent=1) + "\n", encoding="utf-8")
 
 
 def _pictures(folder: Path, groups, compared: dict[str, np.ndarray], figures) -> Iterator[Path]:
@@ -317,6 +318,6 @@ def _pictures(folder: Path, groups, compared: dict[str, np.ndarray], figures) ->
     }
     for name, figure in drawn.items():
         target = folder / f"{name}.png"
-        with atomic.file(target) as path:
+        with files.file(target) as path:
             figure.savefig(path, format="png", dpi=plotting.DPI)
         yield target

@@ -8,8 +8,8 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from pae_zoo import atomic
-from pae_zoo.errors import UserError
+from pae_zoo.core import files
+from pae_zoo.core.errors import UserError
 
 TABLE, SNAPSHOT = "distance_stability.csv", "distance_stability.json"
 STRAIGHT, PUBLISHED = "straight", "published"
@@ -43,7 +43,7 @@ class Table:
         kept = self.workdir / _put_away(asked)
         self.rows = _read(kept, _rows) or []
         self._write()
-        with atomic.file(self.workdir / SNAPSHOT) as path:
+        with files.file(self.workdir / SNAPSHOT) as path:
             path.write_text(json.dumps(snapshot, indent=1) + "\n", encoding="utf-8")
         kept.unlink(missing_ok=True)
 
@@ -75,7 +75,7 @@ def _put_away(snapshot: dict[str, Any]) -> str:
 
 def write(target: Path, columns, rows: list[dict[str, Any]]) -> None:
     """Writes rows as a CSV file, whole or not at all."""
-    with atomic.file(Path(target)) as path, open(path, "w", newline="", encoding="utf-8") as file:
+    with files.file(Path(target)) as path, open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows([{name: _word(row[name]) for name in columns} for row in rows])

@@ -5,8 +5,8 @@ from typing import Any, Callable, Sequence
 import keras
 import tensorflow as tf
 
-from pae_zoo import inputs, seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import inputs, seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.flows.bijector import FlowBijector
 
 Pair = tuple[tf.Tensor, tf.Tensor]

@@ -2,7 +2,7 @@
 
 from typing import Any, Sequence, Union
 
-from pae_zoo.errors import UserError, suggestion
+from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.flows import autoregressive, coupling, linear
 from pae_zoo.flows.base import FlowLayer
 

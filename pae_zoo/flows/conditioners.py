@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 
 PRELU, PRELU_SLOPE = "prelu", 0.25
 STARTS = ("zero", "vlae")

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.flows import elementwise
 from pae_zoo.flows.base import FlowLayer, Pair
 from pae_zoo.flows.conditioners import Conditioner

@@ -10,13 +10,13 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
-from pae_zoo import distributions, seeds, values
-from pae_zoo.errors import UserError
+from pae_zoo.core import distributions, seeds, values
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.trainable import Trainable
 from pae_zoo.flows import builder
 from pae_zoo.flows.base import FlowLayer, Pair, on_rows
 from pae_zoo.flows.bijector import FlowBijector
 from pae_zoo.flows.linear import Whitening
-from pae_zoo.trainable import Trainable
 
 tfd = tfp.distributions
 

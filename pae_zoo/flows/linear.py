@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.flows.base import FlowLayer, Pair, constant_volume, no_volume
 
 # Variances below this part of the largest one are raised to it: a dead code must not become all of the density.

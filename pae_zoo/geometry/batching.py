@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 
 def batch_size(num_rows: int, bytes_per_row: float, memory_mib: float) -> int:

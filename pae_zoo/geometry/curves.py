@@ -7,7 +7,7 @@ from typing import Optional
 
 import numpy as np
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 
 class Family:

@@ -4,7 +4,7 @@ from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.geometry.manifold import Segments
 
 # The number of points that the published energy is computed on, which is what it depends on.

@@ -6,7 +6,7 @@ from typing import Optional, Union
 
 import numpy as np
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.geometry.latent_graph import LatentGraph, components
 from pae_zoo.geometry.manifold import Manifold
 

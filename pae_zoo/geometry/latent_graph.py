@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.geometry.batching import RowMap
 from pae_zoo.geometry.manifold import Manifold
 

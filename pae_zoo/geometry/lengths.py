@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.geometry.batching import RowMap
 from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.manifold import Ensemble, Manifold

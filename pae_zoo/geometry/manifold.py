@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Optional
 
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
-from pae_zoo.forward_mode import jvp
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.forward_mode import jvp
 
 # Up to so many latents the directional derivatives are laid out side by side, above they run in a loop.
 UNROLLED = 4

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
-from pae_zoo.forward_mode import jvp
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.forward_mode import jvp
 from pae_zoo.geometry.manifold import Embedded, Manifold
 from pae_zoo.geometry.solver import Solver
 

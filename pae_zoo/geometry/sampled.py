@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 from pae_zoo.geometry import energies as energies_lib
 from pae_zoo.geometry.manifold import Ensemble, Segments
 

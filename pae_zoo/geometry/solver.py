@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.geometry import curves as curves_lib
 from pae_zoo.geometry import descent, energies, gauss_newton, sampled
 from pae_zoo.geometry.batching import batch_size

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from pae_zoo.forward_mode import jvp
+from pae_zoo.core.forward_mode import jvp
 
 # Rows that one product pushes through at least, so that small problems do not run K tiny products in turn.
 ROWS_AT_ONCE = 1024

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 from pae_zoo.inference.search import normalised
 
 LOG_2PI = math.log(2.0 * math.pi)

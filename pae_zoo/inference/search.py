@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.inference.derivatives import value_and_gradient
 from pae_zoo.inference.problem import Problem
 

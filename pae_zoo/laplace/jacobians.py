@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from pae_zoo import networks
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.inference import derivatives
 from pae_zoo.laplace import chain as chains
 

@@ -5,7 +5,7 @@ import os
 
 import keras
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 FLOAT_BYTES = 4
 # Tensors (batch, K, width) kept for the backward pass for each value of the layers behind the decoder's input.

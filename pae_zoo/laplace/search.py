@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.laplace import algebra
 from pae_zoo.laplace.systems import System
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from pae_zoo.forward_mode import jvp
+from pae_zoo.core.forward_mode import jvp
 from pae_zoo.laplace import algebra, jacobians
 from pae_zoo.laplace import chain as chains
 

@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from pae_zoo.errors import UserError, suggestion
+from pae_zoo.core.errors import UserError, suggestion
 
 
 def _modules() -> dict[str, ModuleType]:

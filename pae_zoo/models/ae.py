@@ -6,9 +6,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
-from pae_zoo import hparams as hp
-from pae_zoo import likelihoods, seeds, trainable
-from pae_zoo.errors import UserError
+from pae_zoo import likelihoods
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import seeds, trainable
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import base
 from pae_zoo.models.posteriors import standard_normal_log_prob
 

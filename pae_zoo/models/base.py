@@ -12,12 +12,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import fit_data, inputs, likelihoods, networks, seeds, trainable
-from pae_zoo import hparams as hp
+from pae_zoo import likelihoods, networks
+from pae_zoo.core import fit_data, inputs, seeds, trainable
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.trainable import to_float
 from pae_zoo.data import preprocessing as preprocessing_lib
-from pae_zoo.errors import UserError
 from pae_zoo.models import builder, geometry_decoders
-from pae_zoo.trainable import to_float
 
 tfd = tfp.distributions
 
@@ -184,7 +185,7 @@ class Autoencoder(trainable.Trainable):
         """Returns (y, log |dy/dx|) of shapes (batch, *event) and (batch,); seed=None is deterministic.
 
         Every method that takes x takes it through here: uint8 is divided by 255, any other numbers are cast to
-        `float_type`. Raises UserError for a shape that `pae_zoo.inputs.shaped` does not take.
+        `float_type`. Raises UserError for a shape that `pae_zoo.core.inputs.shaped` does not take.
         """
         x = to_float(inputs.shaped(x, self.event_shape), self.float_type)
         return self.preprocessing.forward_and_log_det(x, seed)

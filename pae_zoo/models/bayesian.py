@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import fit_data, likelihoods, networks, seeds, trainable
-from pae_zoo.errors import UserError
+from pae_zoo import likelihoods, networks
+from pae_zoo.core import fit_data, seeds, trainable
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import ae, geometry_decoders, weights
 
 # Streams of a seed beside those of the networks, which are numbered from 0 on.

@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import hparams as hp
-from pae_zoo import seeds, trainable
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import seeds, trainable
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import weights
 from pae_zoo.models.bayesian import BayesianAE, Network
 

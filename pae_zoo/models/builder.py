@@ -5,9 +5,10 @@ from typing import Any, Optional
 
 import keras
 
-from pae_zoo import likelihoods, networks, seeds
+from pae_zoo import likelihoods, networks
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import preprocessing
-from pae_zoo.errors import UserError
 
 
 def parts(

@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import hparams as hp
-from pae_zoo import networks, seeds, trainable
-from pae_zoo.errors import UserError
+from pae_zoo import networks
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import seeds, trainable
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import builder, geometry_decoders
 from pae_zoo.models.bayesian import BayesianAE, Network, check_samples
 

@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import hparams as hp
-from pae_zoo import inputs, likelihoods, networks, seeds, trainable
-from pae_zoo.errors import UserError
+from pae_zoo import likelihoods, networks
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import inputs, seeds, trainable
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import builder, geometry_decoders, importance, vae
 from pae_zoo.models.mixtures import MemberMixture
 

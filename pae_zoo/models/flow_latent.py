@@ -6,8 +6,8 @@ from typing import Optional
 import tensorflow as tf
 
 from pae_zoo import flows
-from pae_zoo import hparams as hp
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

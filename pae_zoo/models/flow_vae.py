@@ -7,8 +7,8 @@ import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo import flows
-from pae_zoo import hparams as hp
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import vae
 from pae_zoo.models.flow_latent import FlowFlags, FlowLatent
 

@@ -7,8 +7,9 @@ import keras
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import distributions, flows, networks, seeds
-from pae_zoo import hparams as hp
+from pae_zoo import flows, networks
+from pae_zoo.core import distributions, seeds
+from pae_zoo.core import hparams as hp
 from pae_zoo.models import vae
 from pae_zoo.models.posteriors import DiagonalPosterior, Posterior
 

@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple
 
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 
 # Decoded images held at once: enough to keep the matrix products busy, small enough for a laptop.
 DECODES_PER_CHUNK = 8192

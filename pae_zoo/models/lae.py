@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import curvature, likelihoods, seeds, trainable
-from pae_zoo import hparams as hp
-from pae_zoo.errors import UserError
+from pae_zoo import curvature, likelihoods
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import seeds, trainable
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import weights
 from pae_zoo.models.bayesian import Network
 from pae_zoo.models.weight_posterior import CurvatureFlags, LaplaceAE, check_choice

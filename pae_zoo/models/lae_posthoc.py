@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import curvature, fit_data, likelihoods, seeds
-from pae_zoo import hparams as hp
+from pae_zoo import curvature, likelihoods
+from pae_zoo.core import fit_data, seeds
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import posterior as posteriors
 from pae_zoo.curvature.gauss_newton import DIAG, STRUCTURES
-from pae_zoo.errors import UserError
 from pae_zoo.models import ae
 from pae_zoo.models.weight_posterior import GAUSSIANS, CurvatureFlags, LaplaceAE
 

@@ -5,9 +5,9 @@ import dataclasses
 import keras
 from keras.saving import register_keras_serializable
 
-from pae_zoo import hparams as hp
 from pae_zoo import networks
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 from pae_zoo.models.bayesian import BayesianAE, Network
 
 

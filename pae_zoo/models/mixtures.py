@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import likelihoods, seeds
+from pae_zoo import likelihoods
+from pae_zoo.core import seeds
 
 tfd = tfp.distributions
 
@@ -16,7 +17,7 @@ tfd = tfp.distributions
 class UniformMixture(tfd.MixtureSameFamily):
     """The mixture with equal weights of a batch of distributions, over the last batch axis.
 
-    Draws come from `pae_zoo.seeds`: the same eagerly and under XLA.
+    Draws come from `pae_zoo.core.seeds`: the same eagerly and under XLA.
     """
 
     def __init__(self, components: tfd.Distribution, num_components: int, name: str = "UniformMixture"):

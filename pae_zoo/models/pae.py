@@ -11,8 +11,8 @@ import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
 from pae_zoo import flows
-from pae_zoo import hparams as hp
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 from pae_zoo.inference import derivatives
 from pae_zoo.models import ae, base
 from pae_zoo.models.flow_latent import FlowFlags, FlowLatent

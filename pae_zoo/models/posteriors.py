@@ -6,7 +6,7 @@ from typing import Callable
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import distributions, seeds
+from pae_zoo.core import distributions, seeds
 
 tfd = tfp.distributions
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import inputs, trainable
-from pae_zoo.errors import UserError
+from pae_zoo.core import inputs, trainable
+from pae_zoo.core.errors import UserError
 
 RECIPES = PUBLISHED, STURDY = ("published", "sturdy")
 # Added to 1/beta: the border pixels of images have no residual at all, and std would fall to 0 there.

@@ -10,9 +10,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
-from pae_zoo import distributions, likelihoods, trainable
-from pae_zoo import hparams as hp
-from pae_zoo.errors import UserError
+from pae_zoo import likelihoods
+from pae_zoo.core import distributions, trainable
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import base, geometry_decoders, mixtures, vae
 from pae_zoo.models.rbf_precision import PUBLISHED, RECIPES, STURDY, RBFPrecision, rows
 

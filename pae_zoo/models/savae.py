@@ -5,9 +5,9 @@ import dataclasses
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import hparams as hp
-from pae_zoo import seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import importance, vae
 from pae_zoo.models.posteriors import DiagonalPosterior
 

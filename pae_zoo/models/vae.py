@@ -8,9 +8,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
-from pae_zoo import hparams as hp
-from pae_zoo import laplace, seeds
-from pae_zoo.errors import UserError
+from pae_zoo import laplace
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.models import base, importance
 from pae_zoo.models.posteriors import DiagonalPosterior, Posterior, standard_normal, standard_normal_log_prob
 

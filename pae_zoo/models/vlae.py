@@ -6,9 +6,10 @@ from typing import Optional
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import hparams as hp
-from pae_zoo import inputs, laplace
-from pae_zoo.errors import UserError
+from pae_zoo import laplace
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import inputs
+from pae_zoo.core.errors import UserError
 from pae_zoo.laplace import algebra, memory
 from pae_zoo.models import vae
 from pae_zoo.models.posteriors import (

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from pae_zoo import curvature, inputs, likelihoods
-from pae_zoo import hparams as hp
+from pae_zoo import curvature, likelihoods
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import inputs
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import posterior as posteriors
 from pae_zoo.curvature.gauss_newton import DIAG, METHODS, UPSTREAM, Options
-from pae_zoo.errors import UserError
 from pae_zoo.models import weights
 from pae_zoo.models.bayesian import BayesianAE, Network
 

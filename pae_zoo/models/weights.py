@@ -8,7 +8,7 @@ from typing import Optional
 import keras
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 
 
 @contextlib.contextmanager

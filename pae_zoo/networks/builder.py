@@ -4,7 +4,7 @@ from typing import Any, Sequence
 
 import keras
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.networks import conv, dense, infogan, lae, resnet
 from pae_zoo.networks.config import NetworkConfig, option_names
 from pae_zoo.networks.family import DECODER, ENCODER, OUTPUTS, Family, Maker

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 
 def _option(default: Any, help: str, **limits: Any) -> Any:

@@ -6,8 +6,8 @@ from typing import Callable, Optional, Sequence
 
 import keras
 
-from pae_zoo import seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.networks import layers as zoo_layers
 from pae_zoo.networks.config import NetworkConfig
 

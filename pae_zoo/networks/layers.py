@@ -7,7 +7,7 @@ from typing import Any, Iterator, Optional, Sequence
 import keras
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 
 _noise = threading.local()
 

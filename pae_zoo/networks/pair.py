@@ -4,7 +4,7 @@ from typing import Optional, Sequence
 
 import keras
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.networks.config import check_event_shape
 
 Shape = tuple[Optional[int], ...]

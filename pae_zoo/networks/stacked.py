@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, Optional
 import keras
 import tensorflow as tf
 
-from pae_zoo import seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.networks.layers import Affine, Dropout
 
 Values = list[tf.Tensor]

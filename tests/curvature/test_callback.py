@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo import curvature
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 
 def data(num=40, seed=0):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.evidence import Evidence, Fit, LowRank, Separate
-from pae_zoo.errors import UserError
 
 VARIANCE, GAMMA = 0.3, 1.7
 

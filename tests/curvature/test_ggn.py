@@ -9,8 +9,8 @@ import reference
 import tensorflow as tf
 
 from pae_zoo import curvature, likelihoods
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import gauss_newton, hessians
-from pae_zoo.errors import UserError
 
 L = keras.layers
 

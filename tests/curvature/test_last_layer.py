@@ -6,10 +6,10 @@ import pytest
 import reference
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import graph as graphs
 from pae_zoo.curvature import hessians, last_layer
 from pae_zoo.curvature import posterior as posteriors
-from pae_zoo.errors import UserError
 
 L = reference.L
 

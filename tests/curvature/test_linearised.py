@@ -7,10 +7,10 @@ import reference
 import tensorflow as tf
 from tiers import some
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import graph as graphs
 from pae_zoo.curvature import hessians, kron, last_layer, linearised, low_rank, variance_propagation
 from pae_zoo.curvature import posterior as posteriors
-from pae_zoo.errors import UserError
 
 L = reference.L
 SEED = (1, 2)

@@ -5,10 +5,10 @@ import pytest
 import reference
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import graph as graphs
 from pae_zoo.curvature import hessians, low_rank
 from pae_zoo.curvature import posterior as posteriors
-from pae_zoo.errors import UserError
 
 L = reference.L
 SEED = (5, 6)

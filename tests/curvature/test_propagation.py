@@ -8,8 +8,8 @@ import reference
 import tensorflow as tf
 from tiers import some
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import flatten, hessians, propagation, read, record, rules
-from pae_zoo.errors import UserError
 
 L = keras.layers
 LINES = [name for name in reference.NETWORKS if name not in ("added", "concatenated", "concatenated_images")]

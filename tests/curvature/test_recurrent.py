@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import pae_zoo
 from pae_zoo import curvature
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 X = np.random.default_rng(0).uniform(size=(5, 6, 2)).astype(np.float32)
 

@@ -7,8 +7,8 @@ import reference
 import tensorflow as tf
 
 from pae_zoo import curvature
+from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import hessians, pieces, record, rules, sweeps
-from pae_zoo.errors import UserError
 
 L = keras.layers
 

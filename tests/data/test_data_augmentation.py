@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import augmentation as aug
 from pae_zoo.data import build_augmentation
-from pae_zoo.errors import UserError
 
 X = tf.constant(np.random.default_rng(0).random((6, 13, 10, 3)), tf.float32)
 SEED = tf.constant([5, 6])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import CORRUPTIONS, Split, corrupted
-from pae_zoo.errors import UserError
 
 X = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3)).astype(np.uint8)
 SPLIT = Split(X, np.arange(40))

@@ -9,8 +9,8 @@ import pytest
 from data_files import png_bytes, write_png
 
 from pae_zoo import data
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.splits import split_of
-from pae_zoo.errors import UserError
 
 SHADES = {"train": 10, "valid": 20, "test": 30}
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from data_files import png_bytes, write_idx, write_png
 
-from pae_zoo import data, reading
+from pae_zoo import data
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import masks
-from pae_zoo.errors import UserError
 
 PICTURE = png_bytes(np.arange(64, dtype=np.uint8).reshape(8, 8))
 

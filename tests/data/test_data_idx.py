@@ -7,8 +7,8 @@ import pytest
 from data_files import idx_bytes, write_idx
 
 from pae_zoo import data
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import idx
-from pae_zoo.errors import UserError
 
 
 @pytest.mark.parametrize("gz", [False, True])

@@ -7,7 +7,7 @@ import pytest
 from data_files import png_bytes, write_png
 
 from pae_zoo import data
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 RNG = np.random.default_rng(0)
 

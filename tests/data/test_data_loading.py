@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pae_zoo import data
+from pae_zoo.core.errors import UserError
 from pae_zoo.data.rows import ArrayRows, permute_in_place
-from pae_zoo.errors import UserError
 
 
 def keys(split):
@@ -119,7 +119,7 @@ def test_import_is_light():
         "tensorboard",
     }  # Keras may bring some itself
     code = (
-        "import sys, keras, pae_zoo.seeds; before = set(sys.modules); import pae_zoo.data; "
+        "import sys, keras, pae_zoo.core.seeds; before = set(sys.modules); import pae_zoo.data; "
         f"print(sorted({heavy} & (set(sys.modules) - before)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pae_zoo import data
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (30, 6, 5, 3)).astype(np.uint8)

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 from tiers import some
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import preprocessing as pre
-from pae_zoo.errors import UserError
 
 RNG = np.random.default_rng(0)
 BYTES = RNG.integers(0, 256, (200, 3, 4, 2)).astype(np.uint8)

@@ -11,8 +11,8 @@ import pytest
 from data_files import write_idx
 
 from pae_zoo import data
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import augmentation, preprocessing, sources, tfds_source
-from pae_zoo.errors import UserError
 
 
 def write_npz(path, value, count=12):

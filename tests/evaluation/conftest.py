@@ -10,10 +10,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import data, seeds
+from pae_zoo import data
+from pae_zoo.core import seeds
+from pae_zoo.core.hparams import SharedHParams
 from pae_zoo.data import preprocessing
 from pae_zoo.evaluation import Context, features
-from pae_zoo.hparams import SharedHParams
 
 tfd = tfp.distributions
 

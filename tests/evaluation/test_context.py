@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pae_zoo import plotting, seeds
+from pae_zoo import plotting
+from pae_zoo.core import seeds
 from pae_zoo.evaluation.context import Projection, to_unit
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pae_zoo import data
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation import features
 
 KEPT = sorted(features.FOLDER.glob("*.npz"))

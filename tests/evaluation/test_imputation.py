@@ -7,7 +7,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from pae_zoo import evaluation
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation import downstream, imputing
 
 MASKED = {"mse_hidden", "mse_hidden_stderr", "rmse_hidden", "std_hidden", "std_error_correlation", "coverage90_hidden"}

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo import launch
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation import inception, quality
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 from pae_zoo.evaluation import likelihood
 from pae_zoo.evaluation.context import to_unit
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pae_zoo import evaluation
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 
 def test_tasks_are_found_by_module_name():

@@ -10,8 +10,8 @@ from battery import build, images
 from PIL import Image
 
 from pae_zoo import evaluation
+from pae_zoo.core.errors import UserError
 from pae_zoo.data import masks
-from pae_zoo.errors import UserError
 from pae_zoo.evaluation.restoring import Restorer
 
 FEW = dict(restoration_images=6, restoration_starts=2, restoration_draws=12)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo import data, evaluation
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation import frechet, quality
 from pae_zoo.evaluation.context import to_unit
 

@@ -8,8 +8,9 @@ import pytest
 from battery import EVENT_SHAPE, build
 from scipy import stats
 
-from pae_zoo import curvature, evaluation, hparams, seeds
-from pae_zoo.errors import UserError
+from pae_zoo import curvature, evaluation
+from pae_zoo.core import hparams, seeds
+from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation import calibration_metrics, latent_grid
 
 S = 6

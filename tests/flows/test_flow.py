@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 import pae_zoo
-from pae_zoo import flows, seeds
+from pae_zoo import flows
+from pae_zoo.core import seeds
 
 SMALL = dict(hidden_units=(8, 8), bins=5, depth=2)
 PRESETS = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pae_zoo import geometry
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 FAMILIES = [geometry.CubicSpline(10), geometry.CubicSpline(1), geometry.Polyline(8)]
 T = np.linspace(0.0, 1.0, 2001)

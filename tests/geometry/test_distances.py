@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from test_maps import arc, sphere
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.geometry import distances
 from pae_zoo.geometry.distances import medoid, pairwise_distances
 from pae_zoo.geometry.manifold import Deterministic

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from test_maps import arc, sphere
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.geometry.frechet import frechet_mean
 from pae_zoo.geometry.manifold import Deterministic
 from pae_zoo.geometry.solver import Settings, Solver

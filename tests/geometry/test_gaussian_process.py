@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.geometry.gaussian_process import GaussianProcess, log_evidence
 from pae_zoo.geometry.graphs import GridGraph
 from pae_zoo.geometry.solver import Settings, Solver

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from test_gaussian_process import process, ring
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.geometry.graphs import GridGraph, KNNGraph
 from pae_zoo.geometry.manifold import Deterministic, MeanAndStd
 from pae_zoo.geometry.solver import Settings, Solver

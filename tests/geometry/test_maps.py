@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.eager import forwardprop
 from test_gaussian_process import process
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.geometry.manifold import Deterministic, Ensemble, as_manifold
 from pae_zoo.geometry.maps import ExponentialMap, connect, coupled, expmap, logmap, squared_distance
 from pae_zoo.geometry.metric_fields import MetricField

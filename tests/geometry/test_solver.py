@@ -6,7 +6,7 @@ import surfaces
 import tensorflow as tf
 
 from pae_zoo import geometry
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 ENERGIES = ("mean", "coupled", "decorrelated", "interpolated")
 NETWORK = surfaces.random_network((2, 16, 16, 6), 4)

@@ -8,7 +8,7 @@ import tensorflow as tf
 import toys
 
 from pae_zoo import inference
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 STARTS = 12
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from linearised import BATCH, LATENTS, VALUES, data, decoder, likelihood, points
 
 from pae_zoo import laplace, networks
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.laplace import chain as chains
 from pae_zoo.laplace.systems import ExplicitSystem
 

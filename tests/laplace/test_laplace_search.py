@@ -6,7 +6,7 @@ import tensorflow as tf
 from linearised import BATCH, LATENTS, VALUES, affine, data, decoder, likelihood, points
 
 from pae_zoo import laplace
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 from pae_zoo.inference import derivatives
 from pae_zoo.laplace.systems import ExplicitSystem, GramSystem
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo import networks
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 K = 3
 layers = keras.layers

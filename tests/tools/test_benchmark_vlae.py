@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from benchmarks import _hlo, _memory, _rounds, _vlae_elbo, _vlae_zoo, vlae
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 
 SIZES = _vlae_zoo.Sizes(data_dim=12, hidden=9, latents=3, batch=5)
 

@@ -45,7 +45,7 @@ def search(manifold, steps: int = STEPS, patience: int = PATIENCE):
     """Returns a compiled function (start (d,), end (d,), seed) -> (weights (PIECES + 1, d), steps taken)."""
     import tensorflow as tf
 
-    from pae_zoo import seeds
+    from pae_zoo.core import seeds
     from pae_zoo.geometry.descent import FIRST_MOMENT, SECOND_MOMENT
 
     times = np.linspace(0.0, 1.0, POINTS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pae_zoo.reading.files import content, told
+from pae_zoo.core.reading.files import content, told
 
 # The instructions that Python 2 and 3 write for dicts, lists, tuples, numbers, text and arrays, and no others.
 _ALLOWED = frozenset(

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import fit_data, seeds
-from pae_zoo.errors import UserError
+from pae_zoo.core import fit_data, seeds
+from pae_zoo.core.errors import UserError
 
 # Stream numbers folded into a step's seed, so that no two uses of noise share their bits.
 PREPROCESS, AUGMENT, VALIDATION = range(1, 4)

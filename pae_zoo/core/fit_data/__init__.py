@@ -4,9 +4,9 @@ A batch is (x, y, w): data (b, *event), targets of the same shape or None, weigh
 of whatever is given; `keras` of it is what Keras is handed, `batches` what fit itself may read, without using it up.
 """
 
-from pae_zoo.fit_data.batch import Batch, Form, parts, standard
-from pae_zoo.fit_data.reading import read, read_pair
-from pae_zoo.fit_data.sources import Arrays, Batches, count, examples, telling, weighted
+from pae_zoo.core.fit_data.batch import Batch, Form, parts, standard
+from pae_zoo.core.fit_data.reading import read, read_pair
+from pae_zoo.core.fit_data.sources import Arrays, Batches, count, examples, telling, weighted
 
 __all__ = ["Arrays", "Batch", "Batches", "Form", "count", "examples", "parts", "read", "read_pair", "standard",
            "telling", "weighted"]  # fmt: skip

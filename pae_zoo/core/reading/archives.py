@@ -7,9 +7,9 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO, Iterator
 
-from pae_zoo.errors import UserError
-from pae_zoo.reading.budget import check_claim
-from pae_zoo.reading.files import opened, shown, told
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.reading.budget import check_claim
+from pae_zoo.core.reading.files import opened, shown, told
 
 _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
 _ENCRYPTED, _PATCH = 0x1 | 0x40 | 0x2000, 0x20  # bits of a member's flags

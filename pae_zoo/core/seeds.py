@@ -9,7 +9,7 @@ from typing import Sequence, Union
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 Seed = Union[int, tf.Tensor, Sequence[int]]
 

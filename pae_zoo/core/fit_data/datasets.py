@@ -5,8 +5,8 @@ from typing import Optional
 
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
-from pae_zoo.fit_data.batch import REMEDY, Form, parts, refused_targets, standard
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.fit_data.batch import REMEDY, Form, parts, refused_targets, standard
 
 
 def of_element(element: tuple) -> tuple:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 _CHUNK = 1024
 REMEDY = "divide by 255 or store uint8"

@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Iterator, Union
 
-from pae_zoo.errors import UserError
-from pae_zoo.reading.budget import check_memory, in_words
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.reading.budget import check_memory, in_words
 
 _LONGEST = 240  # letters of a path or a reason that a message repeats
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",

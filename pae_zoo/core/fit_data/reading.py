@@ -6,11 +6,11 @@ from typing import Optional
 import keras
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
-from pae_zoo.fit_data import datasets
-from pae_zoo.fit_data.arrays import arrays
-from pae_zoo.fit_data.batch import Batch, Form, parts
-from pae_zoo.fit_data.sources import Arrays, Batches
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.fit_data import datasets
+from pae_zoo.core.fit_data.arrays import arrays
+from pae_zoo.core.fit_data.batch import Batch, Form, parts
+from pae_zoo.core.fit_data.sources import Arrays, Batches
 
 
 def read(form: Form, x, y=None, w=None, class_weight: Optional[Mapping] = None, checked: bool = True,

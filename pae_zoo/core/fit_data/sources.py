@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
-from pae_zoo.fit_data.batch import Batch, Form
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.fit_data.batch import Batch, Form
 
-# What a failed assertion of `pae_zoo.fit_data.datasets` begins with.
+# What a failed assertion of `pae_zoo.core.fit_data.datasets` begins with.
 _MARK = re.compile(r"pae_zoo: (.*?\.)\]", re.DOTALL)
 
 

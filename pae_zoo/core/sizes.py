@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import hparams as hp
-from pae_zoo import reading
-from pae_zoo.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core import reading
+from pae_zoo.core.errors import UserError
 
 #: floats for each weight while a model trains: the weight, its gradient, two slots of Adam
 COPIES = 4

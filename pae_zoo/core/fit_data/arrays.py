@@ -5,9 +5,9 @@ from typing import Optional
 
 import numpy as np
 
-from pae_zoo import values
-from pae_zoo.errors import UserError
-from pae_zoo.fit_data.batch import REMEDY, Batch, Form, refused_targets, standard
+from pae_zoo.core import values
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.fit_data.batch import REMEDY, Batch, Form, refused_targets, standard
 
 _NUMBERS = "biuf"
 

@@ -13,10 +13,10 @@ from typing import BinaryIO, Collection, Optional
 
 import numpy as np
 
-from pae_zoo.errors import UserError
-from pae_zoo.reading.archives import stored_bytes, zipped
-from pae_zoo.reading.budget import check_claim
-from pae_zoo.reading.files import opened, shown, told
+from pae_zoo.core.errors import UserError
+from pae_zoo.core.reading.archives import stored_bytes, zipped
+from pae_zoo.core.reading.budget import check_claim
+from pae_zoo.core.reading.files import opened, shown, told
 
 _MAGIC = b"\x93NUMPY"
 _LONGEST_HEADER = 10_000  # NumPy's own limit

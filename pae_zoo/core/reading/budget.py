@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Iterator, Optional
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 #: Packed data that grow beyond `FREE_BYTES` and more than `MOST_GROWTH` times are taken for a bomb.
 FREE_BYTES, MOST_GROWTH = 256 << 20, 100

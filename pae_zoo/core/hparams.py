@@ -12,7 +12,7 @@ from typing import Any, Optional, Sequence
 
 from absl import flags
 
-from pae_zoo.errors import UserError, suggestion
+from pae_zoo.core.errors import UserError, suggestion
 
 # Largest whole number of a flag that names no other, and the magnitudes that float32 holds in full precision.
 MOST, SMALLEST, LARGEST = 2**31 - 1, 1.2e-38, 3.4e38

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pae_zoo import inputs
-from pae_zoo.errors import UserError
+from pae_zoo.core import inputs
+from pae_zoo.core.errors import UserError
 
 #: what data, targets or labels, and weights are called in a dict
 X_KEYS = ("x", "image", "images", "input", "inputs", "data", "features", "pixels")

@@ -1,4 +1,4 @@
-"""TFP distributions whose draws come from `pae_zoo.seeds`: the same eagerly and under XLA.
+"""TFP distributions whose draws come from `pae_zoo.core.seeds`: the same eagerly and under XLA.
 
 `sample` takes a pair of integers as seed and raises ValueError for anything else, so that no draw has hidden
 state.
@@ -9,7 +9,7 @@ import math
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo import seeds
+from pae_zoo.core import seeds
 
 
 class Normal(tfp.distributions.Normal):

@@ -6,7 +6,7 @@ from typing import Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 Shape = tuple[Optional[int], ...]
 

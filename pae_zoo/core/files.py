@@ -11,7 +11,7 @@ from typing import Any, Iterator
 
 import numpy as np
 
-from pae_zoo.errors import UserError
+from pae_zoo.core.errors import UserError
 
 # What is being written beside its place. No number: a model server polls the parent and takes those for versions.
 PREFIX = ".writing-"

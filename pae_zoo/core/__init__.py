@@ -1,0 +1,1 @@
+"""What every room stands on: errors, noise, flags, files, checked input, training."""
