@@ -3,10 +3,11 @@
 import dataclasses
 import sys
 
-from pae_zoo import applying, evaluation, launch, results, user_data
+from pae_zoo import applying, evaluation, results, user_data
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
-from pae_zoo.run import Run
+from pae_zoo.experiment import launch
+from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,12 @@ import glob
 import sys
 from pathlib import Path
 
-from pae_zoo import evaluation, launch, models, report
+from pae_zoo import evaluation, models
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
-from pae_zoo.run import Run
-from pae_zoo.session import tasks_of
+from pae_zoo.experiment import console, launch
+from pae_zoo.experiment.session import tasks_of
+from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
     launch.set_device(options.device)
     done = [_evaluate(run, options, given) for run in runs]
     if len(runs) > 1:
-        summary = report.over_runs([run.read_metrics() for run in runs])
+        summary = console.over_runs([run.read_metrics() for run in runs])
         print(f"mean and standard deviation over {len(runs)} runs, of all that their metrics.json hold:")
         print("\n".join(f"  {key:42} {value}" for key, value in summary.items()))
     for name in dict.fromkeys(name for names in done for name in names):
@@ -92,7 +93,7 @@ def _evaluate(run: Run, options: Flags, given: set[str]) -> tuple[str, ...]:
     context = evaluation.Context(model, dataset, hparams, run, seed=seed)
     values = evaluation.evaluate(context, names, run.merge_metrics)
     print(f"{run.workdir}:")
-    print("\n".join(report.lines(values) + report.pictures(context.figures)), flush=True)
+    print("\n".join(console.lines(values) + console.pictures(context.figures)), flush=True)
     return tuple(name for name in names if values.get(name) != evaluation.UNSUPPORTED)
 
 

@@ -5,10 +5,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from pae_zoo import launch, serving
+from pae_zoo import serving
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
-from pae_zoo.run import Run
+from pae_zoo.experiment import launch
+from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)

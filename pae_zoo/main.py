@@ -3,9 +3,10 @@
 import dataclasses
 import sys
 
-from pae_zoo import data, evaluation, launch, models, networks
+from pae_zoo import data, evaluation, models, networks
 from pae_zoo.core import hparams as hp
-from pae_zoo.session import finish, inherit, prepare
+from pae_zoo.experiment import launch
+from pae_zoo.experiment.session import finish, inherit, prepare
 
 
 def help_page(argv: list[str]) -> str:

@@ -13,9 +13,10 @@ import pytest
 from battery import EVENT_SHAPE, build, hparams, images
 from PIL import Image
 
-from pae_zoo import apply, applying, evaluation, launch, results, user_data
+from pae_zoo import apply, applying, evaluation, results, user_data
 from pae_zoo.core.errors import UserError
-from pae_zoo.run import Run
+from pae_zoo.experiment import launch
+from pae_zoo.experiment.workdir import Run
 
 
 def finished(folder, name, event_shape=EVENT_SHAPE, model=None, **changes):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from tiers import some
 
-from pae_zoo import launch, models
+from pae_zoo import models
 from pae_zoo.core import hparams as hp
+from pae_zoo.experiment import launch
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").rglob("*.cfg"))
 SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "omniglot": (28, 28, 1), "digits": (8, 8, 1),

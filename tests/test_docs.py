@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from battery import EVENT_SHAPE, TOTAL_STEPS, images
 
-from pae_zoo import apply, evaluate, export, launch, models
+from pae_zoo import apply, evaluate, export, models
 from pae_zoo.core import hparams as hp
+from pae_zoo.experiment import launch
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from pae_zoo import flagfiles
 from pae_zoo.core.errors import UserError
+from pae_zoo.experiment import flagfiles
 
 
 def test_a_file_stands_for_its_lines_and_those_of_files_in_it(tmp_path, monkeypatch):

@@ -5,9 +5,10 @@ import typing
 
 import pytest
 
-from pae_zoo import apply, evaluate, export, launch, models
+from pae_zoo import apply, evaluate, export, models
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
+from pae_zoo.experiment import launch
 
 VAE = models.find("vae").HParams
 # Every flag once: those that all models share are vae's.

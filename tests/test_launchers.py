@@ -17,9 +17,10 @@ import pytest
 from battery import ROWS
 from tiers import some
 
-from pae_zoo import evaluate, evaluation, launch, main, models
+from pae_zoo import evaluate, evaluation, main, models
 from pae_zoo.core import hparams as hp
-from pae_zoo.run import Run
+from pae_zoo.experiment import launch
+from pae_zoo.experiment.workdir import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ["--smoke", "--nojit_compile", "--latent_dim=2"]

@@ -7,7 +7,8 @@ import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, ROWS, build, images
 from tiers import some
 
-from pae_zoo import models, saved
+from pae_zoo import models
+from pae_zoo.experiment import saved
 from pae_zoo.models.vae import VAE
 
 NAMES = list(ROWS)

@@ -10,10 +10,11 @@ import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, build, hparams, images
 
 import pae_zoo
-from pae_zoo import flows, inference, launch, main
+from pae_zoo import flows, inference, main
 from pae_zoo.core.errors import UserError
+from pae_zoo.experiment import launch
+from pae_zoo.experiment.workdir import Run
 from pae_zoo.models import pae as pae_lib
-from pae_zoo.run import Run
 
 
 def call(*argv):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pae_zoo import evaluate, launch, main
-from pae_zoo.run import Run
+from pae_zoo import evaluate, main
+from pae_zoo.experiment import launch
+from pae_zoo.experiment.workdir import Run
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # Mean squared error of 32 principal components of the training images on the test images.

@@ -8,9 +8,9 @@ from battery import EVENT_SHAPE, LATENT_DIM, build, images
 
 from pae_zoo import geometry, models, networks
 from pae_zoo.core.errors import UserError
+from pae_zoo.experiment.workdir import Run
 from pae_zoo.main import main
 from pae_zoo.models.rbf_precision import VARIANCE_FLOOR, RBFPrecision, rows
-from pae_zoo.run import Run
 
 SEED = (4, 5)
 

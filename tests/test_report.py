@@ -1,13 +1,13 @@
 """What launchers print at their end."""
 
-from pae_zoo import report
+from pae_zoo.experiment import console
 
 
 def test_scores_become_a_table_and_the_rest_lines():
     metrics = {"test/mse": 0.0123456, "ood/mnist/elbo/auroc": 0.5, "ood/mnist/elbo/fpr95": 1.0,
                "ood/mnist/elbo/auroc_stderr": 0.01, "test/elbo": "unsupported",
                "ood/mnist/code_shift": 0.2}  # fmt: skip
-    text = report.lines(metrics)
+    text = console.lines(metrics)
     assert text[0].split() == ["test/mse", "0.012346"]
     assert text[1].split() == ["test/elbo", "unsupported"]
     assert text[2].split() == ["ood/mnist/code_shift", "0.2"]
@@ -17,9 +17,9 @@ def test_scores_become_a_table_and_the_rest_lines():
 
 
 def test_nothing_is_said_to_be_missing():
-    assert report.number(None) == "-" and report.lines({}) == [] and report.pictures([]) == []
+    assert console.number(None) == "-" and console.lines({}) == [] and console.pictures([]) == []
 
 
 def test_over_runs_gives_mean_and_deviation_of_shared_numbers():
-    found = report.over_runs([{"a": 1.0, "b": 2.0, "c": "words"}, {"a": 3.0, "c": "words"}])
+    found = console.over_runs([{"a": 1.0, "b": 2.0, "c": "words"}, {"a": 3.0, "c": "words"}])
     assert found == {"a": "2 +- 1.4"}

@@ -12,9 +12,9 @@ from battery import EVENT_SHAPE, ROWS, build, hparams
 from test_training import history, train
 from tiers import some
 
-from pae_zoo import checkpoint, launch
 from pae_zoo.core.errors import UserError
-from pae_zoo.run import Run
+from pae_zoo.experiment import checkpoint, launch
+from pae_zoo.experiment.workdir import Run
 
 
 def finished(folder, name, event_shape=EVENT_SHAPE, **changes):

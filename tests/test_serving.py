@@ -12,7 +12,8 @@ from battery import LATENT_DIM, ROWS, build, images
 from tiers import some
 
 from pae_zoo import export as launcher
-from pae_zoo import launch, serving
+from pae_zoo import serving
+from pae_zoo.experiment import launch
 from pae_zoo.models.vae import VAE
 
 CASES = {
@@ -273,7 +274,7 @@ def finished(tmp_path_factory):
     """The work directory of a finished run of the model ae."""
     from battery import hparams
 
-    from pae_zoo.run import Run
+    from pae_zoo.experiment.workdir import Run
 
     run = Run(tmp_path_factory.mktemp("run") / "ae")
     run.write_config(hparams("ae"))

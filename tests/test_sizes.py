@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 from battery import EVENT_SHAPE, ROWS, TOTAL_STEPS, hparams
 
-from pae_zoo import apply, launch, models, networks
+from pae_zoo import apply, models, networks
 from pae_zoo.core import reading, sizes
 from pae_zoo.core.errors import UserError
+from pae_zoo.experiment import launch
 from pae_zoo.networks import family
 
 CONV = {

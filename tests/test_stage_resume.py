@@ -5,9 +5,9 @@ import signal
 import numpy as np
 import pytest
 
-from pae_zoo import training
+from pae_zoo.experiment import fitting
+from pae_zoo.experiment.workdir import Run
 from pae_zoo.main import main
-from pae_zoo.run import Run
 
 
 @pytest.mark.full
@@ -19,7 +19,7 @@ from pae_zoo.run import Run
 def test_a_later_stage_resumes_bit_for_bit(stage, metric, flags, tmp_path, monkeypatch):
     flags = [*flags, "--smoke", "--nojit_compile", "--latent_dim=2", "--checkpoint_seconds=0"]
     assert main([*flags, f"--workdir={tmp_path / 'whole'}"]) == 0
-    plain, steps = training.Keeper.on_train_batch_end, []
+    plain, steps = fitting.Keeper.on_train_batch_end, []
 
     def stop(self, batch, logs=None):
         if self.run.stage == stage:
@@ -29,7 +29,7 @@ def test_a_later_stage_resumes_bit_for_bit(stage, metric, flags, tmp_path, monke
         return plain(self, batch, logs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Keeper, "on_train_batch_end", stop)
+        patch.setattr(fitting.Keeper, "on_train_batch_end", stop)
         assert main([*flags, f"--workdir={tmp_path / 'parts'}"]) == 128 + signal.SIGTERM
     assert not (tmp_path / "parts" / "model.keras").exists()
     assert main([*flags, f"--workdir={tmp_path / 'parts'}"]) == 0

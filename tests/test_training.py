@@ -11,9 +11,9 @@ import tensorflow as tf
 from battery import EVENT_SHAPE, ROWS, build, hparams, images
 from tiers import some
 
-from pae_zoo import checkpoint, training
 from pae_zoo.data.pipelines import Feed
-from pae_zoo.run import Run
+from pae_zoo.experiment import checkpoint, fitting
+from pae_zoo.experiment.workdir import Run
 
 NAMES = list(ROWS)
 
@@ -26,7 +26,7 @@ def make_feed(steps_per_call=2, **changes):
 def train(name, workdir, feed=None, **changes):
     params = hparams(name, workdir=str(workdir), jit_compile=False, checkpoint_seconds=0.0, **changes)
     model = build(name, **changes)
-    position = training.train(model, feed or make_feed(), params, Run(workdir))
+    position = fitting.train(model, feed or make_feed(), params, Run(workdir))
     return model, position
 
 
@@ -117,7 +117,7 @@ def test_xla_and_graph_train_alike(tmp_path):
     graph, _ = train("vae", tmp_path / "graph", epochs=1)
     params = hparams("vae", workdir=str(tmp_path / "xla"), epochs=1)
     compiled = build("vae")
-    training.train(compiled, make_feed(), params, Run(tmp_path / "xla"))
+    fitting.train(compiled, make_feed(), params, Run(tmp_path / "xla"))
     for mine, theirs in zip(graph.trained_variables, compiled.trained_variables):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=2e-5)
 
@@ -138,7 +138,7 @@ def test_steps_per_call_changes_nothing(tmp_path):
 def interrupted(name, workdir, calls, monkeypatch, **changes):
     """Trains until `calls` compiled calls have been made, then as after SIGTERM."""
     made = {"calls": 0}
-    plain = training.Keeper.on_train_batch_end
+    plain = fitting.Keeper.on_train_batch_end
 
     def stop(self, batch, logs=None):
         made["calls"] += 1
@@ -147,8 +147,8 @@ def interrupted(name, workdir, calls, monkeypatch, **changes):
         return plain(self, batch, logs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Keeper, "on_train_batch_end", stop)
-        with pytest.raises(training.Interrupted):
+        patch.setattr(fitting.Keeper, "on_train_batch_end", stop)
+        with pytest.raises(fitting.Interrupted):
             train(name, workdir, **changes)
 
 
@@ -229,9 +229,9 @@ def test_max_steps_ends_inside_an_epoch(tmp_path):
 
 def test_best_weights_on_validation_are_kept(tmp_path, monkeypatch):
     losses = iter([5.0, 2.0, 3.0])
-    plain = training.Keeper.on_epoch_end
+    plain = fitting.Keeper.on_epoch_end
     monkeypatch.setattr(
-        training.Keeper, "on_epoch_end",
+        fitting.Keeper, "on_epoch_end",
         lambda self, epoch, logs: plain(self, epoch, {**logs, "val_loss": next(losses)}),
     )
     model, position = train("vae", tmp_path)
@@ -245,9 +245,9 @@ def test_best_weights_on_validation_are_kept(tmp_path, monkeypatch):
 @pytest.mark.full
 def test_patience_stops_early_also_across_a_resume(tmp_path, monkeypatch):
     values = {1: 5.0, 2: 6.0, 3: 7.0, 4: 8.0}
-    plain = training.Keeper.on_epoch_end
+    plain = fitting.Keeper.on_epoch_end
     monkeypatch.setattr(
-        training.Keeper, "on_epoch_end",
+        fitting.Keeper, "on_epoch_end",
         lambda self, epoch, logs: plain(self, epoch, {**logs, "val_loss": values[epoch + 1]}),
     )
     interrupted("vae", tmp_path, 4, monkeypatch, epochs=4, patience=2)
@@ -275,7 +275,7 @@ def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(tmp_path):
         expected = f"step {first + 1} (epoch 1, batch {first + 1})"
     else:
         expected = "step 7 (epoch 2, batch 3)"
-    with pytest.raises(training.NotFinite) as error:
+    with pytest.raises(fitting.NotFinite) as error:
         train("vae", tmp_path, feed)
     assert expected in str(error.value) and "min nan" in str(error.value)
     assert "checkpoint" in str(error.value)
@@ -298,7 +298,7 @@ def test_history_holds_train_and_validation(tmp_path):
 
 
 def test_steps_per_call_is_chosen_from_the_time_of_a_step():
-    assert 1 <= training.steps_per_call(build("vae"), images(16)) <= training.MOST_STEPS_PER_CALL
+    assert 1 <= fitting.steps_per_call(build("vae"), images(16)) <= fitting.MOST_STEPS_PER_CALL
 
 
 # ---- XLA -------------------------------------------------------------------------------------------------
@@ -307,9 +307,9 @@ def test_steps_per_call_is_chosen_from_the_time_of_a_step():
 def test_xla_is_off_for_convolutions_on_a_cpu(monkeypatch):
     dense, conv = build("ae"), build("ae", encoder="conv", decoder="conv", num_filters=2)
     params = hparams("ae")
-    assert training.uses_xla(dense, params)
-    assert not training.uses_xla(dense, dataclasses.replace(params, jit_compile=False))
+    assert fitting.uses_xla(dense, params)
+    assert not fitting.uses_xla(dense, dataclasses.replace(params, jit_compile=False))
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
-    assert not training.uses_xla(conv, params)
+    assert not fitting.uses_xla(conv, params)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a GPU"])
-    assert training.uses_xla(conv, params)
+    assert fitting.uses_xla(conv, params)

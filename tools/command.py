@@ -50,7 +50,7 @@ def told(main: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
             return main(argv)
         except Exception as error:
             use_package()
-            from pae_zoo import launch
+            from pae_zoo.experiment import launch
 
             return launch.tell(error, argv)
 

@@ -78,9 +78,10 @@ def functional_step(model, hparams) -> Step:
 def write(folder: str, steps: int, argv: list[str]) -> int:
     """Lowers the step of the model that the launcher's flags describe into the new folder `folder`."""
     use_package()
-    from pae_zoo import launch, models
+    from pae_zoo import models
     from pae_zoo.core import files
     from pae_zoo.core.errors import UserError
+    from pae_zoo.experiment import launch
 
     try:
         argv = launch.expand_flagfiles(argv)

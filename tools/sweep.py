@@ -93,7 +93,8 @@ def parse_seeds(text: str) -> list[int]:
 
 def make_plans(points, seeds: Sequence[int], out: Path, common: Sequence[str]) -> list[Plan]:
     """Returns all runs, their flags checked by the launcher's own parser; raises ValueError."""
-    from pae_zoo import launch, models
+    from pae_zoo import models
+    from pae_zoo.experiment import launch
 
     common = launch.expand_flagfiles(common)
     for word in common:
@@ -126,7 +127,7 @@ def make_plans(points, seeds: Sequence[int], out: Path, common: Sequence[str]) -
 def is_finished(plan: Plan) -> bool:
     """Whether the work directory holds this very run, finished; raises ValueError for another run."""
     from pae_zoo.core import hparams as hp
-    from pae_zoo.run import Run
+    from pae_zoo.experiment.workdir import Run
 
     run = Run(plan.workdir)
     if not run.exists:

@@ -9,7 +9,7 @@ from typing import Any, Sequence
 
 def metrics_of(plan, chosen: Sequence[str]) -> dict[str, float]:
     """Returns the run's numbers: those chosen, or all test/*."""
-    from pae_zoo.run import Run
+    from pae_zoo.experiment.workdir import Run
 
     found = Run(plan.workdir).read_metrics()
     names = chosen or [name for name in found if name.startswith("test/")]
@@ -52,7 +52,7 @@ def markdown(metrics: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
 
 def write_tables(out: Path, plans: Sequence, values: dict[Path, dict[str, float]]) -> str:
     """Writes table.md, table.csv and runs.csv; returns the text of table.md."""
-    from pae_zoo.run import Run
+    from pae_zoo.experiment.workdir import Run
 
     metrics, rows = summarise(plans, values)
     text = markdown(metrics, rows)

@@ -181,7 +181,7 @@ class DrawnNetworks(LinearGaussian):
 
 
 class StandInRun:
-    """The two paths and the atomic writer of `pae_zoo.run.Run`."""
+    """The two paths and the atomic writer of `pae_zoo.experiment.workdir.Run`."""
 
     def __init__(self, workdir):
         self.workdir = Path(workdir)

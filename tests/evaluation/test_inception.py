@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pae_zoo import launch
 from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation import inception, quality
+from pae_zoo.experiment import launch
 
 
 def old_graph(num_features=2048, output="pool_3"):

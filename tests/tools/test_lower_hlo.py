@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from battery import build, hparams, images
 
-from pae_zoo import training
+from pae_zoo.experiment import fitting
 
 STEPS, BATCH = 3, 8
 DROPOUT = dict(encoder="resnet_fc", decoder="resnet_fc", dense_size=8, num_layers=1, dropout_rate=0.3)
@@ -40,7 +40,7 @@ def test_the_functional_step_is_the_models_step(name, changes):
     before = [np.array(v) for v in model.trainable_variables]
     for found, array in zip(before, step.initial):  # nothing was assigned
         np.testing.assert_array_equal(found, array)
-    model.compile(optimizer=training.make_optimizer(params, STEPS), jit_compile=False)
+    model.compile(optimizer=fitting.make_optimizer(params, STEPS), jit_compile=False)
     np.testing.assert_allclose(losses, [float(model.update(tf.constant(batch))) for batch in x], rtol=1e-5)
     variables = [*model.trainable_variables, *model.non_trainable_weights]
     for variable, found in zip(variables, carried):

@@ -12,7 +12,7 @@ import pytest
 import sweep
 import sweep_tables
 
-from pae_zoo.run import Run
+from pae_zoo.experiment.workdir import Run
 
 
 def test_grid_is_a_product_in_order():

@@ -17,21 +17,21 @@ def fit(baton: Baton, argv: list[str]) -> None:
     Validation is not counted, since nobody else validates; everything else is: order of the data, callbacks,
     progress bar, TensorBoard, checkpoints.
     """
-    from pae_zoo import training
+    from pae_zoo.experiment import fitting
 
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         session = make_session([*argv, f"--workdir={folder}/run"])
         session.model.adapt(session.dataset.train.x)
         session.run.write_config(session.hparams)
         _watch(session.model, baton, session.feed.steps_per_epoch)
-        training.train(session.model, session.feed, session.hparams, session.run)
+        fitting.train(session.model, session.feed, session.hparams, session.run)
 
 
 def first_step(argv: list[str]) -> None:
     """Ends the process, status 0, as soon as the launcher's path has taken its first training step."""
     import keras
 
-    from pae_zoo import training
+    from pae_zoo.experiment import fitting
 
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -40,7 +40,7 @@ def first_step(argv: list[str]) -> None:
     session = make_session([*argv, "--steps_per_call=1"])
     session.model.adapt(session.dataset.train.x)
     _add_callbacks(session.model, [], [Stop()])
-    training.train(session.model, session.feed, session.hparams, session.run)
+    fitting.train(session.model, session.feed, session.hparams, session.run)
 
 
 def arrays(baton: Baton, argv: list[str], steps: int) -> None:
@@ -117,8 +117,9 @@ def step_shapes(network: Network, batch_size: int) -> list[tuple[int, int, int]]
 
 def make_session(argv: list[str]):
     """Returns the launcher's session for its flags."""
-    from pae_zoo import launch, models
-    from pae_zoo.session import prepare
+    from pae_zoo import models
+    from pae_zoo.experiment import launch
+    from pae_zoo.experiment.session import prepare
 
     module = models.find(launch.value_of(argv, "model", "vae"))
     hparams, _ = launch.parse(module.HParams, argv)

@@ -115,7 +115,8 @@ def train(baton: Baton, argv: list[str], net: Net, steps: int, xla: Optional[boo
     import keras
     import tensorflow as tf
 
-    from pae_zoo import launch, models
+    from pae_zoo import models
+    from pae_zoo.experiment import launch
 
     module = models.find(launch.value_of(argv, "model", "ae"))
     flags = [f"--hidden_units={','.join(map(str, net.widths[1:-1]))}", f"--latent_dim={net.widths[-1]}",

@@ -38,8 +38,9 @@ def export(workdir: str, pairs: int) -> None:
 
 def load(workdir: str, pairs: int):
     """Returns (manifold, start, end, decoder): the ensemble of a run, and the codes of pairs of its test data."""
-    from pae_zoo import geometry, launch
-    from pae_zoo.run import Run
+    from pae_zoo import geometry
+    from pae_zoo.experiment import launch
+    from pae_zoo.experiment.workdir import Run
 
     run = Run(workdir)
     model, dataset = run.load_model(), launch.load_dataset(run.read_hparams())

@@ -43,7 +43,8 @@ def build(argv: list[str], sizes: Sizes):
     """Returns the model of the launcher's flags, ready to train as the launcher trains it."""
     import keras
 
-    from pae_zoo import launch, models
+    from pae_zoo import models
+    from pae_zoo.experiment import launch
 
     module = models.find(launch.value_of(argv, "model", "vae"))
     hparams, _ = launch.parse(module.HParams, [*argv, *sizes.flags()])

@@ -90,7 +90,7 @@ def group_of(group):
 
 def run_main(module, argv):
     """As `python -m module argv`: returns the exit status."""
-    launch = importlib.import_module("pae_zoo.launch")
+    launch = importlib.import_module("pae_zoo.experiment.launch")
     found = importlib.import_module(module)
     sys.argv = ["-m", *argv]
     return launch.run(found.main, argv)
@@ -110,7 +110,7 @@ def guarded(function):
 
 
 def call(code, folder):
-    launch = importlib.import_module("pae_zoo.launch")
+    launch = importlib.import_module("pae_zoo.experiment.launch")
     return launch.run(lambda argv: exec(compile(code, "case", "exec"), {"D": folder, "__name__": "case"}), [])
 
 

@@ -11,10 +11,10 @@ from typing import Any, Callable, Iterator, Optional
 
 import numpy as np
 
-from pae_zoo import saved
 from pae_zoo.core import files, reading
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
+from pae_zoo.experiment import saved
 
 PACKAGES = (
     "pae_zoo", "tensorflow", "tensorflow-probability", "keras", "numpy", "scipy", "scikit-learn", "matplotlib",

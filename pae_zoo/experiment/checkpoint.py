@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.run import Run
+from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass

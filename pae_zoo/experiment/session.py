@@ -6,14 +6,15 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from pae_zoo import data, evaluation, launch, report, training
-from pae_zoo.checkpoint import Position
+from pae_zoo import data, evaluation
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import sizes
 from pae_zoo.core.errors import UserError
 from pae_zoo.data.pipelines import Feed
+from pae_zoo.experiment import console, fitting, launch
+from pae_zoo.experiment.checkpoint import Position
+from pae_zoo.experiment.workdir import Run
 from pae_zoo.models.base import Autoencoder, Stage
-from pae_zoo.run import Run
 
 # Shared training flags belong to the first stage; a later one starts from these and its own settings.
 NEUTRAL = dict(max_steps=0, optimizer="adam", lr_schedule="constant", weight_decay=0.0, clip_norm=0.0, patience=0)
@@ -42,7 +43,7 @@ def prepare(hparams, module) -> Session:
     dataset = launch.load_dataset(hparams)
     data.check_steps(dataset, hparams.preprocess, hparams.augment)
     augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
-    steps = training.total_steps(hparams, len(dataset.train.x) // _batch_size(hparams, len(dataset.train.x)))
+    steps = fitting.total_steps(hparams, len(dataset.train.x) // _batch_size(hparams, len(dataset.train.x)))
     evaluation.check_data(hparams, tasks_of(hparams, module.MODEL), dataset)
     with sizes.affordable(hparams):
         model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
@@ -59,7 +60,7 @@ def inherit(hparams, model_class, given: Collection[str]):
 
 def _feed(model, train, valid, hparams, augment=None) -> Feed:
     batch_size = _batch_size(hparams, len(train), say=True)
-    steps_per_call = hparams.steps_per_call or training.steps_per_call(model, train[:batch_size])
+    steps_per_call = hparams.steps_per_call or fitting.steps_per_call(model, train[:batch_size])
     return Feed(train, valid, batch_size, seed=hparams.seed, steps_per_call=steps_per_call,
                 resident_bytes=hparams.resident_memory << 20, augment=augment)
 
@@ -67,13 +68,13 @@ def _feed(model, train, valid, hparams, augment=None) -> Feed:
 def finish(session: Session) -> int:
     """Trains, evaluates and saves; does only what is still to do. Returns the exit status."""
     hparams, run, feed = session.hparams, session.run, session.feed
-    steps = training.total_steps(hparams, feed.steps_per_epoch)
+    steps = fitting.total_steps(hparams, feed.steps_per_epoch)
     metrics = run.read_metrics()
     if metrics.get("train/steps_asked") == steps:
         print(f"{run.workdir} is finished: nothing to do. To train longer raise --epochs; to evaluate more: "
-              f"python -m pae_zoo.evaluate {report.flag('workdir', run.workdir)} --tasks=...")
+              f"python -m pae_zoo.evaluate {console.flag('workdir', run.workdir)} --tasks=...")
         return 0
-    xla = "on" if training.uses_xla(session.model, hparams) else "off"
+    xla = "on" if fitting.uses_xla(session.model, hparams) else "off"
     if hparams.jit_compile and xla == "off":
         xla = "off (on a CPU such steps are slower with it)"
     print(f"pae_zoo {hparams.model} on {session.dataset.name} {session.dataset.event_shape}: "
@@ -84,7 +85,7 @@ def finish(session: Session) -> int:
         if hparams.init_workdir:
             session.model.initialise_from(Run(hparams.init_workdir).load_model())
     run.write_config(hparams, session.dataset.event_shape, session.model)
-    position = training.train(session.model, feed, first_stage(session), run)
+    position = fitting.train(session.model, feed, first_stage(session), run)
     _tell_early_stop(position, hparams, run)
     session.model.measure(session.dataset.valid.x, session.dataset.train.x)
     later = [_train_stage(session, stage) for stage in session.model.later_stages(hparams)]
@@ -92,7 +93,7 @@ def finish(session: Session) -> int:
     found = {**session.model.findings(), **session.model.timings(session.dataset.train.x[: hparams.batch_size])}
     if found:
         found |= _step_seconds(run.read_history())
-        training.write_scalars(run, position.steps, found)
+        fitting.write_scalars(run, position.steps, found)
     start = time.monotonic()
     context = evaluation.Context(session.model, session.dataset, hparams, run, seed=hparams.seed)
     values = evaluation.evaluate(context, tasks_of(hparams, type(session.model)), run.merge_metrics)
@@ -133,10 +134,10 @@ def _train_stage(session: Session, stage: Stage) -> dict[str, Any]:
     train, valid = stage.inputs(session.dataset.train.x), stage.inputs(session.dataset.valid.x)
     feed = _feed(stage.part, train, valid, hparams)
     print(f"{run.label}{len(train)} training data of shape {train.shape[1:]}, {stage.part.count_params():,} weights, "
-          f"{training.total_steps(hparams, feed.steps_per_epoch)} steps", flush=True)
+          f"{fitting.total_steps(hparams, feed.steps_per_epoch)} steps", flush=True)
     if not run.has_checkpoint:
         stage.part.adapt(train)
-    position = training.train(stage.part, feed, hparams, run)
+    position = fitting.train(stage.part, feed, hparams, run)
     _tell_early_stop(position, hparams, run)
     best = [line for line in run.read_history() if line["epoch"] == (position.best_epoch or position.epoch)]
     means = {key: value for line in best for key, value in line.items() if "/" in key}
@@ -164,13 +165,13 @@ def tasks_of(hparams, model_class) -> tuple[str, ...]:
 
 def tell(run: Run) -> None:
     """Prints the metrics, where the pictures are, and what to do next."""
-    print("\n".join(report.lines(run.read_metrics()) + report.pictures(run.figures.glob("*.png"))))
-    here = report.flag("workdir", run.workdir)
+    print("\n".join(console.lines(run.read_metrics()) + console.pictures(run.figures.glob("*.png"))))
+    here = console.flag("workdir", run.workdir)
     print(f"""Next:
   python -m pae_zoo.evaluate {here} --tasks=generation,ood
   python -m pae_zoo.apply {here} --input=folder:DIR --outputs=codes,reconstruction --out=codes.npz
-  python -m pae_zoo.export {here} {report.flag("export_dir", f"serving/{run.workdir.name}")}
-  tensorboard {report.flag("logdir", run.tensorboard)}""", flush=True)
+  python -m pae_zoo.export {here} {console.flag("export_dir", f"serving/{run.workdir.name}")}
+  tensorboard {console.flag("logdir", run.tensorboard)}""", flush=True)
 
 
 def _check_same(run: Run, hparams, model_class) -> None:

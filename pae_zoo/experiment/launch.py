@@ -9,9 +9,9 @@ from typing import Any, Callable, Sequence
 
 from absl import flags
 
-from pae_zoo import flagfiles
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError, one_line
+from pae_zoo.experiment import flagfiles
 
 #: in the work directory of a run: what an error that nobody foresaw came from
 TRACEBACK = "error.txt"
@@ -45,7 +45,7 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
 def tell(error: Exception, argv: Sequence[str]) -> int:
     """Prints an error of the command `argv` in one line and returns the exit status."""
     from pae_zoo.core import sizes
-    from pae_zoo.training import Interrupted
+    from pae_zoo.experiment.fitting import Interrupted
 
     if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from pae_zoo import checkpoint
-from pae_zoo.checkpoint import Position
 from pae_zoo.core.errors import UserError
 from pae_zoo.data.pipelines import Feed
-from pae_zoo.run import Run
+from pae_zoo.experiment import checkpoint
+from pae_zoo.experiment.checkpoint import Position
+from pae_zoo.experiment.workdir import Run
 
 # One call of the compiled step should not keep a signal or the progress bar waiting longer than this.
 SECONDS_PER_CALL = 2.0
