@@ -3,7 +3,9 @@
 import dataclasses
 import sys
 
-from pae_zoo import applying, evaluation, results, user_data
+from pae_zoo import evaluation
+from pae_zoo.applying import inputs, results
+from pae_zoo.applying import outputs as applying
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import launch
@@ -51,7 +53,7 @@ def main(argv: list[str]) -> int:
     launch.set_device(options.device)
     model = run.load_model()
     form = results.check_out(options.out, options.outputs, model.event_shape)
-    found = user_data.read(options.input, model.event_shape, hparams, options, given)
+    found = inputs.read(options.input, model.event_shape, hparams, options, given)
     batch_size = min(options.batch_size or hparams.batch_size, len(found.x))
     hparams = dataclasses.replace(hparams, batch_size=batch_size, jit_compile=options.jit_compile)
     context = evaluation.Context(model, None, hparams, run, seed=options.seed)

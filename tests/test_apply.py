@@ -13,7 +13,8 @@ import pytest
 from battery import EVENT_SHAPE, build, hparams, images
 from PIL import Image
 
-from pae_zoo import apply, applying, evaluation, results, user_data
+from pae_zoo import apply, evaluation
+from pae_zoo.applying import inputs, outputs, results
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import launch
 from pae_zoo.experiment.workdir import Run
@@ -62,7 +63,7 @@ def test_a_folder_with_links_and_other_files(pictures, tmp_path):
         (tmp_path / name).symlink_to(folder / "b" if name == "train" else folder)
     (tmp_path / "notes.txt").write_text("no picture")
     flags = argparse.Namespace(dataset="digits", crop="", image_size=0, grey=False, invert=False, limit=0)
-    found = user_data.read(f"folder:{tmp_path}", (8, 8, 1), flags, flags, set())
+    found = inputs.read(f"folder:{tmp_path}", (8, 8, 1), flags, flags, set())
     inner = [f"train/{name[2:]}" for name in names if name.startswith("b/")]
     assert found.names == [f"Test/{name}" for name in names] + inner
     np.testing.assert_array_equal(found.x[: len(x)], x)
@@ -72,7 +73,7 @@ def test_a_folder_with_links_and_other_files(pictures, tmp_path):
     for name, words in (("npz:{}/zz.npz", "zz.npz is a pipe"), ("folder:{}", "zz.png is a pipe"),
                         ("folder:{}/zz.npz", "zz.npz is a pipe")):  # fmt: skip
         with pytest.raises(UserError, match=words):
-            user_data.read(name.format(tmp_path), (8, 8, 1), flags, flags, set())
+            inputs.read(name.format(tmp_path), (8, 8, 1), flags, flags, set())
 
 
 ALL = ("codes", "reconstruction", "elbo", "ood_scores", "log_likelihood")
@@ -174,12 +175,12 @@ def test_zip_archives_and_grey_pictures_for_a_colour_model(tmp_path):
 
 def test_flags_replace_what_the_run_did(vae, tmp_path):
     params = hparams("vae", crop="6,6", invert=True, dataset="omniglot")
-    geometry = user_data.geometry_of(params, apply.Flags(), set(), (8, 8, 1))
+    geometry = inputs.geometry_of(params, apply.Flags(), set(), (8, 8, 1))
     assert (geometry.crop, geometry.size, geometry.grey, geometry.invert) == ((6, 6), 0, False, True)
-    native = user_data.geometry_of(params, apply.Flags(), set(), (105, 105, 1))
+    native = inputs.geometry_of(params, apply.Flags(), set(), (105, 105, 1))
     assert (native.size, native.grey, native.invert) == (28, True, False)
     given = {"crop", "image_size", "invert"}
-    changed = user_data.geometry_of(params, apply.Flags(image_size=6), given, (105, 105, 1))
+    changed = inputs.geometry_of(params, apply.Flags(image_size=6), given, (105, 105, 1))
     assert (changed.crop, changed.size, changed.grey, changed.invert) == ((), 6, True, False)
     model, workdir = vae
     np.savez(tmp_path / "cropped.npz", x=images(3))
@@ -250,7 +251,7 @@ def test_what_was_computed_is_kept_where_it_cannot_be_written(vae, pictures, tmp
 
 
 def test_outputs_before_one_that_fails_are_kept(vae, pictures, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(applying.WHOLE, "restoration", lambda *args: lambda: 1 / 0)
+    monkeypatch.setitem(outputs.WHOLE, "restoration", lambda *args: lambda: 1 / 0)
     flags = (f"--workdir={vae[1]}", f"--input=folder:{pictures[0]}", "--outputs=codes,restoration", "--mask=none")
     assert command(*flags, f"--out={tmp_path}/o.npz") == 1
     (kept,) = tmp_path.iterdir()
@@ -323,7 +324,7 @@ def test_vectors_and_their_reconstructions(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "a.npz")["reconstruction"], model(x), rtol=1e-5, atol=1e-5)
     assert command(*flags, f"--out={tmp_path}/folder") == 2
     with pytest.raises(UserError, match="are for images"):
-        user_data.check_shape((5,), (5,), dataclasses.replace(user_data.Geometry(), grey=True), "npz:mine.npz")
+        inputs.check_shape((5,), (5,), dataclasses.replace(inputs.Geometry(), grey=True), "npz:mine.npz")
 
 
 def test_every_output_is_in_the_help(capsys):
@@ -343,6 +344,6 @@ def test_any_number_of_rows(name):
     wanted = model(x)
     for rows in (1, size, size + 1, 3 * size + 1):
         context = evaluation.Context(model, None, params, None, seed=3)
-        found = context.map_batches(functools.partial(applying.reconstruction, context, None), x[:rows], "rows")
+        found = context.map_batches(functools.partial(outputs.reconstruction, context, None), x[:rows], "rows")
         np.testing.assert_allclose(found["reconstruction"], wanted[:rows], rtol=1e-4, atol=1e-5)
         assert context.rows_at_once(rows) >= size

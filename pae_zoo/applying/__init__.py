@@ -1,0 +1,1 @@
+"""A trained run on a user's data: what it reads, computes and writes."""
