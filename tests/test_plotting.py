@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pae_zoo import plotting
+from pae_zoo.plotting import figures as plotting
 
 RNG = np.random.default_rng(0)
 

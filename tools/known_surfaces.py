@@ -36,7 +36,7 @@ def sphere(out: Path, pairs: int) -> None:
     """Compares geodesics of the unit sphere, in the stereographic chart, with great circles."""
     import surfaces
 
-    from pae_zoo import plotting
+    from pae_zoo.plotting import figures
 
     start, end = surfaces.disk(pairs), surfaces.disk(pairs, seed=1)
     truth = surfaces.great_circles(start, end)
@@ -53,12 +53,12 @@ def sphere(out: Path, pairs: int) -> None:
     lines = surfaces.solver(surfaces.sphere, 2, num_points=128).straight(start, end)
     print(f"  straight line  {np.abs(lines.lengths['rms'] / truth - 1).max():.1e}")
     far = np.argsort(-np.abs(lines.lengths["rms"] / truth - 1))[:6]
-    figure = plotting.new_figure(6.2, 6.2)
+    figure = figures.new_figure(6.2, 6.2)
     axes = figure.add_subplot(projection="3d")
     u, v = np.mgrid[0 : 2 * np.pi : 60j, 0 : np.pi : 30j]
     axes.plot_wireframe(np.cos(u) * np.sin(v), np.sin(u) * np.sin(v), np.cos(v), color="0.85", linewidth=0.4)
     t = np.linspace(0, 1, 200)
-    for row, colour in zip(far, plotting.COLOURS):
+    for row, colour in zip(far, figures.COLOURS):
         for curves, style in ((found.curves, "-"), (lines.curves, ":")):
             points = surfaces.sphere(curves[[row]](t)[0]).numpy()
             axes.plot(*points.T, color=colour, linestyle=style, linewidth=2.2 if style == "-" else 1.4)
@@ -76,8 +76,9 @@ def ring(out: Path, steps: int) -> None:
     """Trains an ensemble on a circle in ten dimensions and joins points by geodesics of each energy."""
     import surfaces
 
-    from pae_zoo import geometry, plotting_geometry
-    from pae_zoo.plotting_uncertainty import Plane
+    from pae_zoo import geometry
+    from pae_zoo.plotting import geometry as plotting_geometry
+    from pae_zoo.plotting.uncertainty import Plane
 
     began = time.perf_counter()
     decoder, codes, angles = surfaces.ring(steps)

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import plotting
 from pae_zoo.core import seeds
 from pae_zoo.evaluation import latent_use
 from pae_zoo.evaluation.context import Context, to_unit
 from pae_zoo.evaluation.likelihood import log_det
 from pae_zoo.evaluation.local_posteriors import FAMILIES, Gaussians, LocalPosteriors, summaries
 from pae_zoo.evaluation.reconstruction import standard_error
+from pae_zoo.plotting import figures
 
 SHOWN_IMAGES = 8
 SHOWN_SAMPLES = 100
@@ -179,25 +179,25 @@ def draw_climb(context: Context, joint: np.ndarray) -> None:
         panels[name] = (values.mean(axis=0), values.mean(axis=0) - error, values.mean(axis=0) + error)
     title = f"{context.dataset.name}: log p(x, mu_t) after t updates, {len(joint):,} test data, band: standard error"
     labels = ("log p(x, mu_t), nats", "log p(x, mu_t) - log p(x, mu_0), nats")
-    context.figure("amortisation_climb", plotting.curves(panels, title, "updates t", labels))
+    context.figure("amortisation_climb", figures.curves(panels, title, "updates t", labels))
 
 
 def draw_path(context: Context, x: np.ndarray, means: np.ndarray) -> None:
     """Saves a row per image: the datum, its reconstruction at every mu_t, and what the updates changed."""
     shown, x = means[:SHOWN_IMAGES], to_unit(x[:SHOWN_IMAGES])
     last = shown.shape[1] - 1
-    pictures = [plotting.to_rgb(x), *(plotting.to_rgb(shown[:, t]) for t in range(last + 1))]
+    pictures = [figures.to_rgb(x), *(figures.to_rgb(shown[:, t]) for t in range(last + 1))]
     labels, note = ["datum", *(f"mu_{t}" for t in range(last + 1))], ""
     title = f"{context.dataset.name}, {len(x)} test data:\ndecoder means at the mean of q(z|x)"
     if last:
         title = f"{context.dataset.name}, {len(x)} test data: decoder means at mu_t, after t updates"
         change = shown[:, last] - shown[:, 0]
         limit = max(float(np.abs(change).mean(axis=-1).max()), 1e-6)
-        pictures.append(plotting.signed_rgb(change, limit))
+        pictures.append(figures.signed_rgb(change, limit))
         labels.append("change")
         note = f"change = mu_{last} - mu_0: red +{limit:.2f}, white 0, blue -{limit:.2f}"
     table = np.stack(pictures, axis=1)
-    context.figure("amortisation_path", plotting.image_table(table, title, column_labels=labels, note=note))
+    context.figure("amortisation_path", figures.image_table(table, title, column_labels=labels, note=note))
 
 
 # ---- TensorBoard, with upstream's tags -----------------------------------------------------------------
@@ -211,7 +211,7 @@ def write_path(context: Context, found: dict[str, np.ndarray]) -> None:
     if context.is_image:
         for t in range(last + 1):
             tag = "reconstruction_mu" if t == last else f"reconstruction_mu/{t}"
-            context.board.images(tag, plotting.square(found["means"][:SHOWN_SAMPLES, t]))
+            context.board.images(tag, figures.square(found["means"][:SHOWN_SAMPLES, t]))
 
 
 def write_board(context: Context, x: np.ndarray, found: dict[str, np.ndarray]) -> None:
@@ -232,7 +232,7 @@ def write_board(context: Context, x: np.ndarray, found: dict[str, np.ndarray]) -
     log_p = found[f"{best_proposal(found)}log_likelihood"] - found["log_det"]
     context.board.scalars({**means, "test/loss": sum(means.values()), "test/loglikelihood": log_p.mean()})
     if context.is_image:
-        context.board.images("data", plotting.square(to_unit(x[:SHOWN_SAMPLES])))
-        context.board.images("reconstruction_z", plotting.square(drawn["means"][:SHOWN_SAMPLES]))
+        context.board.images("data", figures.square(to_unit(x[:SHOWN_SAMPLES])))
+        context.board.images("reconstruction_z", figures.square(drawn["means"][:SHOWN_SAMPLES]))
         samples = context.compile(lambda seed: model.sample(SHOWN_SAMPLES, seed))(context.seed_for("samples"))
-        context.board.images("generated", plotting.square(samples.numpy()))
+        context.board.images("generated", figures.square(samples.numpy()))

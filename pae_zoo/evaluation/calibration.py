@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from pae_zoo import plotting, plotting_uncertainty
 from pae_zoo.data import preprocessing
 from pae_zoo.evaluation import calibration_metrics as metrics
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, to_unit
 from pae_zoo.evaluation.likelihood import has_bits
 from pae_zoo.evaluation.predictions import Predictions, mean_and_std, predict
 from pae_zoo.evaluation.reconstruction import standard_error
+from pae_zoo.plotting import figures, uncertainty
 
 SHOWN_IMAGES = 8
 DENSITY_KEYS = ("calibration/log_prob", "calibration/log_prob_stderr", "calibration/nll_bits_per_dim")
@@ -55,7 +55,7 @@ def report_ranks(context: Context, found: Predictions) -> Iterator[tuple[str, fl
     context.table("calibration_bins.csv", dict(zip(names, zip(*rows))))
     title = f"{_title(context, found)}: error of the mean reconstruction by its uncertainty"
     label = "mean SSE (y squared)"
-    figure = plotting_uncertainty.errors_by_uncertainty(deciles, widths, found.sse.mean(), title, label)
+    figure = uncertainty.errors_by_uncertainty(deciles, widths, found.sse.mean(), title, label)
     _save(context, "calibration_errors", figure)
 
 
@@ -78,7 +78,7 @@ def report_values(context: Context, found: Predictions) -> Iterator[tuple[str, f
     groups = {name: (predicted, observed) for name, (predicted, observed, _) in bins.items()}
     covered = {name: part.coverage() for name, part in drawn.items()}
     title = f"{_title(context, found)}: predicted std against error, ENCE {found.total.ence():.3f}"
-    figure = plotting_uncertainty.reliability(groups, covered, metrics.LEVELS, title, "units of y")
+    figure = uncertainty.reliability(groups, covered, metrics.LEVELS, title, "units of y")
     _save(context, "calibration_reliability", figure)
 
 
@@ -102,9 +102,9 @@ def _show_images(context: Context) -> None:
     for name, split in (("train", context.dataset.train), ("val", context.dataset.valid)):
         x = split.x[:SHOWN_IMAGES]
         mean, std = mean_and_std(context, x)
-        variance = plotting.positive_rgb(std**2, max(float((std**2).mean(axis=-1).max()), 1e-12))
+        variance = figures.positive_rgb(std**2, max(float((std**2).mean(axis=-1).max()), 1e-12))
         rows = {"orig": to_unit(x), "recons": context.reconstruct(x), "mean_recons": mean}
-        for tag, row in {**{tag: plotting.to_rgb(row) for tag, row in rows.items()}, "var_recons": variance}.items():
+        for tag, row in {**{tag: figures.to_rgb(row) for tag, row in rows.items()}, "var_recons": variance}.items():
             context.board.images(f"{name}/{tag}_images", row[None])
 
 

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pae_zoo import plotting_geometry
 from pae_zoo.evaluation import latent_geometry
 from pae_zoo.evaluation.context import Context
 from pae_zoo.geometry.distances import pairwise_distances
-from pae_zoo.plotting_geometry import Clustering
+from pae_zoo.plotting import geometry
+from pae_zoo.plotting.geometry import Clustering
 
 RESTARTS = 10
 MOST_SWEEPS = 100
@@ -181,6 +181,6 @@ def _report(context: Context, chosen, codes, distances, results: dict[str, Medoi
             where, found.clusters, found.medoids, caption)
     title = f"{context.dataset.name}: k-medoids of {len(chosen)} test data, shown by their labels; medoids are ringed"
     axes = ("z[0]", "z[1]") if plane else ("first axis", "second axis")
-    figure = plotting_geometry.clusters(panels, names, title, axes)
+    figure = geometry.clusters(panels, names, title, axes)
     context.board.figure("clustering", figure)
     context.figure("clustering", figure)

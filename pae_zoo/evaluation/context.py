@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import plotting
 from pae_zoo.core import seeds
 from pae_zoo.evaluation.tensorboard import Board
+from pae_zoo.plotting import figures as plotting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

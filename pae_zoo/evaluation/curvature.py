@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import curvature, plotting_uncertainty
+from pae_zoo import curvature
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.calibration_metrics import spearman
 from pae_zoo.evaluation.context import UNSUPPORTED, Context
+from pae_zoo.plotting import uncertainty
 
 REFERENCE = "exact"
 
@@ -52,7 +53,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     columns |= {method: [values[part].sum() for part in layers.values()] for method, values in found.items()}
     context.table("curvature.csv", columns)
     title = f"{context.dataset.name}, {len(x):,} data: summed diagonal of each layer, as a multiple of the exact one"
-    figure = plotting_uncertainty.ratios({name: list(values.values()) for name, values in ratios.items()},
+    figure = uncertainty.ratios({name: list(values.values()) for name, values in ratios.items()},
                                          list(layers), title)
     context.board.figure("curvature", figure)
     context.figure("curvature", figure)

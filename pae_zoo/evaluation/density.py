@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from pae_zoo import plotting
 from pae_zoo.evaluation import detection, ood, quality
 from pae_zoo.evaluation.baselines import BASELINES, Density
 from pae_zoo.evaluation.context import Context
+from pae_zoo.plotting import figures
 
 check_data = ood.check_data
 DRAWS = 10_000
@@ -73,7 +73,7 @@ def _gaussianisation(context: Context, codes: np.ndarray) -> Iterator[tuple[str,
     generator = np.random.default_rng(context.seed)
     groups = {"codes of test data": square, "draws of N(0, I)": generator.chisquare(u.shape[1], len(u))}
     title = f"{context.dataset.name}: squared length of base variables, K = {u.shape[1]}"
-    context.figure("density_base", plotting.histogram(groups, title, "|u|^2"))
+    context.figure("density_base", figures.histogram(groups, title, "|u|^2"))
 
 
 def _manifold(context: Context) -> Iterator[tuple[str, Any]]:
@@ -101,7 +101,7 @@ def _samples(context: Context, densities: dict[str, Density], codes: np.ndarray)
     raw = np.random.default_rng(context.seed).normal(size=(SHOWN, codes.shape[1])).astype(np.float32)
     shown = np.stack([context.decode(z[:SHOWN]) for z in (*latents.values(), raw)])
     title = f"{context.dataset.name}: decoded samples of each density of the codes"
-    context.figure("density_samples", plotting.image_table(shown, title, [*latents, "N(0, I)"]))
+    context.figure("density_samples", figures.image_table(shown, title, [*latents, "N(0, I)"]))
     try:
         num = quality.num_images(context)
     except NotImplementedError as error:

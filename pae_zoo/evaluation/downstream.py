@@ -6,9 +6,9 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import plotting_uncertainty
 from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence, to_unit
+from pae_zoo.plotting import uncertainty
 
 MOST_NEIGHBOURS = 10
 # Held-out points by which the number of neighbours is chosen: more change nothing and take long.
@@ -170,6 +170,6 @@ def report(context: Context, counts: list[int], results: dict[str, Optional[np.n
               for kind, found in results.items()}  # fmt: skip
     chance = 1.0 / len(np.unique(context.dataset.train.y))
     title = f"{context.dataset.name}: nearest neighbours among codes\nmean and sd over {repeats} choices of labels"
-    figure = plotting_uncertainty.accuracy_by_labels(counts, groups, chance, title)
+    figure = uncertainty.accuracy_by_labels(counts, groups, chance, title)
     context.board.figure("downstream", figure)
     context.figure("downstream", figure)

@@ -5,9 +5,9 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pae_zoo import plotting
 from pae_zoo.evaluation import quality
 from pae_zoo.evaluation.context import Context, Projection, to_unit
+from pae_zoo.plotting import figures
 
 SHOWN_SAMPLES = 100
 SHOWN_POINTS = 2000
@@ -56,8 +56,8 @@ def draw_samples(context: Context) -> Iterator[tuple[str, Any]]:
         return
     samples = samples.numpy()
     if context.is_image:
-        table = plotting.square(samples)
-        context.figure("samples", plotting.image_table(table, f"{context.dataset.name}: samples of the model"))
+        table = figures.square(samples)
+        context.figure("samples", figures.image_table(table, f"{context.dataset.name}: samples of the model"))
         context.board.images("generated", table)
     else:
         test = context.dataset.test.x
@@ -91,7 +91,7 @@ def draw_latent_map(context: Context, codes: np.ndarray) -> Iterator[tuple[str, 
     if codes.shape[1] == 1:
         figure = project.draw({"codes": codes[chosen]}, title)
     else:
-        figure = plotting.latent_map(project(codes[chosen]), labels, title, project.labels)
+        figure = figures.latent_map(project(codes[chosen]), labels, title, project.labels)
     context.figure("latent_map", figure)
     if project.shares is not None:
         yield "generation/latent_map_variance", project.shares.sum()
@@ -129,7 +129,7 @@ def draw_strips(context: Context, name: str, space: str, starts: np.ndarray, end
     )
     labels = ["datum A", *(f"{w:.3g}" for w in np.linspace(0.0, 1.0, NUM_FRAMES)), "datum B"]
     title = f"{context.dataset.name}: decoded (1 - w) {space}(A) + w {space}(B), with w above each column"
-    context.figure(name, plotting.image_table(table, title, column_labels=labels))
+    context.figure(name, figures.image_table(table, title, column_labels=labels))
 
 
 def pairs(context: Context, labels: Optional[np.ndarray], num_data: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,13 +157,13 @@ def draw_latent_grid(context: Context, latents: np.ndarray, from_prior: bool) ->
     rows = [f"{second[i]:.2f}" if i in every else "" for i in range(GRID_SIDE)]
     source = "the prior" if from_prior else "the codes"
     title = f"{context.dataset.name}: decoded quantiles of {source}, z[0] to the right, z[1] upwards"
-    context.figure("latent_grid", plotting.image_table(table, title, rows, columns))
+    context.figure("latent_grid", figures.image_table(table, title, rows, columns))
 
 
 def write_projector(context: Context, codes: np.ndarray) -> None:
     """Writes the codes, with labels and small images, for TensorBoard's projector."""
     test = context.dataset.test
     chosen = context.choose(len(codes), context.board.capacity(context.dataset.event_shape), "projector")
-    images = plotting.to_rgb(to_unit(test.x[chosen])) if context.is_image else None
+    images = figures.to_rgb(to_unit(test.x[chosen])) if context.is_image else None
     context.board.embedding(codes[chosen], None if test.y is None else test.y[chosen], images)
 

@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pae_zoo import plotting, plotting_geometry
 from pae_zoo.evaluation import latent_geometry, latent_grid
 from pae_zoo.evaluation.context import Context, Projection
 from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.metrics import indicatrices, log_volume
 from pae_zoo.geometry.solver import Geodesics, Solver
-from pae_zoo.plotting_geometry import Background, Curve
-from pae_zoo.plotting_uncertainty import Plane
+from pae_zoo.plotting import figures, geometry
+from pae_zoo.plotting.geometry import Background, Curve
+from pae_zoo.plotting.uncertainty import Plane
 
 # Points of a path, at equal shares of its length, where uncertainty and distance to the data are measured.
 PATH_POINTS = 64
@@ -141,7 +141,7 @@ def _pictures(context: Context, solver: Solver, kind: str, pairs: np.ndarray, co
     speeds = [solver.lengths.local(found.curves[shown]).T for found in (curves.found, lines.found)]
     found = curves.found
     some = f" (the first {len(shown)} of {len(pairs)} pairs)" if len(shown) < len(pairs) else ""
-    figure = plotting_geometry.traces(found.trace[:, shown], lines.found.energy[shown], *speeds, found.converged[shown],
+    figure = geometry.traces(found.trace[:, shown], lines.found.energy[shown], *speeds, found.converged[shown],
                                       f"{name}: the search for geodesics{some}", kind)  # fmt: skip
     context.board.figure("geodesics_search", figure)
     context.figure("geodesics_search", figure)
@@ -157,7 +157,7 @@ def window(codes: np.ndarray, curves: np.ndarray) -> tuple[float, float, float, 
     low = np.minimum(centre - spread, curves.min(axis=0))
     high = np.maximum(centre + spread, curves.max(axis=0))
     sides = high - low
-    if sides.max() < plotting_geometry.LIKE_SIDES * sides.min():
+    if sides.max() < geometry.LIKE_SIDES * sides.min():
         low, high = low - (sides.max() - sides) / 2, high + (sides.max() - sides) / 2
     margin = MARGIN * np.maximum(high - low, 1e-6)
     (left, bottom), (right, top) = low - margin, high + margin
@@ -182,7 +182,7 @@ def _map(context: Context, kind: str, codes, curves: Paths, lines: Paths, good: 
     if project.shares is not None:
         title += "\nseen along the first two principal components of the codes"
     names = None if context.dataset.test.y is None else latent_geometry.label_names(context, shown)
-    figure = plotting_geometry.latent_geodesics(project(codes[shown]), names, drawn, background, title, project.labels)
+    figure = geometry.latent_geodesics(project(codes[shown]), names, drawn, background, title, project.labels)
     context.board.figure("geodesics", figure)
     context.figure("geodesics", figure)
 
@@ -210,7 +210,7 @@ def _magnification(context: Context, codes: np.ndarray, curves: np.ndarray) -> N
     shown = context.choose(len(codes), SHOWN_CODES, "geodesics")
     labels = None if context.dataset.test.y is None else latent_geometry.label_names(context, shown)
     title = f"{context.dataset.name}: magnification factor and indicatrices"
-    figure = plotting_geometry.magnification(background, codes[shown], labels, ellipses(context, extent), title,
+    figure = geometry.magnification(background, codes[shown], labels, ellipses(context, extent), title,
                                              ("z[0]", "z[1]"))  # fmt: skip
     context.board.figure("magnification", figure)
     context.figure("magnification", figure)
@@ -251,13 +251,13 @@ def _strips(context: Context, pairs, solver: Solver, curves: Paths, lines: Paths
         lengths = {name: found.lengths["rms"][pair] for name, found in kinds.items()}
         rows = {}
         for name, (images, std) in decoded.items():
-            rows[name] = plotting.to_rgb(images[number])
+            rows[name] = figures.to_rgb(images[number])
             if limit > 0:
-                rows[f"std, {name}"] = plotting.positive_rgb(std[number], limit)
+                rows[f"std, {name}"] = figures.positive_rgb(std[number], limit)
         title = f"test data {ends[0]} to {ends[1]}: length " + ", ".join(f"{k} {v:.4g}" for k, v in lengths.items())
         groups[title] = rows
     note = f"std of the outputs: black 0, pale yellow {limit:.3g} (units of y)" if limit > 0 else ""
-    figure = plotting_geometry.strips(groups, f"{context.dataset.name}: decoded at equal steps of length", note)
+    figure = geometry.strips(groups, f"{context.dataset.name}: decoded at equal steps of length", note)
     context.board.figure("geodesics_decoded", figure)
     context.figure("geodesics_decoded", figure)
 

@@ -7,13 +7,13 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pae_zoo import plotting, plotting_uncertainty
 from pae_zoo.data import Dataset
 from pae_zoo.evaluation import calibration_metrics as metrics
 from pae_zoo.evaluation import features, imputing
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence, to_unit
 from pae_zoo.evaluation.imputing import Filled, Imputer
 from pae_zoo.evaluation.reconstruction import standard_error
+from pae_zoo.plotting import figures, uncertainty
 
 SHOWN_IMAGES, SHOWN_DRAWS = 8, 4
 CLASSIFIER_KEYS = ("accuracy", "ece", "mce", "rmsce", "reconstructed/accuracy", "reconstructed/ece",
@@ -70,7 +70,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         context.table("imputation.csv", {name: np.concatenate([t[name] for t in tables]) for name in tables[0]})
     if panels:
         title = f"{context.dataset.name}, {len(chosen):,} images with hidden pixels filled in: is the classifier right?"
-        figure = plotting_uncertainty.confidence(panels, title)
+        figure = uncertainty.confidence(panels, title)
         context.board.figure("imputation_confidence", figure)
         context.figure("imputation_confidence", figure)
 
@@ -192,11 +192,11 @@ def draw(context: Context, slug: str, text: str, shown: list[np.ndarray]) -> Non
     """Saves a row per image: original, given, mean, some draws, and the std over the draws."""
     table = np.concatenate(shown)[:SHOWN_IMAGES]
     limit = max(float(table[:, -1].mean(axis=-1).max()), 1e-6)
-    table = np.concatenate([plotting.to_rgb(table[:, :-1]), plotting.positive_rgb(table[:, -1:], limit)], axis=1)
+    table = np.concatenate([figures.to_rgb(table[:, :-1]), figures.positive_rgb(table[:, -1:], limit)], axis=1)
     draws = table.shape[1] - 4
     labels = ["original", "given", "mean", *(f"draw {k + 1}" for k in range(draws)), "std"]
     note = f"hidden pixels are given as noise; std over the draws: black 0, pale yellow {limit:.2f}"
     title = f"{context.dataset.name}, {hidden_part(text)}"
-    figure = plotting.image_table(table, title, column_labels=labels, note=note)
+    figure = figures.image_table(table, title, column_labels=labels, note=note)
     context.figure(f"imputation_{slug}", figure)
     context.board.images(f"imputation_{slug}", table)

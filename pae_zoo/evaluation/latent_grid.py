@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import plotting_uncertainty
 from pae_zoo.evaluation import ood
 from pae_zoo.evaluation.calibration_metrics import spearman
 from pae_zoo.evaluation.context import Context, Projection
-from pae_zoo.plotting_uncertainty import Plane
+from pae_zoo.plotting import uncertainty
+from pae_zoo.plotting.uncertainty import Plane
 
 check_data = ood.check_data
 SIDE, TABLE_SIDE = 50, 10
@@ -123,7 +123,7 @@ def _draw(context: Context, project: Projection, plane: Plane, codes, shown, oth
     if project.shares is not None:
         title += "\nin the plane of the first two principal components of the codes, through their mean"
     outside = {name: values for name, values in others.items()}
-    figure = plotting_uncertainty.latent_plane(
+    figure = uncertainty.latent_plane(
         plane, project(codes[shown]), labels, outside, pictures, title, project.labels, "units of y")
     context.board.figure("latent_uncertainty", figure)
     context.figure("latent_uncertainty", figure)

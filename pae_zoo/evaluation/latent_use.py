@@ -6,10 +6,10 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import plotting
 from pae_zoo.core import seeds
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence, to_unit
 from pae_zoo.evaluation.local_posteriors import Gaussians
+from pae_zoo.plotting import figures
 
 ACTIVE_VARIANCE = 0.01
 SHOWN = 4
@@ -39,7 +39,7 @@ def report(context: Context) -> Iterator[tuple[str, Any]]:
     }
     title = f"{context.dataset.name}, {num_data:,} test data: {count} of {len(order)} latents active"
     note = "latent, the most active first (dashed: threshold 0.01; moments of N(0, I))"
-    figure = plotting.per_latent(panels, [str(k) for k in order], title, note)
+    figure = figures.per_latent(panels, [str(k) for k in order], title, note)
     context.figure("amortisation_latents", figure)
     return order
 
@@ -104,7 +104,7 @@ def report_covariances(
     title = f"{context.dataset.name}, {len(columns[names[0]])} test data: latents in q(z|x) and in the best Gaussians"
     images = to_unit(x[:SHOWN]) if context.is_image else None
     note = f"{len(order)} latents, the most active first, from the top left"
-    context.figure("amortisation_covariances", plotting.matrices(images, columns, groups, title, note))
+    context.figure("amortisation_covariances", figures.matrices(images, columns, groups, title, note))
 
 
 def correlation(covariance: np.ndarray) -> np.ndarray:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import plotting
 from pae_zoo.core import seeds
 from pae_zoo.data import preprocessing
 from pae_zoo.evaluation.context import Context
 from pae_zoo.evaluation.reconstruction import standard_error
+from pae_zoo.plotting import figures
 
 BOUND_KEYS = ("test/elbo", "test/elbo_stderr", "test/elbo_model_space")
 LIKELIHOOD_KEYS = (
@@ -81,7 +81,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     title = f"{context.dataset.name}, {len(x):,} test data: log density of x"
     if "log_likelihood" in values:
         title += f" (S = {num_samples})"
-    context.figure("likelihood", plotting.histogram(groups, title, "nats per datum", marks))
+    context.figure("likelihood", figures.histogram(groups, title, "nats per datum", marks))
 
 
 def sampling_stderr(effective_sample_size: np.ndarray, num_samples: int) -> np.ndarray:

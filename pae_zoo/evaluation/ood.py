@@ -8,11 +8,12 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo import data, plotting
+from pae_zoo import data
 from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.data.geometry import Geometry
 from pae_zoo.evaluation import detection, predictions
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentence, to_unit
+from pae_zoo.plotting import figures
 
 SHOWN_POINTS = 2000
 SHOWN_IMAGES = 8
@@ -176,9 +177,9 @@ def compare(
         precision_recall[f"{score} ({found['auprc']:.3f})"] = (tpr, precision)
     title = f"{context.dataset.name} (test, n = {counts[0]:,}) against {name} (n = {counts[1]:,})"
     groups = (f"{context.dataset.name} (in)", f"{name} (out)")
-    figure = plotting.score_histograms(_finite(inside), _finite(outside), groups, title, captions)
+    figure = figures.score_histograms(_finite(inside), _finite(outside), groups, title, captions)
     context.figure(f"ood_{name}_scores", figure)
-    figure = plotting.roc_and_precision_recall(roc, precision_recall, title, chance)
+    figure = figures.roc_and_precision_recall(roc, precision_recall, title, chance)
     context.figure(f"ood_{name}_curves", figure)
     columns = {"out": np.repeat([0, 1], counts), "index": np.concatenate([np.arange(n) for n in counts])}
     columns |= {score: np.concatenate([inside[score], outside[score]]) for score in inside}
@@ -238,12 +239,12 @@ def draw_stds(context: Context, name: str, x: np.ndarray) -> None:
         stds.append(std)
     count = min(map(len, stds))
     limit = max(float(max(std.mean(axis=-1).max() for std in stds)), 1e-9)
-    table = [plotting.to_rgb(row[:count]) for row in rows]
-    shown = [plotting.positive_rgb(std[:count], limit) for std in stds]
+    table = [figures.to_rgb(row[:count]) for row in rows]
+    shown = [figures.positive_rgb(std[:count], limit) for std in stds]
     table = np.stack([*table[:2], shown[0], *table[2:], shown[1]])
     labels = [f"{group}{row}" for group in ("in: ", "out: ") for row in ("datum", "mean", "std")]
     title = f"{context.dataset.name} (in) and {name} (out): mean and std {how}"
     means = ", ".join(f"{where} {std.mean():.3g}" for where, std in zip(("in", "out"), stds))
     note = f"epistemic std in units of y: black 0, pale yellow {limit:.2g}; mean of these: {means}"
-    context.figure(f"ood_{name}_std", plotting.image_table(table, title, labels, note=note))
+    context.figure(f"ood_{name}_std", figures.image_table(table, title, labels, note=note))
     context.board.images(f"ood_{name}_std", table)

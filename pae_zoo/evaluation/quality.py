@@ -10,10 +10,10 @@ from typing import Any, Union
 
 import numpy as np
 
-from pae_zoo import plotting
 from pae_zoo.core import seeds
 from pae_zoo.evaluation import features, frechet, neighbours
 from pae_zoo.evaluation.context import Context, to_unit
+from pae_zoo.plotting import figures
 
 SHOWN_SAMPLES, SHOWN_NEIGHBOURS = 12, 3
 SEARCHED_ROWS = 2000  # samples, and test images, whose nearest training image is sought
@@ -190,7 +190,7 @@ def model_quality(context: Context) -> Iterator[tuple[str, Any]]:
     }  # fmt: skip
     bars = {labels[kind]: distances[kind] for kind in KINDS if kind in distances and np.isfinite(distances[kind])}
     title = f"{context.dataset.name}: Frechet distance of {num:,} images to {num:,} test images"
-    context.figure("frechet", plotting.bars(bars, title, f"features of {against.extractor.label}; lower is better"))
+    context.figure("frechet", figures.bars(bars, title, f"features of {against.extractor.label}; lower is better"))
     if found is not None and np.isfinite(found).all():
         yield from draw_nearest(context, against, found, np.concatenate(shown)[:SHOWN_SAMPLES])
 
@@ -218,7 +218,7 @@ def draw_nearest(
     above = [f"{value:.2g}" for value in distances[:, 0] / of_test.mean()]
     note = f"above: distance to nearest 1; the mean of test images is 1, of samples {ratio:.2f}"
     title = f"{context.dataset.name}: samples and the nearest of {len(pool):,} training images, by features"
-    context.figure("nearest_train", plotting.image_table(table, title, names, above, note))
+    context.figure("nearest_train", figures.image_table(table, title, names, above, note))
 
 
 def _drawn(context: Context, draw: Callable, purpose: str, num: int) -> Iterator[np.ndarray]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pae_zoo import plotting
 from pae_zoo.evaluation.context import Context, Projection, to_unit
+from pae_zoo.plotting import figures
 
 SHOWN_IMAGES = 12
 SHOWN_POINTS = 2000
@@ -38,7 +38,7 @@ def run(context: Context) -> Iterator[tuple[str, float]]:
         rms = np.sqrt(per_pixel.mean(axis=-1))
         label = "RMS of x - reconstruction, x in [0, 1]"
         title = f"{context.dataset.name}: error of each pixel\nover {len(x):,} test data"
-        context.figure("residual_map", plotting.heatmap(rms, title, label))
+        context.figure("residual_map", figures.heatmap(rms, title, label))
     else:
         draw_vectors(context, title)
 
@@ -56,11 +56,11 @@ def draw_images(context: Context, title: str) -> None:
     xhat = context.reconstruct(test.x[chosen])
     limit = max(float(np.abs(x - xhat).mean(axis=-1).max()), 1e-6)
     table = np.stack(
-        [plotting.to_rgb(x), plotting.to_rgb(xhat), plotting.signed_rgb(x - xhat, limit)]
+        [figures.to_rgb(x), figures.to_rgb(xhat), figures.signed_rgb(x - xhat, limit)]
     )
     labels = ("original", "reconstruction", "difference")
     note = f"difference = original - reconstruction: red +{limit:.2f}, white 0, blue -{limit:.2f}"
-    context.figure("reconstructions", plotting.image_table(table, title, labels, note=note))
+    context.figure("reconstructions", figures.image_table(table, title, labels, note=note))
     context.board.images("data", table[:1])
     context.board.images("reconstruction_z", table[1:2])
 

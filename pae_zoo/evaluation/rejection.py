@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from pae_zoo import plotting_uncertainty
 from pae_zoo.evaluation import calibration_metrics as metrics
 from pae_zoo.evaluation.context import UNSUPPORTED, Context
 from pae_zoo.evaluation.predictions import Predictions, predict
+from pae_zoo.plotting import uncertainty
 
 REJECTED = np.round(np.arange(0.0, 0.96, 0.05), 2)
 LABELS = {
@@ -37,7 +37,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         yield "rejection/classifier", UNSUPPORTED
     context.table("rejection.csv", columns)
     title = f"{context.dataset.name}, {len(found.sse):,} test data: error left after rejecting the most uncertain"
-    figure = plotting_uncertainty.rejection(panels, REJECTED, title)
+    figure = uncertainty.rejection(panels, REJECTED, title)
     context.board.figure("rejection", figure)
     context.figure("rejection", figure)
 

@@ -5,10 +5,10 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pae_zoo import plotting
 from pae_zoo.data import Dataset, masks
 from pae_zoo.evaluation.context import Context, to_unit
 from pae_zoo.evaluation.restoring import Restoration, Restorer
+from pae_zoo.plotting import figures
 
 SHOWN_IMAGES = 8
 
@@ -107,12 +107,12 @@ def draw(context: Context, found: Restoration, truth, noisy, seen, title: str) -
     rows = slice(0, SHOWN_IMAGES)
     limit = max(float(found.std[rows].mean(axis=-1).max()), 1e-6)
     draws = found.draws[rows]
-    pictures = [plotting.to_rgb(truth[rows]), plotting.hidden_rgb(noisy[rows], seen[rows])]
-    pictures += [plotting.to_rgb(found.map[rows]), plotting.to_rgb(found.mean[rows])]
-    pictures += [plotting.to_rgb(draws[:, k]) for k in range(draws.shape[1])]
-    pictures.append(plotting.positive_rgb(found.std[rows], limit))
+    pictures = [figures.to_rgb(truth[rows]), figures.hidden_rgb(noisy[rows], seen[rows])]
+    pictures += [figures.to_rgb(found.map[rows]), figures.to_rgb(found.mean[rows])]
+    pictures += [figures.to_rgb(draws[:, k]) for k in range(draws.shape[1])]
+    pictures.append(figures.positive_rgb(found.std[rows], limit))
     labels = ["truth", "given", "maximum", "mean", *(f"draw {k + 1}" for k in range(draws.shape[1])), "std"]
     note = f"blue: hidden; std over posterior draws: black 0, pale yellow {limit:.2f}"
     table = np.stack(pictures, axis=1)
-    context.figure("restoration", plotting.image_table(table, title, column_labels=labels, note=note))
+    context.figure("restoration", figures.image_table(table, title, column_labels=labels, note=note))
     context.board.images("restored", table)

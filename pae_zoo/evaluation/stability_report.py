@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pae_zoo import plotting, plotting_geometry
 from pae_zoo.core import files
 from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation import stability_statistics as statistics
 from pae_zoo.evaluation import stability_tables as tables
 from pae_zoo.evaluation.stability_tables import PUBLISHED, STRAIGHT
-from pae_zoo.plotting_geometry import VARIATION_AXIS, Histogram
+from pae_zoo.plotting import figures as plotting
+from pae_zoo.plotting import geometry
+from pae_zoo.plotting.geometry import VARIATION_AXIS, Histogram
 
 FOLDER = "distance_stability"
 # Fewer pairs leave nothing to test.
@@ -313,8 +314,8 @@ def _pictures(folder: Path, groups, compared: dict[str, np.ndarray], figures) ->
         variation = statistics.variation(values)
         histograms[name] = Histogram(variation, statistics.density(variation, places))
     drawn = {
-        "variation": plotting_geometry.variations(histograms, places, title),
-        "discrimination": plotting_geometry.discrimination(figures, title),
+        "variation": geometry.variations(histograms, places, title),
+        "discrimination": geometry.discrimination(figures, title),
     }
     for name, figure in drawn.items():
         target = folder / f"{name}.png"

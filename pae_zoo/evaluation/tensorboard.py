@@ -5,7 +5,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pae_zoo import plotting
+from pae_zoo.plotting import figures
 
 FOLDER = "tensorboard/evaluation"
 MAX_POINTS = 10_000
@@ -42,14 +42,14 @@ class Board:
         import tensorflow as tf
 
         with self.writer.as_default(step=self.step):
-            tf.summary.image(tag, plotting.mosaic(table)[None])
+            tf.summary.image(tag, figures.mosaic(table)[None])
 
     def figure(self, tag: str, figure: Any) -> None:
         """Writes a matplotlib figure as one picture."""
         import tensorflow as tf
 
         with self.writer.as_default(step=self.step):
-            tf.summary.image(tag, plotting.pixels(figure)[None])
+            tf.summary.image(tag, figures.pixels(figure)[None])
 
     def config(self) -> None:
         """Writes config.json, where the work directory has one, as text."""
@@ -108,4 +108,4 @@ def _write_sprite(path, images: np.ndarray) -> None:
     side = int(np.ceil(np.sqrt(len(images))))
     padding = np.ones((side * side - len(images), *images.shape[1:]), images.dtype)
     table = np.concatenate([images, padding]).reshape(side, side, *images.shape[1:])
-    image.imsave(path, plotting.mosaic(table, pad=0), format="png")
+    image.imsave(path, figures.mosaic(table, pad=0), format="png")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pae_zoo import evaluation, plotting
+from pae_zoo import evaluation
 from pae_zoo.evaluation import clustering
+from pae_zoo.plotting import figures
 
 RNG = np.random.default_rng(0)
 
@@ -81,7 +82,7 @@ def test_what_cannot_be_clustered(labels, num, words):
 @pytest.fixture
 def folded(make_context, linear_gaussian, monkeypatch):
     """A decoder that is the identity of the first latent alone: geodesic distances see that one only."""
-    monkeypatch.setattr(plotting, "DPI", 30)
+    monkeypatch.setattr(figures, "DPI", 30)
 
     class Folded(linear_gaussian):
         scale = (1.0, 1e-3)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pae_zoo import plotting
 from pae_zoo.core import seeds
 from pae_zoo.evaluation.context import Projection, to_unit
+from pae_zoo.plotting import figures
 
 
 def test_padded_batches_have_one_size_and_lose_nothing(make_context):
@@ -82,7 +82,7 @@ def test_many_data_share_the_drawing_of_networks(make_context):
 
 def test_a_figure_is_saved_whole_and_its_path_recorded(make_context):
     context = make_context()
-    context.figure("map", plotting.heatmap(np.ones((4, 4)), "title", "label"))
+    context.figure("map", figures.heatmap(np.ones((4, 4)), "title", "label"))
     assert context.figures == [context.run.figures / "map.png"]
     assert [path.name for path in context.run.figures.iterdir()] == ["map.png"]
 

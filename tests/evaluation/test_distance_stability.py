@@ -10,17 +10,18 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo import evaluate as evaluate_launcher
-from pae_zoo import evaluation, main, plotting
+from pae_zoo import evaluation, main
 from pae_zoo.core import hparams
 from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation import distance_stability, latent_geometry, stability_report, stability_tables
 from pae_zoo.evaluation import stability_statistics as statistics
 from pae_zoo.geometry import curves
+from pae_zoo.plotting import figures
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(plotting, "DPI", 30)
+    monkeypatch.setattr(figures, "DPI", 30)
     monkeypatch.setattr(distance_stability, "CHUNK", 3)
 
 

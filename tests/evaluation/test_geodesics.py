@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pae_zoo import evaluation, plotting
+from pae_zoo import evaluation
 from pae_zoo.evaluation import geodesics, latent_geometry
+from pae_zoo.plotting import figures
 
 
 def rows(context, name="geodesics.csv"):
@@ -75,7 +76,7 @@ def geometric(make_context, linear_gaussian):
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch):
-    monkeypatch.setattr(plotting, "DPI", 30)
+    monkeypatch.setattr(figures, "DPI", 30)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 
 import numpy as np
 
-from pae_zoo.plotting import COLOURS, mosaic, new_figure
-from pae_zoo.plotting_uncertainty import MARKERS, Plane
+from pae_zoo.plotting.figures import COLOURS, mosaic, new_figure
+from pae_zoo.plotting.uncertainty import MARKERS, Plane
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

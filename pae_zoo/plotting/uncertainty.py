@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 
 import numpy as np
 
-from pae_zoo.plotting import CLASS_COLOURS, COLOURS, mosaic, new_figure
+from pae_zoo.plotting.figures import CLASS_COLOURS, COLOURS, mosaic, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
