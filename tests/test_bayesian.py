@@ -10,8 +10,8 @@ import pae_zoo
 from pae_zoo import networks
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import builder, weights
 from pae_zoo.models.deep_ensemble_ae import procrustes
+from pae_zoo.models.parts import builder, weights
 
 NAMES = ("mcdropout_ae", "deep_ensemble_ae", "bbb_ae")
 SEED = (4, 5)

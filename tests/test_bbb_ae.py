@@ -10,8 +10,8 @@ from battery import EVENT_SHAPE, build, hparams, images
 
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import builder, weights
 from pae_zoo.models.bbb_ae import NETWORKS
+from pae_zoo.models.parts import builder, weights
 
 tfd = tfp.distributions
 SEED = (4, 5)

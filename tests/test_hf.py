@@ -9,7 +9,7 @@ from battery import EVENT_SHAPE, LATENT_DIM, build, images
 import pae_zoo
 from pae_zoo import networks
 from pae_zoo.models.hf import ReflectedPosterior
-from pae_zoo.models.posteriors import DiagonalPosterior
+from pae_zoo.models.parts.posteriors import DiagonalPosterior
 
 DIMS, BATCH = 5, 3
 

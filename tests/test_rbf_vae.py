@@ -10,7 +10,7 @@ from pae_zoo import geometry, models, networks
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment.workdir import Run
 from pae_zoo.main import main
-from pae_zoo.models.rbf_precision import VARIANCE_FLOOR, RBFPrecision, rows
+from pae_zoo.models.parts.rbf_precision import VARIANCE_FLOOR, RBFPrecision, rows
 
 SEED = (4, 5)
 

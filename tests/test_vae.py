@@ -9,8 +9,8 @@ from battery import LATENT_DIM, build, images
 import pae_zoo
 from pae_zoo import networks
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import importance
-from pae_zoo.models.posteriors import DiagonalPosterior
+from pae_zoo.models.parts import importance
+from pae_zoo.models.parts.posteriors import DiagonalPosterior
 
 tfd = tfp.distributions
 

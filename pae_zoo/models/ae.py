@@ -11,7 +11,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds, trainable
 from pae_zoo.core.errors import UserError
 from pae_zoo.models import base
-from pae_zoo.models.posteriors import standard_normal_log_prob
+from pae_zoo.models.parts.posteriors import standard_normal_log_prob
 
 tfd = tfp.distributions
 

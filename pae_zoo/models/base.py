@@ -18,7 +18,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.trainable import to_float
 from pae_zoo.data import preprocessing as preprocessing_lib
-from pae_zoo.models import builder, geometry_decoders
+from pae_zoo.models.parts import builder, geometry_decoders
 
 tfd = tfp.distributions
 

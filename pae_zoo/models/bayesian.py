@@ -10,7 +10,8 @@ import tensorflow as tf
 from pae_zoo import likelihoods, networks
 from pae_zoo.core import fit_data, seeds, trainable
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import ae, geometry_decoders, weights
+from pae_zoo.models import ae
+from pae_zoo.models.parts import geometry_decoders, weights
 
 # Streams of a seed beside those of the networks, which are numbered from 0 on.
 PREPROCESS, MEASURE = -1, -2

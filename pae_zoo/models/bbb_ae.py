@@ -10,8 +10,8 @@ from keras.saving import register_keras_serializable
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds, trainable
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import weights
 from pae_zoo.models.bayesian import BayesianAE, Network
+from pae_zoo.models.parts import weights
 
 # Stream of a step's seed that its networks are drawn from.
 NETWORKS = 12

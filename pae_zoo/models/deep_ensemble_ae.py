@@ -12,8 +12,8 @@ from pae_zoo import networks
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds, trainable
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import builder, geometry_decoders
 from pae_zoo.models.bayesian import BayesianAE, Network, check_samples
+from pae_zoo.models.parts import builder, geometry_decoders
 
 
 @dataclasses.dataclass(frozen=True)

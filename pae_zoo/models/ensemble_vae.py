@@ -13,8 +13,9 @@ from pae_zoo import likelihoods, networks
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import inputs, seeds, trainable
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import builder, geometry_decoders, importance, vae
-from pae_zoo.models.mixtures import MemberMixture
+from pae_zoo.models import vae
+from pae_zoo.models.parts import builder, geometry_decoders, importance
+from pae_zoo.models.parts.mixtures import MemberMixture
 
 ASSIGNMENTS = ("split", "per_batch", "all")
 # Stream of the seed behind a step's latents that says which member decodes what.

@@ -10,7 +10,7 @@ from pae_zoo import flows
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.models import vae
-from pae_zoo.models.flow_latent import FlowFlags, FlowLatent
+from pae_zoo.models.parts.flow_latent import FlowFlags, FlowLatent
 
 
 @dataclasses.dataclass(frozen=True)

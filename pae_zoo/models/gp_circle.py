@@ -17,7 +17,7 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.data import preprocessing
 from pae_zoo.geometry import gaussian_process
 from pae_zoo.models import base
-from pae_zoo.models.posteriors import standard_normal, standard_normal_log_prob
+from pae_zoo.models.parts.posteriors import standard_normal, standard_normal_log_prob
 
 tfd = tfp.distributions
 

@@ -11,7 +11,7 @@ from pae_zoo import flows, networks
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.models import vae
-from pae_zoo.models.posteriors import DiagonalPosterior, Posterior, PosteriorDistribution
+from pae_zoo.models.parts.posteriors import DiagonalPosterior, Posterior, PosteriorDistribution
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,9 @@ from pae_zoo import curvature, likelihoods
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds, trainable
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import weights
 from pae_zoo.models.bayesian import Network
-from pae_zoo.models.weight_posterior import CurvatureFlags, LaplaceAE, check_choice
+from pae_zoo.models.parts import weights
+from pae_zoo.models.parts.weight_posterior import CurvatureFlags, LaplaceAE, check_choice
 
 # Streams of a step's seed; trainable.py has the others.
 WEIGHTS, PROBES = 21, 22

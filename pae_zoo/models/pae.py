@@ -15,8 +15,8 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.inference import derivatives
 from pae_zoo.models import ae, base
-from pae_zoo.models.flow_latent import FlowFlags, FlowLatent
-from pae_zoo.models.posteriors import standard_normal, standard_normal_log_prob
+from pae_zoo.models.parts.flow_latent import FlowFlags, FlowLatent
+from pae_zoo.models.parts.posteriors import standard_normal, standard_normal_log_prob
 
 tfd = tfp.distributions
 

@@ -14,8 +14,9 @@ from pae_zoo import likelihoods
 from pae_zoo.core import distributions, trainable
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import base, geometry_decoders, mixtures, vae
-from pae_zoo.models.rbf_precision import PUBLISHED, RECIPES, STURDY, RBFPrecision, rows
+from pae_zoo.models import base, vae
+from pae_zoo.models.parts import geometry_decoders, mixtures
+from pae_zoo.models.parts.rbf_precision import PUBLISHED, RECIPES, STURDY, RBFPrecision, rows
 
 tfd = tfp.distributions
 

@@ -8,8 +8,9 @@ from keras.saving import register_keras_serializable
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import importance, vae
-from pae_zoo.models.posteriors import DiagonalPosterior
+from pae_zoo.models import vae
+from pae_zoo.models.parts import importance
+from pae_zoo.models.parts.posteriors import DiagonalPosterior
 
 UPDATES = ("ascent", "upstream")
 # Draws the noise of codes that have no seed of their own.

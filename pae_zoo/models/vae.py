@@ -12,8 +12,9 @@ from pae_zoo import laplace
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import base, importance
-from pae_zoo.models.posteriors import DiagonalPosterior, Posterior, standard_normal, standard_normal_log_prob
+from pae_zoo.models import base
+from pae_zoo.models.parts import importance
+from pae_zoo.models.parts.posteriors import DiagonalPosterior, Posterior, standard_normal, standard_normal_log_prob
 
 tfd = tfp.distributions
 
@@ -242,7 +243,7 @@ class VAE(base.Autoencoder):
     def importance_estimate(self, x, num_samples: int, seed=None, chunk: int = 0) -> importance.ImportanceEstimate:
         """Returns log p(x) by importance sampling from q(z|x), with the bound and the effective sample size.
 
-        All have shape (batch,); values are nats, densities of x. See `pae_zoo.models.importance`.
+        All have shape (batch,); values are nats, densities of x. See `pae_zoo.models.parts.importance`.
         """
         preprocess_seed, proposal_seed, noise_seed = seeds.split(self.next_seed(seed), 3)
         y, log_det = self.preprocess(x, preprocess_seed)

@@ -12,7 +12,7 @@ from pae_zoo.core import inputs
 from pae_zoo.core.errors import UserError
 from pae_zoo.laplace import algebra, memory
 from pae_zoo.models import vae
-from pae_zoo.models.posteriors import (
+from pae_zoo.models.parts.posteriors import (
     DiagonalPosterior,
     Posterior,
     PrecisionPosterior,

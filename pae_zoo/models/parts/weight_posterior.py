@@ -14,8 +14,8 @@ from pae_zoo.core import inputs
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature import posterior as posteriors
 from pae_zoo.curvature.gauss_newton import DIAG, METHODS, UPSTREAM, Options
-from pae_zoo.models import weights
 from pae_zoo.models.bayesian import BayesianAE, Network
+from pae_zoo.models.parts import weights
 
 MC, LINEARISED = "mc", "linearised"
 PREDICTIVES = (MC, LINEARISED)
