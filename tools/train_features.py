@@ -48,7 +48,7 @@ def train(args) -> tuple[dict, Path]:
     from pae_zoo import data
     from pae_zoo.core import files
     from pae_zoo.core.errors import UserError
-    from pae_zoo.evaluation import features
+    from pae_zoo.evaluation.features import extractor
 
     dataset = data.load(args.dataset, data_dir=args.data_dir)
     if len(dataset.event_shape) != 3 or dataset.train.y is None:
@@ -56,7 +56,7 @@ def train(args) -> tuple[dict, Path]:
             f"--dataset={args.dataset} has data of shape {dataset.event_shape} and "
             f"{'no ' if dataset.train.y is None else ''}labels; a classifier needs images with labels"
         )
-    path = Path(args.out) if args.out else features.FOLDER / f"{dataset.slug}.npz"
+    path = Path(args.out) if args.out else extractor.FOLDER / f"{dataset.slug}.npz"
     if not path.resolve().parent.is_dir() or path.suffix != ".npz":
         raise UserError(f"--out={path} is not a .npz file in an existing folder")
     files.check_place(path, "out", is_file=True)
@@ -64,10 +64,10 @@ def train(args) -> tuple[dict, Path]:
     model, steps = fit(dataset, num_classes, args)
     weights = [array.astype(np.float16) for array in model.get_weights()]
     model.set_weights([array.astype(np.float32) for array in weights])
-    logits = model.predict(dataset.test.unit(), batch_size=features.BATCH, verbose=0)
+    logits = model.predict(dataset.test.unit(), batch_size=extractor.BATCH, verbose=0)
     note = dict(
-        dataset=args.dataset, input_shape=dataset.event_shape, num_classes=num_classes, filters=features.FILTERS,
-        strides=features.STRIDES, num_features=features.NUM_FEATURES,
+        dataset=args.dataset, input_shape=dataset.event_shape, num_classes=num_classes, filters=extractor.FILTERS,
+        strides=extractor.STRIDES, num_features=extractor.NUM_FEATURES,
         architecture="3x3 convolutions, a dense layer (the features), ReLU; a linear layer",
         augmentation="each image shifted by up to 1/14 of its side", split="training split, validation left out",
         num_train=len(dataset.train), seed=args.seed, epochs=args.epochs, steps=steps, batch_size=args.batch_size,
@@ -75,7 +75,7 @@ def train(args) -> tuple[dict, Path]:
         test_accuracy=float((logits.argmax(axis=1) == dataset.test.y).mean()),
     )  # fmt: skip
     with files.file(path) as temporary:
-        note = features.save(temporary, weights, note)
+        note = extractor.save(temporary, weights, note)
     return note, path
 
 
@@ -84,10 +84,10 @@ def fit(dataset, num_classes: int, args):
     import keras
 
     from pae_zoo.core import seeds
-    from pae_zoo.evaluation import features
+    from pae_zoo.evaluation.features import extractor
 
     x, y = dataset.train.unit(), dataset.train.y
-    model = features.classifier(dataset.event_shape, num_classes, seed=args.seed)
+    model = extractor.classifier(dataset.event_shape, num_classes, seed=args.seed)
     steps = args.epochs * -(-len(x) // args.batch_size)
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)),

@@ -13,7 +13,7 @@ from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.data import masks
 from pae_zoo.evaluation.context import Context, sentence, to_unit
-from pae_zoo.evaluation.restoring import Restorer
+from pae_zoo.evaluation.support.restoring import Restorer
 
 
 def codes(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:

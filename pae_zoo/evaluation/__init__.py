@@ -15,11 +15,11 @@ from typing import Any, Optional, Union
 from pae_zoo.core.errors import UserError
 from pae_zoo.data import Dataset
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
-from pae_zoo.evaluation.downstream import check_counts
-from pae_zoo.evaluation.features import check_file
-from pae_zoo.evaluation.imputing import parse as check_masks
-from pae_zoo.evaluation.ood import check_names
-from pae_zoo.evaluation.restoration import check_mask
+from pae_zoo.evaluation.features.extractor import check_file
+from pae_zoo.evaluation.support.imputing import parse as check_masks
+from pae_zoo.evaluation.tasks.downstream import check_counts
+from pae_zoo.evaluation.tasks.ood import check_names
+from pae_zoo.evaluation.tasks.restoration import check_mask
 
 __all__ = ["UNSUPPORTED", "Context", "check", "check_data", "check_tasks", "describe", "evaluate", "over_runs", "tasks"]
 

@@ -14,7 +14,8 @@ from pae_zoo import data
 from pae_zoo.core import seeds
 from pae_zoo.core.hparams import SharedHParams
 from pae_zoo.data import preprocessing
-from pae_zoo.evaluation import Context, features
+from pae_zoo.evaluation import Context
+from pae_zoo.evaluation.features import extractor
 
 tfd = tfp.distributions
 
@@ -254,9 +255,9 @@ def feature_file(tmp_path):
 
     def make(shape, seed=0):
         options = dict(input_shape=shape, num_classes=3, filters=(4, 6), strides=(1, 2), num_features=5)
-        model = features.classifier(**options, seed=seed)
+        model = extractor.classifier(**options, seed=seed)
         path = tmp_path / f"features_{seed}.npz"
-        features.save(path, model.get_weights(), dict(dataset="toy", **options))
+        extractor.save(path, model.get_weights(), dict(dataset="toy", **options))
         return path
 
     return make

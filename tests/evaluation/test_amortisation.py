@@ -11,8 +11,9 @@ from test_vae import exact_log_prob, linear_model
 
 from pae_zoo import evaluation
 from pae_zoo.core import seeds
-from pae_zoo.evaluation import amortisation, latent_use, local_posteriors
 from pae_zoo.evaluation.context import to_unit
+from pae_zoo.evaluation.support import latent_use, local_posteriors
+from pae_zoo.evaluation.tasks import amortisation
 from pae_zoo.models.vae import VAE
 
 tfd = tfp.distributions

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pae_zoo.evaluation import calibration_metrics as metrics
+from pae_zoo.evaluation.metrics import calibration as metrics
 
 # The bins that upstream stored for its imputation of half digits (LaplaceAE, figures/mnist).
 STORED = dict(

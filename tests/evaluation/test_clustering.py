@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo import evaluation
-from pae_zoo.evaluation import clustering
+from pae_zoo.evaluation.tasks import clustering
 from pae_zoo.plotting import figures
 
 RNG = np.random.default_rng(0)

@@ -6,7 +6,9 @@ from battery import build
 from scipy.integrate import trapezoid
 from scipy.stats import multivariate_normal, norm
 
-from pae_zoo.evaluation import UNSUPPORTED, baselines, density, evaluate
+from pae_zoo.evaluation import UNSUPPORTED, evaluate
+from pae_zoo.evaluation.metrics import density_baselines
+from pae_zoo.evaluation.tasks import density
 
 
 @pytest.fixture
@@ -17,18 +19,18 @@ def codes():
 
 
 def test_the_gaussian_is_the_one_of_the_codes(codes):
-    found = baselines.gaussian(codes, codes, 0)
+    found = density_baselines.gaussian(codes, codes, 0)
     expected = multivariate_normal(codes.mean(0), np.cov(codes.T)).logpdf(codes[:40])
     np.testing.assert_allclose(found.log_prob(codes[:40]), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", list(baselines.BASELINES))
+@pytest.mark.parametrize("name", list(density_baselines.BASELINES))
 def test_a_baseline_is_a_density_and_samples_from_itself(name):
     """In one dimension the density integrates to one, and samples have the moments of the codes."""
     generator = np.random.default_rng(1)
     values = np.where(generator.random(800) < 0.3, -4.0, 1.0) + 0.5 * generator.normal(size=800)
     codes = values[:, None].astype(np.float32)
-    found = baselines.BASELINES[name](codes, codes[:200], 0)
+    found = density_baselines.BASELINES[name](codes, codes[:200], 0)
     grid = np.linspace(-25, 25, 20_001)[:, None]
     assert trapezoid(np.exp(found.log_prob(grid)), grid[:, 0]) == pytest.approx(1.0, abs=1e-3)
     drawn = found.sample(20_000, np.random.default_rng(2))
@@ -40,7 +42,7 @@ def test_two_clumps_are_told_from_a_gaussian(codes):
     generator = np.random.default_rng(1)
     clumps = np.where(generator.random((800, 1)) < 0.5, -4.0, 4.0) + 0.3 * generator.normal(size=(800, 2))
     train, test = clumps[:600].astype(np.float32), clumps[600:].astype(np.float32)
-    nll = {name: -fit(train, test, 0).log_prob(test).mean() for name, fit in baselines.BASELINES.items()}
+    nll = {name: -fit(train, test, 0).log_prob(test).mean() for name, fit in density_baselines.BASELINES.items()}
     # Truth: -E log of 0.5 (N(-4, 0.09 I) + N(4, 0.09 I)), whose parts do not overlap.
     truth = np.log(2) + 2 * norm(scale=0.3).entropy()
     assert nll["mixture"] == pytest.approx(truth, abs=0.15)
@@ -53,7 +55,7 @@ def test_keys_of_a_pae(make_context, feature_file):
     context = make_context(model, event_shape=shape, ood_datasets=("noise",), fid_weights=str(feature_file(shape)))
     model.flow.adapt(model.stage_codes(context.dataset.train.x))
     found = evaluate(context, ["density"])
-    for name in (density.MODEL, *baselines.BASELINES):
+    for name in (density.MODEL, *density_baselines.BASELINES):
         for key in ("nll", "frechet", "coverage", "auroc/noise"):
             assert np.isfinite(found[f"density/{name}/{key}"]), (name, key)
     assert np.isfinite(found["density/manifold"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from pae_zoo.evaluation import detection
+from pae_zoo.evaluation.metrics import detection
 
 
 def rank_statistic(inside, outside):

@@ -13,8 +13,9 @@ from pae_zoo import evaluate as evaluate_launcher
 from pae_zoo import evaluation, main
 from pae_zoo.core import hparams
 from pae_zoo.core.errors import UserError
-from pae_zoo.evaluation import distance_stability, latent_geometry, stability_report, stability_tables
-from pae_zoo.evaluation import stability_statistics as statistics
+from pae_zoo.evaluation.metrics import agreement as statistics
+from pae_zoo.evaluation.support import latent_geometry, stability_report, stability_tables
+from pae_zoo.evaluation.tasks import distance_stability
 from pae_zoo.geometry import curves
 from pae_zoo.plotting import figures
 

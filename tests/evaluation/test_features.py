@@ -7,7 +7,7 @@ import pytest
 
 from pae_zoo import data
 from pae_zoo.core.errors import UserError
-from pae_zoo.evaluation import features
+from pae_zoo.evaluation.features import extractor as features
 
 KEPT = sorted(features.FOLDER.glob("*.npz"))
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from pae_zoo.evaluation import frechet
-from pae_zoo.evaluation.frechet import Moments
+from pae_zoo.evaluation.metrics import frechet
+from pae_zoo.evaluation.metrics.frechet import Moments
 
 
 def random_rotation(size, seed=0):

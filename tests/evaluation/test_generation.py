@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pae_zoo.evaluation import generation
+from pae_zoo.evaluation.tasks import generation
 
 
 def test_images_with_two_latents(make_context):

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo import evaluation
-from pae_zoo.evaluation import geodesics, latent_geometry
+from pae_zoo.evaluation.support import latent_geometry
+from pae_zoo.evaluation.tasks import geodesics
 from pae_zoo.plotting import figures
 
 

@@ -8,7 +8,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from pae_zoo import evaluation
 from pae_zoo.core.errors import UserError
-from pae_zoo.evaluation import downstream, imputing
+from pae_zoo.evaluation.support import imputing
+from pae_zoo.evaluation.tasks import downstream
 
 MASKED = {"mse_hidden", "mse_hidden_stderr", "rmse_hidden", "std_hidden", "std_error_correlation", "coverage90_hidden"}
 ERRORS = {"sse_mean", "mean_sse", "sse_mean_corrupted", "mean_sse_corrupted"}

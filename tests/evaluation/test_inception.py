@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.evaluation import inception, quality
+from pae_zoo.evaluation.features import inception
+from pae_zoo.evaluation.support import quality
 from pae_zoo.experiment import launch
 
 

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo.core import seeds
-from pae_zoo.evaluation import likelihood
 from pae_zoo.evaluation.context import to_unit
+from pae_zoo.evaluation.tasks import likelihood
 
 
 @pytest.mark.parametrize("event_shape", [(8, 8, 1), (3,)])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pae_zoo.evaluation import neighbours
+from pae_zoo.evaluation.metrics import neighbours
 
 
 def distances(a, b):

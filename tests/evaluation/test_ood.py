@@ -7,7 +7,7 @@ import pytest
 
 from pae_zoo import data
 from pae_zoo.core.errors import UserError
-from pae_zoo.evaluation import ood
+from pae_zoo.evaluation.tasks import ood
 
 
 def rank_statistic(inside, outside):

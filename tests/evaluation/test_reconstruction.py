@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pae_zoo.evaluation import reconstruction
 from pae_zoo.evaluation.context import to_unit
+from pae_zoo.evaluation.tasks import reconstruction
 
 
 @pytest.mark.parametrize("event_shape", [(8, 8, 1), (6, 9, 3), (2,), (5,)])

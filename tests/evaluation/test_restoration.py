@@ -12,7 +12,7 @@ from PIL import Image
 from pae_zoo import evaluation
 from pae_zoo.core.errors import UserError
 from pae_zoo.data import masks
-from pae_zoo.evaluation.restoring import Restorer
+from pae_zoo.evaluation.support.restoring import Restorer
 
 FEW = dict(restoration_images=6, restoration_starts=2, restoration_draws=12)
 COMMON = {"map_log_joint", "encoding_log_joint", "improved", "map_decrement", "not_positive_definite",

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from pae_zoo import data, evaluation
 from pae_zoo.core.errors import UserError
-from pae_zoo.evaluation import frechet, quality
 from pae_zoo.evaluation.context import to_unit
+from pae_zoo.evaluation.metrics import frechet
+from pae_zoo.evaluation.support import quality
 
 DISTANCES = [f"generation/frechet/{kind}" for kind in quality.KINDS]
 SHARES = [f"generation/{measure}" for measure in quality.MEASURES]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from pae_zoo.evaluation import stability_statistics as statistics
+from pae_zoo.evaluation.metrics import agreement as statistics
 
 # Two models, three pairs: means 2, 4, 9; stds (n - 1) sqrt(2), sqrt(2), 0.
 HAND = np.array([[1.0, 3.0, 9.0], [3.0, 5.0, 9.0]])

@@ -11,7 +11,8 @@ from scipy import stats
 from pae_zoo import curvature, evaluation
 from pae_zoo.core import hparams, seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.evaluation import calibration_metrics, latent_grid
+from pae_zoo.evaluation.metrics import calibration
+from pae_zoo.evaluation.tasks import latent_grid
 
 S = 6
 
@@ -96,7 +97,7 @@ def test_rejection_against_the_curves(drawn, feature_file):
         kept = sse[np.argsort(score)][: round(0.5 * len(sse))]
         half = next(row for row in table if float(row["rejected"]) == 0.5)
         assert float(half[f"sse_{name}"]) == pytest.approx(kept.mean(), rel=1e-4)
-        area = calibration_metrics.area(column(table, f"sse_{name}"))
+        area = calibration.area(column(table, f"sse_{name}"))
         assert found[f"rejection/sse/{name}/area"] == pytest.approx(area, rel=1e-5)
         room = found["rejection/sse/random/area"] - found["rejection/sse/oracle/area"]
         share = (found["rejection/sse/random/area"] - area) / room

@@ -5,7 +5,7 @@ import pytest
 import train_features
 
 from pae_zoo import data
-from pae_zoo.evaluation import features
+from pae_zoo.evaluation.features import extractor as features
 
 
 @pytest.mark.full

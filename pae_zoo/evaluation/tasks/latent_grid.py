@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.evaluation import ood
-from pae_zoo.evaluation.calibration_metrics import spearman
 from pae_zoo.evaluation.context import Context, Projection
+from pae_zoo.evaluation.metrics.calibration import spearman
+from pae_zoo.evaluation.tasks import ood
 from pae_zoo.plotting import uncertainty
 from pae_zoo.plotting.uncertainty import Plane
 

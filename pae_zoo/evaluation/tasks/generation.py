@@ -5,8 +5,8 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pae_zoo.evaluation import quality
 from pae_zoo.evaluation.context import Context, Projection, to_unit
+from pae_zoo.evaluation.support import quality
 from pae_zoo.plotting import figures
 
 SHOWN_SAMPLES = 100
@@ -23,7 +23,7 @@ SAMPLE_KEYS = (
 def run(context: Context) -> Iterator[tuple[str, Any]]:
     """Sample grid and quality, interpolation strips, 2-D latent map, and how the codes fill the prior.
 
-    Frechet distances, precision and recall are those of `pae_zoo.evaluation.quality`. Interpolations are linear
+    Frechet distances, precision and recall are those of `pae_zoo.evaluation.support.quality`. Interpolations are linear
     in z between the codes of two test data, both ends included. A latent unit is active when the variance of its
     code over the test data exceeds 0.01 (Burda et al., arXiv 1509.00519).
     """

@@ -8,11 +8,12 @@ from typing import Any, Optional
 import numpy as np
 
 from pae_zoo.data import Dataset
-from pae_zoo.evaluation import calibration_metrics as metrics
-from pae_zoo.evaluation import features, imputing
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence, to_unit
-from pae_zoo.evaluation.imputing import Filled, Imputer
-from pae_zoo.evaluation.reconstruction import standard_error
+from pae_zoo.evaluation.features import extractor
+from pae_zoo.evaluation.metrics import calibration as metrics
+from pae_zoo.evaluation.support import imputing
+from pae_zoo.evaluation.support.imputing import Filled, Imputer
+from pae_zoo.evaluation.tasks.reconstruction import standard_error
 from pae_zoo.plotting import figures, uncertainty
 
 SHOWN_IMAGES, SHOWN_DRAWS = 8, 4
@@ -33,7 +34,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     labels = None if test.y is None else test.y[chosen]
     classifier = None
     try:
-        classifier = features.find_classifier(context)
+        classifier = extractor.find_classifier(context)
         right = classifier.probabilities(truth).argmax(axis=1) == labels
         yield "imputation/original/accuracy", right.mean()
     except NotImplementedError as error:
@@ -91,7 +92,7 @@ class Scores:
       classifier: a `features.Classifier` or None.
     """
 
-    def __init__(self, truth: np.ndarray, seen: np.ndarray, classifier: Optional[features.Classifier]):
+    def __init__(self, truth: np.ndarray, seen: np.ndarray, classifier: Optional[extractor.Classifier]):
         self.truth, self.seen, self.classifier = truth, seen, classifier
         self.values, self.probabilities = [], []
         self.calibration = metrics.VarianceCalibration()

@@ -7,9 +7,9 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.evaluation import features
-from pae_zoo.evaluation.calibration_metrics import VarianceCalibration
 from pae_zoo.evaluation.context import Context, sentence
+from pae_zoo.evaluation.features import extractor
+from pae_zoo.evaluation.metrics.calibration import VarianceCalibration
 
 
 @dataclasses.dataclass
@@ -67,7 +67,7 @@ def _mean_and_std(model: Any, num_samples: int, x, seed):
 def _predict(context: Context) -> Predictions:
     model, x, num = context.model, context.dataset.test.x, int(context.hparams.test_samples)
     try:
-        classifier = features.find_classifier(context)
+        classifier = extractor.find_classifier(context)
     except NotImplementedError as error:
         context.say(f"No classifier: {sentence(error)}")
         classifier = None

@@ -7,11 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core import seeds
-from pae_zoo.evaluation import latent_use
 from pae_zoo.evaluation.context import Context, to_unit
-from pae_zoo.evaluation.likelihood import log_det
-from pae_zoo.evaluation.local_posteriors import FAMILIES, Gaussians, LocalPosteriors, summaries
-from pae_zoo.evaluation.reconstruction import standard_error
+from pae_zoo.evaluation.support import latent_use
+from pae_zoo.evaluation.support.local_posteriors import FAMILIES, Gaussians, LocalPosteriors, summaries
+from pae_zoo.evaluation.tasks.likelihood import log_det
+from pae_zoo.evaluation.tasks.reconstruction import standard_error
 from pae_zoo.plotting import figures
 
 SHOWN_IMAGES = 8

@@ -181,7 +181,7 @@ def find(context) -> Extractor:
 
     Raises NotImplementedError with a sentence where there is none, UserError for a bad --fid_weights.
     """
-    from pae_zoo.evaluation import inception
+    from pae_zoo.evaluation.features import inception
 
     _check_images(context)
     given = context.hparams.fid_weights

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from pae_zoo.evaluation import calibration_metrics as metrics
 from pae_zoo.evaluation.context import UNSUPPORTED, Context
-from pae_zoo.evaluation.predictions import Predictions, predict
+from pae_zoo.evaluation.metrics import calibration as metrics
+from pae_zoo.evaluation.support.predictions import Predictions, predict
 from pae_zoo.plotting import uncertainty
 
 REJECTED = np.round(np.arange(0.0, 0.96, 0.05), 2)

@@ -11,8 +11,9 @@ from typing import Any, Union
 import numpy as np
 
 from pae_zoo.core import seeds
-from pae_zoo.evaluation import features, frechet, neighbours
 from pae_zoo.evaluation.context import Context, to_unit
+from pae_zoo.evaluation.features import extractor
+from pae_zoo.evaluation.metrics import frechet, neighbours
 from pae_zoo.plotting import figures
 
 SHOWN_SAMPLES, SHOWN_NEIGHBOURS = 12, 3
@@ -34,7 +35,7 @@ class Reference:
     def __init__(self, context: Context):
         test = context.dataset.test.x
         self.context = context
-        self.extractor = features.find(context)
+        self.extractor = extractor.find(context)
         self.num = min(int(context.hparams.frechet_samples), len(test))
         if self.num <= neighbours.NUM_NEIGHBOURS:
             raise NotImplementedError(
@@ -157,7 +158,7 @@ def model_quality(context: Context) -> Iterator[tuple[str, Any]]:
         yield from context.unsupported([*keys, *(f"generation/{measure}" for measure in MEASURES), NEAREST], error)
         return
     model, num, distances = context.model, against.num, {}
-    size = min(features.BATCH, num)
+    size = min(extractor.BATCH, num)
     shown: list[np.ndarray] = []
     try:
         samples = _drawn(context, lambda seed: model.sample(size, seed), "frechet samples", num)
@@ -234,8 +235,8 @@ def _drawn(context: Context, draw: Callable, purpose: str, num: int) -> Iterator
 def _slices(x: np.ndarray, rows: Union[np.ndarray, None] = None) -> Iterator[np.ndarray]:
     """Yields x, or the chosen rows of it, a batch at a time."""
     rows = np.arange(len(x)) if rows is None else rows
-    for start in range(0, len(rows), features.BATCH):
-        yield x[rows[start : start + features.BATCH]]
+    for start in range(0, len(rows), extractor.BATCH):
+        yield x[rows[start : start + extractor.BATCH]]
 
 
 def _first_kept(batches: Iterable[np.ndarray], kept: list[np.ndarray]) -> Iterator[np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from pae_zoo.data import Dataset, masks
 from pae_zoo.evaluation.context import Context, to_unit
-from pae_zoo.evaluation.restoring import Restoration, Restorer
+from pae_zoo.evaluation.support.restoring import Restoration, Restorer
 from pae_zoo.plotting import figures
 
 SHOWN_IMAGES = 8

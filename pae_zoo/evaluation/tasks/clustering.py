@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pae_zoo.evaluation import latent_geometry
 from pae_zoo.evaluation.context import Context
+from pae_zoo.evaluation.support import latent_geometry
 from pae_zoo.geometry.distances import pairwise_distances
 from pae_zoo.plotting import geometry
 from pae_zoo.plotting.geometry import Clustering

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.evaluation.features import Extractor, check_file
+from pae_zoo.evaluation.features.extractor import Extractor, check_file
 
 NUM_FEATURES = 2048
 ROWS = 50  # images of 299x299 at a time

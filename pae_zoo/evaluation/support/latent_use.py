@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from pae_zoo.core import seeds
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence, to_unit
-from pae_zoo.evaluation.local_posteriors import Gaussians
+from pae_zoo.evaluation.support.local_posteriors import Gaussians
 from pae_zoo.plotting import figures
 
 ACTIVE_VARIANCE = 0.01

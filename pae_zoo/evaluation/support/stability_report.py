@@ -10,9 +10,9 @@ import numpy as np
 
 from pae_zoo.core import files
 from pae_zoo.core.errors import UserError
-from pae_zoo.evaluation import stability_statistics as statistics
-from pae_zoo.evaluation import stability_tables as tables
-from pae_zoo.evaluation.stability_tables import PUBLISHED, STRAIGHT
+from pae_zoo.evaluation.metrics import agreement as statistics
+from pae_zoo.evaluation.support import stability_tables as tables
+from pae_zoo.evaluation.support.stability_tables import PUBLISHED, STRAIGHT
 from pae_zoo.plotting import figures as plotting
 from pae_zoo.plotting import geometry
 from pae_zoo.plotting.geometry import VARIATION_AXIS, Histogram

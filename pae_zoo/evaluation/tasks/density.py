@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from pae_zoo.evaluation import detection, ood, quality
-from pae_zoo.evaluation.baselines import BASELINES, Density
 from pae_zoo.evaluation.context import Context
+from pae_zoo.evaluation.metrics import detection
+from pae_zoo.evaluation.metrics.density_baselines import BASELINES, Density
+from pae_zoo.evaluation.support import quality
+from pae_zoo.evaluation.tasks import ood
 from pae_zoo.plotting import figures
 
 check_data = ood.check_data

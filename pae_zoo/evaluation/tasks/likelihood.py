@@ -10,7 +10,7 @@ import tensorflow as tf
 from pae_zoo.core import seeds
 from pae_zoo.data import preprocessing
 from pae_zoo.evaluation.context import Context
-from pae_zoo.evaluation.reconstruction import standard_error
+from pae_zoo.evaluation.tasks.reconstruction import standard_error
 from pae_zoo.plotting import figures
 
 BOUND_KEYS = ("test/elbo", "test/elbo_stderr", "test/elbo_model_space")

@@ -11,8 +11,8 @@ import tensorflow as tf
 from pae_zoo import curvature
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.evaluation.calibration_metrics import spearman
 from pae_zoo.evaluation.context import UNSUPPORTED, Context
+from pae_zoo.evaluation.metrics.calibration import spearman
 from pae_zoo.plotting import uncertainty
 
 REFERENCE = "exact"

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pae_zoo.evaluation import latent_geometry, latent_grid
 from pae_zoo.evaluation.context import Context, Projection
+from pae_zoo.evaluation.support import latent_geometry
+from pae_zoo.evaluation.tasks import latent_grid
 from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.metrics import indicatrices, log_volume
 from pae_zoo.geometry.solver import Geodesics, Solver

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from pae_zoo.core import files, seeds
-from pae_zoo.evaluation import latent_geometry, stability_report
 from pae_zoo.evaluation.context import Context
-from pae_zoo.evaluation.stability_tables import PUBLISHED, STRAIGHT, Table
+from pae_zoo.evaluation.support import latent_geometry, stability_report
+from pae_zoo.evaluation.support.stability_tables import PUBLISHED, STRAIGHT, Table
 from pae_zoo.geometry.curves import Curves
 from pae_zoo.geometry.energies import PUBLISHED_POINTS
 from pae_zoo.geometry.lengths import published_length

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from pae_zoo.evaluation.calibration_metrics import spearman
+from pae_zoo.evaluation.metrics.calibration import spearman
 
 
 def variation(values: np.ndarray) -> np.ndarray:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from pae_zoo.data import preprocessing
-from pae_zoo.evaluation import calibration_metrics as metrics
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, to_unit
-from pae_zoo.evaluation.likelihood import has_bits
-from pae_zoo.evaluation.predictions import Predictions, mean_and_std, predict
-from pae_zoo.evaluation.reconstruction import standard_error
+from pae_zoo.evaluation.metrics import calibration as metrics
+from pae_zoo.evaluation.support.predictions import Predictions, mean_and_std, predict
+from pae_zoo.evaluation.tasks.likelihood import has_bits
+from pae_zoo.evaluation.tasks.reconstruction import standard_error
 from pae_zoo.plotting import figures, uncertainty
 
 SHOWN_IMAGES = 8

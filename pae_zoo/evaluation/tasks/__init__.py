@@ -1,0 +1,1 @@
+"""Tasks: a module here that has a `run(context)` is one."""
