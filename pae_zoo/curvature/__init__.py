@@ -1,13 +1,10 @@
 """Curvature of a network's likelihood in its weights: Gauss-Newton matrices, their approximations, and posteriors."""
 
-from pae_zoo.curvature import rules_elementwise, rules_linear, rules_shape  # noqa: F401
 from pae_zoo.curvature.callback import LaplaceCallback
-from pae_zoo.curvature.gauss_newton import METHODS, STRUCTURES, ggn, ggn_fn
-from pae_zoo.curvature.graph import Graph, flatten, read
-from pae_zoo.curvature.hessians import OutputHessian
-from pae_zoo.curvature.linearised import predict
-from pae_zoo.curvature.monte_carlo import sample_outputs
-from pae_zoo.curvature.posterior import (
+from pae_zoo.curvature.ggn.gauss_newton import METHODS, STRUCTURES, ggn, ggn_fn
+from pae_zoo.curvature.ggn.hessians import OutputHessian
+from pae_zoo.curvature.network.graph import Graph, flatten, read
+from pae_zoo.curvature.posteriors.build import (
     BlockPosterior,
     DiagPosterior,
     KronPosterior,
@@ -15,7 +12,14 @@ from pae_zoo.curvature.posterior import (
     LowRankPosterior,
     WeightPosterior,
 )
-from pae_zoo.curvature.rules import Rule, register_rule
+from pae_zoo.curvature.predictive.linearised import predict
+from pae_zoo.curvature.predictive.monte_carlo import sample_outputs
+from pae_zoo.curvature.rules import (
+    elementwise,  # noqa: F401
+    linear,  # noqa: F401
+    shape,  # noqa: F401
+)
+from pae_zoo.curvature.rules.registry import Rule, register_rule
 
 __all__ = [
     "METHODS", "STRUCTURES", "BlockPosterior", "DiagPosterior", "Graph", "KronPosterior", "LaplaceCallback",

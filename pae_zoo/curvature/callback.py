@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import gauss_newton, posterior, record
-from pae_zoo.curvature.graph import ALL, Graph, read
+from pae_zoo.curvature.ggn import gauss_newton, record
+from pae_zoo.curvature.network.graph import ALL, Graph, read
+from pae_zoo.curvature.posteriors import build
 
 EMA, ACCUMULATE = "ema", "accumulate"
 _NAMED = ("structure", "method", "likelihood", "layers")
@@ -143,8 +144,8 @@ class LaplaceCallback(keras.callbacks.Callback):
         if self._is_whole:  # training goes on: the estimate begins anew
             self.curvature, self.refreshes, self._is_whole = None, 0, False
         old = self.curvature
-        self.curvature = (posterior.add(found, found, gain, 0.0) if old is None else
-                          posterior.add(old, found, self.memory_factor, gain))
+        self.curvature = (build.add(found, found, gain, 0.0) if old is None else
+                          build.add(old, found, self.memory_factor, gain))
         self.refreshes += 1
         self.seconds += time.monotonic() - start
 
@@ -153,7 +154,7 @@ class LaplaceCallback(keras.callbacks.Callback):
         total = None
         for number, start in enumerate(range(0, len(self.x), batch_size)):
             found = self._ggn(self.x[start : start + batch_size], seeds.fold_in(self.seed, -1 - number))
-            total = found if total is None else posterior.add(total, found)
+            total = found if total is None else build.add(total, found)
         self.curvature, self._is_whole, self.refreshes = total, True, max(self.refreshes, 1)
 
     def _ggn(self, x: np.ndarray, seed):
@@ -171,15 +172,15 @@ class LaplaceCallback(keras.callbacks.Callback):
         if self.update == ACCUMULATE or self._is_whole:
             return self.curvature
         weight = 1.0 / (1.0 - self.memory_factor**self.refreshes)
-        return posterior.add(self.curvature, self.curvature, weight, 0.0)
+        return build.add(self.curvature, self.curvature, weight, 0.0)
 
-    def posterior(self, optimise: bool = True, batch_size: int = 256, **scales: Any) -> posterior.WeightPosterior:
+    def posterior(self, optimise: bool = True, batch_size: int = 256, **scales: Any) -> build.WeightPosterior:
         """Returns q(theta) around the weights as they are, with the estimate as its curvature.
 
         With `optimise`, prior precision and, for a Gaussian, sigma^2 maximise the evidence on (x, y); else they are 1,
         or `scales` (prior_precision, noise_variance, kappa).
         """
-        found = posterior.build(self.options["structure"], self.graph, self.estimate(), self.options["layers"])
+        found = build.build(self.options["structure"], self.graph, self.estimate(), self.options["layers"])
         if scales:
             found.assign_scales(**scales)
         if optimise:

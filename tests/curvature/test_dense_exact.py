@@ -7,8 +7,9 @@ import reference
 import tensorflow as tf
 
 from pae_zoo import likelihoods
-from pae_zoo.curvature import dense_exact, flatten, hessians, read, record
-from pae_zoo.curvature import dense_exact_plan as plans
+from pae_zoo.curvature import flatten, read
+from pae_zoo.curvature.ggn import dense_exact, hessians, record
+from pae_zoo.curvature.ggn import dense_exact_plan as plans
 from pae_zoo.networks import layers as zoo_layers
 
 L = keras.layers

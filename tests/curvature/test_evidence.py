@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.evidence import Evidence, Fit, LowRank, Separate
+from pae_zoo.curvature.posteriors.evidence import Evidence, Fit, LowRank, Separate
 
 VARIANCE, GAMMA = 0.3, 1.7
 

@@ -5,9 +5,10 @@ import pytest
 import reference
 import tensorflow as tf
 
-from pae_zoo.curvature import graph as graphs
-from pae_zoo.curvature import hessians, kron, matrix_form
-from pae_zoo.curvature import posterior as posteriors
+from pae_zoo.curvature.ggn import hessians, kron
+from pae_zoo.curvature.network import graph as graphs
+from pae_zoo.curvature.network import matrix_form
+from pae_zoo.curvature.posteriors import build as posteriors
 
 L = reference.L
 
@@ -164,7 +165,7 @@ def test_factors_are_semi_definite_and_add_up_over_batches():
 
 
 def test_pieces_of_a_batch_count_no_padding():
-    from pae_zoo.curvature import pieces
+    from pae_zoo.curvature.network import pieces
 
     model = mixed()
     x = reference.data(model, 5)

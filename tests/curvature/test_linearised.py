@@ -8,9 +8,10 @@ import tensorflow as tf
 from tiers import some
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import graph as graphs
-from pae_zoo.curvature import hessians, kron, last_layer, linearised, low_rank, variance_propagation
-from pae_zoo.curvature import posterior as posteriors
+from pae_zoo.curvature.ggn import hessians, kron, last_layer, low_rank
+from pae_zoo.curvature.network import graph as graphs
+from pae_zoo.curvature.posteriors import build as posteriors
+from pae_zoo.curvature.predictive import linearised, variance_propagation
 
 L = reference.L
 SEED = (1, 2)

@@ -6,9 +6,9 @@ import reference
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import graph as graphs
-from pae_zoo.curvature import hessians, low_rank
-from pae_zoo.curvature import posterior as posteriors
+from pae_zoo.curvature.ggn import hessians, low_rank
+from pae_zoo.curvature.network import graph as graphs
+from pae_zoo.curvature.posteriors import build as posteriors
 
 L = reference.L
 SEED = (5, 6)

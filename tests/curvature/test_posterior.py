@@ -9,11 +9,11 @@ from tiers import some
 from pae_zoo import curvature
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import graph as graphs
-from pae_zoo.curvature import posterior as posteriors
-from pae_zoo.curvature.kron import Kron, KronDiagonal
-from pae_zoo.curvature.last_layer import LastLayer
-from pae_zoo.curvature.low_rank import Sketch, _column
+from pae_zoo.curvature.ggn.kron import Kron, KronDiagonal
+from pae_zoo.curvature.ggn.last_layer import LastLayer
+from pae_zoo.curvature.ggn.low_rank import Sketch, _column
+from pae_zoo.curvature.network import graph as graphs
+from pae_zoo.curvature.posteriors import build as posteriors
 
 STRUCTURES = list(posteriors.STRUCTURES)
 SEED = (3, 4)

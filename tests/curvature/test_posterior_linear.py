@@ -6,9 +6,9 @@ import reference
 import tensorflow as tf
 from scipy import optimize, stats
 
-from pae_zoo.curvature import graph as graphs
-from pae_zoo.curvature import hessians, kron, last_layer, low_rank
-from pae_zoo.curvature import posterior as posteriors
+from pae_zoo.curvature.ggn import hessians, kron, last_layer, low_rank
+from pae_zoo.curvature.network import graph as graphs
+from pae_zoo.curvature.posteriors import build as posteriors
 
 NUM_DATA, NUM_INPUTS, NUM_OUTPUTS = 10, 3, 2
 STRUCTURES = ("block", "kron", "low_rank", "last_layer")

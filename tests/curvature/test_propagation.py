@@ -9,7 +9,9 @@ import tensorflow as tf
 from tiers import some
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import flatten, hessians, propagation, read, record, rules
+from pae_zoo.curvature import flatten, read
+from pae_zoo.curvature.ggn import hessians, propagation, record
+from pae_zoo.curvature.rules import registry
 
 L = keras.layers
 LINES = [name for name in reference.NETWORKS if name not in ("added", "concatenated", "concatenated_images")]
@@ -134,7 +136,7 @@ def test_upsampling_keeps_channels_apart():
     for interpolation in ("nearest", "bilinear"):
         layer = L.UpSampling2D((2, 3), interpolation=interpolation)
         y = layer(a)
-        rule, m = rules.rule_of(layer), rng.random(y.shape)
+        rule, m = registry.rule_of(layer), rng.random(y.shape)
         changed = m.copy()
         changed[..., 1] *= 3
         one, other = (rule.diag_input(layer, a, y, tf.constant(values)).numpy() for values in (m, changed))

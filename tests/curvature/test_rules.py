@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from pae_zoo import curvature
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import hessians, pieces, record, rules, sweeps
+from pae_zoo.curvature.ggn import hessians, record, sweeps
+from pae_zoo.curvature.network import pieces
+from pae_zoo.curvature.rules import registry
 
 L = keras.layers
 
@@ -102,16 +104,16 @@ def test_an_unknown_layer_is_refused_by_name_and_differentiated_on_demand():
 
 
 def test_a_rule_of_ones_own(monkeypatch):
-    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
     network = reference.sequential((4,), L.Dense(3, activation="tanh"), Scale(), L.Dense(2))
     x = reference.data(network)
     # What is left out, here rows, is made by automatic differentiation.
     curvature.register_rule(
         Scale,
-        forward=lambda layer, a: a * rules.weight(layer.w, a.dtype) ** 2,
-        slope=lambda layer, a: tf.ones_like(a) * rules.weight(layer.w, a.dtype) ** 2,
+        forward=lambda layer, a: a * registry.weight(layer.w, a.dtype) ** 2,
+        slope=lambda layer, a: tf.ones_like(a) * registry.weight(layer.w, a.dtype) ** 2,
         squares=lambda layer, a, delta: [
-            tf.reduce_sum((2 * rules.weight(layer.w, a.dtype) * a[None] * delta) ** 2, (0, 1))],
+            tf.reduce_sum((2 * registry.weight(layer.w, a.dtype) * a[None] * delta) ** 2, (0, 1))],
     )
     explicit = reference.gauss_newton(network, x)
     np.testing.assert_allclose(curvature.ggn(network, x), np.diag(explicit), rtol=1e-8)
@@ -129,7 +131,7 @@ def test_layers_that_a_rule_does_not_cover_are_refused():
     mixing = curvature.read(reference.NETWORKS["layer_norm"]())
     step = next(step for step in mixing.chain.flat() if isinstance(step.layer, L.LayerNormalization))
     with pytest.raises(UserError, match="mixes values"):
-        rules.slope(step, tf.zeros((1, 4, 5, 3), tf.float64))
+        registry.slope(step, tf.zeros((1, 4, 5, 3), tf.float64))
 
 
 def _flat(nested):

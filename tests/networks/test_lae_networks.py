@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pae_zoo import curvature, networks
-from pae_zoo.curvature.rules import rule_of
+from pae_zoo.curvature.rules.registry import rule_of
 
 pytestmark = pytest.mark.usefixtures("zero_weights")
 

@@ -95,7 +95,7 @@ def sweeps():
 
 
 def python_files():
-    load = "from pae_zoo.curvature.posterior_base import WeightPosterior\nWeightPosterior.load(D + '/p.npz')"
+    load = "from pae_zoo.curvature.posteriors.base import WeightPosterior\nWeightPosterior.load(D + '/p.npz')"
     features = "from pae_zoo.evaluation import features\nfeatures.load(D + '/p.npz')"
 
     def case(name, make, **how):

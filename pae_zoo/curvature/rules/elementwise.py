@@ -6,8 +6,9 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import pieces, rules
-from pae_zoo.curvature.rules_shape import call
+from pae_zoo.curvature.network import pieces
+from pae_zoo.curvature.rules import registry
+from pae_zoo.curvature.rules.shape import call
 from pae_zoo.networks import layers as zoo_layers
 
 # (variable, its shape as an event's with ones where it is shared, dy/dvariable (B, *event) or None for ones)
@@ -28,12 +29,12 @@ def _gradients(local: Callable[[keras.Layer, tf.Tensor], list[_Local]], layer, a
 def _register(layer_class: type, local: Callable[[keras.Layer, tf.Tensor], list[_Local]], **functions) -> None:
     def squares(layer, a, delta):
         found = _gradients(local, layer, a, delta)
-        return rules.in_order(layer, {key: tf.reduce_sum(one**2, (0, 1)) for key, one in found.items()})
+        return registry.in_order(layer, {key: tf.reduce_sum(one**2, (0, 1)) for key, one in found.items()})
 
-    rules.register_rule(
+    registry.register_rule(
         layer_class,
         squares=squares,
-        rows=lambda layer, a, delta: rules.flat_rows(layer, _gradients(local, layer, a, delta)),
+        rows=lambda layer, a, delta: registry.flat_rows(layer, _gradients(local, layer, a, delta)),
         **functions,
     )
 
@@ -41,17 +42,17 @@ def _register(layer_class: type, local: Callable[[keras.Layer, tf.Tensor], list[
 def _register_elementwise(layer_class: type, forward: Callable, local: Optional[Callable] = None, **functions) -> None:
     functions = {
         "forward": forward,
-        "slope": lambda layer, a: rules.slope_by_tape(lambda x: forward(layer, x), a),
+        "slope": lambda layer, a: registry.slope_by_tape(lambda x: forward(layer, x), a),
         **functions,
     }
     if local is None:
-        rules.register_rule(layer_class, **functions)
+        registry.register_rule(layer_class, **functions)
     else:
         _register(layer_class, local, **functions)
 
 
 def _prelu(layer, a):
-    return tf.nn.relu(a) - rules.weight(layer.alpha, a.dtype) * tf.nn.relu(-a)
+    return tf.nn.relu(a) - registry.weight(layer.alpha, a.dtype) * tf.nn.relu(-a)
 
 
 def _rescaling(layer, a):
@@ -59,11 +60,11 @@ def _rescaling(layer, a):
 
 
 def _affine(layer, a):
-    return a * _affine_scale(layer, a) + rules.weight(layer.beta, a.dtype)
+    return a * _affine_scale(layer, a) + registry.weight(layer.beta, a.dtype)
 
 
 def _affine_scale(layer, a):
-    return rules.weight(layer.gamma, a.dtype) / (1 + 1e-5) ** 0.5
+    return registry.weight(layer.gamma, a.dtype) / (1 + 1e-5) ** 0.5
 
 
 def _affine_local(layer, a):
@@ -85,8 +86,8 @@ def _scaled(layer: keras.Layer, a: tf.Tensor, unit: tf.Tensor) -> tf.Tensor:
     """Returns gamma unit + beta of a normalisation, either of which may be missing."""
     shape = _aligned(a, _axes(layer, a))
     if layer.gamma is not None:
-        unit = unit * tf.reshape(rules.weight(layer.gamma, a.dtype), shape)
-    return unit if layer.beta is None else unit + tf.reshape(rules.weight(layer.beta, a.dtype), shape)
+        unit = unit * tf.reshape(registry.weight(layer.gamma, a.dtype), shape)
+    return unit if layer.beta is None else unit + tf.reshape(registry.weight(layer.beta, a.dtype), shape)
 
 
 def _scaled_local(unit: Callable) -> Callable:
@@ -101,8 +102,8 @@ def _scaled_local(unit: Callable) -> Callable:
 def _batch_unit(layer, a):
     """Returns (a - mean) / sqrt(variance + epsilon) by the moving statistics."""
     shape = _aligned(a, _axes(layer, a))
-    mean = tf.reshape(rules.weight(layer.moving_mean, a.dtype), shape)
-    variance = tf.reshape(rules.weight(layer.moving_variance, a.dtype), shape)
+    mean = tf.reshape(registry.weight(layer.moving_mean, a.dtype), shape)
+    variance = tf.reshape(registry.weight(layer.moving_variance, a.dtype), shape)
     return (a - mean) * tf.math.rsqrt(variance + layer.epsilon)
 
 

@@ -7,10 +7,10 @@ import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import evidence
-from pae_zoo.curvature.layout import Source
-from pae_zoo.curvature.low_rank import Sketch, eigenpairs
-from pae_zoo.curvature.posterior_base import WeightPosterior
+from pae_zoo.curvature.ggn.low_rank import Sketch, eigenpairs
+from pae_zoo.curvature.network.layout import Source
+from pae_zoo.curvature.posteriors import evidence
+from pae_zoo.curvature.posteriors.base import WeightPosterior
 
 
 @register_keras_serializable("pae_zoo")

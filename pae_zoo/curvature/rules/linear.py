@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import pieces, rules
+from pae_zoo.curvature.network import pieces
+from pae_zoo.curvature.rules import registry
 from pae_zoo.networks import layers as zoo_layers
 
 
@@ -29,13 +30,13 @@ class Linear:
 
     def forward(self, layer: keras.Layer, a: tf.Tensor) -> tf.Tensor:
         """Returns the layer's output without its activation."""
-        y = self.op(layer, a, rules.weight(layer.kernel, a.dtype))
-        return y + rules.weight(layer.bias, a.dtype) if layer.use_bias else y
+        y = self.op(layer, a, registry.weight(layer.kernel, a.dtype))
+        return y + registry.weight(layer.bias, a.dtype) if layer.use_bias else y
 
     def vjp(self, layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
         """Returns the rows by the input."""
-        kernel = rules.weight(layer.kernel, a.dtype)
-        return rules.vjp_by_tape(lambda x: self.op(layer, x, kernel), a, delta, is_linear=True)
+        kernel = registry.weight(layer.kernel, a.dtype)
+        return registry.vjp_by_tape(lambda x: self.op(layer, x, kernel), a, delta, is_linear=True)
 
     def gradients(self, layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> dict[int, tf.Tensor]:
         """Returns the gradients (R, B, *shape) by the id of the variable."""
@@ -48,11 +49,11 @@ class Linear:
 
     def rows(self, layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
         """Returns the gradients (R, B, P_l)."""
-        return rules.flat_rows(layer, self.gradients(layer, a, delta))
+        return registry.flat_rows(layer, self.gradients(layer, a, delta))
 
     def squares(self, layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> list[tf.Tensor]:
         """Returns the sums of squared gradients."""
-        return rules.in_order(layer, self.sums(layer, a, delta))
+        return registry.in_order(layer, self.sums(layer, a, delta))
 
     def sums(self, layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> dict[int, tf.Tensor]:
         """Returns the sums of squared gradients by the id of the variable, a few data at a time if need be."""
@@ -82,7 +83,7 @@ class _Dense(Linear):
 
     def vjp(self, layer, a, delta):
         flat = tf.matmul(
-            tf.reshape(delta, (-1, delta.shape[-1])), rules.weight(layer.kernel, a.dtype), transpose_b=True)
+            tf.reshape(delta, (-1, delta.shape[-1])), registry.weight(layer.kernel, a.dtype), transpose_b=True)
         return tf.reshape(flat, (*_leading(delta), *a.shape[1:]))
 
     def sums(self, layer, a, delta):
@@ -136,7 +137,7 @@ def _transposed(layer, a, kernel):
 
 def _transposed_factors(layer, a, delta):
     # The transposed convolution is the adjoint of a convolution, which takes delta to the shape of a.
-    windows = _windows(layer, rules.fold(delta), layer.padding)
+    windows = _windows(layer, registry.fold(delta), layer.padding)
     return tf.reshape(windows, (*_leading(delta), *windows.shape[1:])), _positions(a)[None]
 
 
@@ -198,9 +199,9 @@ def _sigma(layer: zoo_layers.SpectralNorm, dtype: tf.DType) -> tuple[tf.Tensor, 
 
 
 def _normed_forward(layer, a):
-    inner, kernel = layer.layer, rules.weight(layer.layer.kernel, a.dtype)
+    inner, kernel = layer.layer, registry.weight(layer.layer.kernel, a.dtype)
     y = _normed(layer).op(inner, a, kernel) / _sigma(layer, a.dtype)[0]
-    return y + rules.weight(inner.bias, a.dtype) if inner.use_bias else y
+    return y + registry.weight(inner.bias, a.dtype) if inner.use_bias else y
 
 
 def _normed_vjp(layer, a, delta):
@@ -210,7 +211,7 @@ def _normed_vjp(layer, a, delta):
 # y = op(a, W) / sigma(W), so with G the gradient of delta^T op(a, W) by W, which is linear in W, and c = <G, W> =
 # delta^T op(a, W), the gradient of delta^T y is G / sigma - (c / sigma^2) dsigma/dW.
 def _normed_products(layer, a, delta):
-    raw = _normed(layer).op(layer.layer, a, rules.weight(layer.layer.kernel, a.dtype))
+    raw = _normed(layer).op(layer.layer, a, registry.weight(layer.layer.kernel, a.dtype))
     return tf.reduce_sum(delta * raw[None], list(range(2, delta.shape.rank)))
 
 
@@ -220,7 +221,7 @@ def _normed_rows(layer, a, delta):
     found = _normed(layer).gradients(inner, a, delta)
     products = tf.reshape(_normed_products(layer, a, delta), (*_leading(delta), *[1] * slope.shape.rank))
     found[id(inner.kernel)] = found[id(inner.kernel)] / sigma - products / sigma**2 * slope
-    return rules.flat_rows(inner, found)
+    return registry.flat_rows(inner, found)
 
 
 def _normed_squares(layer, a, delta):
@@ -228,7 +229,7 @@ def _normed_squares(layer, a, delta):
     sigma, slope = _sigma(layer, a.dtype)
     products = _normed_products(layer, a, delta)
     weighted = tf.reduce_sum(delta * tf.reshape(products, (*_leading(delta), *[1] * (delta.shape.rank - 2))), 0)
-    kernel = rules.weight(inner.kernel, a.dtype)
+    kernel = registry.weight(inner.kernel, a.dtype)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(kernel)
         value = linear.op(inner, a, kernel)
@@ -237,12 +238,12 @@ def _normed_squares(layer, a, delta):
     squares = found[id(inner.kernel)] - 2 * mixed * slope / sigma + tf.reduce_sum(products**2) * (slope / sigma) ** 2
     # The three terms may cancel; their sum is a square.
     found[id(inner.kernel)] = tf.maximum(squares, 0) / sigma**2
-    return rules.in_order(inner, found)
+    return registry.in_order(inner, found)
 
 
 def _of_inner(name: str) -> Callable:
     """Returns a rule's function of the layer inside a wrapper."""
-    return lambda layer, *args: getattr(rules.rule_of(layer.layer), name)(layer.layer, *args)
+    return lambda layer, *args: getattr(registry.rule_of(layer.layer), name)(layer.layer, *args)
 
 
 def _apply(op: Callable) -> Callable:
@@ -251,7 +252,7 @@ def _apply(op: Callable) -> Callable:
     def forward(layer, a):
         _check(layer)
         y = op(layer, a)
-        return y + rules.weight(layer.bias, a.dtype) if layer.use_bias else y
+        return y + registry.weight(layer.bias, a.dtype) if layer.use_bias else y
 
     return forward
 
@@ -261,32 +262,32 @@ def _options(layer: keras.Layer) -> dict:
 
 
 for _class, _linear in LINEAR.items():
-    rules.register_rule(
+    registry.register_rule(
         _class, forward=_linear.forward, vjp=_linear.vjp, squares=_linear.squares, rows=_linear.rows, is_linear=True)
-rules.register_rule(
+registry.register_rule(
     zoo_layers.SpectralNorm, forward=_normed_forward, vjp=_normed_vjp, squares=_normed_squares, rows=_normed_rows,
     is_linear=True)
 # Keras' own divides the kernel itself, in training; at inference it is the layer that it wraps.
-rules.register_rule(
+registry.register_rule(
     keras.layers.SpectralNormalization,
     **{name: _of_inner(name) for name in ("forward", "vjp", "squares", "rows")},
     is_linear=True,
 )
-rules.register_rule(
+registry.register_rule(
     keras.layers.Conv3D,
-    forward=_apply(lambda layer, a: _conv(layer, a, rules.weight(layer.kernel, a.dtype))),
+    forward=_apply(lambda layer, a: _conv(layer, a, registry.weight(layer.kernel, a.dtype))),
     is_linear=True,
 )
-rules.register_rule(
+registry.register_rule(
     keras.layers.DepthwiseConv2D,
     forward=_apply(
-        lambda layer, a: keras.ops.depthwise_conv(a, rules.weight(layer.kernel, a.dtype), **_options(layer))),
+        lambda layer, a: keras.ops.depthwise_conv(a, registry.weight(layer.kernel, a.dtype), **_options(layer))),
     is_linear=True,
 )
-rules.register_rule(
+registry.register_rule(
     keras.layers.SeparableConv2D,
     forward=_apply(lambda layer, a: keras.ops.separable_conv(
-        a, rules.weight(layer.depthwise_kernel, a.dtype), rules.weight(layer.pointwise_kernel, a.dtype),
+        a, registry.weight(layer.depthwise_kernel, a.dtype), registry.weight(layer.pointwise_kernel, a.dtype),
         **_options(layer))),
     is_linear=True,
 )

@@ -15,9 +15,10 @@ from typing import NamedTuple, Optional, Sequence, Union
 import tensorflow as tf
 
 from pae_zoo.core import seeds
-from pae_zoo.curvature import matrix_form, pieces, record, sweeps
-from pae_zoo.curvature.graph import Block, Graph, Step
-from pae_zoo.curvature.hessians import OutputHessian
+from pae_zoo.curvature.ggn import record, sweeps
+from pae_zoo.curvature.ggn.hessians import OutputHessian
+from pae_zoo.curvature.network import matrix_form, pieces
+from pae_zoo.curvature.network.graph import Block, Graph, Step
 
 
 class Kron(NamedTuple):

@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import pieces
-from pae_zoo.curvature.graph import Block, Step
-from pae_zoo.curvature.hessians import OutputHessian
-from pae_zoo.curvature.record import Record
+from pae_zoo.curvature.ggn.hessians import OutputHessian
+from pae_zoo.curvature.ggn.record import Record
+from pae_zoo.curvature.network import pieces
+from pae_zoo.curvature.network.graph import Block, Step
 
 # Rows in flight take so many times the largest input and output of a step, and never more bytes than this.
 COPIES = 4

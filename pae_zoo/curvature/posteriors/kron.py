@@ -7,10 +7,11 @@ import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import evidence, matrix_form
-from pae_zoo.curvature.kron import Kron, KronDiagonal
-from pae_zoo.curvature.layout import Part
-from pae_zoo.curvature.posterior_base import WeightPosterior, finite
+from pae_zoo.curvature.ggn.kron import Kron, KronDiagonal
+from pae_zoo.curvature.network import matrix_form
+from pae_zoo.curvature.network.layout import Part
+from pae_zoo.curvature.posteriors import evidence
+from pae_zoo.curvature.posteriors.base import WeightPosterior, finite
 
 
 @register_keras_serializable("pae_zoo")

@@ -12,11 +12,13 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import pieces, propagation_rules, record, rules
-from pae_zoo.curvature.dense_exact import is_shared
-from pae_zoo.curvature.graph import Block, Chain, Graph, Parallel, Step
-from pae_zoo.curvature.hessians import Categorical, OutputHessian
-from pae_zoo.curvature.sweeps import root_of
+from pae_zoo.curvature.ggn import record
+from pae_zoo.curvature.ggn.dense_exact import is_shared
+from pae_zoo.curvature.ggn.hessians import Categorical, OutputHessian
+from pae_zoo.curvature.ggn.sweeps import root_of
+from pae_zoo.curvature.network import pieces
+from pae_zoo.curvature.network.graph import Block, Chain, Graph, Parallel, Step
+from pae_zoo.curvature.rules import propagation, registry
 
 UPSTREAM = "upstream"
 # Full matrices of one location take about so many times their own bytes while they are carried.
@@ -252,7 +254,7 @@ class _Pass:
             if rule.slope is not None:
                 slopes[-1] = slopes[-1] * rule.slope(step.layer, self.record.inputs[step])
             elif step.activation is None and type(step.layer) is keras.layers.Dense and len(kernels) < 2:
-                kernels.append(rules.weight(step.layer.kernel, self.record.output.dtype))
+                kernels.append(registry.weight(step.layer.kernel, self.record.output.dtype))
                 slopes.append(1.0)
             else:
                 return None
@@ -271,7 +273,7 @@ class _Pass:
 
 
 def _softmax_rule(step: Step) -> Optional[Callable]:
-    return propagation_rules.softmax_input if step.activation is keras.activations.softmax else None
+    return propagation.softmax_input if step.activation is keras.activations.softmax else None
 
 
 def _upstream(graph: Graph) -> set[Union[Step, Parallel]]:

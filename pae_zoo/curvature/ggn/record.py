@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import rules
-from pae_zoo.curvature.graph import Block, Chain, Graph, Parallel, Step
+from pae_zoo.curvature.network.graph import Block, Chain, Graph, Parallel, Step
+from pae_zoo.curvature.rules import registry
 
 Visit = Callable[[Step, tf.Tensor], None]
 
@@ -31,9 +31,9 @@ class Record:
     output: tf.Tensor
     fallback: bool = False
 
-    def rule(self, step: Step) -> rules.Rule:
+    def rule(self, step: Step) -> registry.Rule:
         """Returns the step's rule."""
-        return rules.of_step(step, self.fallback)
+        return registry.of_step(step, self.fallback)
 
     def vjp(self, step: Step, delta: tf.Tensor) -> tf.Tensor:
         """Returns rows (R, B, *in) by the input of a step from rows by its output."""
@@ -114,7 +114,7 @@ def forward(graph: Graph, x: tf.Tensor, fallback: bool = False) -> Record:
             if isinstance(step, Parallel):
                 value = merge(step, [run(branch, value) for branch in step.branches])
             else:
-                value = rules.of_step(step, fallback).forward(step.layer, value)
+                value = registry.of_step(step, fallback).forward(step.layer, value)
             outputs[step] = value
         return value
 

@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.graph import Step
-from pae_zoo.curvature.pieces import size
+from pae_zoo.curvature.network.graph import Step
+from pae_zoo.curvature.network.pieces import size
 from pae_zoo.networks.activations import is_elementwise
 
 
@@ -99,17 +99,17 @@ def slope(step: Step, x: tf.Tensor) -> tf.Tensor:
 
 def complete(**functions: Any) -> Rule:
     """Returns a rule whose missing functions are made by automatic differentiation."""
-    from pae_zoo.curvature import rules_autodiff
+    from pae_zoo.curvature.rules import autodiff
 
     is_linear = functions.get("is_linear", False)
-    forward = functions.setdefault("forward", rules_autodiff.call)
+    forward = functions.setdefault("forward", autodiff.call)
     own_slope = functions.get("slope")
     if own_slope is not None:
         default = lambda layer, a, delta: delta * own_slope(layer, a)[None]  # noqa: E731
     else:
         default = lambda layer, a, delta: vjp_by_tape(lambda x: forward(layer, x), a, delta, is_linear)  # noqa: E731
     functions.setdefault("vjp", default)
-    rows = functions.setdefault("rows", rules_autodiff.rows)
+    rows = functions.setdefault("rows", autodiff.rows)
     functions.setdefault("squares", lambda layer, a, delta: squares_of_rows(layer, rows(layer, a, delta)))
     return Rule(**functions)
 

@@ -12,9 +12,10 @@ import tensorflow as tf
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.forward_mode import jvp
-from pae_zoo.curvature import pieces, record
-from pae_zoo.curvature.graph import Block, Graph, flatten
-from pae_zoo.curvature.hessians import OutputHessian
+from pae_zoo.curvature.ggn import record
+from pae_zoo.curvature.ggn.hessians import OutputHessian
+from pae_zoo.curvature.network import pieces
+from pae_zoo.curvature.network.graph import Block, Graph, flatten
 
 
 class Sketch(NamedTuple):

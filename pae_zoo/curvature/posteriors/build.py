@@ -5,14 +5,14 @@ from typing import Any, Sequence, Union
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError, suggestion
-from pae_zoo.curvature.graph import ALL
-from pae_zoo.curvature.last_layer import FULL, OUTPUTS, SHARED, LastLayer
-from pae_zoo.curvature.layout import Layout, Source
-from pae_zoo.curvature.low_rank import Sketch
-from pae_zoo.curvature.posterior_base import WeightPosterior
-from pae_zoo.curvature.posterior_dense import BlockPosterior, DiagPosterior, LastLayerPosterior
-from pae_zoo.curvature.posterior_kron import KronPosterior
-from pae_zoo.curvature.posterior_low_rank import LowRankPosterior
+from pae_zoo.curvature.ggn.last_layer import FULL, OUTPUTS, SHARED, LastLayer
+from pae_zoo.curvature.ggn.low_rank import Sketch
+from pae_zoo.curvature.network.graph import ALL
+from pae_zoo.curvature.network.layout import Layout, Source
+from pae_zoo.curvature.posteriors.base import WeightPosterior
+from pae_zoo.curvature.posteriors.dense import BlockPosterior, DiagPosterior, LastLayerPosterior
+from pae_zoo.curvature.posteriors.kron import KronPosterior
+from pae_zoo.curvature.posteriors.low_rank import LowRankPosterior
 
 __all__ = ["BlockPosterior", "DiagPosterior", "KronPosterior", "LastLayerPosterior", "LowRankPosterior",
            "STRUCTURES", "WeightPosterior", "add", "build", "load"]

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from pae_zoo import networks
-from pae_zoo.curvature import rules
+from pae_zoo.curvature.rules import registry
 
 
 def call(layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
@@ -15,8 +15,8 @@ def call(layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
 
 def rows(layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
     """Returns the gradients (R, B, P_l) of delta^T y by the trainable variables, one datum and row at a time."""
-    forward = rules.rule_of(layer, fallback=True).forward
-    weights = [rules.weight(variable, a.dtype) for variable in layer.trainable_variables]
+    forward = registry.rule_of(layer, fallback=True).forward
+    weights = [registry.weight(variable, a.dtype) for variable in layer.trainable_variables]
     # A scope hides the one around it, whose values the other variables must keep.
     others = [(variable, tf.convert_to_tensor(variable)) for variable in layer.non_trainable_variables]
 
@@ -29,5 +29,5 @@ def rows(layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
         gradients = tape.gradient(value, weights, output_gradients=row[None], unconnected_gradients="zero")
         return tf.concat([tf.reshape(gradient, (-1,)) for gradient in gradients], axis=0)
 
-    flat = tf.vectorized_map(one, (rules.tile(a, rules.size(delta, 0)), rules.fold(delta)))
-    return rules.unfold(flat, rules.size(delta, 0))
+    flat = tf.vectorized_map(one, (registry.tile(a, registry.size(delta, 0)), registry.fold(delta)))
+    return registry.unfold(flat, registry.size(delta, 0))

@@ -13,9 +13,10 @@ import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.forward_mode import jvp
-from pae_zoo.curvature import record, rules, rules_linear
-from pae_zoo.curvature.graph import Chain, Parallel, Step
-from pae_zoo.curvature.posterior_base import WeightPosterior
+from pae_zoo.curvature.ggn import record
+from pae_zoo.curvature.network.graph import Chain, Parallel, Step
+from pae_zoo.curvature.posteriors.base import WeightPosterior
+from pae_zoo.curvature.rules import linear, registry
 
 # Each output is one of the inputs, or 0, whatever they are.
 SELECTIONS = (
@@ -36,7 +37,7 @@ def variance(posterior: WeightPosterior, model, x: tf.Tensor) -> tf.Tensor:
     `model` is the posterior's network or the models at its beginning, at its weights as they are now. Raises UserError
     for layers that it has no formula for.
     """
-    from pae_zoo.curvature.linearised import beginning
+    from pae_zoo.curvature.predictive.linearised import beginning
 
     graph = beginning(posterior, model)
     run = record.forward(graph, x)
@@ -71,9 +72,9 @@ def _step(step: Step, run: record.Record, v: tf.Tensor, spread: list[tf.Tensor])
 
 
 def _linear(layer, a, v, spread):
-    op = rules_linear.LINEAR[type(layer)].op
+    op = linear.LINEAR[type(layer)].op
     kernel, *bias = spread
-    found = op(layer, v, rules.weight(layer.kernel, a.dtype) ** 2) + op(layer, a**2, kernel)
+    found = op(layer, v, registry.weight(layer.kernel, a.dtype) ** 2) + op(layer, a**2, kernel)
     return found + bias[0] if bias else found
 
 
@@ -113,7 +114,7 @@ def _batch_norm(layer, a, v, spread):
     shape = [1 if axis in axes else a.shape[axis] for axis in range(a.shape.rank)]
 
     def like(value):
-        return tf.reshape(rules.weight(value, a.dtype), shape)
+        return tf.reshape(registry.weight(value, a.dtype), shape)
 
     scale = tf.math.rsqrt(like(layer.moving_variance) + layer.epsilon)
     found = v * (scale * (like(layer.gamma) if layer.scale else 1.0)) ** 2
@@ -123,7 +124,7 @@ def _batch_norm(layer, a, v, spread):
 
 
 _RULES: tuple[tuple[tuple[type, ...], Callable], ...] = (
-    (tuple(rules_linear.LINEAR), _linear),
+    (tuple(linear.LINEAR), _linear),
     (SELECTIONS, _selection),
     (MAXIMA, _maximum),
     (AVERAGES, _average),

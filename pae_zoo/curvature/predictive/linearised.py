@@ -12,12 +12,13 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import hessians, matrix_form, pieces, record, sweeps
-from pae_zoo.curvature import variance_propagation as propagation
-from pae_zoo.curvature.graph import Block, Graph, Step, read
-from pae_zoo.curvature.layout import Layout
-from pae_zoo.curvature.posterior_base import WeightPosterior
-from pae_zoo.curvature.posterior_dense import DiagPosterior
+from pae_zoo.curvature.ggn import hessians, record, sweeps
+from pae_zoo.curvature.network import matrix_form, pieces
+from pae_zoo.curvature.network.graph import Block, Graph, Step, read
+from pae_zoo.curvature.network.layout import Layout
+from pae_zoo.curvature.posteriors.base import WeightPosterior
+from pae_zoo.curvature.posteriors.dense import DiagPosterior
+from pae_zoo.curvature.predictive import variance_propagation as propagation
 
 Model = Union[keras.Model, Sequence[keras.Model], Graph]
 EXACT, DIAGONAL = "exact", "diagonal"

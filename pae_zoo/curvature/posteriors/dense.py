@@ -7,11 +7,12 @@ import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import evidence, matrix_form
-from pae_zoo.curvature.graph import LAST
-from pae_zoo.curvature.last_layer import FULL, OUTPUTS, SHARED, LastLayer
-from pae_zoo.curvature.layout import Source
-from pae_zoo.curvature.posterior_base import WeightPosterior, finite, triangular_factor
+from pae_zoo.curvature.ggn.last_layer import FULL, OUTPUTS, SHARED, LastLayer
+from pae_zoo.curvature.network import matrix_form
+from pae_zoo.curvature.network.graph import LAST
+from pae_zoo.curvature.network.layout import Source
+from pae_zoo.curvature.posteriors import evidence
+from pae_zoo.curvature.posteriors.base import WeightPosterior, finite, triangular_factor
 
 
 @register_keras_serializable("pae_zoo")

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from pae_zoo.core import files, reading, seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import evidence
-from pae_zoo.curvature.graph import ALL
-from pae_zoo.curvature.layout import Layout, Source
+from pae_zoo.curvature.network.graph import ALL
+from pae_zoo.curvature.network.layout import Layout, Source
+from pae_zoo.curvature.posteriors import evidence
 
 # Explicit matrices above this are refused, in MiB.
 MEMORY = 2048

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.curvature import pieces, rules, rules_elementwise, rules_linear
+from pae_zoo.curvature.network import pieces
+from pae_zoo.curvature.rules import elementwise, linear, registry
 from pae_zoo.networks import layers as zoo_layers
 
 L = keras.layers
@@ -23,8 +24,8 @@ def _linear_input(op: Op) -> Callable:
     """The transposed operation with the squared kernel."""
 
     def diag_input(layer, a, y, m):
-        kernel = rules.weight(_kernel(layer), a.dtype) ** 2
-        return rules.vjp_by_tape(lambda x: op(layer, x, kernel), a[: pieces.size(m, 0)], m[None], is_linear=True)[0]
+        kernel = registry.weight(_kernel(layer), a.dtype) ** 2
+        return registry.vjp_by_tape(lambda x: op(layer, x, kernel), a[: pieces.size(m, 0)], m[None], is_linear=True)[0]
 
     return diag_input
 
@@ -36,7 +37,7 @@ def _kernel(layer: keras.Layer) -> keras.Variable:
 
 def _by_kernel(op: Op, layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
     """Returns the gradient of delta^T op(a, kernel) by the kernel, summed over the batch."""
-    kernel = rules.weight(_kernel(layer), a.dtype)
+    kernel = registry.weight(_kernel(layer), a.dtype)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(kernel)
         value = op(layer, a, kernel)
@@ -62,11 +63,11 @@ def _with_bias(layer: keras.Layer, a: tf.Tensor, m: tf.Tensor, kernel: tf.Tensor
 
 
 def _linear_weights(op: Op) -> Callable:
-    return lambda layer, a, m: rules.in_order(layer, _linear_sums(op, layer, a, m))
+    return lambda layer, a, m: registry.in_order(layer, _linear_sums(op, layer, a, m))
 
 
 def _dense_input(layer, a, y, m):
-    kernel = rules.weight(layer.kernel, a.dtype) ** 2
+    kernel = registry.weight(layer.kernel, a.dtype) ** 2
     flat = tf.matmul(tf.reshape(m, (-1, m.shape[-1])), kernel, transpose_b=True)
     return tf.reshape(flat, (pieces.size(m, 0), *a.shape[1:]))
 
@@ -74,11 +75,11 @@ def _dense_input(layer, a, y, m):
 def _dense_weights(layer, a, m):
     flat = tf.reshape(_same_batch(a**2, m), (-1, a.shape[-1]))
     kernel = tf.matmul(flat, tf.reshape(m, (-1, m.shape[-1])), transpose_a=True)
-    return rules.in_order(layer, _with_bias(layer, a, m, kernel))
+    return registry.in_order(layer, _with_bias(layer, a, m, kernel))
 
 
 def _dense_full_input(layer, a, y, full):
-    kernel, num = rules.weight(layer.kernel, a.dtype), math.prod(a.shape[1:-1])
+    kernel, num = registry.weight(layer.kernel, a.dtype), math.prod(a.shape[1:-1])
     full = tf.reshape(full, (-1, num, kernel.shape[1], num, kernel.shape[1]))
     half = tf.tensordot(full, kernel, [[4], [1]])
     whole = tf.tensordot(half, kernel, [[2], [1]])
@@ -95,22 +96,22 @@ def _dense_full_weights(layer, a, full):
     found = {id(layer.kernel): tf.einsum("btsw,btn,bsn->nw", full, a, a)}
     if layer.use_bias:
         found[id(layer.bias)] = tf.reduce_sum(full, (0, 1, 2))
-    return rules.in_order(layer, found)
+    return registry.in_order(layer, found)
 
 
 def _moved(layer, a, y, m):
     """Values that are moved, repeated or chosen: all of J is 0 or 1."""
-    return rules.rule_of(layer).vjp(layer, a[: pieces.size(m, 0)], m[None])[0]
+    return registry.rule_of(layer).vjp(layer, a[: pieces.size(m, 0)], m[None])[0]
 
 
 def _chosen(layer, a, y, m):
     """The largest of each window: J depends on the datum."""
-    return rules.rule_of(layer).vjp(layer, a, tf.broadcast_to(m, tf.shape(y))[None])[0]
+    return registry.rule_of(layer).vjp(layer, a, tf.broadcast_to(m, tf.shape(y))[None])[0]
 
 
 def _chosen_globally(layer, a, y, m):
     """The largest of all positions: a J of their own for those that share the maximum."""
-    slope = rules.rule_of(layer).vjp(layer, a, tf.ones_like(y)[None])[0]
+    slope = registry.rule_of(layer).vjp(layer, a, tf.ones_like(y)[None])[0]
     return slope * _chosen(layer, a, y, m)
 
 
@@ -163,18 +164,18 @@ def _local_weights(local: Callable) -> Callable:
             products = m if slope is None else m * slope**2
             shared = [axis + 1 for axis, length in enumerate(aligned) if length == 1]
             found[id(variable)] = tf.reshape(tf.reduce_sum(products, [0, *shared]), variable.shape)
-        return rules.in_order(layer, found)
+        return registry.in_order(layer, found)
 
     return diag_weights
 
 
 def _layer_norm_input(layer, a, y, m):
     """J_ji = g_j / s (delta_ij - (1 + u_i u_j) / n), with u = (a - mean) / s over n values."""
-    axes = rules_elementwise._axes(layer, a)
-    unit = rules_elementwise._layer_unit(layer, a)
-    shape = rules_elementwise._aligned(a, axes)
+    axes = elementwise._axes(layer, a)
+    unit = elementwise._layer_unit(layer, a)
+    shape = elementwise._aligned(a, axes)
     inverse = tf.math.rsqrt(tf.math.reduce_variance(a, axes, keepdims=True) + layer.epsilon)
-    scale = inverse if layer.gamma is None else inverse * tf.reshape(rules.weight(layer.gamma, a.dtype), shape)
+    scale = inverse if layer.gamma is None else inverse * tf.reshape(registry.weight(layer.gamma, a.dtype), shape)
     m, n = m * scale**2, math.prod(a.shape[axis] for axis in axes)
     sums = [tf.reduce_sum(m * unit**power, axes, keepdims=True) for power in (0, 1, 2)]
     return m * (1 - 2 * (1 + unit**2) / n) + (sums[0] + 2 * unit * sums[1] + unit**2 * sums[2]) / n**2
@@ -186,7 +187,7 @@ def _projected(m: tf.Tensor, values: tf.Tensor, axes) -> tf.Tensor:
 
 
 def _unit_norm_input(layer, a, y, m):
-    axes = rules_elementwise._axes(layer, a)
+    axes = elementwise._axes(layer, a)
     return _projected(m, y, axes) / tf.reduce_sum(a**2, axes, keepdims=True)
 
 
@@ -203,25 +204,25 @@ def _softmax_layer(layer, a, y, m):
 
 
 def _normed_input(layer, a, y, m):
-    return rules.rule_of(layer.layer).diag_input(layer.layer, a, y, m) / rules_linear._sigma(layer, a.dtype)[0] ** 2
+    return registry.rule_of(layer.layer).diag_input(layer.layer, a, y, m) / linear._sigma(layer, a.dtype)[0] ** 2
 
 
 def _normed_weights(layer, a, m):
     """dy_o/dW = g_o / sigma - r_o / sigma^2 dsigma/dW, with r = op(a, W) and g_o = dr_o/dW."""
-    inner, op = layer.layer, rules_linear._normed(layer).op
-    sigma, slope = rules_linear._sigma(layer, a.dtype)
-    raw = op(inner, a, rules.weight(inner.kernel, a.dtype))
+    inner, op = layer.layer, linear._normed(layer).op
+    sigma, slope = linear._sigma(layer, a.dtype)
+    raw = op(inner, a, registry.weight(inner.kernel, a.dtype))
     m = tf.broadcast_to(m, tf.shape(raw))
     found = _linear_sums(op, inner, a, m)
     mixed = _by_kernel(op, inner, a, m * raw)
     squares = found[id(inner.kernel)] - 2 * mixed * slope / sigma + tf.reduce_sum(m * raw**2) * (slope / sigma) ** 2
     # The three terms may cancel; their sum is a square.
     found[id(inner.kernel)] = tf.maximum(squares, 0) / sigma**2
-    return rules.in_order(inner, found)
+    return registry.in_order(inner, found)
 
 
 def _of_inner(name: str) -> Callable:
-    return lambda layer, *args: getattr(rules.rule_of(layer.layer), name)(layer.layer, *args)
+    return lambda layer, *args: getattr(registry.rule_of(layer.layer), name)(layer.layer, *args)
 
 
 def _reshaped_full(layer, a, y, full):
@@ -229,19 +230,19 @@ def _reshaped_full(layer, a, y, full):
 
 
 def _depthwise(layer, a, kernel):
-    return keras.ops.depthwise_conv(a, kernel, **rules_linear._options(layer))
+    return keras.ops.depthwise_conv(a, kernel, **linear._options(layer))
 
 
 for _class, _op in (
-    (L.Conv1D, rules_linear._conv),
-    (L.Conv2D, rules_linear._conv),
-    (L.Conv3D, rules_linear._conv),
+    (L.Conv1D, linear._conv),
+    (L.Conv2D, linear._conv),
+    (L.Conv3D, linear._conv),
     (L.DepthwiseConv2D, _depthwise),
-    (L.Conv1DTranspose, rules_linear._transposed),
-    (L.Conv2DTranspose, rules_linear._transposed),
+    (L.Conv1DTranspose, linear._transposed),
+    (L.Conv2DTranspose, linear._transposed),
 ):
-    rules.register_rule(_class, diag_input=_linear_input(_op), diag_weights=_linear_weights(_op))
-rules.register_rule(
+    registry.register_rule(_class, diag_input=_linear_input(_op), diag_weights=_linear_weights(_op))
+registry.register_rule(
     L.Dense,
     diag_input=_dense_input,
     diag_weights=_dense_weights,
@@ -249,31 +250,31 @@ rules.register_rule(
     full_weights=_dense_full_weights,
 )
 for _class in (L.Flatten, L.Reshape):
-    rules.register_rule(_class, diag_input=_moved, full_input=_reshaped_full)
+    registry.register_rule(_class, diag_input=_moved, full_input=_reshaped_full)
 for _class in (
     L.Permute, L.RepeatVector, L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D, L.Cropping1D, L.Cropping2D,
     L.Cropping3D, L.UpSampling1D, L.UpSampling3D,
 ):  # fmt: skip
-    rules.register_rule(_class, diag_input=_moved)
-rules.register_rule(L.UpSampling2D, diag_input=_upsampled)
+    registry.register_rule(_class, diag_input=_moved)
+registry.register_rule(L.UpSampling2D, diag_input=_upsampled)
 for _class in (L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D):
-    rules.register_rule(_class, diag_input=_chosen)
+    registry.register_rule(_class, diag_input=_chosen)
 for _class in (L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D):
-    rules.register_rule(_class, diag_input=_chosen_globally)
+    registry.register_rule(_class, diag_input=_chosen_globally)
 for _class in (L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D):
-    rules.register_rule(_class, diag_input=_averaged)
+    registry.register_rule(_class, diag_input=_averaged)
 for _class in (L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D):
-    rules.register_rule(_class, diag_input=_averaged_globally)
+    registry.register_rule(_class, diag_input=_averaged_globally)
 for _class, _local in (
-    (L.BatchNormalization, rules_elementwise._scaled_local(rules_elementwise._batch_unit)),
-    (L.LayerNormalization, rules_elementwise._scaled_local(rules_elementwise._layer_unit)),
-    (zoo_layers.Affine, rules_elementwise._affine_local),
+    (L.BatchNormalization, elementwise._scaled_local(elementwise._batch_unit)),
+    (L.LayerNormalization, elementwise._scaled_local(elementwise._layer_unit)),
+    (zoo_layers.Affine, elementwise._affine_local),
     (L.PReLU, lambda layer, a: [(layer.alpha, tuple(layer.alpha.shape), -tf.nn.relu(-a))]),
 ):
-    rules.register_rule(_class, diag_weights=_local_weights(_local))
-rules.register_rule(L.LayerNormalization, diag_input=_layer_norm_input)
-rules.register_rule(L.UnitNormalization, diag_input=_unit_norm_input)
-rules.register_rule(L.Softmax, diag_input=_softmax_layer)
-rules.register_rule(zoo_layers.SpectralNorm, diag_input=_normed_input, diag_weights=_normed_weights)
-rules.register_rule(
+    registry.register_rule(_class, diag_weights=_local_weights(_local))
+registry.register_rule(L.LayerNormalization, diag_input=_layer_norm_input)
+registry.register_rule(L.UnitNormalization, diag_input=_unit_norm_input)
+registry.register_rule(L.Softmax, diag_input=_softmax_layer)
+registry.register_rule(zoo_layers.SpectralNorm, diag_input=_normed_input, diag_weights=_normed_weights)
+registry.register_rule(
     L.SpectralNormalization, **{name: _of_inner(name) for name in ("diag_input", "diag_weights")})

@@ -18,10 +18,12 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import dense_exact_plan as plans
-from pae_zoo.curvature import pieces, record, rules
-from pae_zoo.curvature.graph import Block, Step
-from pae_zoo.curvature.hessians import Categorical, FromLikelihood, OutputHessian
+from pae_zoo.curvature.ggn import dense_exact_plan as plans
+from pae_zoo.curvature.ggn import record
+from pae_zoo.curvature.ggn.hessians import Categorical, FromLikelihood, OutputHessian
+from pae_zoo.curvature.network import pieces
+from pae_zoo.curvature.network.graph import Block, Step
+from pae_zoo.curvature.rules import registry
 
 # Rows in flight take about so many bytes: what a processor keeps near.
 NEAR_BYTES = 8 * 2**20
@@ -66,7 +68,7 @@ def _is_known(run: record.Record, step: Step) -> bool:
     if _is_dense(step):
         return on_vectors
     # The weights of other layers count for each value by itself, on vectors alone.
-    has_slope = rules.of_step(step, fallback=True).slope is not None and (on_vectors or not step.variables)
+    has_slope = registry.of_step(step, fallback=True).slope is not None and (on_vectors or not step.variables)
     return has_slope or type(step.layer) in _SHAPES
 
 
@@ -317,7 +319,7 @@ def _levels(run: record.Record, steps: Sequence[Step]) -> list[Level]:
         for step in steps:
             one = _slope(run, step)
             slope = slope if one is None else slope * one
-        kernel = None if above is None else rules.weight(above.layer.kernel, slope.dtype)
+        kernel = None if above is None else registry.weight(above.layer.kernel, slope.dtype)
         levels.append(Level(steps, slope, kernel))
     return levels
 
@@ -339,7 +341,7 @@ def _squares(run: record.Record, step: Step, m: tf.Tensor) -> list[tf.Tensor]:
         found = {id(step.layer.kernel): tf.reduce_sum(a**2, 0)[:, None] * m}
         if step.layer.use_bias:
             found[id(step.layer.bias)] = tf.cast(pieces.size(a, 0), m.dtype) * m[0]
-        return rules.in_order(step.layer, found)
+        return registry.in_order(step.layer, found)
     # A weight of such a layer touches one value of a datum, so only the diagonal of M matters.
     delta = tf.broadcast_to(tf.sqrt(m), (pieces.size(a, 0), m.shape[-1]))
     return run.rule(step).squares(step.layer, a, tf.reshape(delta, (1, -1, *run.outputs[step].shape[1:])))

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from pae_zoo.curvature import rules
+from pae_zoo.curvature.rules import registry
 from pae_zoo.networks import layers as zoo_layers
 
 # At inference the identity.
@@ -35,7 +35,7 @@ def call(layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
 
 
 for _class in IDENTITIES:
-    rules.register_rule(
+    registry.register_rule(
         _class,
         forward=lambda layer, a: a,
         vjp=lambda layer, a, delta: delta,
@@ -43,6 +43,6 @@ for _class in IDENTITIES:
         is_linear=True,
     )
 for _class in LINEAR:
-    rules.register_rule(_class, forward=call, is_linear=True)
+    registry.register_rule(_class, forward=call, is_linear=True)
 for _class in MIXING:
-    rules.register_rule(_class, forward=call)
+    registry.register_rule(_class, forward=call)

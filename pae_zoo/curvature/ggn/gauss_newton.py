@@ -10,8 +10,10 @@ import tensorflow as tf
 
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError, suggestion
-from pae_zoo.curvature import dense_exact, hessians, kron, last_layer, low_rank, pieces, record, rules, sweeps
-from pae_zoo.curvature.graph import ALL, Block, Graph, Step, flatten, read
+from pae_zoo.curvature.ggn import dense_exact, hessians, kron, last_layer, low_rank, record, sweeps
+from pae_zoo.curvature.network import pieces
+from pae_zoo.curvature.network.graph import ALL, Block, Graph, Step, flatten, read
+from pae_zoo.curvature.rules import registry
 from pae_zoo.likelihoods import Likelihood
 
 Model = Union[keras.Model, Sequence[keras.Model], Graph]
@@ -295,7 +297,7 @@ def _compiled(graph: Graph, options: Options, variables: Sequence[keras.Variable
     parts = (*graph.variables, *(step.layer for step in graph.chain.flat()))
     likelihood = options.likelihood if isinstance(options.likelihood, str) else id(options.likelihood)
     key = (tuple(map(id, parts)), dataclasses.replace(options, likelihood="gaussian"), likelihood, jit_compile,
-           rules.version())
+           registry.version())
     if key not in cache:
 
         def function(x, seed, values):

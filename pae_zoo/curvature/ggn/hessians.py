@@ -6,7 +6,7 @@ from typing import Optional, Union
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import pieces
+from pae_zoo.curvature.network import pieces
 from pae_zoo.likelihoods import Likelihood
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.posterior_base import WeightPosterior, variables_of
+from pae_zoo.curvature.posteriors.base import WeightPosterior, variables_of
 
 
 def sample_outputs(posterior: WeightPosterior, models: Union[keras.Model, Sequence[keras.Model]], x: Any,

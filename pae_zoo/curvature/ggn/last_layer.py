@@ -7,10 +7,11 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import matrix_form, pieces, record, sweeps
-from pae_zoo.curvature.graph import Block, Graph, Parallel, Step
-from pae_zoo.curvature.hessians import OutputHessian
-from pae_zoo.curvature.rules_shape import IDENTITIES
+from pae_zoo.curvature.ggn import record, sweeps
+from pae_zoo.curvature.ggn.hessians import OutputHessian
+from pae_zoo.curvature.network import matrix_form, pieces
+from pae_zoo.curvature.network.graph import Block, Graph, Parallel, Step
+from pae_zoo.curvature.rules.shape import IDENTITIES
 
 SHARED, OUTPUTS, FULL = "shared", "outputs", "full"
 # Each output is one input, or 0, so that a diagonal M stays diagonal.

@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature import graph as graphs
-from pae_zoo.curvature import matrix_form
+from pae_zoo.curvature.network import graph as graphs
+from pae_zoo.curvature.network import matrix_form
 
 # Settings that change neither the shapes nor what a layer computes at inference; a layer inside another is looked at
 # itself.

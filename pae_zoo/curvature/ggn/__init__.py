@@ -1,0 +1,1 @@
+"""Generalised Gauss-Newton matrices of every structure."""

@@ -1,0 +1,1 @@
+"""Distributions of outputs under a Gaussian over weights."""
