@@ -8,7 +8,7 @@ import numpy as np
 
 from pae_zoo.core.errors import UserError
 from pae_zoo.data import npz, sources
-from pae_zoo.data.geometry import Geometry, parse_crop
+from pae_zoo.data.framing import Geometry, parse_crop
 from pae_zoo.data.images import ImageRows
 from pae_zoo.data.places import EXTENSIONS, Place
 from pae_zoo.data.rows import Rows

@@ -13,7 +13,7 @@ import numpy as np
 
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError
-from pae_zoo.data.geometry import Geometry
+from pae_zoo.data.framing import Geometry
 from pae_zoo.data.places import Place
 from pae_zoo.data.rows import check_room
 

@@ -8,7 +8,7 @@ import numpy as np
 from pae_zoo.core.errors import UserError
 from pae_zoo.data import sources
 from pae_zoo.data.dataset import Dataset, Info, Split
-from pae_zoo.data.geometry import Geometry, parse_crop
+from pae_zoo.data.framing import Geometry, parse_crop
 from pae_zoo.data.preprocessing import needing_pixels
 from pae_zoo.data.rows import Raw
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError
-from pae_zoo.data.geometry import Geometry
+from pae_zoo.data.framing import Geometry
 
 _CHUNK = 1024
 

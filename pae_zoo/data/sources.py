@@ -17,7 +17,7 @@ from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError
 from pae_zoo.data import celeba, cifar, folders, idx, mat, npz, omniglot, synthetic, tfds_source
 from pae_zoo.data.dataset import Info
-from pae_zoo.data.geometry import Geometry
+from pae_zoo.data.framing import Geometry
 from pae_zoo.data.rows import ArrayRows, Raw
 
 BYTES = "uint8, 0 to 255 (/255 -> [0, 1])"

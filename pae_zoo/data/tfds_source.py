@@ -15,7 +15,7 @@ import numpy as np
 
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError
-from pae_zoo.data.geometry import Geometry
+from pae_zoo.data.framing import Geometry
 from pae_zoo.data.rows import Raw, check_room
 from pae_zoo.data.splits import split_of
 

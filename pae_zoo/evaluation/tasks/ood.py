@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pae_zoo import data
 from pae_zoo.core.errors import UserError, suggestion
-from pae_zoo.data.geometry import Geometry
+from pae_zoo.data.framing import Geometry
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentence, to_unit
 from pae_zoo.evaluation.metrics import detection
 from pae_zoo.evaluation.support import predictions
