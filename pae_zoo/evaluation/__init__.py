@@ -1,4 +1,4 @@
-"""Evaluation of a trained model: a task is a module here that has a `run(context)`; no list names them.
+"""Evaluation of a trained model: a task is a module of `tasks/` that has a `run(context)`; no list names them.
 
 A task yields (key, value) pairs for metrics.json and saves its figures through the context. What a model
 cannot do is reported as "unsupported", together with the sentence that the model gives for it. A module that also
@@ -10,10 +10,12 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any, Optional, Union
 
 from pae_zoo.core.errors import UserError
 from pae_zoo.data import Dataset
+from pae_zoo.evaluation import tasks
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
 from pae_zoo.evaluation.features.extractor import check_file
 from pae_zoo.evaluation.support.imputing import parse as check_masks
@@ -21,16 +23,22 @@ from pae_zoo.evaluation.tasks.downstream import check_counts
 from pae_zoo.evaluation.tasks.ood import check_names
 from pae_zoo.evaluation.tasks.restoration import check_mask
 
-__all__ = ["UNSUPPORTED", "Context", "check", "check_data", "check_tasks", "describe", "evaluate", "over_runs", "tasks"]
+__all__ = [
+    "UNSUPPORTED", "Context", "all_tasks", "check", "check_data", "check_tasks", "describe", "evaluate", "over_runs",
+]  # fmt: skip
 
 Value = Union[float, str]
 
 
-def tasks() -> dict[str, Callable]:
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{tasks.__name__}.{name}")
+
+
+def all_tasks() -> dict[str, Callable]:
     """Returns {task: its `run` function}, in alphabetical order."""
     found = {}
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
+    for info in pkgutil.iter_modules(tasks.__path__):
+        module = _module(info.name)
         if callable(getattr(module, "run", None)):
             found[info.name] = module.run
     return dict(sorted(found.items()))
@@ -38,7 +46,7 @@ def tasks() -> dict[str, Callable]:
 
 def describe() -> dict[str, str]:
     """Returns {task: the first line of its docstring}, for help texts."""
-    return {name: run.__doc__.strip().splitlines()[0] for name, run in tasks().items()}
+    return {name: run.__doc__.strip().splitlines()[0] for name, run in all_tasks().items()}
 
 
 def check(flags) -> None:
@@ -53,7 +61,7 @@ def check(flags) -> None:
 
 def check_tasks(names: Sequence[str]) -> None:
     """Raises UserError, with the nearest names, when one of `names` is not a task."""
-    known = list(tasks())
+    known = list(all_tasks())
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -66,7 +74,7 @@ def check_data(flags, names: Sequence[str], dataset: Optional[Dataset] = None) -
 
     For before a training, whose work a task must not lose by what it could have been told at once.
     """
-    checks = [getattr(importlib.import_module(f"{__name__}.{name}"), "check_data", None) for name in names]
+    checks = [getattr(_module(name), "check_data", None) for name in names]
     for check_one in dict.fromkeys(filter(None, checks)):
         check_one(flags, dataset)
 
@@ -77,7 +85,7 @@ def over_runs(names: Sequence[str], runs: Sequence, options) -> Iterator[str]:
     runs: work directories, with `.workdir`. options: the flags. Raises UserError for runs that do not compare.
     """
     for name in dict.fromkeys(names):
-        compare = getattr(importlib.import_module(f"{__name__}.{name}"), "over_runs", None)
+        compare = getattr(_module(name), "over_runs", None)
         if compare is not None:
             yield from compare(runs, options)
 
@@ -92,7 +100,7 @@ def evaluate(
     under `tensorboard/evaluation`. Raises UserError for an unknown task or a bad OOD data set.
     """
     check_tasks(names)
-    found = tasks()
+    found = all_tasks()
     results: dict[str, Value] = {}
     for number, name in enumerate(dict.fromkeys(names), start=1):
         context.progress_prefix = f"[{number}/{len(set(names))}] {name}"

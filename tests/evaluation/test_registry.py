@@ -7,8 +7,8 @@ from pae_zoo.core.errors import UserError
 
 
 def test_tasks_are_found_by_module_name():
-    assert {"reconstruction", "likelihood", "generation", "ood"} <= set(evaluation.tasks())
-    assert "context" not in evaluation.tasks()
+    assert {"reconstruction", "likelihood", "generation", "ood"} <= set(evaluation.all_tasks())
+    assert "context" not in evaluation.all_tasks()
     assert all(line.endswith(".") for line in evaluation.describe().values())
 
 

@@ -22,7 +22,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.experiment import launch
 from pae_zoo.experiment.workdir import Run
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ["--smoke", "--nojit_compile", "--latent_dim=2"]
 
 

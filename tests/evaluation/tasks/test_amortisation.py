@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from battery import build
-from test_vae import exact_log_prob, linear_model
+from linear_vae import exact_log_prob, linear_model
 
 from pae_zoo import evaluation
 from pae_zoo.core import seeds

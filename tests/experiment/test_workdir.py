@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from battery import EVENT_SHAPE, ROWS, build, hparams
-from test_training import history, train
+from test_fitting import history, train
 from tiers import some
 
 from pae_zoo.core.errors import UserError
