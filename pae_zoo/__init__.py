@@ -6,6 +6,8 @@ Importing the package registers every model with Keras, so that `keras.saving.lo
 import os
 import sys
 
+from pae_zoo import moved
+
 __version__ = "0.1.0"
 
 
@@ -30,6 +32,7 @@ def _import_tensorflow() -> None:
 
 
 _import_tensorflow()
+moved.install()
 
 from pae_zoo import curvature, data, flows, likelihoods, models, networks  # noqa: E402
 from pae_zoo.core import seeds  # noqa: E402

@@ -20,7 +20,7 @@ def graphs_run_as_they_are_built(request):
 @pytest.fixture(autouse=True)
 def curvature_uncompiled(monkeypatch):
     """XLA takes seconds to compile what these tests compute once; those of XLA ask for it."""
-    monkeypatch.setattr("pae_zoo.curvature.ggn.gauss_newton._xla_pays", lambda graph: False)
+    monkeypatch.setattr("pae_zoo.curvature.matrices.gauss_newton._xla_pays", lambda graph: False)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Curvature of a network's likelihood in its weights: Gauss-Newton matrices, their approximations, and posteriors."""
 
 from pae_zoo.curvature.callback import LaplaceCallback
-from pae_zoo.curvature.ggn.gauss_newton import METHODS, STRUCTURES, ggn, ggn_fn
-from pae_zoo.curvature.ggn.hessians import OutputHessian
+from pae_zoo.curvature.matrices.gauss_newton import METHODS, STRUCTURES, ggn, ggn_fn
+from pae_zoo.curvature.matrices.hessians import OutputHessian
 from pae_zoo.curvature.network.graph import Graph, flatten, read
 from pae_zoo.curvature.posteriors.build import (
     BlockPosterior,

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.ggn import gauss_newton, record
+from pae_zoo.curvature.matrices import gauss_newton, record
 from pae_zoo.curvature.network.graph import ALL, Graph, read
 from pae_zoo.curvature.posteriors import build
 

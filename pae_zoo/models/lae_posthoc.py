@@ -14,7 +14,7 @@ from pae_zoo import curvature, likelihoods
 from pae_zoo.core import fit_data, seeds
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.ggn.gauss_newton import DIAG, STRUCTURES
+from pae_zoo.curvature.matrices.gauss_newton import DIAG, STRUCTURES
 from pae_zoo.curvature.posteriors import build as posteriors
 from pae_zoo.models import ae
 from pae_zoo.models.parts.weight_posterior import GAUSSIANS, CurvatureFlags, LaplaceAE

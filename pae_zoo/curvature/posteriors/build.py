@@ -5,8 +5,8 @@ from typing import Any, Sequence, Union
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError, suggestion
-from pae_zoo.curvature.ggn.last_layer import FULL, OUTPUTS, SHARED, LastLayer
-from pae_zoo.curvature.ggn.low_rank import Sketch
+from pae_zoo.curvature.matrices.last_layer import FULL, OUTPUTS, SHARED, LastLayer
+from pae_zoo.curvature.matrices.low_rank import Sketch
 from pae_zoo.curvature.network.graph import ALL
 from pae_zoo.curvature.network.layout import Layout, Source
 from pae_zoo.curvature.posteriors.base import WeightPosterior

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.ggn.last_layer import FULL, OUTPUTS, SHARED, LastLayer
+from pae_zoo.curvature.matrices.last_layer import FULL, OUTPUTS, SHARED, LastLayer
 from pae_zoo.curvature.network import matrix_form
 from pae_zoo.curvature.network.graph import LAST
 from pae_zoo.curvature.network.layout import Source

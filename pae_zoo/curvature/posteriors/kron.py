@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.ggn.kron import Kron, KronDiagonal
+from pae_zoo.curvature.matrices.kron import Kron, KronDiagonal
 from pae_zoo.curvature.network import matrix_form
 from pae_zoo.curvature.network.layout import Part
 from pae_zoo.curvature.posteriors import evidence

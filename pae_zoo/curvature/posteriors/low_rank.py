@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.ggn.low_rank import Sketch, eigenpairs
+from pae_zoo.curvature.matrices.low_rank import Sketch, eigenpairs
 from pae_zoo.curvature.network.layout import Source
 from pae_zoo.curvature.posteriors import evidence
 from pae_zoo.curvature.posteriors.base import WeightPosterior

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.ggn import hessians, record, sweeps
+from pae_zoo.curvature.matrices import hessians, record, sweeps
 from pae_zoo.curvature.network import matrix_form, pieces
 from pae_zoo.curvature.network.graph import Block, Graph, Step, read
 from pae_zoo.curvature.network.layout import Layout

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.forward_mode import jvp
-from pae_zoo.curvature.ggn import record
+from pae_zoo.curvature.matrices import record
 from pae_zoo.curvature.network.graph import Chain, Parallel, Step
 from pae_zoo.curvature.posteriors.base import WeightPosterior
 from pae_zoo.curvature.rules import linear, registry

@@ -12,7 +12,7 @@ from pae_zoo import curvature, likelihoods
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import inputs
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.ggn.gauss_newton import DIAG, METHODS, UPSTREAM, Options
+from pae_zoo.curvature.matrices.gauss_newton import DIAG, METHODS, UPSTREAM, Options
 from pae_zoo.curvature.posteriors import build as posteriors
 from pae_zoo.models.bayesian import BayesianAE, Network
 from pae_zoo.models.parts import weights

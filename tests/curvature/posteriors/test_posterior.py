@@ -9,9 +9,9 @@ from tiers import some
 from pae_zoo import curvature
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.ggn.kron import Kron, KronDiagonal
-from pae_zoo.curvature.ggn.last_layer import LastLayer
-from pae_zoo.curvature.ggn.low_rank import Sketch, _column
+from pae_zoo.curvature.matrices.kron import Kron, KronDiagonal
+from pae_zoo.curvature.matrices.last_layer import LastLayer
+from pae_zoo.curvature.matrices.low_rank import Sketch, _column
 from pae_zoo.curvature.network import graph as graphs
 from pae_zoo.curvature.posteriors import build as posteriors
 

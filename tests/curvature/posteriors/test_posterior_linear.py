@@ -6,7 +6,7 @@ import reference
 import tensorflow as tf
 from scipy import optimize, stats
 
-from pae_zoo.curvature.ggn import hessians, kron, last_layer, low_rank
+from pae_zoo.curvature.matrices import hessians, kron, last_layer, low_rank
 from pae_zoo.curvature.network import graph as graphs
 from pae_zoo.curvature.posteriors import build as posteriors
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tiers import some
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.ggn import hessians, kron, last_layer, low_rank
+from pae_zoo.curvature.matrices import hessians, kron, last_layer, low_rank
 from pae_zoo.curvature.network import graph as graphs
 from pae_zoo.curvature.posteriors import build as posteriors
 from pae_zoo.curvature.predictive import linearised, variance_propagation

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from pae_zoo import curvature
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.ggn import hessians, record, sweeps
+from pae_zoo.curvature.matrices import hessians, record, sweeps
 from pae_zoo.curvature.network import pieces
 from pae_zoo.curvature.rules import registry
 

@@ -1,0 +1,250 @@
+"""Rows r^T J of the output's derivatives by every layer's output: all of them in turn, or a few random ones.
+
+With rows R for which R^T R = H, or whose expectation it is, sums of products of rows are the Gauss-Newton matrix.
+"""
+
+import functools
+import math
+from typing import Callable, NamedTuple, Optional, Sequence
+
+import tensorflow as tf
+
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
+from pae_zoo.curvature.matrices.hessians import OutputHessian
+from pae_zoo.curvature.matrices.record import Record
+from pae_zoo.curvature.network import pieces
+from pae_zoo.curvature.network.graph import Block, Step
+
+# Rows in flight take so many times the largest input and output of a step, and never more bytes than this.
+COPIES = 4
+ROWS_BYTES = 256 * 2**20
+# Floating-point operations of an eigendecomposition (n, n), in units of n^3, which are slower than those of products.
+EIGH_COST = 200
+
+
+class Collector(NamedTuple):
+    """What is summed over rows and data at each layer.
+
+    Args:
+      shapes: step -> shapes of its tensors.
+      add: (step, a, delta (R, B, *out)) -> the tensors, summed over the rows and data given.
+    """
+
+    shapes: Callable[[Step], list[tuple[int, ...]]]
+    add: Callable[[Step, tf.Tensor, tf.Tensor], list[tf.Tensor]]
+
+
+def diagonals(record: Record) -> Collector:
+    """The sums of squared gradients, shaped as the variables."""
+    return Collector(
+        lambda step: [tuple(variable.shape) for variable in step.variables],
+        lambda step, a, delta: record.rule(step).squares(step.layer, a, delta),
+    )
+
+
+def blocks_of_layers(record: Record) -> Collector:
+    """The sums of outer products of gradients, one matrix (P_l, P_l) a layer."""
+
+    def length(step: Step) -> int:
+        return sum(math.prod(variable.shape) for variable in step.variables)
+
+    def add(step: Step, a: tf.Tensor, delta: tf.Tensor) -> list[tf.Tensor]:
+        def some(a, delta):
+            rows = record.rule(step).rows(step.layer, a, delta)
+            rows = tf.reshape(rows, (-1, length(step)))
+            return [tf.matmul(rows, rows, transpose_a=True)]
+
+        datum_bytes = 2 * a.dtype.size * (delta.shape[0] or 1) * length(step)
+        return pieces.over_batch(some, a, delta, [(length(step),) * 2], datum_bytes)
+
+    return Collector(lambda step: [(length(step),) * 2], add)
+
+
+def sampled(
+    record: Record,
+    hessian: OutputHessian,
+    blocks: Sequence[Block],
+    collector: Collector,
+    seed: seeds.Seed,
+    num_probes: int,
+    budget: int,
+) -> list[list[tf.Tensor]]:
+    """Returns the collector's tensors for each block, averaged over `num_probes` random rows of covariance H.
+
+    Rows are a root of H times random signs, whose squares have a smaller variance than those of normal noise: with a
+    diagonal H none at all in the last layer. Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433.
+    """
+    chosen = [record.graph.step_of(block) for block in blocks]
+    output = record.output
+    noise = tf.sign(seeds.uniform((num_probes, pieces.size(output, 0), *output.shape[1:]), seed, output.dtype) - 0.5)
+    piece = min(num_probes, rows_at_once(record, budget))
+    noise = pieces.pad(noise, 0, piece)
+
+    def some(index):
+        rows = hessian.probe(output, pieces.cut(noise, 0, index, piece))
+        return _collect(record, record.graph.chain.steps, rows, chosen, collector)[0]
+
+    shapes = [shape for step in chosen for shape in collector.shapes(step)]
+    total = pieces.total(some, -(-num_probes // piece), shapes, output.dtype)
+    return _nested([one / num_probes for one in total], chosen, collector)
+
+
+def all_rows(
+    record: Record, hessian: OutputHessian, blocks: Sequence[Block], collector: Collector, budget: int
+) -> list[list[tf.Tensor]]:
+    """Returns the collector's tensors for each block, summed over all rows of a root of H.
+
+    Where a layer's input is much narrower than there are rows, they are replaced there by the rows of a root of
+    M = sum_r r r^T (B, n, n), of which there are n: below a bottleneck few rows go on.
+    """
+    steps = record.graph.chain.steps
+    chosen = [record.graph.step_of(block) for block in blocks]
+    found: dict[Step, list[tf.Tensor]] = {}
+    stop, num_rows = len(steps), _values(record.output)
+    source = functools.partial(hessian.root_rows, record.output)
+    for start in (*cuts(record, blocks, budget), 0):
+        inside = [step for step in chosen if step in _single(steps[start:stop])]
+        narrow = record.inputs[steps[start]] if start else None
+        sums, gram = _segment(record, source, num_rows, (start, stop), inside, collector, narrow, budget)
+        found.update(zip(inside, sums))
+        if narrow is not None:
+            root, stop, num_rows = root_of(gram), start, _values(narrow)
+            source = functools.partial(_rows_of, root, narrow)
+    return [found[step] for step in chosen]
+
+
+def _segment(record, source, num_rows, span, chosen, collector, narrow, budget):
+    """Returns the sums of each chosen step over all rows through some steps, and M at their input if it is `narrow`."""
+    steps = record.graph.chain.steps[span[0] : span[1]]
+    piece = min(num_rows, rows_at_once(record, budget))
+    shapes = [shape for step in chosen for shape in collector.shapes(step)]
+    if narrow is not None:
+        shapes.append((pieces.size(narrow, 0), _values(narrow), _values(narrow)))
+
+    def some(index):
+        tensors, rows = _collect(record, steps, source(index * piece, piece), chosen, collector, narrow is not None)
+        if narrow is not None:
+            rows = tf.reshape(rows, (piece, pieces.size(narrow, 0), _values(narrow)))
+            tensors.append(tf.einsum("rbi,rbj->bij", rows, rows))
+        return tensors
+
+    sums = pieces.total(some, -(-num_rows // piece), shapes, record.output.dtype)
+    gram = sums.pop() if narrow is not None else None
+    return _nested(sums, chosen, collector), gram
+
+
+def root_of(gram: tf.Tensor) -> tf.Tensor:
+    """Returns R (B, n, n) with R^T R = gram (B, n, n), also where gram is singular."""
+    values, vectors = tf.linalg.eigh(gram)
+    return tf.sqrt(tf.maximum(values, 0))[:, :, None] * tf.linalg.matrix_transpose(vectors)
+
+
+def _rows_of(root: tf.Tensor, like: tf.Tensor, start: tf.Tensor, num: int) -> tf.Tensor:
+    """Returns rows start, ... (num, B, *event) of a root (B, n, n) at the values of `like`; zeros beyond the last."""
+    rows = pieces.pad(tf.transpose(root, (1, 0, 2)), 0, num)
+    rows = tf.slice(rows, [start, 0, 0], [num, pieces.size(root, 0), root.shape[-1]])
+    return tf.reshape(rows, (num, pieces.size(root, 0), *like.shape[1:]))
+
+
+def cuts(record: Record, blocks: Sequence[Block], budget: int) -> list[int]:
+    """Returns the numbers of the steps of the main line, from the output on, before which rows are replaced.
+
+    Those that make the number of operations least, where replacing R rows by n costs R n^2 and about 200 n^3 of them;
+    the matrices (B, n, n) and their roots take up to half of `budget` bytes.
+    """
+    steps = record.graph.chain.steps
+    chosen = {record.graph.step_of(block) for block in blocks}
+    first = min((i for i, step in enumerate(steps) if chosen & set(_single([step]))), default=len(steps))
+    widths = [_values(record.inputs[step]) for step in steps]
+    costs = [_row_cost(record, step) for step in steps]
+
+    matrices = COPIES * record.output.dtype.size * batch(record)
+
+    @functools.cache
+    def best(stop: int, rows: int) -> tuple[float, tuple[int, ...]]:
+        options = [(rows * sum(costs[first:stop]), ())]
+        for cut in range(first + 1, stop):
+            if 2 * widths[cut] <= rows and 2 * matrices * widths[cut] ** 2 <= budget:
+                below, further = best(cut, widths[cut])
+                here = rows * (sum(costs[cut:stop]) + widths[cut] ** 2) + EIGH_COST * widths[cut] ** 3
+                options.append((here + below, (cut, *further)))
+        return min(options)
+
+    return list(best(len(steps), _values(record.output))[1])
+
+
+def rows_at_once(record: Record, budget: int) -> int:
+    """Returns how many rows may travel through the network together in `budget` bytes; at least one."""
+    return max(1, min(budget, ROWS_BYTES) // row_bytes(record))
+
+
+def row_bytes(record: Record) -> int:
+    """Returns the bytes that one row for every datum takes on its way."""
+    widest = max(_values(record.inputs[step]) + _values(record.outputs[step]) for step in record.outputs)
+    return COPIES * record.output.dtype.size * batch(record) * widest
+
+
+def forward_bytes(record: Record) -> int:
+    """Returns the bytes that the recorded outputs take."""
+    return record.output.dtype.size * batch(record) * sum(_values(value) for value in record.outputs.values())
+
+
+def batch(record: Record) -> int:
+    """Returns the batch size; 128 where it is not known when the function is traced."""
+    return record.output.shape[0] or 128
+
+
+def check_memory(record: Record, result_bytes: int, memory: int, what: str, advice: str) -> int:
+    """Returns the bytes left for rows in flight, of `memory` MiB; raises UserError where not even one row fits."""
+    fixed = result_bytes + forward_bytes(record)
+    allowed = memory * 2**20
+    if fixed + row_bytes(record) > allowed:
+        raise UserError(f"{what} of {record.graph.models[-1].name!r} needs {mib(fixed + row_bytes(record))} MiB for "
+                        f"{batch(record)} data; memory={memory} MiB are allowed. {advice}")
+    return allowed - fixed
+
+
+def mib(count: int) -> str:
+    """Returns a number of bytes in MiB, rounded up, for messages."""
+    return f"{-(-count // 2**20):,}"
+
+
+def _row_cost(record: Record, step) -> float:
+    """Returns about how many operations one row of one datum takes through a step and its weights."""
+    total = 0.0
+    for one in _single([step]):
+        a, y = record.inputs[one], record.outputs[one]
+        # A kernel is applied at each position of the smaller of the two.
+        positions = min(math.prod(a.shape[1:-1]), math.prod(y.shape[1:-1]))
+        products = positions * sum(math.prod(v.shape) for v in one.variables if len(v.shape) > 1)
+        total += products * (2 if positions > 1 else 1) + _values(a) + _values(y)
+    return total
+
+
+def _collect(record, steps, rows, chosen, collector, to_input=False) -> tuple[list[tf.Tensor], Optional[tf.Tensor]]:
+    """Takes rows through some steps; returns the tensors of the chosen ones in a line, and the rows further down."""
+    found: dict[Step, list[tf.Tensor]] = {}
+
+    def visit(step, delta):
+        found[step] = collector.add(step, record.inputs[step], delta)
+
+    rows = record.descend(steps, rows, set(chosen), visit, to_input)
+    return [one for step in chosen for one in found[step]], rows
+
+
+def _nested(tensors: Sequence[tf.Tensor], chosen: Sequence[Step], collector: Collector) -> list[list[tf.Tensor]]:
+    remaining = iter(tensors)
+    return [[next(remaining) for _ in collector.shapes(step)] for step in chosen]
+
+
+def _single(steps) -> list[Step]:
+    return [one for step in steps for one in ([step] if isinstance(step, Step) else _branches(step))]
+
+
+def _branches(parallel) -> list[Step]:
+    return [one for branch in parallel.branches for one in branch.flat()]
+
+
+def _values(tensor: Optional[tf.Tensor]) -> int:
+    return math.prod(tensor.shape[1:])
