@@ -122,8 +122,8 @@ def test_links_lead_somewhere(path):
 
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    missing = [name_of(path) for path in PAGES if path.name != "README.md"
-               and f"({path.relative_to(ROOT / 'docs')})" not in index]
+    missing = [name_of(path) for path in PAGES if path.name not in ("README.md", "changelog.md")
+               and path.parent.name != "api" and f"({path.relative_to(ROOT / 'docs')})" not in index]
     assert not missing
 
 

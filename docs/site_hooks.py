@@ -1,0 +1,60 @@
+"""Hooks of mkdocs: files that pages link to and that lie outside of docs/ become a part of the site.
+
+On GitHub `../../configs/vae/digits.cfg` is a file of the repository; a site has no such place. So what pages link to
+is copied to `files/`, as text that a browser shows, and the links follow.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parent.parent
+# Pages of the site that hold what these files say.
+PAGES = {"README.md": "README.md", "CHANGELOG.md": "changelog.md"}
+LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+
+
+def outside(page, target):
+    """The path in the repository of a link's target when it lies outside of docs/, else None."""
+    if re.match(r"[a-z]+:", target):
+        return None
+    path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), target))
+    return None if path.startswith(("docs/", "..")) else path
+
+
+def place(path):
+    """Where a file of the repository stands in the site; a folder as the list of its files."""
+    return f"files/{path}/list.txt" if (ROOT / path).is_dir() else f"files/{path}.txt"
+
+
+def on_files(files, config):
+    """Adds the files that pages link to."""
+    wanted = set()
+    for page in files.documentation_pages():
+        text = Path(page.abs_src_path).read_text(encoding="utf-8")
+        wanted |= {outside(page.src_uri, found[2]) for found in LINK.finditer(text)}
+    for path in sorted(wanted - {None} - set(PAGES)):
+        source = ROOT / path
+        if source.is_dir():
+            text = "".join(f"{child.relative_to(source)}\n" for child in sorted(source.rglob("*")) if child.is_file())
+        elif source.is_file():
+            text = source.read_text(encoding="utf-8")
+        else:
+            continue  # the link is then told as broken
+        files.append(File.generated(config, place(path), content=text))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Turns links to files outside of docs/ into links to their copies."""
+
+    def inside(found):
+        path = outside(page.file.src_uri, found[2])
+        if path is None:
+            return found[0]
+        target = PAGES.get(path, place(path))
+        return f"{found[1]}{posixpath.relpath(target, posixpath.dirname(page.file.src_uri) or '.')})"
+
+    return LINK.sub(inside, markdown)
