@@ -45,9 +45,9 @@ def main(argv: list[str]) -> int:
     launch.set_device(options.device)
     done = [_evaluate(run, options, given) for run in runs]
     if len(runs) > 1:
-        summary = console.over_runs([run.read_metrics() for run in runs])
         print(f"mean and standard deviation over {len(runs)} runs, of all that their metrics.json hold:")
-        print("\n".join(f"  {key:42} {value}" for key, value in summary.items()))
+        summary = console.over_runs([run.read_metrics() for run in runs])
+        print(*(f"  {key:42} {value}" for key, value in summary.items()), sep="\n")
     for name in dict.fromkeys(name for names in done for name in names):
         for line in evaluation.over_runs([name], [run for run, names in zip(runs, done) if name in names], options):
             print(line, flush=True)
@@ -64,9 +64,9 @@ def workdirs(options: Flags) -> list[str]:
         # What lies beside the runs, such as findings over all of them, is not meant by a pattern.
         inside = [match for match in matches if match == pattern or Path(match).is_dir() and Run(match).exists]
         found += inside or matches[:1]
-    if not found:
-        raise UserError("--workdir is needed: the folder that `python -m pae_zoo.main` wrote.")
-    return found
+    if found:
+        return found
+    raise UserError("--workdir is needed: the folder that `python -m pae_zoo.main` wrote.")
 
 
 def _hparams(run: Run, options: Flags, given: set[str]):

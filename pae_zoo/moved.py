@@ -18,7 +18,7 @@ _MOVED = {
     ("", "applying"): "user_data:inputs results",
     ("", "plotting"): "plotting_uncertainty:uncertainty plotting_geometry:geometry",
     ("models", "models.parts"): "builder posteriors importance mixtures weights flow_latent geometry_decoders "
-                                "rbf_precision weight_posterior",
+                                "rbf_precision",
     ("evaluation", "evaluation.tasks"): "amortisation calibration clustering curvature density distance_stability "
                                         "downstream generation geodesics imputation latent_grid likelihood ood "
                                         "reconstruction rejection restoration",
@@ -28,7 +28,7 @@ _MOVED = {
                                           "baselines:density_baselines stability_statistics:agreement",
     ("evaluation", "evaluation.features"): "inception",
     ("curvature", "curvature.network"): "graph layout matrix_form pieces",
-    ("curvature", "curvature.rules"): "rules_autodiff:autodiff rules_elementwise:elementwise rules_linear:linear "
+    ("curvature", "curvature.rules"): "rules_elementwise:elementwise rules_linear:linear "
                                       "rules_shape:shape propagation_rules:propagation",
     ("curvature", "curvature.matrices"): "gauss_newton hessians record sweeps dense_exact dense_exact_plan propagation "
                                         "kron low_rank last_layer",

@@ -48,7 +48,7 @@ def train(args) -> tuple[dict, Path]:
     from pae_zoo import data
     from pae_zoo.core import files
     from pae_zoo.core.errors import UserError
-    from pae_zoo.evaluation.features import extractor
+    from pae_zoo.evaluation.features import choice, extractor
 
     dataset = data.load(args.dataset, data_dir=args.data_dir)
     if len(dataset.event_shape) != 3 or dataset.train.y is None:
@@ -56,7 +56,7 @@ def train(args) -> tuple[dict, Path]:
             f"--dataset={args.dataset} has data of shape {dataset.event_shape} and "
             f"{'no ' if dataset.train.y is None else ''}labels; a classifier needs images with labels"
         )
-    path = Path(args.out) if args.out else extractor.FOLDER / f"{dataset.slug}.npz"
+    path = Path(args.out) if args.out else choice.FOLDER / f"{dataset.slug}.npz"
     if not path.resolve().parent.is_dir() or path.suffix != ".npz":
         raise UserError(f"--out={path} is not a .npz file in an existing folder")
     files.check_place(path, "out", is_file=True)

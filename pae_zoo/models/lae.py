@@ -14,7 +14,7 @@ from pae_zoo.core import seeds, trainable
 from pae_zoo.core.errors import UserError
 from pae_zoo.models.bayesian import Network
 from pae_zoo.models.parts import weights
-from pae_zoo.models.parts.weight_posterior import CurvatureFlags, LaplaceAE, check_choice
+from pae_zoo.models.weight_posterior import CurvatureFlags, LaplaceAE, check_choice
 
 # Streams of a step's seed; trainable.py has the others.
 WEIGHTS, PROBES = 21, 22

@@ -17,7 +17,7 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.matrices.gauss_newton import DIAG, STRUCTURES
 from pae_zoo.curvature.posteriors import build as posteriors
 from pae_zoo.models import ae
-from pae_zoo.models.parts.weight_posterior import GAUSSIANS, CurvatureFlags, LaplaceAE
+from pae_zoo.models.weight_posterior import GAUSSIANS, CurvatureFlags, LaplaceAE
 
 # Stream of the model's seed that probes and sketches are drawn from.
 CURVATURE = 31

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pae_zoo.core import files, reading, seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.network.graph import ALL
+from pae_zoo.curvature.network.graph import ALL, Graph, read
 from pae_zoo.curvature.network.layout import Layout, Source
 from pae_zoo.curvature.posteriors import evidence
 
@@ -181,6 +181,17 @@ class WeightPosterior(keras.layers.Layer):
         self.layout.check(model)
         for variable, value in zip(variables_of(model), self.mean_weights(), strict=True):
             variable.assign(value)
+
+    def graph_of(self, model: Union[Graph, keras.Model, Sequence[keras.Model]]) -> Graph:
+        """Returns the graph of a model whose layers are the first ones of the posterior's network; raises UserError."""
+        graph = model if isinstance(model, Graph) else read(model)
+        theirs, parts = Layout.of(graph).parts, self.layout.parts
+        same = [one.shapes == other.shapes and (not one.prefix or one.prefix == other.prefix)
+                for one, other in zip(parts, theirs)]
+        if len(theirs) > len(parts) or not all(same):
+            raise UserError(f"The weights of {graph.models[-1].name!r} are not the first ones of the network that the "
+                            "posterior is over; pass that network, or the models at its beginning.")
+        return graph
 
     def variance_diag(self) -> tf.Tensor:
         """Returns the variance of every weight, (P,); 0 for those that the posterior is not over."""

@@ -14,8 +14,7 @@ import tensorflow as tf
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.matrices import hessians, record, sweeps
 from pae_zoo.curvature.network import matrix_form, pieces
-from pae_zoo.curvature.network.graph import Block, Graph, Step, read
-from pae_zoo.curvature.network.layout import Layout
+from pae_zoo.curvature.network.graph import Block, Graph, Step
 from pae_zoo.curvature.posteriors.base import WeightPosterior
 from pae_zoo.curvature.posteriors.dense import DiagPosterior
 from pae_zoo.curvature.predictive import variance_propagation as propagation
@@ -94,24 +93,12 @@ def predict(posterior: WeightPosterior, models: Union[keras.Model, Sequence[kera
     return found
 
 
-def beginning(posterior: WeightPosterior, model: Model) -> Graph:
-    """Returns the graph of a model whose layers are the first ones of the posterior's network; raises UserError."""
-    graph = model if isinstance(model, Graph) else read(model)
-    theirs, parts = Layout.of(graph).parts, posterior.layout.parts
-    same = [one.shapes == other.shapes and (not one.prefix or one.prefix == other.prefix)
-            for one, other in zip(parts, theirs)]
-    if len(theirs) > len(parts) or not all(same):
-        raise UserError(f"The weights of {graph.models[-1].name!r} are not the first ones of the network that the "
-                        "posterior is over; pass that network, or the models at its beginning.")
-    return graph
-
-
 class _Sums:
     """Products of rows of J with the covariance, layer by layer, so that rows over all weights are rarely made."""
 
     def __init__(self, posterior: WeightPosterior, model: Model, fallback: bool):
         self.posterior, self.fallback = posterior, fallback
-        self.graph = beginning(posterior, model)
+        self.graph = posterior.graph_of(model)
         self.prepared = posterior.prepare()
         chosen = [index for index, part in enumerate(posterior.layout.parts) if part.chosen]
         # Number among the chosen layers -> the block.

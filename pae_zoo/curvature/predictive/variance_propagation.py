@@ -37,9 +37,7 @@ def variance(posterior: WeightPosterior, model, x: tf.Tensor) -> tf.Tensor:
     `model` is the posterior's network or the models at its beginning, at its weights as they are now. Raises UserError
     for layers that it has no formula for.
     """
-    from pae_zoo.curvature.predictive.linearised import beginning
-
-    graph = beginning(posterior, model)
+    graph = posterior.graph_of(model)
     run = record.forward(graph, x)
     layout = posterior.layout
     spread = iter(layout.unflatten(posterior.variance_diag()))

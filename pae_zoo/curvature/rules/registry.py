@@ -6,6 +6,7 @@ from typing import Any, Callable, Optional
 import keras
 import tensorflow as tf
 
+from pae_zoo import networks
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.network.graph import Step
 from pae_zoo.curvature.network.pieces import size
@@ -99,19 +100,43 @@ def slope(step: Step, x: tf.Tensor) -> tf.Tensor:
 
 def complete(**functions: Any) -> Rule:
     """Returns a rule whose missing functions are made by automatic differentiation."""
-    from pae_zoo.curvature.rules import autodiff
-
     is_linear = functions.get("is_linear", False)
-    forward = functions.setdefault("forward", autodiff.call)
+    forward = functions.setdefault("forward", call)
     own_slope = functions.get("slope")
     if own_slope is not None:
         default = lambda layer, a, delta: delta * own_slope(layer, a)[None]  # noqa: E731
     else:
         default = lambda layer, a, delta: vjp_by_tape(lambda x: forward(layer, x), a, delta, is_linear)  # noqa: E731
     functions.setdefault("vjp", default)
-    rows = functions.setdefault("rows", autodiff.rows)
+    rows = functions.setdefault("rows", rows_by_tape)
     functions.setdefault("squares", lambda layer, a, delta: squares_of_rows(layer, rows(layer, a, delta)))
     return Rule(**functions)
+
+
+def call(layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
+    """Returns the layer's output at inference."""
+    with networks.unrolled(layer):
+        return layer(x, training=False) if layer._call_has_training_arg else layer(x)
+
+
+def rows_by_tape(layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
+    """Returns the gradients (R, B, P_l) of delta^T y by the trainable variables, one datum and row at a time."""
+    forward = rule_of(layer, fallback=True).forward
+    weights = [weight(variable, a.dtype) for variable in layer.trainable_variables]
+    # A scope hides the one around it, whose values the other variables must keep.
+    others = [(variable, tf.convert_to_tensor(variable)) for variable in layer.non_trainable_variables]
+
+    def one(pair):
+        x, row = pair
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            with keras.StatelessScope(state_mapping=[*others, *zip(layer.trainable_variables, weights)]):
+                value = forward(layer, x[None])
+        gradients = tape.gradient(value, weights, output_gradients=row[None], unconnected_gradients="zero")
+        return tf.concat([tf.reshape(gradient, (-1,)) for gradient in gradients], axis=0)
+
+    flat = tf.vectorized_map(one, (tile(a, size(delta, 0)), fold(delta)))
+    return unfold(flat, size(delta, 0))
 
 
 def vjp_by_tape(function: Callable, a: tf.Tensor, delta: tf.Tensor, is_linear: bool = False) -> tf.Tensor:

@@ -20,12 +20,11 @@ import tensorflow as tf
 from pae_zoo.core import reading, seeds
 from pae_zoo.core.errors import UserError
 
-FOLDER = Path(__file__).resolve().parent / "extractors"
 FILTERS, STRIDES, NUM_FEATURES = (16, 32, 32), (1, 2, 2), 64
 BATCH = 500
+TRAIN_ONE = "Train one with `python tools/train_features.py`, or give --fid_weights=FILE"
 SUFFIXES = (".npz", ".h5", ".pb")
 NOTE, ARCHITECTURE = "note", ("input_shape", "num_classes", "filters", "strides", "num_features")
-TRAIN_ONE = "Train one with `python tools/train_features.py`, or give --fid_weights=FILE"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,10 +152,10 @@ def load(path: Union[str, Path]) -> tuple[Extractor, dict[str, Any]]:
     """Returns (extractor, note) of a file that tools/train_features.py wrote; raises UserError for any other."""
     model, note = read(path)
     network = keras.Model(model.inputs, model.get_layer("features").output)
-    return Extractor(f"{note['dataset']}-cnn", note["sha256"], "", _compiled(network, note)), note
+    return Extractor(f"{note['dataset']}-cnn", note["sha256"], "", compiled(network, note)), note
 
 
-def _compiled(network: keras.Model, note: dict[str, Any]) -> Callable:
+def compiled(network: keras.Model, note: dict[str, Any]) -> Callable:
     # Without XLA: on a CPU it makes convolutions slower. Any number of rows is one compilation.
     signature = [tf.TensorSpec((None, *note["input_shape"]), tf.float32)]
     return tf.function(lambda x: network(x), input_signature=signature, autograph=False)
@@ -174,60 +173,3 @@ def check_file(given: str) -> None:
             reading.regular(Path(given), "give another file, or leave the flag out for the set's own net")
         except UserError as error:
             raise UserError(f"--fid_weights: {error}") from error
-
-
-def find(context) -> Extractor:
-    """Returns the extractor for the images of a task's context: that of --fid_weights, or the set's own.
-
-    Raises NotImplementedError with a sentence where there is none, UserError for a bad --fid_weights.
-    """
-    from pae_zoo.evaluation.features import inception
-
-    _check_images(context)
-    given = context.hparams.fid_weights
-    check_file(given)
-    if given and not given.endswith(".npz"):
-        return inception.load(given)
-    extractor, note = load(_own_file(context))
-    _check_fit(context, extractor.label, note)
-    return extractor
-
-
-def find_classifier(context) -> Classifier:
-    """Returns the classifier for the images of a task's context: that of --fid_weights=FILE.npz, or the set's own.
-
-    Raises NotImplementedError with a sentence where there is none, or where the test data have no labels.
-    """
-    _check_images(context)
-    if context.dataset.test.y is None:
-        raise NotImplementedError(f"{context.dataset.name} has no labels to classify.")
-    model, note = read(_own_file(context))
-    label = f"{note['dataset']}-cnn {note['sha256'][:12]}"
-    _check_fit(context, label, note)
-    return Classifier(label, _compiled(model, note))
-
-
-def _check_images(context) -> None:
-    if not context.is_image:
-        shape = tuple(context.dataset.event_shape)
-        raise NotImplementedError(f"Features are of images; {context.dataset.name} has data of shape {shape}.")
-
-
-def _own_file(context) -> Path:
-    given = context.hparams.fid_weights
-    path = Path(given).expanduser() if given.endswith(".npz") else FOLDER / f"{context.dataset.slug}.npz"
-    if not path.is_file():
-        raise NotImplementedError(f"No feature network is kept for {context.dataset.name}. {TRAIN_ONE}.")
-    return path
-
-
-def _check_fit(context, label: str, note: dict[str, Any]) -> None:
-    """Raises NotImplementedError where the feature network of `note` was trained on other images than the context's."""
-    shape, given = tuple(context.dataset.event_shape), context.hparams.fid_weights.endswith(".npz")
-    changed = [flag for flag in ("crop", "invert") if not given and getattr(context.hparams, flag)]
-    if changed or tuple(note["input_shape"]) != shape:
-        why = f"--{changed[0]} changes the images" if changed else f"these have shape {shape}"
-        raise NotImplementedError(
-            f"The feature network {label} takes {note['dataset']} as {tuple(note['input_shape'])}, but {why}. "
-            f"{TRAIN_ONE}."
-        )

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.evaluation.context import Context, sentence
-from pae_zoo.evaluation.features import extractor
+from pae_zoo.evaluation.features import choice
 from pae_zoo.evaluation.metrics.calibration import VarianceCalibration
 
 
@@ -67,7 +67,7 @@ def _mean_and_std(model: Any, num_samples: int, x, seed):
 def _predict(context: Context) -> Predictions:
     model, x, num = context.model, context.dataset.test.x, int(context.hparams.test_samples)
     try:
-        classifier = extractor.find_classifier(context)
+        classifier = choice.find_classifier(context)
     except NotImplementedError as error:
         context.say(f"No classifier: {sentence(error)}")
         classifier = None

@@ -1,6 +1,6 @@
 """How good generated images are: Frechet distance, precision, recall, density, coverage, nearest training images.
 
-Images are compared with test images as features of one network; `features.find` says which. The features of the
+Images are compared with test images as features of one network; `choice.find` says which. The features of the
 test images are computed once per context, so any task may ask.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from pae_zoo.core import seeds
 from pae_zoo.evaluation.context import Context, to_unit
-from pae_zoo.evaluation.features import extractor
+from pae_zoo.evaluation.features import choice, extractor
 from pae_zoo.evaluation.metrics import frechet, neighbours
 from pae_zoo.plotting import figures
 
@@ -35,7 +35,7 @@ class Reference:
     def __init__(self, context: Context):
         test = context.dataset.test.x
         self.context = context
-        self.extractor = extractor.find(context)
+        self.extractor = choice.find(context)
         self.num = min(int(context.hparams.frechet_samples), len(test))
         if self.num <= neighbours.NUM_NEIGHBOURS:
             raise NotImplementedError(

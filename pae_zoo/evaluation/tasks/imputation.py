@@ -9,7 +9,7 @@ import numpy as np
 
 from pae_zoo.data import Dataset
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence, to_unit
-from pae_zoo.evaluation.features import extractor
+from pae_zoo.evaluation.features import choice, extractor
 from pae_zoo.evaluation.metrics import calibration as metrics
 from pae_zoo.evaluation.support import imputing
 from pae_zoo.evaluation.support.imputing import Filled, Imputer
@@ -34,7 +34,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     labels = None if test.y is None else test.y[chosen]
     classifier = None
     try:
-        classifier = extractor.find_classifier(context)
+        classifier = choice.find_classifier(context)
         right = classifier.probabilities(truth).argmax(axis=1) == labels
         yield "imputation/original/accuracy", right.mean()
     except NotImplementedError as error:

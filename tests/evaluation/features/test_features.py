@@ -7,9 +7,10 @@ import pytest
 
 from pae_zoo import data
 from pae_zoo.core.errors import UserError
+from pae_zoo.evaluation.features import choice
 from pae_zoo.evaluation.features import extractor as features
 
-KEPT = sorted(features.FOLDER.glob("*.npz"))
+KEPT = sorted(choice.FOLDER.glob("*.npz"))
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
@@ -39,7 +40,7 @@ def test_accuracy_is_what_the_note_says(path, data_dir):
 
 
 def test_features_do_not_depend_on_the_batches(monkeypatch):
-    extractor, _ = features.load(features.FOLDER / "fashion_mnist.npz")
+    extractor, _ = features.load(choice.FOLDER / "fashion_mnist.npz")
     x = np.random.default_rng(0).uniform(size=(70, 28, 28, 1)).astype(np.float32)
     kept, whole = x.copy(), extractor.features(x)
     assert whole.shape == (70, 64) and whole.dtype == np.float64
@@ -85,16 +86,16 @@ def test_broken_and_changed_files_are_refused(tmp_path, feature_file):
 
 def test_which_network_fits(make_context, monkeypatch, tmp_path, feature_file):
     with pytest.raises(NotImplementedError, match="kept for blobs. Train one with .* or give --fid_weights"):
-        features.find(make_context())
+        choice.find(make_context())
     with pytest.raises(NotImplementedError, match="Features are of images"):
-        features.find(make_context(event_shape=(4,)))
-    monkeypatch.setattr(features, "FOLDER", tmp_path)
+        choice.find(make_context(event_shape=(4,)))
+    monkeypatch.setattr(choice, "FOLDER", tmp_path)
     shutil.copy(feature_file((8, 8, 1)), tmp_path / "blobs.npz")
-    assert features.find(make_context()).name == "toy-cnn"
+    assert choice.find(make_context()).name == "toy-cnn"
     with pytest.raises(NotImplementedError, match="--invert changes the images"):
-        features.find(make_context(invert=True))
+        choice.find(make_context(invert=True))
     with pytest.raises(NotImplementedError, match=r"these have shape \(9, 8, 1\)"):
-        features.find(make_context(event_shape=(9, 8, 1)))
+        choice.find(make_context(event_shape=(9, 8, 1)))
     given = feature_file((9, 8, 1), seed=5)
-    found = features.find(make_context(event_shape=(9, 8, 1), fid_weights=str(given), invert=True))
+    found = choice.find(make_context(event_shape=(9, 8, 1), fid_weights=str(given), invert=True))
     assert found.digest == features.load(given)[0].digest
