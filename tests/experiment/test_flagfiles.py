@@ -19,6 +19,39 @@ def test_a_file_stands_for_its_lines_and_those_of_files_in_it(tmp_path, monkeypa
     assert flagfiles.expand(["--", "--flagfile=missing"]) == ["--", "--flagfile=missing"]
 
 
+def test_a_file_is_found_beside_the_one_that_includes_it_and_then_from_here(tmp_path, monkeypatch):
+    (tmp_path / "sub" / "base").mkdir(parents=True)
+    (tmp_path / "sub" / "a.cfg").write_text("--flagfile=base/b.cfg\n--flagfile=sub/c.cfg\n--flagfile=same.cfg")
+    (tmp_path / "sub" / "base" / "b.cfg").write_text("--flagfile=../d.cfg")
+    for name, seed in {"sub/c.cfg": 1, "sub/d.cfg": 2, "sub/same.cfg": 3, "same.cfg": 4}.items():
+        (tmp_path / name).write_text(f"--seed={seed}")
+    for here, name in {tmp_path: "sub/a.cfg", tmp_path / "sub": "../sub/a.cfg"}.items():
+        monkeypatch.chdir(here)
+        if here != tmp_path:
+            (tmp_path / "sub" / "sub").mkdir()
+            (tmp_path / "sub" / "sub" / "c.cfg").write_text("--seed=1")
+        assert flagfiles.expand([f"--flagfile={name}"]) == ["--seed=2", "--seed=1", "--seed=3"]
+
+
+def test_a_list_goes_on_in_the_next_line(tmp_path):
+    (tmp_path / "a.cfg").write_text("--flow=swap,\n  # why\n\n  lu,affine,\n    swap\n--classes=0,\n--seed=1,")
+    found = flagfiles.expand([f"--flagfile={tmp_path}/a.cfg"])
+    assert found == ["--flow=swap,lu,affine,swap", "--classes=0,", "--seed=1,"]
+
+
+def test_the_packages_own_configs_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = flagfiles.expand(["--flagfile=configs/vae/digits.cfg"])
+    assert "--model=vae" in found
+    assert flagfiles.expand(["--flagfile=./configs/vae/digits.cfg"]) == found
+    (tmp_path / "configs" / "vae").mkdir(parents=True)
+    (tmp_path / "configs" / "vae" / "digits.cfg").write_text("--seed=5")
+    assert flagfiles.expand(["--flagfile=configs/vae/digits.cfg"]) == ["--seed=5"]
+    for name in ("configs/none.cfg", "configs/../../pyproject.toml", "configs"):
+        with pytest.raises(UserError, match="does not exist|is a folder"):
+            flagfiles.expand([f"--flagfile={name}"])
+
+
 def test_bad_files_are_told(tmp_path):
     def file(name, content):
         (tmp_path / name).write_bytes(content)
