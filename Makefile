@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: install demo test full-test data-test slow-test fuzz lint docs clean
+.PHONY: install demo test full-test data-test slow-test wheel-test fuzz lint docs clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,10 @@ data-test: install
 # Trains for minutes to hours; needs PAE_ZOO_DATA too.
 slow-test: install
 	$(TEST_ENV) $(BIN)/python -m pytest -q -m "slow or (data and full)" tests
+
+# Builds and installs the package, and runs it away from this folder.
+wheel-test: install
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m "full or not full" tests/test_package.py
 
 # Bad commands and files: all of those that are refused at once, and one in SHARE of those that end in a training;
 # with FULL=1 all of them, in under ten minutes on two cores.

@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 
 
 def _import_tensorflow() -> None:
-    """Imports TensorFlow; under `python -m pae_zoo.X` without its chatter, unless --verbosity=1 or 2."""
-    launcher = sys.argv[:1] == ["-m"]
+    """Imports TensorFlow; under `python -m pae_zoo.X` and `pae-zoo` without its chatter, unless --verbosity=1 or 2."""
+    launcher = sys.argv[:1] == ["-m"] or os.path.basename("".join(sys.argv[:1])) == "pae-zoo"
     loud = any(word in ("--verbosity=1", "--verbosity=2") for word in sys.argv)
     if not launcher or loud or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         import tensorflow  # noqa: F401

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from battery import EVENT_SHAPE, TOTAL_STEPS, images
 
-from pae_zoo import apply, evaluate, export, models
+from pae_zoo import apply, evaluate, export, models, sweep
 from pae_zoo.core import hparams as hp
 from pae_zoo.experiment import launch
 
@@ -58,7 +58,7 @@ def flags_of_main(line=""):
     return set(itertools.chain.from_iterable(names(module.HParams) for module in modules))
 
 
-LAUNCHERS = {"evaluate": evaluate.Flags, "apply": apply.Flags, "export": export.Flags}
+LAUNCHERS = {"evaluate": evaluate.Flags, "apply": apply.Flags, "export": export.Flags, "sweep": sweep.Flags}
 ALL = flags_of_main().union(*(names(cls) for cls in LAUNCHERS.values()))
 
 

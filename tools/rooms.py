@@ -64,6 +64,9 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {"core", "models", "evaluation", "experiment"},
     "apply": {"core", "evaluation", "experiment", "applying"},
     "export": {"core", "experiment", "serving"},
+    "sweep": {"core", "experiment"},
+    "cli": {"core", "experiment"},
+    "__main__": {"cli"},
 }  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def export(d, *argv, **more):
 
 
 def sweep(d, *argv, **more):
-    return dict(kind="tool", module="sweep", argv=[str(word) for word in argv], **more)
+    return _launch("pae_zoo.sweep", argv, d, **more)
 
 
 def call(code, **more):

@@ -1,7 +1,7 @@
 """Imports the project once, then runs each request in a forked child under limits and a watchdog.
 
 python server.py PROJECT: reads one JSON request per line on stdin, writes one JSON reply per line on stdout.
-Request: {"kind": launch | tool | call | many | flags | nothing, "module", "argv", "code", "variants", "cwd", "env",
+Request: {"kind": launch | call | many | flags | nothing, "module", "argv", "code", "variants", "cwd", "env",
 "out", "err", "seconds", "memory" (extra MiB before the child is killed), "nobody", "fsize", "tree"}.
 Reply: {"status", "signal", "killed" ("" | "time" | "memory"), "maxrss" (KiB), "wall", "cpu"}.
 """
@@ -25,7 +25,6 @@ PATIENCE = 4
 
 def preload(project):
     sys.path.insert(0, project)
-    sys.path.append(os.path.join(project, "tools"))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.argv = ["-m"]
     import pae_zoo
@@ -50,7 +49,6 @@ def preload(project):
         "tensorflow_datasets",
         "tensorboard.plugins.projector",
         "PIL.Image",
-        "sweep",
     ):
         try:
             importlib.import_module(name)
@@ -190,9 +188,6 @@ def child(request, base_kib):
     kind, argv = request["kind"], request.get("argv") or []
     if kind == "launch":
         status = guarded(lambda: run_main(request["module"], argv))
-    elif kind == "tool":
-        sys.argv = [request["module"], *argv]
-        status = guarded(lambda: importlib.import_module(request["module"]).main(argv))
     elif kind == "call":
         status = guarded(lambda: call(request["code"], request["cwd"]))
     elif kind == "flags":

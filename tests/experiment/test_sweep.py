@@ -9,17 +9,23 @@ import threading
 from pathlib import Path
 
 import pytest
-import sweep
-import sweep_tables
 
+from pae_zoo import sweep
+from pae_zoo.experiment import launch, sweep_plans, sweep_tables
 from pae_zoo.experiment.workdir import Run
 
 
+def run(argv):
+    """As `python -m pae_zoo.sweep` does."""
+    return launch.run(sweep.main, argv)
+
+
 def test_grid_is_a_product_in_order():
-    points = sweep.parse_grid("model=ae,vae latent_dim=2,8")
+    points = sweep_plans.parse_grid("model=ae,vae latent_dim=2,8")
     assert points[1] == (("model", "ae"), ("latent_dim", "8")) and len(points) == 4
-    assert sweep.parse_grid("hidden_units=512,256|64") == [(("hidden_units", "512,256"),), (("hidden_units", "64"),)]
-    assert sweep.parse_grid("") == [()]
+    points = sweep_plans.parse_grid("hidden_units=512,256|64")
+    assert points == [(("hidden_units", "512,256"),), (("hidden_units", "64"),)]
+    assert sweep_plans.parse_grid("") == [()]
 
 
 BAD = [
@@ -39,23 +45,23 @@ BAD = [
     (["--out=~no_such_user_7/x"], "there is no home folder ~no_such_user_7"),
     (["--", "--workdir=x"], "use --out"),
     (["--", "stray"], "unexpected word"),
-    (["--wrong"], "unrecognized"),
+    (["--wrong"], "unknown flag --wrong"),
+    (["--out="], "--out is needed"),
 ]
 
 
 @pytest.mark.parametrize("argv, message", BAD, ids=[" ".join(argv) for argv, _ in BAD])
 def test_bad_input_is_one_line_and_status_2(argv, message, tmp_path, capsys):
     out = tmp_path / "out"
-    with pytest.raises(SystemExit) as stop:
-        sweep.main([f"--out={out}", *argv])
+    assert run([f"--out={out}", *argv]) == 2
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and message in error and len(error.splitlines()) == 1
+    assert message in error and len(error.splitlines()) == 1
     assert not out.exists()
 
 
 def test_an_error_that_nobody_foresaw_is_one_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(sweep, "_run_all", lambda *args: 1 / 0)
-    assert sweep.main([f"--out={tmp_path}"]) == 1
+    monkeypatch.setattr(sweep, "run_all", lambda *args: 1 / 0)
+    assert run([f"--out={tmp_path}"]) == 1
     assert capsys.readouterr().err == (
         "pae_zoo: error: ZeroDivisionError: division by zero. Give --verbosity=1 to see the traceback.\n")  # fmt: skip
 
@@ -80,13 +86,13 @@ class Launcher:
 @pytest.fixture
 def launcher(monkeypatch):
     found = Launcher()
-    monkeypatch.setattr(sweep.Runner, "run", lambda runner, plan: found(runner, plan))
-    monkeypatch.setattr(sweep.signal, "signal", lambda *args: None)
+    monkeypatch.setattr(sweep_plans.Runner, "run", lambda runner, plan: found(runner, plan))
+    monkeypatch.setattr(sweep_plans.signal, "signal", lambda *args: None)
     return found
 
 
 def call(out, *more, grid="latent_dim=2,8"):
-    return sweep.main([f"--out={out}", "--grid", grid, "--seeds=0,1,5", *more, "--", "--dataset=digits", "--epochs=5"])
+    return run([f"--out={out}", "--grid", grid, "--seeds=0,1,5", *more, "--", "--dataset=digits", "--epochs=5"])
 
 
 def read_csv(path):
@@ -125,18 +131,17 @@ def test_finished_runs_are_skipped_and_failed_ones_tried_again(launcher, tmp_pat
 
 def test_a_raised_number_of_epochs_goes_on_and_other_flags_are_refused(launcher, tmp_path, capsys):
     flags = [f"--out={tmp_path}", "--grid", "latent_dim=2"]
-    assert sweep.main([*flags, "--", "--epochs=5"]) == 0
-    assert sweep.main([*flags, "--", "--epochs=6"]) == 0
+    assert run([*flags, "--", "--epochs=5"]) == 0
+    assert run([*flags, "--", "--epochs=6"]) == 0
     assert len(launcher.ran) == 2
     for other in ("--epochs=3", "--batch_size=7"):
-        with pytest.raises(SystemExit) as stop:
-            sweep.main([*flags, "--", other])
+        assert run([*flags, "--", other]) == 2
         error = capsys.readouterr().err
-        assert stop.value.code == 2 and "other flags" in error and len(error.splitlines()) == 1
+        assert "other flags" in error and len(error.splitlines()) == 1
 
 
 def test_one_run_has_no_deviation():
-    plan = sweep.Plan((("a", "1"),), 0, Path("x"), [], None)
+    plan = sweep_plans.Plan((("a", "1"),), 0, Path("x"), [], None)
     metrics, rows = sweep_tables.summarise([plan], {Path("x"): {"m": 2.0}})
     assert rows == [{"a": "1", "runs": 1, "m/mean": 2.0, "m/std": None}]
     assert sweep_tables.markdown(metrics, rows).splitlines()[2] == "| 1 | 1 | 2 |"
@@ -155,7 +160,7 @@ CHILD = "import signal, sys, time\nsignal.signal(15, lambda *a: sys.exit(143))\n
 
 def test_a_signal_reaches_the_child_and_ends_the_sweep(handlers, monkeypatch, tmp_path, capsys):
     real = subprocess.Popen
-    plan = sweep.Plan((("latent_dim", "2"),), 0, tmp_path / "p" / "0", [], None)
+    plan = sweep_plans.Plan((("latent_dim", "2"),), 0, tmp_path / "p" / "0", [], None)
 
     def popen(command, **kwargs):
         child = real([sys.executable, "-S", "-c", CHILD], **kwargs)
@@ -164,8 +169,8 @@ def test_a_signal_reaches_the_child_and_ends_the_sweep(handlers, monkeypatch, tm
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
         return child
 
-    monkeypatch.setattr(sweep.subprocess, "Popen", popen)
-    assert sweep._run_all(tmp_path, [plan, plan], set(), []) == 143
+    monkeypatch.setattr(sweep_plans.subprocess, "Popen", popen)
+    assert sweep.run_all(tmp_path, [plan, plan], set(), []) == 143
     assert "stopped at latent_dim=2 seed=0" in capsys.readouterr().out
 
 
@@ -173,7 +178,7 @@ def test_a_signal_reaches_the_child_and_ends_the_sweep(handlers, monkeypatch, tm
 def test_real_runs_in_processes_of_their_own(handlers, tmp_path, capsys):
     flags = ["--smoke", "--nojit_compile", "--tasks=reconstruction", "--checkpoint_seconds=0"]
     argv = [f"--out={tmp_path}", "--grid", "model=ae", "--metrics=test/mse", "--", *flags]
-    assert sweep.main(argv) == 0, (tmp_path / "model=ae" / "0.log").read_text()
+    assert run(argv) == 0, (tmp_path / "model=ae" / "0.log").read_text()
     assert "1/1" in capsys.readouterr().out
-    assert sweep.main(argv) == 0
+    assert run(argv) == 0
     assert "already finished" in capsys.readouterr().out

@@ -3,14 +3,16 @@
 import csv
 import io
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
+
+from pae_zoo.experiment.sweep_plans import Plan
+from pae_zoo.experiment.workdir import Run
 
 
-def metrics_of(plan, chosen: Sequence[str]) -> dict[str, float]:
+def metrics_of(plan: Plan, chosen: Sequence[str]) -> dict[str, float]:
     """Returns the run's numbers: those chosen, or all test/*."""
-    from pae_zoo.experiment.workdir import Run
-
     found = Run(plan.workdir).read_metrics()
     names = chosen or [name for name in found if name.startswith("test/")]
     return {
@@ -21,7 +23,7 @@ def metrics_of(plan, chosen: Sequence[str]) -> dict[str, float]:
 
 
 def summarise(
-    plans: Sequence, values: dict[Path, dict[str, float]]
+    plans: Sequence[Plan], values: dict[Path, dict[str, float]]
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Returns (metrics, a row per point): runs, and mean and standard deviation (n - 1) of each metric."""
     metrics = list(dict.fromkeys(name for found in values.values() for name in found))
@@ -50,10 +52,8 @@ def markdown(metrics: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def write_tables(out: Path, plans: Sequence, values: dict[Path, dict[str, float]]) -> str:
+def write_tables(out: Path, plans: Sequence[Plan], values: dict[Path, dict[str, float]]) -> str:
     """Writes table.md, table.csv and runs.csv; returns the text of table.md."""
-    from pae_zoo.experiment.workdir import Run
-
     metrics, rows = summarise(plans, values)
     text = markdown(metrics, rows)
     runs = [
