@@ -1,4 +1,7 @@
-"""The documentation: links lead somewhere, code compiles, flags exist, the worked example runs."""
+"""The documentation: links lead somewhere, flags exist, pages are short and in the site, the worked examples run.
+
+What the code blocks of the pages do is in test_docs_code.py.
+"""
 
 import dataclasses
 import itertools
@@ -17,11 +20,16 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.experiment import launch
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-GUIDE = ROOT / "docs" / "adding_a_model.md"
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
-CONFIGS = sorted((ROOT / "configs").glob("*/*.cfg"))
+GUIDE = DOCS / "guides" / "adding_a_model.md"
+PARTS = DOCS / "guides" / "adding_parts.md"
+PAGES = sorted(DOCS.rglob("*.md"))
+MODEL_PAGES = {name: DOCS / "models" / f"{name}.md" for name in models.MODULES}
+CONFIGS = sorted((ROOT / "configs").rglob("*.cfg"))
 TEXTS = [README, *PAGES]
+WORDS = 2200
+WIDTH = 120
 
 HELP = {"help", "helpfull", "flagfile"}
 # Flags of other programs that prose speaks of.
@@ -69,9 +77,9 @@ def flags_of_tool(file):
 
 
 def without_upstream(path):
-    """The text of a page; of coming_from.md without the left columns of its tables, which are upstream's."""
+    """The text of a page; in coming_from/ without the left columns of tables, which are upstream's."""
     text = read(path)
-    if path.name != "coming_from.md":
+    if path.parent.name != "coming_from":
         return text
     lines = text.splitlines()
     return "\n".join(line.split("|", 2)[-1] if line.startswith("|") else line for line in lines)
@@ -105,26 +113,87 @@ def spellings(flag):
     return {flag, flag.removeprefix("no")}
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=name_of)
-def test_links_lead_somewhere(path):
-    text = re.sub(r"```.*?```|`[^`\n]*`", "", read(path), flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if re.match(r"[a-z]+:", target):
-            continue
-        file, _, anchor = target.partition("#")
-        found = (path.parent / file).resolve() if file else path
-        assert found.exists(), f"{name_of(path)} links to {target}"
-        if anchor and found.suffix == ".md":
-            heads = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), flags=re.MULTILINE)
-            slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
-            assert anchor in slugs, f"{name_of(path)} links to {target}, but there is no such heading"
+def prose(text):
+    """A text without its code: blocks by fences and by indentation, and code within a line."""
+    text = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)
+    return re.sub(r"`[^`\n]*`", "", text)
 
 
-def test_every_page_is_in_the_index():
-    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    missing = [name_of(path) for path in PAGES if path.name not in ("README.md", "changelog.md")
-               and path.parent.name != "api" and f"({path.relative_to(ROOT / 'docs')})" not in index]
+def slugs(path):
+    """The anchors of a page: those of its headings, as GitHub and mkdocs make them."""
+    heads = re.findall(r"^#+ (.+)$", read(path), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+def fault_of_link(path, target):
+    """What is wrong with a link of a page, or None."""
+    if re.match(r"[a-z]+:", target):
+        return None
+    file, _, anchor = target.partition("#")
+    found = (path.parent / file).resolve() if file else path
+    if not found.exists():
+        return "no such file"
+    return "no such heading" if anchor and found.suffix == ".md" and anchor not in slugs(found) else None
+
+
+def test_links_lead_somewhere():
+    wrong = [f"{name_of(path)} links to {target}: {fault}" for path in TEXTS
+             for target in re.findall(r"\]\(([^)\s]+)\)", prose(read(path)))
+             if (fault := fault_of_link(path, target))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    named = set(re.findall(r"^ +- (?:.*: )?(\S+\.md)$", read(ROOT / "mkdocs.yml"), flags=re.MULTILINE))
+    assert named == {str(path.relative_to(DOCS)) for path in PAGES}
+
+
+def test_pages_are_short():
+    words = {name_of(path): len(re.sub(r"<!-- rooms.*<!-- end of rooms -->", "", read(path), flags=re.DOTALL).split())
+             for path in PAGES}
+    assert not {page: count for page, count in words.items() if count > WORDS}
+
+
+def test_lines_of_prose_are_short():
+    long = [f"{name_of(path)}: {line}" for path in PAGES
+            for line in re.sub(r"^ *```.*?```$", "", read(path), flags=re.DOTALL | re.MULTILINE).splitlines()
+            if len(line) >= WIDTH and not line.startswith(("|", "    ", "!["))]
+    assert not long, "\n".join(long)
+
+
+def test_flags_exist():
+    unknown = []
+    for path in [*TEXTS, *CONFIGS]:
+        allowed = HELP | FOREIGN | (EXAMPLE if path == GUIDE else set())
+        unknown += [f"{name_of(path)}: --{flag} in: {line.strip()}" for line in joined_lines(without_upstream(path))
+                    for flag in unknown_flags(line) if flag not in allowed]
+    assert not unknown, "\n".join(unknown)
+
+
+def test_a_models_page_links_the_configs_that_were_run():
+    missing = [name_of(path) for path in sorted((ROOT / "configs").glob("*/*.cfg"))
+               if f"](../../{name_of(path)})" not in read(MODEL_PAGES[path.parent.name])]
     assert not missing
+
+
+def test_every_model_has_a_page_of_its_own():
+    assert not [name for name, path in MODEL_PAGES.items() if not path.exists()]
+
+
+def test_a_models_page_lists_its_own_flags():
+    for name, path in MODEL_PAGES.items():
+        rows = dict(re.findall(r"^\| `--(\w+)` \| ([^|]*) \|", read(path), flags=re.MULTILINE))
+        fields = hp.own_fields(models.MODULES[name].HParams)
+        assert set(rows) == {field.name for field in fields}, f"the flags on {name_of(path)}"
+        for field in fields:
+            shown = rows[field.name].strip().strip("`")
+            kind = type(field.default)
+            if kind is tuple:
+                found = tuple(type(field.default[0])(word) for word in shown.split(","))
+            else:
+                found = shown.lower() == "true" if kind is bool else kind(shown)
+            assert found == field.default, f"{name}, --{field.name}: the page says {shown}, the code {field.default}"
 
 
 def blocks(path, language):
@@ -133,53 +202,7 @@ def blocks(path, language):
     return [text for marked, text in found if marked == language]
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=name_of)
-def test_python_blocks_compile(path):
-    for number, block in enumerate(blocks(path, "python")):
-        compile(block, f"{name_of(path)}, block {number}", "exec")
-
-
-@pytest.mark.parametrize("path", [*TEXTS, *CONFIGS], ids=name_of)
-def test_flags_exist(path):
-    allowed = HELP | FOREIGN | (EXAMPLE if path == GUIDE else set())
-    unknown = [f"--{flag} in: {line.strip()}" for line in joined_lines(without_upstream(path))
-               for flag in unknown_flags(line) if flag not in allowed]
-    assert not unknown, "\n".join(unknown)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_configs_parse(path):
-    argv = launch.expand_flagfiles([f"--flagfile={path}"])
-    model = launch.value_of(argv, "model", "")
-    assert model == path.parent.name
-    launch.parse(models.find(model).HParams, argv)
-    head = read(path)
-    assert head.startswith("#") and f"--flagfile={name_of(path)}" in head  # the command that runs it
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_a_models_page_links_its_configs(path):
-    assert f"](../../{name_of(path)})" in read(ROOT / "docs" / "models" / f"{path.parent.name}.md")
-
-
-@pytest.mark.parametrize("name", models.MODULES)
-def test_a_models_page_lists_its_own_flags(name):
-    path = ROOT / "docs" / "models" / f"{name}.md"
-    assert path.exists(), f"the model {name} needs a page docs/models/{name}.md"
-    rows = dict(re.findall(r"^\| `--(\w+)` \| ([^|]*) \|", read(path), flags=re.MULTILINE))
-    fields = hp.own_fields(models.MODULES[name].HParams)
-    assert set(rows) == {field.name for field in fields}
-    for field in fields:
-        shown = rows[field.name].strip().strip("`")
-        kind = type(field.default)
-        if kind is tuple:
-            found = tuple(type(field.default[0])(word) for word in shown.split(","))
-        else:
-            found = shown.lower() == "true" if kind is bool else kind(shown)
-        assert found == field.default, f"--{field.name}: the page says {shown}, the code {field.default}"
-
-
-# ---- the worked example of adding_a_model.md ---------------------------------------------------------
+# ---- the worked examples of adding_a_model.md and adding_parts.md --------------------------------------
 
 
 @pytest.fixture
@@ -212,7 +235,7 @@ def test_the_worked_example_runs(example, tmp_path):
 
 
 def test_the_example_task_runs():
-    source = next(block for block in blocks(GUIDE, "python") if "def run(context)" in block)
+    source = next(block for block in blocks(PARTS, "python") if "def run(context)" in block)
     scope: dict = {}
     exec(compile(source, "codes.py", "exec"), scope)
 

@@ -100,7 +100,7 @@ def test_laplacian_autoencoders_reach_their_bars(data_dir, tmp_path):
     start = f"--init_workdir={tmp_path / 'ae'}"
     fitted = train("lae_posthoc/fashion_mnist_cpu.cfg", tmp_path / "fitted", data_dir, start, *OOD)
     assert fitted["calibration/sse"] <= sse + 1.5  # A22
-    # The std of outputs alone lies between 0.5 and 0.8 from seed to seed, see docs/uncertain_weights.md.
+    # The std of outputs alone lies between 0.5 and 0.8 from seed to seed, see docs/notes/uncertain_weights.md.
     assert fitted["ood/mnist/likelihood/auroc"] >= 0.95 and fitted["ood/mnist/output/auroc"] > 0.5
     unit = ["--likelihood=gaussian", "--scale=1", "--optimize=gamma"]
     published = train("lae_posthoc/fashion_mnist_cpu.cfg", tmp_path / "unit", data_dir, start, *unit, *OOD)

@@ -50,7 +50,7 @@ def _check_free(path: Path, form: str) -> None:
 
 
 def write(out: str, form: str, found: dict[str, np.ndarray], names: Optional[list[str]]) -> Path:
-    """Writes the results whole or not at all and returns the path; see docs/apply.md for the forms.
+    """Writes the results whole or not at all and returns the path; see docs/guides/apply.md for the forms.
 
     Raises UserError where that fails; it names the .npz, beside --out or elsewhere, that keeps what was computed.
     """

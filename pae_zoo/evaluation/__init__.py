@@ -93,7 +93,7 @@ def over_runs(names: Sequence[str], runs: Sequence, options) -> Iterator[str]:
 def evaluate(
     context: Context, names: Sequence[str], keep: Callable[[dict[str, Value]], Any] = lambda found: None
 ) -> dict[str, Value]:
-    """Runs the tasks `names` in order and returns their flat {key: value}; see docs/metrics.md.
+    """Runs the tasks `names` in order and returns their flat {key: value}; see docs/reference/metrics/README.md.
 
     `keep` is called with the values of each task when it ends, so that a later one that fails takes none along.
     Values are Python floats or short strings. The scalars, the pictures and the codes also go to TensorBoard
