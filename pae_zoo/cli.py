@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Optional
 
+import pae_zoo
 from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.experiment import launch
 
@@ -22,6 +23,9 @@ def _run(argv: list[str]) -> int:
         print(help_page())
         return 0
     name, *rest = argv
+    if name == "--version":
+        print(f"pae_zoo {pae_zoo.__version__}")
+        return 0
     if name not in COMMANDS:
         near = suggestion(name, list(COMMANDS)) or "."
         raise UserError(f"unknown command {name!r}{near} Commands: {', '.join(COMMANDS)}. Use --help to see more.")

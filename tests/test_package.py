@@ -39,11 +39,24 @@ def test_a_command_gets_the_words_after_it(capsys):
     assert "--workdir is needed" in capsys.readouterr().err
 
 
+def test_the_command_tells_its_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pae_zoo {pae_zoo.__version__}\n"
+
+
 def test_an_unknown_command_is_one_line_and_status_2(capsys):
     for word, near in {"trian": "did you mean train?", "xyz": "'xyz'."}.items():
         assert cli.main([word, "--model=vae"]) == 2
         captured = capsys.readouterr()
         assert near in captured.err and len(captured.err.splitlines()) == 1 and not captured.out
+
+
+def test_the_page_for_contributors_names_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:pae_zoo|tests|docs|configs|tools|\.ci)/[^`\s]*)`", text)
+    named += re.findall(r"\]\((?!https?:)([^)]+)\)", text)
+    missing = [name for name in named if "NAME" not in name and not (ROOT / name).exists()]
+    assert named and not missing, missing
 
 
 @pytest.fixture
