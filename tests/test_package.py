@@ -78,6 +78,9 @@ def test_an_installed_package_works_away_from_its_sources(sources, tmp_path):
     build = ["--no-build-isolation"] if importlib.util.find_spec("setuptools") else []
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *build, "--target", str(tmp_path / "lib")]
     subprocess.run([*pip, str(sources)], check=True)
+    brought = {path.relative_to(sources / "pae_zoo") for path in (sources / "pae_zoo").rglob("*") if path.is_file()}
+    missing = [path for path in brought if not (tmp_path / "lib" / "pae_zoo" / path).is_file()]
+    assert not missing, f"setup.cfg leaves out {missing}"
     shutil.rmtree(sources / "configs")
     (tmp_path / "here").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "lib"), "TF_CPP_MIN_LOG_LEVEL": "3"}
