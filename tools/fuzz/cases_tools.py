@@ -1,4 +1,4 @@
-"""Cases: sweeps, and files that Python calls read."""
+"""Cases: sweeps, the command pae-zoo, and files that Python calls read."""
 
 import pickle
 
@@ -9,6 +9,7 @@ from kit import (
     Canary,
     add,
     call,
+    command,
     evaluate,
     fifo,
     npy_header,
@@ -26,6 +27,7 @@ from kit import (
 
 def table():
     sweeps()
+    commands()
     python_files()
 
 
@@ -92,6 +94,19 @@ def sweeps():
         says=(),
         seconds=60,
     )
+
+
+def commands():
+    words = {
+        "near": ("trian", "train"),
+        "long": ("n" * 5000, "unknown command"),
+        "empty": ("", "''"),
+        "flag": ("--model=vae", "--model=vae"),
+        "path": ("../train", "unknown command"),
+    }
+    for name, (word, says) in words.items():
+        add("command", name, lambda d, word=word: command(d, word, "--dataset=digits"), says=says)
+    add("command", "bad-flag-behind-it", lambda d: command(d, "train", "--modl=vae"), says="--modl")
 
 
 def python_files():

@@ -103,6 +103,11 @@ def sweep(d, *argv, **more):
     return _launch("pae_zoo.sweep", argv, d, **more)
 
 
+def command(d, *argv, **more):
+    """The command `pae-zoo`."""
+    return _launch("pae_zoo.cli", argv, d, **more)
+
+
 def call(code, **more):
     return dict(kind="call", code=code, **more)
 
