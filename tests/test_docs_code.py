@@ -43,6 +43,7 @@ def same(printed, expected):
 def elsewhere(tmp_path, monkeypatch):
     """A folder to write into, and models that are compiled without XLA, whose compilation takes longer than the run."""
     monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)  # the order in which `fit` takes data
     owner = next(cls for cls in keras.Model.__mro__ if "compile" in vars(cls))
     compile_model = owner.compile
     monkeypatch.setattr(
