@@ -48,8 +48,7 @@ def elsewhere(tmp_path, monkeypatch):
     compile_model = owner.compile
     monkeypatch.setattr(
         owner, "compile", lambda self, *args, **how: compile_model(self, *args, **{**how, "jit_compile": False}))
-    yield tmp_path
-    keras.backend.clear_session()
+    return tmp_path
 
 
 def run(code, scope):
