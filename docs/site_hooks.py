@@ -48,7 +48,10 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Turns links to files outside of docs/ into links to their copies."""
+    """Turns links to files outside of docs/ into links to their copies; a figure keeps its error on its line."""
+    markdown = "\n".join(
+        line.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}") if line.startswith("|") else line
+        for line in markdown.split("\n"))
 
     def inside(found):
         path = outside(page.file.src_uri, found[2])

@@ -157,10 +157,11 @@ def test_pages_are_short():
     written = {path: re.sub(r"<!-- rooms.*<!-- end of rooms -->", "", read(path), flags=re.DOTALL) for path in PAGES}
     words = {name_of(path): len(text.split()) for path, text in written.items() if path != settings.PAGE}
     assert not {page: count for page, count in words.items() if count > WORDS}
+    assert len(read(README).splitlines()) <= 150
 
 
 def test_lines_of_prose_are_short():
-    long = [f"{name_of(path)}: {line}" for path in PAGES
+    long = [f"{name_of(path)}: {line}" for path in TEXTS
             for line in re.sub(r"^ *```.*?```$", "", read(path), flags=re.DOTALL | re.MULTILINE).splitlines()
             if len(line) >= WIDTH and not line.startswith(("|", "    ", "!["))]
     assert not long, "\n".join(long)
