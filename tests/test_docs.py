@@ -32,6 +32,9 @@ PAGES = sorted(DOCS.rglob("*.md"))
 MODEL_PAGES = {name: DOCS / "models" / f"{name}.md" for name in models.MODULES}
 CONFIGS = sorted((ROOT / "configs").rglob("*.cfg"))
 TEXTS = [README, *PAGES]
+SOURCES = [path for folder in ("pae_zoo", "tests") for path in (ROOT / folder).rglob("*")]
+# Files that guides tell readers to write.
+WRITTEN_BY_READERS = {"pae_zoo/models/cv_vae.py", "tests/models/test_cv_vae.py"}
 WORDS = 1500
 WIDTH = 120
 
@@ -178,6 +181,17 @@ def test_flags_exist():
 
 def test_the_list_of_settings_is_that_of_their_heads():
     assert read(settings.PAGE) == settings.page(), "run: python tools/results.py --write"
+
+
+def test_files_of_the_package_that_pages_name_exist():
+    missing = []
+    for path in [DOCS / "architecture.md", *sorted((DOCS / "guides").glob("*.md")), DOCS / "notes" / "departures.md"]:
+        named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", read(path)))
+        if path.parent == DOCS:
+            named |= {folder.rstrip("/") for folder in re.findall(r"`((?:[a-z_]+/)+)`", read(path))}
+        missing += [f"{name_of(path)}: {name}" for name in sorted(named - WRITTEN_BY_READERS)
+                    if not any(str(file).endswith(f"/{name}") for file in SOURCES)]
+    assert not missing, "\n".join(missing)
 
 
 def test_a_models_page_links_the_configs_that_were_run():
