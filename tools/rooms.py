@@ -7,6 +7,7 @@ A room is a folder or a module of pae_zoo; a module belongs to the longest name 
 """
 
 import ast
+import functools
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -76,6 +77,7 @@ def room_of(module: str) -> str:
     return max(found, key=len, default="")
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Returns {module, named without the package: its file}; the package's own __init__ is left out."""
     found = {}
@@ -100,6 +102,7 @@ def imports(path: Path) -> Iterator[str]:
             yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("pae_zoo."))
 
 
+@functools.cache
 def arrows() -> dict[str, set[str]]:
     """Returns {room: rooms that it does import}."""
     found: dict[str, set[str]] = {room: set() for room in ALLOWED}
@@ -112,7 +115,7 @@ def arrows() -> dict[str, set[str]]:
 
 def floors() -> list[list[str]]:
     """Returns the rooms from the ground up; a room stands above all that it imports. Raises ValueError for a circle."""
-    todo, built = arrows(), []
+    todo, built = dict(arrows()), []
     while todo:
         below = {room for floor in built for room in floor}
         floor = sorted(room for room, others in todo.items() if others <= below)
