@@ -38,8 +38,10 @@ from pae_zoo import curvature, data, flows, likelihoods, models, networks  # noq
 from pae_zoo.core import seeds  # noqa: E402
 from pae_zoo.core.errors import UserError  # noqa: E402
 from pae_zoo.flows import Flow  # noqa: E402
+from pae_zoo.registry import register  # noqa: E402
 
-__all__ = ["Flow", "UserError", "curvature", "data", "flows", "likelihoods", "models", "networks", "seeds"]
+__all__ = ["Flow", "UserError", "curvature", "data", "flows", "likelihoods", "models", "networks", "register",
+           "seeds"]
 
 # Each model's class by its own name: pae_zoo.VAE, pae_zoo.AE, ...
 for _module in models.MODULES.values():

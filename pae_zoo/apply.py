@@ -7,13 +7,15 @@ from pae_zoo import evaluation
 from pae_zoo.applying import inputs, results
 from pae_zoo.applying import outputs as applying
 from pae_zoo.core import hparams as hp
+from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
+from pae_zoo.evaluation.support.restoring import RestorationFlags
 from pae_zoo.experiment import launch
 from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags(hp.RestorationFlags):
+class Flags(RestorationFlags, records.PluginFlags):
     """Flags of the application."""
 
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
@@ -36,7 +38,7 @@ class Flags(hp.RestorationFlags):
 
 
 def main(argv: list[str]) -> int:
-    argv = launch.expand_flagfiles(argv)
+    argv = launch.begin(argv)
     if launch.wants_help(argv):
         lines = "\n".join(f"  {name:16} {line}" for name, line in applying.describe().items())
         print(f"{__doc__}\n\nOutputs:\n{lines}\n\n{hp.help_text(Flags)}\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pae_zoo import evaluation, models
 from pae_zoo.core import hparams as hp
+from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import console, launch
 from pae_zoo.experiment.session import tasks_of
@@ -14,7 +15,7 @@ from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags(hp.EvaluationFlags):
+class _Own(records.TaskFlags, records.PluginFlags):
     """Flags of the evaluation; those left out take the run's own values."""
 
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
@@ -27,13 +28,21 @@ class Flags(hp.EvaluationFlags):
     verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
 
 
+def flags() -> type:
+    """Returns the record of this command: its own flags and those of all tasks."""
+    return hp.compose("Flags", _Own, *evaluation.flag_records().values())
+
+
+Flags = flags()
+
+
 def main(argv: list[str]) -> int:
-    argv = launch.expand_flagfiles(argv)
+    argv = launch.begin(argv)
     if launch.wants_help(argv):
         tasks = "\n".join(f"  {name:20} {line}" for name, line in evaluation.describe().items())
-        print(f"{__doc__}\n\nTasks:\n{tasks}\n\n{hp.help_text(Flags)}\n")
+        print(f"{__doc__}\n\nTasks:\n{tasks}\n\n{hp.help_text(flags())}\n")
         return 0
-    options, given = launch.parse(Flags, argv)
+    options, given = launch.parse(flags(), argv)
     evaluation.check(options)
     runs = [Run(path) for path in workdirs(options)]
     for run in runs:  # every mistake is told before the first number is computed
@@ -54,7 +63,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def workdirs(options: Flags) -> list[str]:
+def workdirs(options) -> list[str]:
     """Returns the work directories that the flags name; raises UserError if there are none."""
     found = [options.workdir] if options.workdir else []
     for pattern in options.workdirs:
@@ -69,7 +78,7 @@ def workdirs(options: Flags) -> list[str]:
     raise UserError("--workdir is needed: the folder that `python -m pae_zoo.main` wrote.")
 
 
-def _hparams(run: Run, options: Flags, given: set[str]):
+def _hparams(run: Run, options, given: set[str]):
     """Returns the hyper-parameters of a run with what the command changes of them."""
     hparams = run.read_hparams()
     changed = {name: getattr(options, name) for name in given if hasattr(hparams, name)
@@ -77,7 +86,7 @@ def _hparams(run: Run, options: Flags, given: set[str]):
     return dataclasses.replace(hparams, **{**changed, "workdir": str(run.workdir)})
 
 
-def _evaluate(run: Run, options: Flags, given: set[str]) -> tuple[str, ...]:
+def _evaluate(run: Run, options, given: set[str]) -> tuple[str, ...]:
     """Evaluates one run and returns the names of the tasks that its model supports."""
     hparams, model = _hparams(run, options, given), run.load_model()
     if "test_samples" in given and hasattr(model, "test_samples"):

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from pae_zoo import serving
 from pae_zoo.core import hparams as hp
+from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import launch
 from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags:
+class Flags(records.PluginFlags):
     """Flags of the export."""
 
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
@@ -26,7 +27,7 @@ class Flags:
 
 
 def main(argv: list[str]) -> int:
-    argv = launch.expand_flagfiles(argv)
+    argv = launch.begin(argv)
     if launch.wants_help(argv):
         print(f"{__doc__}\n\n{hp.help_text(Flags)}\n")
         return 0

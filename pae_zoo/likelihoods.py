@@ -13,7 +13,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from pae_zoo.core import distributions, inputs
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
+from pae_zoo.core.records import LIKELIHOODS
 
 tfd = tfp.distributions
 
@@ -384,14 +385,25 @@ class Bernoulli(Likelihood):
         return self._sum(y * output - tf.nn.softplus(output))
 
 
-_CLASSES: dict[str, type[Likelihood]] = {
-    "gaussian": Gaussian,
-    "gaussian_learned": GaussianLearned,
-    "gaussian_pixel": GaussianPixel,
-    "gaussian_decoder": GaussianDecoder,
-    "bernoulli": Bernoulli,
-}
-NAMES: tuple[str, ...] = tuple(_CLASSES)
+_CLASSES: dict[str, type[Likelihood]] = {}
+#: the names of all likelihoods, those that are registered later too
+NAMES = _CLASSES.keys()
+
+
+def register(name: str, cls: type[Likelihood]) -> None:
+    """Makes a likelihood known by a name, for `build` and --likelihood; raises UserError for a name that is taken."""
+    if _CLASSES.get(name, cls) is not cls:
+        raise UserError(f"There is a likelihood {name!r} already; take another name.")
+    if name not in _CLASSES:
+        _CLASSES[name] = cls
+        LIKELIHOODS.append(name)
+
+
+for _name, _cls in dict(
+    gaussian=Gaussian, gaussian_learned=GaussianLearned, gaussian_pixel=GaussianPixel,
+    gaussian_decoder=GaussianDecoder, bernoulli=Bernoulli,
+).items():  # fmt: skip
+    register(_name, _cls)
 
 
 def describe() -> dict[str, str]:
@@ -421,7 +433,7 @@ def build(
 
 def _class(name: str) -> type[Likelihood]:
     if name not in _CLASSES:
-        raise UserError(f"Unknown likelihood {name!r}; the names are {', '.join(NAMES)}.")
+        raise unknown("likelihood", name, NAMES)
     return _CLASSES[name]
 
 

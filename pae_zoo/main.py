@@ -5,7 +5,7 @@ import sys
 
 from pae_zoo import data, evaluation, models, networks
 from pae_zoo.core import hparams as hp
-from pae_zoo.experiment import launch
+from pae_zoo.experiment import launch, record
 from pae_zoo.experiment.session import finish, inherit, prepare
 
 
@@ -14,7 +14,9 @@ def help_page(argv: list[str]) -> str:
     name = launch.value_of(argv, "model", "")
     usage = "python -m pae_zoo.main --model=MODEL --dataset=DATASET --workdir=DIR [--flagfile=CONFIG] [flags]"
     if name:
-        flags = hp.help_text(models.find(name).HParams)
+        module, tasks = models.find(name), launch.value_of(argv, "tasks", "")
+        kinds = [launch.value_of(argv, role, "mlp") for role in ("encoder", "decoder")]
+        flags = record.help_text(module, kinds, [task for task in tasks.split(",") if task])
         return f"{models.describe()[name]}\n\nUsage: {usage}\n\n{flags}\n"
     lists = {
         "Models": models.describe(), "Data sets": data.describe(), "Networks": networks.describe(),
@@ -26,13 +28,15 @@ def help_page(argv: list[str]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    argv = launch.expand_flagfiles(argv)
+    argv = launch.begin(argv)
     if launch.wants_help(argv):
         print(help_page(argv))
         return 0
     module = models.find(launch.value_of(argv, "model", "vae"))
-    hparams, given = launch.parse(module.HParams, argv)
-    hparams = inherit(hparams, module.MODEL, given)
+    hparams, given = launch.parse(record.widest(module), argv)
+    hparams = record.narrow(inherit(hparams, module.MODEL, given))
+    for flag, kinds in record.unread(hparams, given).items():
+        print(f"--{flag} has no effect: networks of kind {', '.join(kinds)} read it", flush=True)
     if hparams.smoke:
         hparams = hp.smoke(hparams)
     hparams = dataclasses.replace(hparams, workdir=hparams.workdir or default_workdir(hparams))

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo import models
-from pae_zoo.core import hparams as hp
+from pae_zoo.experiment import record
 
 EVENT_SHAPE = (6, 6, 1)
 LATENT_DIM = 3
@@ -65,7 +65,7 @@ def hparams(name: str, **changes):
     """Returns the hyper-parameters of the row `name`, tiny."""
     row = ROWS[name]
     tiny = dict(model=row.model, hidden_units=(12, 8), latent_dim=LATENT_DIM, batch_size=16, epochs=3, seed=3)
-    return hp.check(models.find(row.model).HParams(**{**tiny, **row.flags, **changes}))
+    return record.make(**{**tiny, **row.flags, **changes})
 
 
 def build(name: str, event_shape=EVENT_SHAPE, adapted: bool = True, **changes):

@@ -8,12 +8,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import masks
 from pae_zoo.evaluation.context import Context, sentence, to_unit
-from pae_zoo.evaluation.support.restoring import Restorer
+from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer
 
 
 def codes(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -86,13 +85,13 @@ def check_outputs(names: Sequence[str]) -> None:
         raise UserError(f"--outputs is empty; allowed: {', '.join(known)}.")
     for name in names:
         if name not in known:
-            raise UserError(f"--outputs={name} is unknown; allowed: {', '.join(known)}{hp.suggestion(name, known)}.")
+            raise unknown("--outputs", name, known)
 
 
 def check_restoration(options: Any, given: set[str]) -> None:
     """Raises UserError when --outputs=restoration comes without a --mask that can be read, or the reverse."""
     if "restoration" not in options.outputs:
-        if given & {field.name for field in dataclasses.fields(hp.RestorationFlags)}:
+        if given & {field.name for field in dataclasses.fields(RestorationFlags)}:
             raise UserError("--mask, --noise and --restoration_* are for --outputs=restoration; add it to --outputs.")
     elif not options.mask:
         raise UserError(f"--outputs=restoration needs --mask, what is hidden in your data: {masks.GRAMMAR}; none "

@@ -1,17 +1,23 @@
 """The one exception that a launcher turns into a line on stderr and exit status 2."""
 
 import difflib
-from typing import Sequence
+from collections.abc import Collection, Iterable
 
 
 class UserError(ValueError):
     """Bad input: the message says what was received, what is allowed and what to do, in one line."""
 
 
-def suggestion(word: str, known: Sequence[str]) -> str:
+def suggestion(word: str, known: Collection[str]) -> str:
     """Returns '; did you mean X?' when a known word is close to `word`, else ''."""
     close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def unknown(name: str, value: object, allowed: Iterable[object]) -> UserError:
+    """Returns the error of a word, given as `name`, that is none of those allowed; it names the nearest."""
+    words = [str(word) for word in allowed]
+    return UserError(f"{name}={value!r} is unknown; allowed: {', '.join(words)}{suggestion(str(value), words)}.")
 
 
 def one_line(text: str, most: int = 1200) -> str:

@@ -5,7 +5,6 @@ cannot do is reported as "unsupported", together with the sentence that the mode
 has `over_runs(runs, options)` compares many runs after the task was done for each, and yields lines to print.
 """
 
-import difflib
 import importlib
 import math
 import pkgutil
@@ -13,35 +12,44 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Optional, Union
 
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import Dataset
 from pae_zoo.evaluation import tasks
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
-from pae_zoo.evaluation.features.extractor import check_file
-from pae_zoo.evaluation.support.imputing import parse as check_masks
-from pae_zoo.evaluation.tasks.downstream import check_counts
-from pae_zoo.evaluation.tasks.ood import check_names
-from pae_zoo.evaluation.tasks.restoration import check_mask
 
 __all__ = [
-    "UNSUPPORTED", "Context", "all_tasks", "check", "check_data", "check_tasks", "describe", "evaluate", "over_runs",
+    "UNSUPPORTED", "Context", "all_tasks", "check", "check_data", "check_tasks", "describe", "evaluate", "flag_records",
+    "over_runs", "register",
 ]  # fmt: skip
 
 Value = Union[float, str]
 
 
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{tasks.__name__}.{name}")
+_REGISTERED: dict[str, ModuleType] = {}
+
+
+def register(name: str, task: ModuleType) -> None:
+    """Makes a task known: a module, or another object, with `run(context)` and, where it has flags, a record `Flags`.
+
+    Raises UserError for a name that is taken, and for what has no `run`.
+    """
+    if not callable(getattr(task, "run", None)) or not getattr(task.run, "__doc__", None):
+        raise UserError(f"The task {name!r} needs a function run(context) with a docstring; received {task!r}.")
+    if all_tasks().get(name, task.run) is not task.run:
+        raise UserError(f"There is a task {name!r} already; take another name.")
+    _REGISTERED[name] = task
+
+
+def _modules() -> dict[str, ModuleType]:
+    names = [info.name for info in pkgutil.iter_modules(tasks.__path__)]
+    found = {name: importlib.import_module(f"{tasks.__name__}.{name}") for name in names}
+    found = {name: module for name, module in found.items() if callable(getattr(module, "run", None))}
+    return dict(sorted({**found, **_REGISTERED}.items()))
 
 
 def all_tasks() -> dict[str, Callable]:
     """Returns {task: its `run` function}, in alphabetical order."""
-    found = {}
-    for info in pkgutil.iter_modules(tasks.__path__):
-        module = _module(info.name)
-        if callable(getattr(module, "run", None)):
-            found[info.name] = module.run
-    return dict(sorted(found.items()))
+    return {name: module.run for name, module in _modules().items()}
 
 
 def describe() -> dict[str, str]:
@@ -49,24 +57,28 @@ def describe() -> dict[str, str]:
     return {name: run.__doc__.strip().splitlines()[0] for name, run in all_tasks().items()}
 
 
+def flag_records() -> dict[str, type]:
+    """Returns {task: the record of its flags}, of the tasks that have some."""
+    return {name: module.Flags for name, module in _modules().items() if hasattr(module, "Flags")}
+
+
 def check(flags) -> None:
-    """Raises UserError for a mistake in the flags of the tasks (`hparams.EvaluationFlags`), before anything is done."""
-    check_tasks(flags.tasks)
-    check_names(flags.ood_datasets)
-    check_mask(flags.mask)
-    check_file(flags.fid_weights)
-    check_masks(flags.imputation_masks)
-    check_counts(flags.labels_per_class)
+    """Raises UserError for a mistake in the flags of the tasks, before anything is done.
+
+    flags: a record that is composed of theirs; each of them checks its own in a method `check`.
+    """
+    check_tasks(getattr(flags, "tasks", ()))
+    for record in type(flags).__mro__:
+        if "check" in vars(record):
+            record.check(flags)
 
 
 def check_tasks(names: Sequence[str]) -> None:
     """Raises UserError, with the nearest names, when one of `names` is not a task."""
-    known = list(all_tasks())
+    known = all_tasks()
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"Unknown task {name!r}.{hint} Tasks are: {', '.join(known)}.")
+            raise unknown("task", name, known)
 
 
 def check_data(flags, names: Sequence[str], dataset: Optional[Dataset] = None) -> None:
@@ -74,7 +86,8 @@ def check_data(flags, names: Sequence[str], dataset: Optional[Dataset] = None) -
 
     For before a training, whose work a task must not lose by what it could have been told at once.
     """
-    checks = [getattr(_module(name), "check_data", None) for name in names]
+    known = _modules()
+    checks = [getattr(known[name], "check_data", None) for name in names]
     for check_one in dict.fromkeys(filter(None, checks)):
         check_one(flags, dataset)
 
@@ -85,7 +98,7 @@ def over_runs(names: Sequence[str], runs: Sequence, options) -> Iterator[str]:
     runs: work directories, with `.workdir`. options: the flags. Raises UserError for runs that do not compare.
     """
     for name in dict.fromkeys(names):
-        compare = getattr(_module(name), "over_runs", None)
+        compare = getattr(_modules()[name], "over_runs", None)
         if compare is not None:
             yield from compare(runs, options)
 

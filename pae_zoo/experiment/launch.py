@@ -1,5 +1,6 @@
 """What all launchers share: flags to records, errors to one line, device, start line."""
 
+import importlib
 import io
 import os
 import sys
@@ -10,8 +11,8 @@ from typing import Any, Callable, Sequence
 from absl import flags
 
 from pae_zoo.core import hparams as hp
-from pae_zoo.core.errors import UserError, one_line
-from pae_zoo.experiment import flagfiles
+from pae_zoo.core.errors import UserError, one_line, suggestion
+from pae_zoo.experiment import flagfiles, saved
 
 #: in the work directory of a run: what an error that nobody foresaw came from
 TRACEBACK = "error.txt"
@@ -92,6 +93,26 @@ def expand_flagfiles(argv: Sequence[str]) -> list[str]:
     return flagfiles.expand(argv)
 
 
+def begin(argv: Sequence[str]) -> list[str]:
+    """Returns argv with its flagfiles expanded, once the modules of --plugin are imported; raises UserError."""
+    argv = expand_flagfiles(argv)
+    for name in value_of(argv, "plugin", "").split(","):
+        if name.strip():
+            _import_plugin(name.strip())
+    return argv
+
+
+def _import_plugin(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"--plugin={name}: there is no module {error.name}. Give the name of an installed module, or "
+                        "of one in this folder, without .py.") from error
+    except Exception as error:
+        raise UserError(f"--plugin={name} failed: {type(error).__name__}: {error}") from error
+    saved.trusted.add(name.split(".")[0])
+
+
 def value_of(argv: Sequence[str], name: str, default: str) -> str:
     """Returns the last value of --name in expanded argv."""
     found = default
@@ -122,7 +143,7 @@ def parse(cls, argv: Sequence[str]) -> tuple:
     try:
         rest = values(["pae_zoo", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        known = hp.suggestion(error.flagname.removeprefix("no"), list(values))
+        known = suggestion(error.flagname.removeprefix("no"), list(values))
         raise UserError(f"unknown flag --{error.flagname}{known} Use --helpfull to see all flags.")
     except (flags.Error, ValueError) as error:  # such as an argument of --noNAME
         raise UserError(f"{str(error).replace('flag --', '--', 1)}. Use --helpfull to see types and ranges.")

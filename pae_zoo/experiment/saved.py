@@ -13,6 +13,8 @@ from pae_zoo.core import reading
 CONFIG, WEIGHTS, MOST_TEXT = "config.json", "model.weights.h5", 1 << 26
 #: packages whose classes a file may name; Keras imports none of others unless they are registered already
 PACKAGES = ("keras", "pae_zoo", "builtins")
+#: further packages, those of --plugin
+trusted: set[str] = set()
 #: what a class that carries or names code is called
 CODE = ("Lambda", "__lambda__", "function_code", "__numpy__")
 #: keys that Keras adds by itself: counted names, numbers of objects, shapes of builds, optimizers
@@ -35,7 +37,7 @@ def load(path: Path) -> keras.Model:
     for word, value in _pairs(json.loads(text)):
         if word in ("class_name", "registered_name") and value in CODE:
             raise ValueError(f"it holds code ({value}), which is not run")
-        if word == "module" and value is not None and str(value).split(".")[0] not in PACKAGES:
+        if word == "module" and value is not None and str(value).split(".")[0] not in {*PACKAGES, *trusted}:
             raise ValueError(f"it names classes of {value!r}; those of {', '.join(PACKAGES[:2])} are allowed")
         sizes = value if isinstance(value, list) else [value]
         if any(part in word for part in SIZES) and any(type(one) is int and one > num_bytes for one in sizes):

@@ -116,20 +116,23 @@ class Run:
         if model is not None:
             known["architecture"] = saved.fingerprint(model)
         self.write_json("config.json", {
-            "hparams": hp.to_config(hparams), **known, "versions": versions(), "git_commit": git_commit(),
+            **hp.to_config(hparams), **known, "versions": versions(), "git_commit": git_commit(),
         })
         lines = ["# Repeats this run: python -m pae_zoo.main --flagfile=flags.cfg --workdir=NEW"]
         self.write_text("flags.cfg", "\n".join(lines + hp.flagfile_lines(hparams)) + "\n")
 
     def read_hparams(self):
         """Returns the hyper-parameters in config.json; raises UserError."""
-        from pae_zoo import models
+        from pae_zoo.experiment import record
 
-        config = self.read_json("config.json").get("hparams")
+        whole = self.read_json("config.json")
+        config, tasks = whole.get("hparams"), whole.get("evaluation")
         with _named(self.workdir / "config.json", "configuration", RESTORE):
             if not isinstance(config, dict) or not isinstance(config.get("model"), str):
                 raise ValueError("it names no model and its hyper-parameters")
-            return hp.from_config(models.find(config["model"]).HParams, config)
+            if not isinstance(tasks, (dict, type(None))):
+                raise ValueError("its flags of evaluation are no object")
+            return record.read(config, tasks)
 
     def load_model(self):
         """Returns the trained model of the run; raises UserError if there is none, or another's."""

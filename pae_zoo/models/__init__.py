@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from pae_zoo.core.errors import UserError, suggestion
+from pae_zoo.core.errors import UserError, unknown
 
 
 def _modules() -> dict[str, ModuleType]:
@@ -22,10 +22,23 @@ def _modules() -> dict[str, ModuleType]:
 MODULES = _modules()
 
 
+def register(name: str, module: ModuleType) -> None:
+    """Makes a model known: a module, or another object, with `MODEL`, `HParams` and a docstring.
+
+    Raises UserError for a name that is taken, and for what lacks one of them.
+    """
+    lacking = [part for part in ("MODEL", "HParams", "__doc__") if not getattr(module, part, None)]
+    if lacking:
+        raise UserError(f"The model {name!r} needs MODEL, HParams and a docstring; {', '.join(lacking)} is missing.")
+    if MODULES.get(name, module) is not module:
+        raise UserError(f"There is a model {name!r} already; take another name.")
+    MODULES[name] = module
+
+
 def find(name: str) -> ModuleType:
     """Returns the module of the model `name`; raises UserError with the known names."""
     if name not in MODULES:
-        raise UserError(f"--model={name!r} is unknown; allowed: {', '.join(MODULES)}{suggestion(name, MODULES)}.")
+        raise unknown("--model", name, MODULES)
     return MODULES[name]
 
 

@@ -8,7 +8,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import likelihoods
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import seeds, trainable
+from pae_zoo.core import records, seeds, trainable
 from pae_zoo.core.errors import UserError
 from pae_zoo.models import base
 from pae_zoo.models.parts.posteriors import standard_normal_log_prob
@@ -20,7 +20,7 @@ CODE_NOISE = 11
 
 
 @dataclasses.dataclass(frozen=True)
-class HParams(hp.SharedHParams):
+class HParams(records.SharedHParams):
     """Flags of the deterministic autoencoder."""
 
     objective_type: str = hp.option(

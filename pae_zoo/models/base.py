@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from pae_zoo import likelihoods, networks
-from pae_zoo.core import fit_data, inputs, seeds, trainable
+from pae_zoo.core import fit_data, inputs, records, seeds, trainable
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.trainable import to_float
@@ -350,7 +350,7 @@ class Autoencoder(trainable.Trainable):
     @classmethod
     def options(cls, hparams, total_steps: int) -> dict[str, Any]:
         """Returns the constructor's arguments that the model's own flags give, by equal names."""
-        return {f.name: getattr(hparams, f.name) for f in hp.own_fields(type(hparams))}
+        return {f.name: getattr(hparams, f.name) for f in records.own_fields(type(hparams))}
 
     @classmethod
     def length_matters(cls, hparams) -> bool:
@@ -369,8 +369,9 @@ class Autoencoder(trainable.Trainable):
     @classmethod
     def inherit(cls, hparams, before, given):
         """Returns `hparams` with data and network flags of the run to start from, `before`, but for those `given`."""
-        names = {f.name for f in dataclasses.fields(hp.SharedHParams) if f.metadata["group"] in (hp.DATA, hp.NETWORK)}
-        return dataclasses.replace(hparams, **{name: getattr(before, name) for name in names - set(given)})
+        names = {f.name for f in dataclasses.fields(before) if f.metadata["group"] in (hp.DATA, hp.NETWORK)}
+        known = names & {f.name for f in dataclasses.fields(hparams)}
+        return dataclasses.replace(hparams, **{name: getattr(before, name) for name in known - set(given)})
 
     @classmethod
     def skips_first_stage(cls, hparams) -> bool:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import seeds, trainable
+from pae_zoo.core import records, seeds, trainable
 from pae_zoo.core.errors import UserError
 from pae_zoo.models.bayesian import BayesianAE, Network
 from pae_zoo.models.parts import weights
@@ -19,7 +19,7 @@ RHO_RANGE, UPSTREAM_MEAN_RANGE = (-5.0, -4.0), (-0.2, 0.2)
 
 
 @dataclasses.dataclass(frozen=True)
-class HParams(hp.SharedHParams):
+class HParams(records.SampleFlags, records.SharedHParams):
     """Flags of the autoencoder trained by Bayes by backprop."""
 
     weight_prior: str = hp.option(

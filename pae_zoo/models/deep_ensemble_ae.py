@@ -10,14 +10,14 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import networks
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import seeds, trainable
+from pae_zoo.core import records, seeds, trainable
 from pae_zoo.core.errors import UserError
 from pae_zoo.models.bayesian import BayesianAE, Network, check_samples
 from pae_zoo.models.parts import builder, geometry_decoders
 
 
 @dataclasses.dataclass(frozen=True)
-class HParams(hp.SharedHParams):
+class HParams(records.SampleFlags, records.SharedHParams):
     """Flags of the deep ensemble of autoencoders."""
 
     num_members: int = hp.option(5, "Autoencoders in the ensemble.", low=1, high=1000, smoke=2)

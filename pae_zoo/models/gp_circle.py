@@ -12,7 +12,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import likelihoods
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import inputs, seeds, trainable
+from pae_zoo.core import inputs, records, seeds, trainable
 from pae_zoo.core.errors import UserError
 from pae_zoo.data import preprocessing
 from pae_zoo.geometry import gaussian_process
@@ -28,19 +28,36 @@ LOG_VARIANCES = (-30.0, 30.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class HParams(hp.SharedHParams):
-    """Flags of the Gaussian process decoder. It has no networks: their flags have no effect."""
+class HParams(records.SharedHParams):
+    """Flags of the Gaussian process decoder, which has no networks and no step that learns."""
 
-    dataset: str = hp.with_default("dataset", "circle")
-    latent_dim: int = hp.with_default("latent_dim", 2)
-    likelihood: str = hp.with_default("likelihood", "gaussian_decoder")
-    epochs: int = hp.with_default("epochs", 1)
+    dataset: str = records.with_default("dataset", "circle")
+    latent_dim: int = records.with_default("latent_dim", 2)
+    likelihood: str = records.with_default("likelihood", "gaussian_decoder")
+    epochs: int = records.with_default("epochs", 1)
     num_points: int = hp.option(100, "Training data that the Gaussian process is conditioned on.", low=2, high=4000)
     length_scale: float = hp.option(0.5, "Length scale l of the kernel, in units of the whitened latents.", above=0.0)
     signal_std: float = hp.option(1.0, "Std of the Gaussian process before it has seen data.", above=0.0)
     noise_std: float = hp.option(0.1, "Std of the observation noise.", above=0.0)
     num_outputs: int = hp.option(
         0, "Outputs D' >= D of the geometry, for data that lie in a plane of a space of D' dimensions (0: D).", low=0)
+    image_size: int = records.unread("image_size")
+    crop: str = records.unread("crop")
+    grey: bool = records.unread("grey")
+    invert: bool = records.unread("invert")
+    augment: tuple[str, ...] = records.unread("augment")
+    rotate_degrees: float = records.unread("rotate_degrees")
+    encoder: str = records.unread("encoder")
+    decoder: str = records.unread("decoder")
+    output: str = records.unread("output")
+    scale: float = records.unread("scale")
+    optimizer: str = records.unread("optimizer")
+    adam_epsilon: float = records.unread("adam_epsilon")
+    learning_rate: float = records.unread("learning_rate")
+    lr_schedule: str = records.unread("lr_schedule")
+    weight_decay: float = records.unread("weight_decay")
+    clip_norm: float = records.unread("clip_norm")
+    patience: int = records.unread("patience")
 
 
 @register_keras_serializable("pae_zoo")
@@ -305,7 +322,7 @@ class GPCircle(base.Autoencoder):
             raise UserError(f"--likelihood={hparams.likelihood} is not possible: a Gaussian process brings its own "
                             "variance at every latent, which is gaussian_decoder. Leave it out.")
         chain = preprocessing.build_chain(hparams.preprocess, margin=hparams.logit_margin)
-        own = {f.name: getattr(hparams, f.name) for f in hp.own_fields(type(hparams))}
+        own = {f.name: getattr(hparams, f.name) for f in records.own_fields(type(hparams))}
         return cls.from_parts(event_shape, hparams.latent_dim, **own, preprocessing=chain, seed=hparams.seed,
                               name=hparams.model)
 

@@ -6,16 +6,17 @@ import keras
 from keras.saving import register_keras_serializable
 
 from pae_zoo import networks
-from pae_zoo.core import hparams as hp
+from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
 from pae_zoo.models.bayesian import BayesianAE, Network
+from pae_zoo.networks.config import Options
 
 
 @dataclasses.dataclass(frozen=True)
-class HParams(hp.SharedHParams):
+class HParams(records.SampleFlags, records.SharedHParams):
     """Flags of the autoencoder with Monte Carlo dropout."""
 
-    dropout_rate: float = hp.with_default("dropout_rate", 0.2)
+    dropout_rate: float = records.with_default("dropout_rate", 0.2, Options)
 
 
 @register_keras_serializable("pae_zoo")

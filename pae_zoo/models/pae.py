@@ -12,6 +12,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import flows
 from pae_zoo.core import hparams as hp
+from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
 from pae_zoo.inference import derivatives
 from pae_zoo.models import ae, base
@@ -30,12 +31,12 @@ _FLOW_SETTINGS = {"epochs": 40, "batch_size": 256, "learning_rate": 1e-3, "clip_
 class HParams(FlowFlags, ae.HParams):
     """Flags of the probabilistic autoencoder; shared training flags drive its first stage."""
 
-    likelihood: str = hp.with_default("likelihood", "gaussian_pixel")
+    likelihood: str = records.with_default("likelihood", "gaussian_pixel")
     flow_epochs: int = hp.option(40, "Passes over the codes.", low=1, smoke=2)
     flow_batch_size: int = hp.option(256, "Codes per training step of the flow.", low=1, smoke=32)
     flow_learning_rate: float = hp.option(1e-3, "Initial learning rate of the flow.", above=0.0)
     flow_lr_schedule: str = hp.option("cosine", "Learning rate of the flow, as in --lr_schedule.",
-                                      choices=hp.SCHEDULES)
+                                      choices=records.SCHEDULES)
     flow_clip_norm: float = hp.option(5.0, "Largest global norm of the flow's gradient (0: off).", low=0.0)
     flow_patience: int = hp.option(10, "Stop the flow after so many epochs without a better validation loss (0: off).",
                                    low=0)

@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
 from pae_zoo import likelihoods
-from pae_zoo.core import distributions, trainable
+from pae_zoo.core import distributions, records, trainable
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.models import base, vae
@@ -27,7 +27,7 @@ _SETTINGS = {"epochs": 5, "batch_size": 128, "learning_rate": 3e-2}
 class HParams(vae.HParams):
     """Flags of the variational autoencoder with RBF variances; shared training flags drive its first stage."""
 
-    likelihood: str = hp.with_default("likelihood", "gaussian")
+    likelihood: str = records.with_default("likelihood", "gaussian")
     rbf_centres: int = hp.option(10, "Radial basis functions: clusters of the codes.", low=1, high=100_000)
     rbf_alpha: float = hp.option(1.0, "published: factor of the mean distance to a centre that is its bandwidth.",
                                  above=0.0)

@@ -10,7 +10,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import laplace
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import seeds
+from pae_zoo.core import records, seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.models import base
 from pae_zoo.models.parts import importance
@@ -25,7 +25,7 @@ OOD_SAMPLES = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class HParams(hp.SharedHParams):
+class HParams(records.SharedHParams):
     """Flags of the variational autoencoder, shared by every model of its line."""
 
     beta: float = hp.option(1.0, "Weight of the KL term (1: the evidence lower bound).", low=0.0)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pae_zoo import curvature, likelihoods
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import inputs
+from pae_zoo.core import inputs, records
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.matrices.gauss_newton import DIAG, METHODS, UPSTREAM, Options
 from pae_zoo.curvature.posteriors import build as posteriors
@@ -25,7 +25,7 @@ GAUSSIANS = (likelihoods.Gaussian, likelihoods.GaussianLearned)
 
 
 @dataclasses.dataclass(frozen=True)
-class CurvatureFlags(hp.SharedHParams):
+class CurvatureFlags(records.SampleFlags, records.SharedHParams):
     """Flags of the curvature and of the Gaussian over weights."""
 
     curvature_method: str = hp.option("mc", "How the curvature of a batch is computed.", choices=METHODS[DIAG])

@@ -8,9 +8,12 @@ from pae_zoo.networks.builder import (
     decoder_from_config,
     describe,
     encoder_from_config,
+    options_of,
+    register,
 )
-from pae_zoo.networks.config import NetworkConfig
+from pae_zoo.networks.config import NetworkConfig, Options, option_names
 from pae_zoo.networks.dense import vlae_bias, vlae_kernel
+from pae_zoo.networks.family import Family
 from pae_zoo.networks.features import hidden_size, outputs_and_hidden
 from pae_zoo.networks.layers import Affine, Dropout, SpectralNorm, dropout_noise
 from pae_zoo.networks.pair import check_pair
@@ -19,10 +22,12 @@ from pae_zoo.networks.stacked import StackedDecoder, as_sequential
 
 __all__ = [
     "DEFAULT_OUTPUT",
+    "Family",
     "KINDS",
     "Affine",
     "Dropout",
     "NetworkConfig",
+    "Options",
     "SpectralNorm",
     "StackedDecoder",
     "as_sequential",
@@ -34,7 +39,10 @@ __all__ = [
     "dropout_noise",
     "encoder_from_config",
     "hidden_size",
+    "option_names",
+    "options_of",
     "outputs_and_hidden",
+    "register",
     "unrolled",
     "vlae_bias",
     "vlae_kernel",

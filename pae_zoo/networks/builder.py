@@ -4,16 +4,33 @@ from typing import Any, Sequence
 
 import keras
 
-from pae_zoo.core.errors import UserError
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.networks import conv, dense, infogan, lae, resnet
-from pae_zoo.networks.config import NetworkConfig, option_names
+from pae_zoo.networks.config import NetworkConfig, Options, option_names
 from pae_zoo.networks.family import DECODER, ENCODER, OUTPUTS, Family, Maker
 
 _FAMILIES: dict[str, Family] = {
     family.kind: family for module in (dense, conv, infogan, resnet, lae) for family in module.FAMILIES
 }
-KINDS: tuple[str, ...] = tuple(_FAMILIES)
+#: the names of all kinds, those that are registered later too
+KINDS = _FAMILIES.keys()
 DEFAULT_OUTPUT: dict[str, str] = {kind: family.output for kind, family in _FAMILIES.items()}
+
+
+def register(family: Family) -> None:
+    """Makes a kind of network known, with the options that it reads; raises UserError for a name that is taken."""
+    if family.kind in _FAMILIES and _FAMILIES[family.kind] != family:
+        raise UserError(f"There is a network kind {family.kind!r} already; take another name.")
+    _FAMILIES[family.kind] = family
+    DEFAULT_OUTPUT[family.kind] = family.output
+
+
+def options_of(kind: str) -> type[Options]:
+    """Returns the record of the options that a kind reads; raises UserError for an unknown kind."""
+    if kind not in _FAMILIES:
+        raise unknown("network", kind, KINDS)
+    return _FAMILIES[kind].options
 
 
 def describe() -> dict[str, str]:
@@ -102,17 +119,23 @@ def _model(inputs: keras.KerasTensor, chain: list[keras.Layer], name: str) -> ke
 def _config(
     kind: str, event_shape: Any, latent_dim: int, hidden_units: Any, activation: str, seed: int, options: dict
 ) -> NetworkConfig:
-    unknown = sorted(set(options) - set(option_names()))
-    if unknown:
-        raise UserError(
-            f"Unknown network option {', '.join(unknown)}; the options are {', '.join(option_names())}.")
-    return NetworkConfig(
-        kind, event_shape, latent_dim, hidden_units=hidden_units, activation=activation, seed=seed, **options)
+    record = _record()
+    strange = sorted(set(options) - set(option_names(record)))
+    if strange:
+        raise unknown("network option", strange[0], option_names(record))
+    return record(
+        kind=kind, event_shape=event_shape, latent_dim=latent_dim, hidden_units=hidden_units, activation=activation,
+        seed=seed, **options)
+
+
+def _record() -> type[NetworkConfig]:
+    """Returns the config with the options of all kinds."""
+    more = {family.options: None for family in _FAMILIES.values() if not issubclass(NetworkConfig, family.options)}
+    return hp.compose(NetworkConfig.__name__, *more, NetworkConfig) if more else NetworkConfig
 
 
 def _family(config: NetworkConfig) -> Family:
-    if config.kind not in _FAMILIES:
-        raise UserError(f"Unknown network {config.kind!r}; the kinds are {', '.join(KINDS)}.")
+    options_of(config.kind)
     family = _FAMILIES[config.kind]
     family.check(config)
     return family

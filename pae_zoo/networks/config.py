@@ -1,4 +1,8 @@
-"""The options of every network, as one typed and checked record."""
+"""The options of networks, each declared once: a flag, a field of `NetworkConfig`, and what its kinds read.
+
+A kind names the record of the options that it reads (`Family.options`); `NetworkConfig` has those of all kinds of the
+zoo, so that one set of options describes an encoder of one kind and a decoder of another.
+"""
 
 import dataclasses
 import math
@@ -6,60 +10,119 @@ from typing import Any
 
 import keras
 
+from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.hparams import NETWORK, option
 
 
-def _option(default: Any, help: str, **limits: Any) -> Any:
-    """A field whose metadata hold its help text and its limits: `min`, `max`, `choices`."""
-    return dataclasses.field(default=default, metadata={"help": help, **limits})
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every kind reads."""
+
+    dropout_rate: float = option(0.0, "Dropout of the networks that have it.", low=0.0, high=0.95, group=NETWORK)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActivatedOptions(Options):
+    """Kinds whose activation is free."""
+
+    activation: str = option("relu", "Activation of hidden layers, a Keras name.", group=NETWORK)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseOptions(ActivatedOptions):
+    """mlp."""
+
+    hidden_units: tuple[int, ...] = option((512, 256), "Widths of dense hidden layers, from the data inwards; the "
+                                           "decoder mirrors them.", low=1, high=2**20, group=NETWORK, smoke=32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VLAEDenseOptions(DenseOptions):
+    """vlae."""
+
+    init: str = option("default", "Initial weights of the network kind 'vlae': default (gain 1.26, as meant) or "
+                       "upstream (0.879, what its code does).", choices=("default", "upstream"), group=NETWORK)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NormalisedOptions(Options):
+    """Kinds with batch normalisation."""
+
+    batch_norm: str = option("affine", "Batch normalisation: affine (scale and shift alone, as published in effect), "
+                             "batch or none.", choices=("affine", "batch", "none"), group=NETWORK)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BiasedOptions(ActivatedOptions):
+    """lae_mnist, lae_svhn, lae_svhn_baseline."""
+
+    conv_bias: bool = option(False, "conv: biases in the layers that a normalisation follows; lae_mnist, lae_svhn: in "
+                             "all convolutions.", group=NETWORK)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvOptions(BiasedOptions, NormalisedOptions):
+    """conv."""
+
+    num_filters: int = option(32, "Filters of the first layer.", low=1, high=65_536, group=NETWORK, smoke=4)
+    num_levels: int = option(0, "Halvings of the image side (0: 3 from 64 pixels on, else 2).", choices=(0, 2, 3),
+                             group=NETWORK)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InfoganOptions(NormalisedOptions):
+    """infogan."""
+
+    spectral_norm: bool = option(True, "Divide the encoder's kernels by their spectral norm.", group=NETWORK)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResnetDenseOptions(ActivatedOptions):
+    """resnet_fc."""
+
+    dense_size: int = option(256, "Width.", low=1, high=2**20, group=NETWORK, smoke=16)
+    num_layers: int = option(4, "Residual blocks.", low=1, high=500, group=NETWORK)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResnetConvOptions(NormalisedOptions):
+    """resnet_conv."""
+
+    base_dim: int = option(16, "Channels at full resolution.", low=1, high=65_536, group=NETWORK, smoke=4)
+    kernel_size: int = option(3, "Side of the kernels.", low=1, high=1000, group=NETWORK)
+    num_scale: int = option(4, "Scales of the encoder.", low=1, high=16, group=NETWORK)
+    block_per_scale: int = option(1, "Residual blocks at each scale.", low=1, high=100, group=NETWORK)
+    depth_per_block: int = option(2, "Layers in a residual block.", low=1, high=100, group=NETWORK)
+    fc_dim: int = option(512, "Width of the encoder's dense block.", low=1, high=2**20, group=NETWORK, smoke=16)
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(
+    VLAEDenseOptions, ConvOptions, InfoganOptions, ResnetDenseOptions, ResnetConvOptions
+):
     """Everything that decides an encoder and a decoder; a kind ignores the options it has no use for.
 
-    `event_shape` is the shape of one datum, (H, W, C) or (d,). Raises UserError (a ValueError) for a value
-    of a wrong type or out of its range; whether a kind can take the shape is checked when it is built.
+    `event_shape` is the shape of one datum, (H, W, C) or (d,); `seed` fixes the initial weights and the dropout noise.
+    Raises UserError (a ValueError) for a value of a wrong type or out of its range; whether a kind can take the shape
+    is checked when it is built.
     """
 
     kind: str
     event_shape: tuple[int, ...]
     latent_dim: int
-    hidden_units: tuple[int, ...] = _option(
-        (512, 256), "mlp, vlae: widths of the encoder's hidden layers; the decoder mirrors them", min=1)
-    activation: str = _option("relu", "hidden activation, any name Keras knows (infogan has its own)")
-    dropout_rate: float = _option(0.0, "share of hidden units dropped while training", min=0.0, max=0.95)
-    batch_norm: str = _option(
-        "affine", "conv, infogan, resnet_conv: affine = scale and shift only, as upstream in effect; "
-        "batch = true batch normalisation; none", choices=("affine", "batch", "none"))
-    spectral_norm: bool = _option(True, "infogan: divide the encoder's kernels by their spectral norm")
-    init: str = _option(
-        "default", "vlae: default = gain 1.26 as meant; upstream = gain 0.879, what its code does",
-        choices=("default", "upstream"))
-    num_filters: int = _option(32, "conv: filters of the first layer", min=1)
-    conv_bias: bool = _option(
-        False, "conv: biases in the layers that a normalisation follows; lae_mnist, lae_svhn: in all convolutions")
-    num_levels: int = _option(
-        0, "conv: halvings of the image side; 0 = 3 from 64 pixels on, else 2", choices=(0, 2, 3))
-    dense_size: int = _option(256, "resnet_fc: width", min=1)
-    num_layers: int = _option(4, "resnet_fc: residual blocks", min=1)
-    base_dim: int = _option(16, "resnet_conv: channels at full resolution", min=1)
-    kernel_size: int = _option(3, "resnet_conv: side of the kernels", min=1)
-    num_scale: int = _option(4, "resnet_conv: scales of the encoder", min=1)
-    block_per_scale: int = _option(1, "resnet_conv: residual blocks at each scale", min=1)
-    depth_per_block: int = _option(2, "resnet_conv: layers in a residual block", min=1)
-    fc_dim: int = _option(512, "resnet_conv: width of the encoder's dense block", min=1)
-    seed: int = _option(0, "fixes the initial weights and the dropout noise", min=0)
+    seed: int = 0
 
     def __post_init__(self) -> None:
         # Lists arrive from JSON and from flags.
         object.__setattr__(self, "event_shape", check_event_shape(self.event_shape))
-        object.__setattr__(self, "hidden_units", tuple(self.hidden_units))
-        if not _is_int(self.latent_dim) or self.latent_dim < 1:
-            raise UserError(f"latent_dim={self.latent_dim!r}: must be an integer from 1 on.")
-        for field in dataclasses.fields(self):
-            if field.metadata:
-                _check(field, getattr(self, field.name))
+        for name in ("latent_dim", "seed"):
+            value = getattr(self, name)
+            if not _is_int(value) or value < (name == "latent_dim"):
+                raise UserError(f"{name}={value!r}: must be an integer from {int(name == 'latent_dim')} on.")
+        for name, value in hp.typed_options(self).items():
+            object.__setattr__(self, name, value)
+        hp.check_options(self)
         try:
             keras.activations.get(self.activation)
         except ValueError as error:
@@ -79,9 +142,9 @@ class NetworkConfig:
         return math.prod(self.event_shape)
 
 
-def option_names() -> tuple[str, ...]:
-    """Returns the names of all options, that is, of all fields but kind, event_shape and latent_dim."""
-    return tuple(field.name for field in dataclasses.fields(NetworkConfig) if field.metadata)
+def option_names(record: type = NetworkConfig) -> tuple[str, ...]:
+    """Returns the names of all options of a record, that is, of its fields that are flags."""
+    return tuple(field.name for field in dataclasses.fields(record) if field.metadata)
 
 
 def check_event_shape(event_shape: Any) -> tuple[int, ...]:
@@ -94,26 +157,3 @@ def check_event_shape(event_shape: Any) -> tuple[int, ...]:
 
 def _is_int(value: Any) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool)
-
-
-def _check(field: dataclasses.Field, value: Any) -> None:
-    """Raises UserError unless `value` has the type of the field's default and lies within its limits."""
-    default, limits = field.default, field.metadata
-    if isinstance(default, tuple):
-        right = all(_is_int(item) for item in value)
-    elif isinstance(default, float):
-        right = isinstance(value, (int, float)) and not isinstance(value, bool)
-    elif isinstance(default, int) and not isinstance(default, bool):
-        right = _is_int(value)
-    else:
-        right = isinstance(value, type(default))
-    if not right:
-        kind = type(default).__name__
-        raise UserError(f"{field.name}={value!r}: must be of type {kind}, such as {default!r}.")
-    items = value if isinstance(value, tuple) else (value,)
-    low, high, choices = limits.get("min"), limits.get("max"), limits.get("choices")
-    if choices and value not in choices:
-        raise UserError(f"{field.name}={value!r}: must be one of {', '.join(map(str, choices))}.")
-    if any((low is not None and item < low) or (high is not None and item > high) for item in items):
-        bounds = f"from {low} on" if high is None else f"from {low} to {high}"
-        raise UserError(f"{field.name}={value!r}: must be {bounds}.")

@@ -2,7 +2,7 @@
 
 import keras
 
-from pae_zoo.networks.config import NetworkConfig
+from pae_zoo.networks.config import ConvOptions, NetworkConfig
 from pae_zoo.networks.family import Family, Maker, check_image, crop
 
 
@@ -59,5 +59,6 @@ FAMILIES = (
         _encoder,
         _decoder,
         _check,
+        options=ConvOptions,
     ),
 )

@@ -4,7 +4,7 @@ from typing import Sequence
 
 import keras
 
-from pae_zoo.networks.config import NetworkConfig
+from pae_zoo.networks.config import DenseOptions, NetworkConfig, VLAEDenseOptions
 from pae_zoo.networks.family import Family, Maker
 
 
@@ -69,12 +69,14 @@ FAMILIES = (
         "dense layers of --hidden_units, mirrored in the decoder; images or vectors",
         lambda config, make, units: _encoder(make, config.hidden_units, units),
         lambda config, make: _decoder(make, config.hidden_units[::-1]),
+        options=DenseOptions,
     ),
     Family(
         "vlae",
         "mlp with the initial weights of the variational Laplace autoencoder; images or vectors",
         _vlae_encoder,
         _vlae_decoder,
+        options=VLAEDenseOptions,
     ),
     Family(
         "vae10",

@@ -9,7 +9,7 @@ import keras
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.networks import layers as zoo_layers
-from pae_zoo.networks.config import NetworkConfig
+from pae_zoo.networks.config import ActivatedOptions, NetworkConfig, Options
 
 ENCODER, DECODER = 0, 1
 MOST_LAYERS = 2000
@@ -22,7 +22,8 @@ class Family:
 
     `encoder(config, make, units)` and `decoder(config, make)` return the chain of layers between the input
     and the output; the encoder's ends in `units` numbers, the decoder's in `make.output_shape`, before the
-    output nonlinearity. `check(config)` raises UserError for a shape that the kind cannot take.
+    output nonlinearity. `check(config)` raises UserError for a shape that the kind cannot take. `options` is the record
+    of the options that the kind reads: its flags.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Family:
     decoder: Callable[[NetworkConfig, "Maker"], list[keras.Layer]]
     check: Callable[[NetworkConfig], None] = lambda config: None
     output: str = "linear"
+    options: type[Options] = ActivatedOptions
 
 
 class Maker:

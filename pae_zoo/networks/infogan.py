@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from pae_zoo.networks.config import NetworkConfig
+from pae_zoo.networks.config import InfoganOptions, NetworkConfig
 from pae_zoo.networks.family import Family, Maker, check_image, crop
 from pae_zoo.networks.layers import SpectralNorm
 
@@ -72,5 +72,6 @@ FAMILIES = (
         _decoder,
         lambda config: check_image(config, 4),
         output="sigmoid",
+        options=InfoganOptions,
     ),
 )

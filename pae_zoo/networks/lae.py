@@ -5,7 +5,7 @@ from typing import Callable
 
 import keras
 
-from pae_zoo.networks.config import NetworkConfig
+from pae_zoo.networks.config import ActivatedOptions, BiasedOptions, NetworkConfig
 from pae_zoo.networks.family import Family, Maker, check_image, crop, pad
 
 # Upstream's CelebA network has as many latents as channels: its last feature map, of one pixel, is the code.
@@ -99,6 +99,10 @@ def _celeb_a(config: NetworkConfig) -> _Plan:
     )
 
 
+# Kinds whose convolutions have biases on demand.
+BIASED = ("lae_mnist", "lae_svhn", "lae_svhn_baseline")
+
+
 def _family(kind: str, summary: str, plan: Callable[[NetworkConfig], _Plan]) -> Family:
     return Family(
         kind,
@@ -106,6 +110,7 @@ def _family(kind: str, summary: str, plan: Callable[[NetworkConfig], _Plan]) -> 
         lambda config, make, units: _encoder(plan(config), config, make, units),
         lambda config, make: _decoder(plan(config), config, make),
         lambda config: check_image(config, 4),
+        options=BiasedOptions if kind in BIASED else ActivatedOptions,
     )
 
 

@@ -4,7 +4,7 @@ from typing import Callable, Sequence
 
 import keras
 
-from pae_zoo.networks.config import NetworkConfig
+from pae_zoo.networks.config import NetworkConfig, ResnetConvOptions, ResnetDenseOptions
 from pae_zoo.networks.family import Family, Maker, check_image, crop, pad
 
 MAX_CHANNELS = 1024
@@ -103,6 +103,7 @@ FAMILIES = (
             *_dense_chain(config, make, config.num_values * make.channels_factor),
             *make.unflatten(),
         ],
+        options=ResnetDenseOptions,
     ),
     Family(
         "resnet_conv",
@@ -111,5 +112,6 @@ FAMILIES = (
         _conv_decoder,
         lambda config: check_image(config, 4),
         output="sigmoid",
+        options=ResnetConvOptions,
     ),
 )

@@ -7,13 +7,15 @@ import pytest
 
 from pae_zoo import apply, evaluate, export, models
 from pae_zoo.core import hparams as hp
+from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
-from pae_zoo.experiment import launch
+from pae_zoo.experiment import launch, record
 
-VAE = models.find("vae").HParams
+VAE = record.widest(models.find("vae"))
 # Every flag once: those that all models share are vae's.
-FIELDS = [(cls, field) for cls in (VAE, evaluate.Flags, apply.Flags, export.Flags) for field in dataclasses.fields(cls)]
-FIELDS += [(module.HParams, field) for module in models.MODULES.values() for field in hp.own_fields(module.HParams)]
+FIELDS = [(cls, field) for cls in (VAE, evaluate.Flags, apply.Flags, export.Flags) for field in hp.flag_fields(cls)]
+RECORDS = [module.HParams for module in models.MODULES.values()]
+FIELDS += [(cls, field) for cls in RECORDS for field in records.own_fields(cls)]
 
 
 def refused(cls, name, value, words):
@@ -63,7 +65,9 @@ def test_a_nul_byte_is_refused_in_every_text():
 
 def test_config_json_gives_the_values_that_were_written_and_no_other_types():
     for module in models.MODULES.values():
-        assert hp.from_config(module.HParams, hp.to_config(module.HParams())) == module.HParams()
+        cls = record.widest(module)
+        parts = hp.to_config(cls())
+        assert hp.from_config(cls, parts["hparams"], parts["evaluation"]) == cls()
     for cls, field in FIELDS:
         wrong = {bool: ("no", 1, None), int: (2.5, "2", True, None, 2**63), float: ("1", True, None, 2**1100),
                  str: (5, None, ["vae"]), tuple: ("a", 5, None, [None], [True], [{}])}[type(field.default)]  # fmt: skip

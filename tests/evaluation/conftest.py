@@ -12,10 +12,10 @@ import tensorflow_probability as tfp
 
 from pae_zoo import data
 from pae_zoo.core import seeds
-from pae_zoo.core.hparams import SharedHParams
 from pae_zoo.data import preprocessing
 from pae_zoo.evaluation import Context
 from pae_zoo.evaluation.features import extractor
+from pae_zoo.experiment import record
 
 tfd = tfp.distributions
 
@@ -222,7 +222,7 @@ def make_context(tmp_path):
         if isinstance(model, type):
             model = model(event_shape, **(model_options or {}))
         defaults = dict(batch_size=32, jit_compile=False, importance_samples=20)
-        values = SharedHParams(**{**defaults, **hparams})
+        values = record.make(**{"model": "vae", **defaults, **hparams})
         return Context(model, dataset, values, StandInRun(tmp_path), seed=3)
 
     return make

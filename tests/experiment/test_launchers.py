@@ -19,7 +19,8 @@ from tiers import some
 
 from pae_zoo import evaluate, evaluation, main, models
 from pae_zoo.core import hparams as hp
-from pae_zoo.experiment import launch
+from pae_zoo.core import records
+from pae_zoo.experiment import launch, record
 from pae_zoo.experiment.workdir import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,8 +61,12 @@ def test_help_without_a_model_lists_what_there_is(capsys):
 def test_helpfull_lists_shared_and_own_flags_only(name, capsys):
     assert call(f"--model={name}", "--helpfull") == 0
     text = capsys.readouterr().out
-    mine = {f.name for f in hp.dataclasses.fields(models.find(name).HParams)}
-    others = {f.name for m in models.MODULES.values() for f in hp.own_fields(m.HParams)} - mine
+    module = models.find(name)
+    kinds = ["mlp"] if record.has_networks(module) else []
+    mine = {f.name for f in hp.flag_fields(record.record(module, kinds))}
+    mine -= set().union(*({f.name for f in hp.flag_fields(flags)} for flags in evaluation.flag_records().values()))
+    mine |= {f.name for f in hp.flag_fields(module.HParams)}
+    others = {f.name for m in models.MODULES.values() for f in records.own_fields(m.HParams)} - mine
     shown = {line.split("=")[0].strip().removeprefix("--").removeprefix("[no]")
              for line in text.splitlines() if line.startswith("  --")}
     assert shown == mine and not shown & others
@@ -136,7 +141,7 @@ def test_a_run_whose_schedule_depends_on_the_length_cannot_be_made_longer(tmp_pa
 def test_flags_of_choices_name_what_the_code_knows():
     from pae_zoo import likelihoods
 
-    field = next(f for f in hp.dataclasses.fields(hp.SharedHParams) if f.name == "likelihood")
+    field = next(f for f in hp.dataclasses.fields(records.SharedHParams) if f.name == "likelihood")
     assert set(field.metadata["choices"]) == set(likelihoods.NAMES)
 
 

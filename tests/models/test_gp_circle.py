@@ -8,9 +8,9 @@ import tensorflow as tf
 import pae_zoo
 from pae_zoo.core.errors import UserError
 from pae_zoo.data import synthetic
+from pae_zoo.experiment import record
 from pae_zoo.geometry.gaussian_process import GaussianProcess
 from pae_zoo.geometry.manifold import as_manifold
-from pae_zoo.models import find
 from pae_zoo.models.gp_circle import GPCircle
 
 DATA = synthetic.SYNTHETIC["circle"].sample(np.random.default_rng(0), 400).astype(np.float32)
@@ -130,7 +130,7 @@ def test_half_precision_leaves_codes_and_process_whole(model):
     (lambda: make(num_outputs=1), "--num_outputs=1"),
     (lambda: make(length_scale=-1.0), "length_scale=-1.0"),
     (lambda: make(adapted=False).adapt(np.stack([DATA[:, 0], DATA[:, 0]], 1)), "spread in 1 directions"),
-    (lambda: GPCircle.from_hparams(find("gp_circle").HParams(likelihood="bernoulli"), (2,), 1), "likelihood=bernoulli"),
+    (lambda: GPCircle.from_hparams(record.make("gp_circle", likelihood="bernoulli"), (2,), 1), "likelihood=bernoulli"),
 ])
 def test_bad_input_is_one_clear_line(call, words):
     with pytest.raises(UserError, match=words):

@@ -8,6 +8,7 @@ from battery import EVENT_SHAPE, LATENT_DIM, build, images
 
 from pae_zoo import geometry, models, networks
 from pae_zoo.core.errors import UserError
+from pae_zoo.experiment import record
 from pae_zoo.experiment.workdir import Run
 from pae_zoo.main import main
 from pae_zoo.models.parts.rbf_precision import VARIANCE_FLOOR, RBFPrecision, rows
@@ -239,12 +240,12 @@ def test_it_is_served_with_its_std(fitted):
 
 
 def test_another_run_passes_on_how_its_encoder_is_read():
-    before = models.find("vae").HParams(posterior_std="exp", beta=0.05)
-    own = models.find("rbf_vae").HParams(model="rbf_vae", init_workdir="somewhere")
+    before = record.make("vae", posterior_std="exp", beta=0.05)
+    own = record.make("rbf_vae", init_workdir="somewhere")
     found = models.find("rbf_vae").MODEL.inherit(own, before, ["model", "init_workdir"])
     assert found.posterior_std == "exp" and found.beta == own.beta
     assert models.find("rbf_vae").MODEL.inherit(own, before, ["posterior_std"]).posterior_std == own.posterior_std
-    assert models.find("rbf_vae").MODEL.inherit(own, models.find("ae").HParams(), []).posterior_std == own.posterior_std
+    assert models.find("rbf_vae").MODEL.inherit(own, record.make("ae"), []).posterior_std == own.posterior_std
 
 
 def test_fit_on_a_data_set_without_end_takes_one_epoch_of_it():

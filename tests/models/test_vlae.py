@@ -10,8 +10,8 @@ from tiers import some
 
 import pae_zoo
 from pae_zoo import data, laplace, likelihoods, models, networks
-from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
+from pae_zoo.experiment import record
 
 VALUES, SIGMA = 6, 0.4
 
@@ -325,9 +325,9 @@ def real(request):
     found = {}
     for name, changes in {"vae": {}, **{f"vlae{t}": {"num_updates": t} for t in (0, 1, 4)}}.items():
         module = models.find(name.rstrip("014"))
-        params = hp.check(module.HParams(
+        params = record.make(
             model=name.rstrip("014"), encoder="vlae", decoder="vlae", hidden_units=(128, 128), latent_dim=16, kl="mc",
-            preprocess=("centre",), posterior_std="exp", learning_rate=5e-4, adam_epsilon=1e-8, **changes))
+            preprocess=("centre",), posterior_std="exp", learning_rate=5e-4, adam_epsilon=1e-8, **changes)
         model = module.MODEL.from_hparams(params, x.shape[1:], 1)
         model.compile(keras.optimizers.Adam(5e-4, epsilon=1e-8), jit_compile=False)
         model.fit(x, epochs=1, batch_size=128, verbose=0)

@@ -14,7 +14,7 @@ from battery import build, images
 from benchmarks import _contenders, _loops, _network, _rounds, restoration, train
 
 from pae_zoo import models
-from pae_zoo.models.ae import HParams
+from pae_zoo.experiment import record
 
 ROWS = np.array([[3, 1, 4, 5], [9, 2, 6, 8], [7, 0, 3, 9]])
 
@@ -69,7 +69,7 @@ def test_the_torch_loop_trains_as_the_model_does(kind):
 
 
 def test_operations_of_a_step_are_counted_by_hand():
-    params = HParams(model="ae", hidden_units=(512, 256, 128), latent_dim=2)
+    params = record.make("ae", hidden_units=(512, 256, 128), latent_dim=2)
     network = _network.describe(models.find("ae").MODEL.from_hparams(params, (28, 28, 1), 1))
     sizes = [784 * 512, 512 * 256, 256 * 128, 128 * 4, 2 * 128, 128 * 256, 256 * 512, 512 * 784]
     assert network.step_flops(128) == 2 * 128 * (3 * sum(sizes) - 784 * 512)

@@ -1,8 +1,11 @@
 """Which feature network goes with the images of a task: that of --fid_weights, or the one kept for the data set."""
 
+
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.features import inception
 from pae_zoo.evaluation.features.extractor import (
     TRAIN_ONE,
@@ -15,6 +18,18 @@ from pae_zoo.evaluation.features.extractor import (
 )  # fmt: skip
 
 FOLDER = Path(__file__).resolve().parent / "extractors"
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureFlags:
+    """Which features images are compared by."""
+
+    fid_weights: str = option("", "File of the feature network: Inception's .h5 or .pb, or .npz of tools/"
+                              "train_features.py (empty: the data set's own).", group=EVALUATION, path=True)
+
+    def check(self) -> None:
+        """Raises UserError unless --fid_weights is empty or a file of a kind that is read."""
+        check_file(self.fid_weights)
 
 
 def find(context) -> Extractor:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.context import Context, sentence, to_unit
 from pae_zoo.geometry.batching import RowMap
 from pae_zoo.geometry.graphs import GridGraph, KNNGraph
@@ -19,6 +20,30 @@ from pae_zoo.geometry.solver import Settings, Solver
 # Training codes over which the graph is laid.
 GRAPH_CODES = 2000
 MOST_GRID_DIMENSIONS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class GeometryFlags:
+    """The flags of geodesics, and of the data that they join."""
+
+    pair_seed: int = option(67, "Chooses the test data of the tasks geodesics, distance_stability and clustering: the "
+                            "same for all models and for every --seed.", low=0, high=2**31 - 1, group=EVALUATION)
+    geodesic_energy: str = option(
+        "auto", "What geodesics minimise; auto: decorrelated for ensembles and drawn decoders, coupled for a mean with "
+        "a std, mean for a single decoder.", choices=("auto", "decorrelated", "coupled", "mean"), group=EVALUATION)
+    geodesic_members: int = option(10, "Decoders drawn behind the geometry of a model that draws them; an ensemble has "
+                                   "all of its own.", low=1, high=10_000, group=EVALUATION, smoke=3)
+    geodesic_points: int = option(64, "Points of a curve on which its energy is computed.",
+                                  low=3, high=100_000, group=EVALUATION, smoke=16)
+    geodesic_reference: int = option(256, "Points R that the decorrelated energy refers to, whatever "
+                                     "--geodesic_points: uncertainty counts in proportion to their square.",
+                                     low=1, high=1_000_000, group=EVALUATION)
+    geodesic_steps: int = option(0, "Most steps of the search for a geodesic (0: 200 of Gauss-Newton, 400 with "
+                                 "more than four latents; 500 of Adam, which decoders without features take).",
+                                 low=0, high=1_000_000, group=EVALUATION, smoke=20)
+    geodesic_init: str = option(
+        "both", "Where a search starts: the straight line, the shortest path of a graph over the latents, or both, of "
+        "which the lower energy counts.", choices=("line", "graph", "both"), group=EVALUATION)
 
 
 class Space(NamedTuple):

@@ -7,9 +7,15 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
+from pae_zoo.core.records import SampleFlags
 from pae_zoo.evaluation.context import Context, sentence
 from pae_zoo.evaluation.features import choice
 from pae_zoo.evaluation.metrics.calibration import VarianceCalibration
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionFlags(SampleFlags, choice.FeatureFlags):
+    """The flags of what is found from drawn predictions."""
 
 
 @dataclasses.dataclass

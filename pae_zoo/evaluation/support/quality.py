@@ -4,6 +4,8 @@ Images are compared with test images as features of one network; `choice.find` s
 test images are computed once per context, so any task may ask.
 """
 
+
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Union
@@ -11,6 +13,7 @@ from typing import Any, Union
 import numpy as np
 
 from pae_zoo.core import seeds
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.context import Context, to_unit
 from pae_zoo.evaluation.features import choice, extractor
 from pae_zoo.evaluation.metrics import frechet, neighbours
@@ -23,6 +26,17 @@ MEASURES = ("precision", "recall", "density", "coverage")
 NEAREST = "generation/nearest_train"
 
 Images = Union[np.ndarray, Iterable[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrechetFlags(choice.FeatureFlags):
+    """The flags of Frechet distances."""
+
+    frechet_samples: int = option(
+        10_000, "Images on each side of a Frechet distance (fewer where the test split has fewer).", low=2,
+        group=EVALUATION, smoke=128)
+    fid_min_max: bool = option(False, "Stretch each image to [0, 1] before its features, as the PAE paper's notebooks "
+                               "did.", group=EVALUATION)
 
 
 class Reference:

@@ -11,6 +11,8 @@ import tensorflow as tf
 from pae_zoo import inference
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.hparams import EVALUATION, option
+from pae_zoo.data import masks
 from pae_zoo.evaluation.context import Context, sentence
 
 SHOWN_DRAWS = 4
@@ -23,6 +25,29 @@ JACOBIAN_BYTES, DECODER_ROWS = 2**27, 2**13
 CANDIDATES = 8
 # A mode counts when it has so much of the posterior's weight.
 LEAST_WEIGHT = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class RestorationFlags:
+    """The flags of inpainting and denoising, which the task restoration and `pae_zoo.apply` share."""
+
+    mask: str = option("", "What is hidden: none, columns:0-13, rows:8-15, rectangle:TOP,LEFT,HEIGHT,WIDTH, "
+                       "pixels:0.95 (share hidden at random), or a file (.npy, .npz, .png; 1 or white is seen).",
+                       group=EVALUATION, path=True)
+    noise: float = option(0.0, "Std of the Gaussian noise in the data to be restored, for pixels in [0, 1].", low=0.0,
+                          group=EVALUATION)
+    restoration_starts: int = option(8, "Prior draws that the search of the maximum starts from, besides the encoding.",
+                                     low=0, high=10_000, group=EVALUATION, smoke=1)
+    restoration_posterior: str = option(
+        "mixture", "What restorations are drawn from: Laplace at the maximum, a mixture over the maxima, or NUTS.",
+        choices=("laplace", "mixture", "nuts"), group=EVALUATION)
+    restoration_draws: int = option(200, "Posterior draws of each datum behind its mean and std (nuts: of each of 4 "
+                                    "chains).", low=4, high=1_000_000, group=EVALUATION, smoke=8)
+
+    def check(self) -> None:
+        """Raises UserError when --mask is given and not in the grammar of `pae_zoo.data.masks`."""
+        if self.mask:
+            masks.parse(self.mask)
 
 
 @dataclasses.dataclass

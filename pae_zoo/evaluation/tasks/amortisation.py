@@ -1,5 +1,7 @@
 """How good q(z|x) is: what amortising it costs, how its updates climb, which latents it uses."""
 
+
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,9 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core import seeds
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.context import Context, to_unit
 from pae_zoo.evaluation.support import latent_use
 from pae_zoo.evaluation.support.local_posteriors import FAMILIES, Gaussians, LocalPosteriors, summaries
+from pae_zoo.evaluation.tasks import likelihood
 from pae_zoo.evaluation.tasks.likelihood import log_det
 from pae_zoo.evaluation.tasks.reconstruction import standard_error
 from pae_zoo.plotting import figures
@@ -20,6 +24,14 @@ SHOWN_SAMPLES = 100
 MIN_SAMPLES = 1000
 # What float32 loses in a sum over the values of a datum, relative to it: less is no fall.
 ROUNDING = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(likelihood.Flags):
+    """The flags of the task amortisation."""
+
+    amortisation_images: int = option(200, "Test data whose posteriors the task amortisation optimises one by one.",
+                                      low=1, group=EVALUATION, smoke=4)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,7 @@
 """Calibration: do the model's uncertainties say how large its errors are."""
 
+
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -9,13 +11,18 @@ import numpy as np
 from pae_zoo.data import preprocessing
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, to_unit
 from pae_zoo.evaluation.metrics import calibration as metrics
-from pae_zoo.evaluation.support.predictions import Predictions, mean_and_std, predict
+from pae_zoo.evaluation.support.predictions import PredictionFlags, Predictions, mean_and_std, predict
 from pae_zoo.evaluation.tasks.likelihood import has_bits
 from pae_zoo.evaluation.tasks.reconstruction import standard_error
 from pae_zoo.plotting import figures, uncertainty
 
 SHOWN_IMAGES = 8
 DENSITY_KEYS = ("calibration/log_prob", "calibration/log_prob_stderr", "calibration/nll_bits_per_dim")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(PredictionFlags):
+    """The flags of the task calibration."""
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:

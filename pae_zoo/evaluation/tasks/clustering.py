@@ -1,10 +1,13 @@
 """Clusters of test data by geodesic and by Euclidean distances, scored by their labels."""
 
+
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.context import Context
 from pae_zoo.evaluation.support import latent_geometry
 from pae_zoo.geometry.distances import pairwise_distances
@@ -13,6 +16,14 @@ from pae_zoo.plotting.geometry import Clustering
 
 RESTARTS = 10
 MOST_SWEEPS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(latent_geometry.GeometryFlags):
+    """The flags of the task clustering."""
+
+    cluster_points: int = option(60, "Test data that the task clustering clusters.",
+                                 low=2, high=10_000, group=EVALUATION, smoke=24)
 
 
 class Medoids(NamedTuple):

@@ -1,5 +1,7 @@
 """The ways to find the curvature of the weights, beside each other on one trained network."""
 
+
+import dataclasses
 import statistics
 import time
 from collections.abc import Iterator
@@ -11,11 +13,20 @@ import tensorflow as tf
 from pae_zoo import curvature
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.context import UNSUPPORTED, Context
 from pae_zoo.evaluation.metrics.calibration import spearman
 from pae_zoo.plotting import uncertainty
 
 REFERENCE = "exact"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """The flags of the task curvature."""
+
+    curvature_images: int = option(1000, "Training data on which the task curvature compares its methods.", low=1,
+                                   group=EVALUATION, smoke=64)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,7 @@
 """The latent density of the model, beside simple densities fitted to the same codes."""
 
+
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,11 @@ DRAWS = 10_000
 MANIFOLD_DATA = 1000
 SHOWN = 12
 MODEL = "model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(ood.Flags, quality.FrechetFlags):
+    """The flags of the task density."""
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:

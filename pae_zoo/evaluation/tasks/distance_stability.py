@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from pae_zoo.core import files, seeds
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.context import Context
 from pae_zoo.evaluation.support import latent_geometry, stability_report
 from pae_zoo.evaluation.support.stability_tables import PUBLISHED, STRAIGHT, Table
@@ -21,6 +22,22 @@ from pae_zoo.geometry.solver import SOLVER_VERSION, Geodesics, Solver
 CHUNK = 25
 # Fields of the hyper-parameters that tell repetitions of one experiment apart, besides flags of the evaluation.
 REPETITION = ("seed", "workdir", "init_workdir")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(latent_geometry.GeometryFlags):
+    """The flags of the task distance_stability."""
+
+    stability_pairs: int = option(50, "Pairs of test data whose distances the task distance_stability compares.", low=3,
+                                  group=EVALUATION, smoke=4)
+    stability_published: int = option(0, "Points of the length as published (arXiv 2408.07507), which grows with them, "
+                                      "in the task distance_stability: 4096 there (0: leave it out).",
+                                      low=0, high=10_000_000, group=EVALUATION)
+    stability_unconverged: str = option(
+        "exclude", "Pairs whose geodesic did not converge in every run: exclude them from all columns, or keep them.",
+        choices=("exclude", "keep"), group=EVALUATION, operational=True)
+    stability_dir: str = option("", "Folder of what distance_stability finds over runs; empty: distance_stability in "
+                                "the folder that holds the runs.", group=EVALUATION, operational=True, path=True)
 
 
 class Path(NamedTuple):

@@ -1,5 +1,7 @@
 """Few labels: how well nearest neighbours among the codes of a few labelled data classify the others."""
 
+
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -7,12 +9,34 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence, to_unit
 from pae_zoo.plotting import uncertainty
 
 MOST_NEIGHBOURS = 10
 # Held-out points by which the number of neighbours is chosen: more change nothing and take long.
 MOST_QUERIES = 5000
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """The flags of the task downstream."""
+
+    labels_per_class: tuple[int, ...] = option(
+        (1, 2, 4, 6, 8, 10, 15, 25, 50, 100), "Labels per class of the task downstream.", group=EVALUATION, smoke=6)
+    embeddings: int = option(100, "Draws of the code of each labelled datum in the task downstream.",
+                             low=1, high=10_000, group=EVALUATION, smoke=5)
+    downstream_repeats: int = option(5, "Choices of the labelled data in the task downstream.",
+                                     low=1, high=10_000, group=EVALUATION, smoke=2)
+    downstream_images: int = option(5000, "Test data that the task downstream classifies.", low=1, group=EVALUATION,
+                                    smoke=200)
+
+    def check(self) -> None:
+        """Raises UserError unless all numbers of labels per class are at least 1."""
+        counts = self.labels_per_class
+        if not counts or min(counts) < 1:
+            given = ",".join(map(str, counts))
+            raise UserError(f"--labels_per_class={given}: numbers of labels are at least 1, such as 1,2,4,10.")
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
@@ -56,13 +80,6 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
             if repeats > 1:
                 yield f"downstream/{kind}/{n}/accuracy_std", values.std(ddof=1)
     report(context, counts, results)
-
-
-def check_counts(counts: tuple[int, ...]) -> None:
-    """Raises UserError unless all numbers of labels per class are at least 1."""
-    if not counts or min(counts) < 1:
-        given = ",".join(map(str, counts))
-        raise UserError(f"--labels_per_class={given}: numbers of labels are at least 1, such as 1,2,4,10.")
 
 
 def available(context: Context, labels: np.ndarray) -> list[int]:

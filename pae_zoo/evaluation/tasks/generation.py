@@ -1,5 +1,7 @@
 """What the model generates: samples and their quality, interpolations, a map of its latent space."""
 
+
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, Optional
 
@@ -18,6 +20,11 @@ ACTIVE_VARIANCE = 0.01
 SAMPLE_KEYS = (
     "generation/sample_mean", "generation/sample_std", "generation/prior_mean_abs", "generation/prior_std_mean",
 )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(quality.FrechetFlags):
+    """The flags of the task generation."""
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:

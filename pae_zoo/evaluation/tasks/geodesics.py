@@ -1,10 +1,13 @@
 """Geodesics between test data: how they differ from straight lines, and what lies on the way."""
 
+
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.context import Context, Projection
 from pae_zoo.evaluation.support import latent_geometry
 from pae_zoo.evaluation.tasks import latent_grid
@@ -22,6 +25,14 @@ SHOWN_CODES = 2000
 STRIPS, STRIP_IMAGES = 3, 11
 # Of the window around the codes: standard deviations to either side of their mean, and the margin beyond curves.
 WINDOW_STDS, MARGIN = 3.0, 0.08
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(latent_grid.Flags, latent_geometry.GeometryFlags):
+    """The flags of the task geodesics."""
+
+    geodesic_pairs: int = option(8, "Pairs of test data that the task geodesics joins.", low=1, group=EVALUATION,
+                                 smoke=2)
 
 
 class Paths(NamedTuple):

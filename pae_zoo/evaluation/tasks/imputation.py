@@ -1,12 +1,15 @@
 """Imputation: what a model fills in for hidden pixels, scored by a classifier and against the original."""
 
+
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any, Optional
 
 import numpy as np
 
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.data import Dataset
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence, to_unit
 from pae_zoo.evaluation.features import choice, extractor
@@ -19,6 +22,24 @@ from pae_zoo.plotting import figures, uncertainty
 SHOWN_IMAGES, SHOWN_DRAWS = 8, 4
 CLASSIFIER_KEYS = ("accuracy", "ece", "mce", "rmsce", "reconstructed/accuracy", "reconstructed/ece",
                    "reconstructed/mce", "reconstructed/rmsce", "given/accuracy")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(choice.FeatureFlags):
+    """The flags of the task imputation."""
+
+    imputation_masks: tuple[str, ...] = option(
+        ("full", "noise", "half", "region", "pixels:0.5"), "What the task imputation hides: full (nothing), noise "
+        "(everything), half (the top), region (a block in the middle), or the grammar of --mask.", group=EVALUATION)
+    imputation_samples: int = option(10, "Images that the task imputation gives for each datum.", low=1, high=10_000,
+                                     group=EVALUATION, smoke=3)
+    imputation_rounds: int = option(0, "Rounds of reconstructing and refilling each of these images before the last "
+                                    "pass.", low=0, high=1000, group=EVALUATION, smoke=1)
+    imputation_images: int = option(1000, "Test data of the task imputation.", low=1, group=EVALUATION, smoke=16)
+
+    def check(self) -> None:
+        """Raises UserError for one of --imputation_masks that is not understood."""
+        imputing.parse(self.imputation_masks)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:

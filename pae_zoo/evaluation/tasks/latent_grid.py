@@ -1,5 +1,7 @@
 """Uncertainty over a plane of latents, with the codes on top."""
 
+
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,11 @@ check_data = ood.check_data
 SIDE, TABLE_SIDE = 50, 10
 MARGIN = 0.3
 SHOWN_CODES = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(ood.SetFlags):
+    """The flags of the task latent_grid."""
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:

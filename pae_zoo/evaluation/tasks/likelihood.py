@@ -1,5 +1,7 @@
 """Evidence lower bound and importance-sampled log-likelihood of the test data, in nats."""
 
+
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core import seeds
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.data import preprocessing
 from pae_zoo.evaluation.context import Context
 from pae_zoo.evaluation.tasks.reconstruction import standard_error
@@ -18,6 +21,14 @@ LIKELIHOOD_KEYS = (
     "test/log_likelihood", "test/log_likelihood_stderr", "test/log_likelihood_model_space", "test/elbo_gap",
     "test/log_likelihood_sampling_stderr", "test/effective_sample_size", "test/effective_sample_size_min",
 )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """The flags of importance sampling."""
+
+    importance_samples: int = option(100, "Samples per datum of the importance-sampled likelihood.",
+                                     low=1, high=10_000_000, group=EVALUATION, smoke=8)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,7 @@
 """Out-of-distribution detection: how well each score of the model tells other data from the test data."""
 
+
+import dataclasses
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -10,6 +12,8 @@ import tensorflow as tf
 
 from pae_zoo import data
 from pae_zoo.core.errors import UserError, suggestion
+from pae_zoo.core.hparams import EVALUATION, option
+from pae_zoo.core.records import SampleFlags
 from pae_zoo.data.framing import Geometry
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentence, to_unit
 from pae_zoo.evaluation.metrics import detection
@@ -18,6 +22,27 @@ from pae_zoo.plotting import figures
 
 SHOWN_POINTS = 2000
 SHOWN_IMAGES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class SetFlags(SampleFlags):
+    """Which sets a model should find unusual."""
+
+    ood_datasets: tuple[str, ...] = option(
+        (), "Sets for the task ood, in the grammar of --dataset, plus constant, noise, hflip, vflip (empty: these "
+        "four).", group=EVALUATION, path=True)
+
+    def check(self) -> None:
+        """Raises UserError when one of --ood_datasets is neither made from the data nor in the grammar of --dataset."""
+        check_names(self.ood_datasets)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(SetFlags):
+    """The flags of the task ood."""
+
+    ood_bootstrap: int = option(200, "Resamples behind the 95 % intervals of the task ood (0: none).",
+                                low=0, high=1_000_000, group=EVALUATION, smoke=20)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:

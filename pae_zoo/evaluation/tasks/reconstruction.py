@@ -1,14 +1,22 @@
 """Reconstruction error of the clean test data, in the units of x."""
 
+
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 
+from pae_zoo.core.records import SampleFlags
 from pae_zoo.evaluation.context import Context, Projection, to_unit
 from pae_zoo.plotting import figures
 
 SHOWN_IMAGES = 12
 SHOWN_POINTS = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(SampleFlags):
+    """The flags of the task reconstruction."""
 
 
 def run(context: Context) -> Iterator[tuple[str, float]]:

@@ -1,5 +1,7 @@
 """Rejection: what error is left when the most uncertain data are put aside."""
 
+
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 
 from pae_zoo.evaluation.context import UNSUPPORTED, Context
 from pae_zoo.evaluation.metrics import calibration as metrics
-from pae_zoo.evaluation.support.predictions import Predictions, predict
+from pae_zoo.evaluation.support.predictions import PredictionFlags, Predictions, predict
 from pae_zoo.plotting import uncertainty
 
 REJECTED = np.round(np.arange(0.0, 0.96, 0.05), 2)
@@ -15,6 +17,11 @@ LABELS = {
     "sse": "mean SSE of what is left (y squared)",
     "classifier": "classification error of what is left",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(PredictionFlags):
+    """The flags of the task rejection."""
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:

@@ -1,16 +1,27 @@
 """Inpainting and denoising: what hides behind a mask and noise, and how sure the model is of it."""
 
+
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, Optional
 
 import numpy as np
 
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.data import Dataset, masks
 from pae_zoo.evaluation.context import Context, to_unit
-from pae_zoo.evaluation.support.restoring import Restoration, Restorer
+from pae_zoo.evaluation.support.restoring import Restoration, RestorationFlags, Restorer
 from pae_zoo.plotting import figures
 
 SHOWN_IMAGES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(RestorationFlags):
+    """The flags of the task restoration."""
+
+    restoration_images: int = option(64, "Test data that the task restoration restores.", low=1, group=EVALUATION,
+                                     smoke=4)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
@@ -36,12 +47,6 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     if context.is_image:
         title = f"{context.dataset.name} restored: mask {mask.text}, noise {options.noise:g}"
         draw(context, found, truth, noisy, seen, title)
-
-
-def check_mask(text: str) -> None:
-    """Raises UserError when --mask is given and not in the grammar of `pae_zoo.data.masks`."""
-    if text:
-        masks.parse(text)
 
 
 def check_data(flags, dataset: Optional[Dataset] = None) -> None:

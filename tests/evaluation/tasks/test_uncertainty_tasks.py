@@ -9,10 +9,11 @@ from battery import EVENT_SHAPE, build
 from scipy import stats
 
 from pae_zoo import curvature, evaluation
-from pae_zoo.core import hparams, seeds
+from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.metrics import calibration
 from pae_zoo.evaluation.tasks import latent_grid
+from pae_zoo.experiment import record
 
 S = 6
 
@@ -194,7 +195,7 @@ def test_std_pictures_of_other_data(drawn):
 ])  # fmt: skip
 def test_mistakes_in_flags_are_told_at_once(flags, words):
     with pytest.raises(UserError, match=words):
-        evaluation.check(dataclasses.replace(hparams.SharedHParams(), **flags))
+        evaluation.check(record.make("vae", **flags))
 
 
 def test_the_toy_draws_the_same_networks_for_the_same_seed(drawn):

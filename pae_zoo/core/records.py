@@ -1,0 +1,121 @@
+"""Records of flags that more than one reader shares: those of every model, and of what draws at test."""
+
+import dataclasses
+from typing import Any
+
+from pae_zoo.core.hparams import DATA, EVALUATION, NETWORK, RUN, TRAINING, option
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+#: names of likelihoods, each added where it is registered
+LIKELIHOODS: list[str] = []
+SCHEDULES = ("constant", "cosine", "step", "exponential")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFlags:
+    """The choice of tasks, which the training command and `pae_zoo.evaluate` share."""
+
+    tasks: tuple[str, ...] = option((), "Evaluation tasks; empty: reconstruction, and likelihood where the model "
+                                    "offers it.", group=EVALUATION)
+
+
+@dataclasses.dataclass(frozen=True)
+class PluginFlags:
+    """What a command imports before anything else."""
+
+    plugin: tuple[str, ...] = option((), "Modules to import first, which add models, networks, tasks or likelihoods by "
+                                     "pae_zoo.register.", group=RUN, operational=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFlags:
+    """How often models and tasks draw where they are uncertain."""
+
+    test_samples: int = option(50, "Networks, or latents of a datum, drawn by the tasks on uncertainty.",
+                               low=1, high=100_000, group=EVALUATION, smoke=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedHParams(TaskFlags, PluginFlags):
+    """The flags that every model has; its networks and its tasks have more."""
+
+    model: str = option("vae", "Model to train: the name of a module of pae_zoo/models.", group=RUN)
+    workdir: str = option("", "Folder of the run; empty: runs/<model>/<dataset>/<seed>.", group=RUN, operational=True,
+                         path=True)
+    init_workdir: str = option("", "Finished run to start from: its weights initialise this one.", group=RUN, path=True)
+    seed: int = option(0, "Chooses noise, initial weights and the order of data.", low=0, high=2**31 - 1, group=RUN)
+    device: str = option("auto", "Where to compute; gpu is refused where there is none.",
+                         choices=("auto", "cpu", "gpu"), group=RUN, operational=True)
+    precision: str = option("float32", "Keras dtype policy of the networks.",
+                            choices=("float32", "mixed_bfloat16", "mixed_float16"), group=RUN)
+    jit_compile: bool = option(True, "Compile the training step with XLA (not where a CPU is slower with it: "
+                               "convolutions, vlae).", group=RUN)
+    steps_per_call: int = option(0, "Most training steps in one compiled call (0: about two seconds' worth).",
+                                 low=0, high=100_000, group=RUN, operational=True, smoke=4)
+    resident_memory: int = option(2048, "MiB of data kept on the device; a larger set streams in the same order.",
+                                  low=0, group=RUN, operational=True)
+    checkpoint_seconds: float = option(60.0, "Least seconds between two checkpoints; the last is always written.",
+                                       low=0.0, group=RUN, operational=True)
+    smoke: bool = option(False, "Shrink everything to a run of seconds, to try a command.", group=RUN)
+    verbosity: int = option(0, "1 shows TensorFlow's own messages.", low=-1, high=2, group=RUN, operational=True)
+
+    dataset: str = option("digits", "Data set: a name, npz:FILE, folder:DIR or tfds:NAME.", group=DATA, path=True)
+    data_dir: str = option("", "Folder that holds data sets as files: <data_dir>/<name>/.", group=DATA,
+                           operational=True, path=True)
+    download: bool = option(True, "Whether tensorflow-datasets may download a set not found on disk.",
+                            group=DATA, operational=True)
+    classes: tuple[int, ...] = option((), "Keep only data of these labels, such as 0,5,7.", group=DATA)
+    num_train: int = option(0, "Keep only so many training data (0: all).", low=0, group=DATA, smoke=256)
+    image_size: int = option(0, "Resize images to this many pixels a side (0: as they are).",
+                             low=0, high=16_384, group=DATA)
+    crop: str = option("", "Crop images first: 'height,width' centred, or 'top,left,height,width'.", group=DATA)
+    grey: bool = option(False, "Turn colour images to grey.", group=DATA)
+    invert: bool = option(False, "Replace pixels x by 1 - x.", group=DATA)
+    preprocess: tuple[str, ...] = option(
+        (), "Maps from pixels to what the networks see, in order, such as dequantise,logit,centre.", group=DATA)
+    logit_margin: float = option(0.05, "Margin of the logit map: v = margin + (1 - 2 margin) u.",
+                                 above=0.0, high=0.499, group=DATA)
+    augment: tuple[str, ...] = option((), "Augmentations of training images: rotate,flip,crop,brightness.", group=DATA)
+    rotate_degrees: float = option(5.0, "Largest angle of the augmentation 'rotate'.", low=0.0, high=180.0, group=DATA)
+    validation_fraction: float = option(1 / 12, "Share of the training data held out for validation.",
+                                        above=0.0, high=0.5, group=DATA)
+
+    latent_dim: int = option(16, "Size K of the latent space.", low=1, high=65_536, group=NETWORK)
+    encoder: str = option("mlp", "Kind of the encoder network.", group=NETWORK)
+    decoder: str = option("mlp", "Kind of the decoder network.", group=NETWORK)
+    output: str = option("auto", "Last map of the decoder's means; auto: what the kind's paper used, if it fits "
+                         "the data's range.", choices=("auto", "linear", "sigmoid", "sigmoid_centred"), group=NETWORK)
+    likelihood: str = option("gaussian_learned", "Observation model p(x|z).",
+                             choices=LIKELIHOODS, group=NETWORK)
+    scale: float = option(0.1, "Observation std of gaussian and gaussian_pixel (the latter's is measured on "
+                          "validation data after training).", above=0.0, group=NETWORK)
+
+    epochs: int = option(50, "Passes over the training data.", low=1, group=TRAINING, operational=True, smoke=2)
+    max_steps: int = option(0, "Training steps in all; overrides --epochs (0: off).", low=0, group=TRAINING)
+    batch_size: int = option(128, "Data per training step.", low=1, group=TRAINING, smoke=32)
+    optimizer: str = option("adam", "Optimizer of Keras.", choices=OPTIMIZERS, group=TRAINING)
+    adam_epsilon: float = option(1e-7, "Epsilon of Adam.", above=0.0, group=TRAINING)
+    learning_rate: float = option(1e-3, "Initial learning rate.", above=0.0, group=TRAINING)
+    lr_schedule: str = option("constant", "Learning rate: constant; cosine to 0; step: a tenth after 80 % of the "
+                              "steps; exponential to a hundredth.", choices=SCHEDULES, group=TRAINING)
+    weight_decay: float = option(0.0, "Decoupled weight decay.", low=0.0, group=TRAINING)
+    clip_norm: float = option(0.0, "Largest global norm of the gradient (0: off).", low=0.0, group=TRAINING)
+    patience: int = option(0, "Stop after so many epochs without a better validation loss (0: off).", low=0,
+                           group=TRAINING)
+
+
+def with_default(name: str, default: Any, record: type = SharedHParams) -> Any:
+    """Declares the hyper-parameter `name` of a record anew, with another default for one model."""
+    field = next(f for f in dataclasses.fields(record) if f.name == name)
+    return dataclasses.field(default=default, metadata=field.metadata)
+
+
+def unread(name: str) -> Any:
+    """Declares that one model does not read the shared hyper-parameter `name`: it keeps its default and is no flag."""
+    field = next(f for f in dataclasses.fields(SharedHParams) if f.name == name)
+    return dataclasses.field(default=field.default, metadata={**field.metadata, "flag": False})
+
+
+def own_fields(cls) -> list[dataclasses.Field]:
+    """Returns the fields of a record that a model alone has: those under no heading that others share."""
+    return [field for field in dataclasses.fields(cls) if not field.metadata["group"]]
