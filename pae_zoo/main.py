@@ -7,6 +7,7 @@ from pae_zoo import data, evaluation, models, networks
 from pae_zoo.core import hparams as hp
 from pae_zoo.experiment import launch, record
 from pae_zoo.experiment.session import finish, inherit, prepare
+from pae_zoo.models import capabilities
 
 
 def help_page(argv: list[str]) -> str:
@@ -17,7 +18,8 @@ def help_page(argv: list[str]) -> str:
         module, tasks = models.find(name), launch.value_of(argv, "tasks", "")
         kinds = [launch.value_of(argv, role, "mlp") for role in ("encoder", "decoder")]
         flags = record.help_text(module, kinds, [task for task in tasks.split(",") if task])
-        return f"{models.describe()[name]}\n\nUsage: {usage}\n\n{flags}\n"
+        offers = capabilities.describe(module.MODEL)
+        return f"{models.describe()[name]}\n\nIt offers {offers}.\n\nUsage: {usage}\n\n{flags}\n"
     lists = {
         "Models": models.describe(), "Data sets": data.describe(), "Networks": networks.describe(),
         "Tasks": evaluation.describe(),

@@ -15,6 +15,7 @@ import tensorflow_probability as tfp
 
 from pae_zoo.core import files, seeds
 from pae_zoo.core.errors import UserError
+from pae_zoo.models.capabilities import lacking
 
 LAST_VERSION = 2**63 - 1
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
@@ -28,12 +29,14 @@ class Signature:
       name: its key in the SavedModel. Of several entries with the same name the first that can be traced wins.
       inputs: names among x, z, n and seed, or named `tf.TensorSpec`s of other inputs, in the order of `function`.
       function: takes the inputs and returns {output name: tensor}; raises NotImplementedError, with a sentence,
-        where the model does not offer it.
+        where the model's settings exclude it.
+      needs: what the model must offer for it; "" for nothing.
     """
 
     name: str
     inputs: tuple[Union[str, tf.TensorSpec], ...]
     function: Callable[..., Mapping[str, tf.Tensor]]
+    needs: str = ""
 
 
 def signatures(model: Any, importance_samples: int = 100) -> list[Signature]:
@@ -57,15 +60,15 @@ def signatures(model: Any, importance_samples: int = 100) -> list[Signature]:
     return [
         *(Signature(name, tuple(inputs), function) for name, (inputs, function) in own.items()),
         Signature("serving_default", ("x",), lambda x: {"x": model(x)}),
-        Signature("encode", ("x",), encode),
+        Signature("encode", ("x",), encode, "moments"),
         Signature("encode", ("x", "seed"), encode_draw),  # a posterior without closed-form moments
         Signature("decode", ("z",), lambda z: {"x": model.decode_mean(z)}),
-        Signature("sample", ("n", "seed"), lambda n, seed: {"x": model.sample(n, seed)}),
-        Signature("elbo", ("x", "seed"), lambda x, seed: {"elbo": model.elbo(x, seed)}),
-        Signature("ood_scores", ("x", "seed"), lambda x, seed: dict(model.ood_scores(x, seed))),
+        Signature("sample", ("n", "seed"), lambda n, seed: {"x": model.sample(n, seed)}, "sample"),
+        Signature("elbo", ("x", "seed"), lambda x, seed: {"elbo": model.elbo(x, seed)}, "elbo"),
+        Signature("ood_scores", ("x", "seed"), lambda x, seed: dict(model.ood_scores(x, seed)), "scores"),
         Signature(
             "log_likelihood", ("x", "seed"),
-            lambda x, seed: {"log_likelihood": model.log_likelihood(x, importance_samples, seed)},
+            lambda x, seed: {"log_likelihood": model.log_likelihood(x, importance_samples, seed)}, "likelihood",
         ),
     ]  # fmt: skip
 
@@ -91,6 +94,9 @@ def trace(model: Any, importance_samples: int = 100) -> tuple[dict[str, Callable
     left_out: dict[str, str] = {}
     for signature in signatures(model, importance_samples):
         if signature.name in functions:
+            continue
+        if signature.needs and signature.needs not in model.offers:
+            left_out.setdefault(signature.name, str(lacking(model, signature.needs)))
             continue
         inputs = [shared[spec] if isinstance(spec, str) else spec for spec in signature.inputs]
         function = tf.function(_checked(signature.function, inputs), input_signature=inputs, autograph=False)

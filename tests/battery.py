@@ -25,37 +25,34 @@ class Row:
     Args:
       model: its module's name.
       flags: flags beyond the shared tiny ones.
-      offers: which of elbo, likelihood, sample, prior, predictive the model has; draws: reconstructions, codes and a
-        predictive density by draws; grid: drawn decoders; and moments: whether mean and variance of `encode` are known
-        in closed form.
     """
 
     model: str
     flags: dict = dataclasses.field(default_factory=dict)
-    offers: tuple[str, ...] = ("elbo", "likelihood", "sample", "prior", "predictive", "draws", "moments")
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What the model says that it can do."""
+        return models.find(self.model).MODEL.offers
 
 
 FLOW = {"flow_depth": 1, "flow_units": (8,), "flow_bins": 4}
 
-BAYESIAN = ("predictive", "draws", "grid", "moments")
-
 ROWS = {
-    "ae": Row("ae", offers=("moments",)),
+    "ae": Row("ae"),
     "vae": Row("vae"),
     "vlae": Row("vlae", flags={"num_updates": 2}),
-    "pae": Row("pae", flags={**FLOW, "flow_epochs": 2, "flow_batch_size": 16}, offers=("sample", "prior", "moments")),
+    "pae": Row("pae", flags={**FLOW, "flow_epochs": 2, "flow_batch_size": 16}),
     "flow_vae": Row("flow_vae", flags=FLOW),
     "hf": Row("hf", flags={"num_flows": 3}),
-    "iaf": Row("iaf", flags={"iaf_units": 8, "num_flows": 2},
-               offers=("elbo", "likelihood", "sample", "prior", "predictive", "draws")),
-    "bbb_ae": Row("bbb_ae", flags={"test_samples": 4}, offers=BAYESIAN),
-    "ensemble_vae": Row("ensemble_vae", flags={"num_members": 3}, offers=(*Row.offers, "grid")),
-    "deep_ensemble_ae": Row("deep_ensemble_ae", flags={"num_members": 2, "test_samples": 4}, offers=BAYESIAN),
-    "gp_circle": Row("gp_circle", flags={"num_points": 32, "epochs": 2},
-                     offers=("sample", "prior", "predictive", "grid", "moments")),
-    "lae": Row("lae", flags={"test_samples": 4}, offers=BAYESIAN),
-    "lae_posthoc": Row("lae_posthoc", flags={"test_samples": 4}, offers=BAYESIAN),
-    "mcdropout_ae": Row("mcdropout_ae", flags={"test_samples": 4}, offers=BAYESIAN),
+    "iaf": Row("iaf", flags={"iaf_units": 8, "num_flows": 2}),
+    "bbb_ae": Row("bbb_ae", flags={"test_samples": 4}),
+    "ensemble_vae": Row("ensemble_vae", flags={"num_members": 3}),
+    "deep_ensemble_ae": Row("deep_ensemble_ae", flags={"num_members": 2, "test_samples": 4}),
+    "gp_circle": Row("gp_circle", flags={"num_points": 32, "epochs": 2}),
+    "lae": Row("lae", flags={"test_samples": 4}),
+    "lae_posthoc": Row("lae_posthoc", flags={"test_samples": 4}),
+    "mcdropout_ae": Row("mcdropout_ae", flags={"test_samples": 4}),
     "rbf_vae": Row("rbf_vae", flags={"rbf_centres": 4, "rbf_batch_size": 16}),
     "savae": Row("savae", flags={"num_svi_steps": 2}),
 }

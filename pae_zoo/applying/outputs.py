@@ -13,6 +13,7 @@ from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import masks
 from pae_zoo.evaluation.context import Context, sentence, to_unit
 from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer
+from pae_zoo.models.capabilities import lacking
 
 
 def codes(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -76,6 +77,18 @@ WHOLE: dict[str, Callable[[Context, Any, np.ndarray], Callable[[], dict[str, np.
 def describe() -> dict[str, str]:
     """Returns {output: one line} for help texts."""
     return {name: function.__doc__.splitlines()[0] for name, function in {**OUTPUTS, **WHOLE}.items()}
+
+
+#: what a model must offer for an output
+NEEDS = {"elbo": "elbo", "ood_scores": "scores", "log_likelihood": "likelihood", "restoration": "prior"}
+
+
+def check_offered(names: Sequence[str], model_class: type) -> None:
+    """Raises UserError when one of the outputs `names` is not offered by models of a class."""
+    for name in names:
+        if name in NEEDS and NEEDS[name] not in model_class.offers:
+            possible = [one for one in (*OUTPUTS, *WHOLE) if NEEDS.get(one, "") in ("", *model_class.offers)]
+            raise UserError(f"--outputs={name}: {lacking(model_class, NEEDS[name])} Allowed: {', '.join(possible)}.")
 
 
 def check_outputs(names: Sequence[str]) -> None:

@@ -17,8 +17,8 @@ PACKAGES = ("keras", "pae_zoo", "builtins")
 trusted: set[str] = set()
 #: what a class that carries or names code is called
 CODE = ("Lambda", "__lambda__", "function_code", "__numpy__")
-#: keys that Keras adds by itself: counted names, numbers of objects, shapes of builds, optimizers
-PASSING = ("name", "shared_object_id", "build_config", "compile_config")
+#: keys that Keras adds by itself: counted names, where classes stand, numbers of objects, shapes of builds, optimizers
+PASSING = ("name", "module", "shared_object_id", "build_config", "compile_config")
 #: parts of the keys of a config that are sizes of weights
 SIZES = ("units", "filters", "dim", "width", "rank", "members", "centres", "size", "shape")
 

@@ -14,7 +14,7 @@ from pae_zoo.data.pipelines import Feed
 from pae_zoo.experiment import console, fitting, launch
 from pae_zoo.experiment.checkpoint import Position
 from pae_zoo.experiment.workdir import Run
-from pae_zoo.models.base import Autoencoder, Stage
+from pae_zoo.models.base import Stage
 
 # Shared training flags belong to the first stage; a later one starts from these and its own settings.
 NEUTRAL = dict(max_steps=0, optimizer="adam", lr_schedule="constant", weight_decay=0.0, clip_norm=0.0, patience=0)
@@ -158,8 +158,7 @@ def _tell_early_stop(position: Position, hparams, run: Run) -> None:
 
 def tasks_of(hparams, model_class) -> tuple[str, ...]:
     """Returns the tasks of --tasks; without any: reconstruction, and likelihood where the model offers it."""
-    offered = model_class.importance_estimate is not Autoencoder.importance_estimate
-    likelihood = ("likelihood",) if offered else ()
+    likelihood = ("likelihood",) if "likelihood" in model_class.offers else ()
     return hparams.tasks or ("reconstruction", *likelihood, *model_class.default_tasks)
 
 

@@ -19,6 +19,8 @@ from pae_zoo.experiment import saved
 PACKAGES = (
     "pae_zoo", "tensorflow", "tensorflow-probability", "keras", "numpy", "scipy", "scikit-learn", "matplotlib",
 )
+#: of config.json: hashes of a model's configuration compare within one format
+FORMAT = 2
 RESTORE = "restore the file or train anew"
 
 
@@ -116,7 +118,7 @@ class Run:
         if model is not None:
             known["architecture"] = saved.fingerprint(model)
         self.write_json("config.json", {
-            **hp.to_config(hparams), **known, "versions": versions(), "git_commit": git_commit(),
+            "format": FORMAT, **hp.to_config(hparams), **known, "versions": versions(), "git_commit": git_commit(),
         })
         lines = ["# Repeats this run: python -m pae_zoo.main --flagfile=flags.cfg --workdir=NEW"]
         self.write_text("flags.cfg", "\n".join(lines + hp.flagfile_lines(hparams)) + "\n")
@@ -163,7 +165,8 @@ class Run:
         for what, found, recorded in pairs:
             if recorded is not None and found != recorded:
                 raise ValueError(f"its model has {what} {found}, that of this run {recorded}")
-        recorded = self.read_json("config.json").get("architecture")
+        config = self.read_json("config.json")
+        recorded = config.get("architecture") if config.get("format") == FORMAT else None
         if recorded is not None and saved.fingerprint(model) != recorded:
             raise ValueError("its model has other networks or settings than the one of this run")
 

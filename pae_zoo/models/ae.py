@@ -3,17 +3,14 @@
 import dataclasses
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
 from pae_zoo import likelihoods
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import records, seeds, trainable
+from pae_zoo.core import records, seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import base
+from pae_zoo.models import codes
 from pae_zoo.models.parts.posteriors import standard_normal_log_prob
-
-tfd = tfp.distributions
 
 # Stream of a step's seed that the noise on the codes is drawn from; trainable.py has the others.
 CODE_NOISE = 11
@@ -39,7 +36,7 @@ class HParams(records.SharedHParams):
 
 
 @register_keras_serializable("pae_zoo")
-class AE(base.Autoencoder):
+class AE(codes.Codes):
     """Deterministic autoencoder: maximises log p(y | z = e(y)) (Boehm & Seljak, arXiv 2006.05479).
 
     With objective_type "hybrid" the first half of `hybrid_steps` trains so, while an average of the
@@ -51,10 +48,6 @@ class AE(base.Autoencoder):
       hybrid_steps: training steps in all, for "hybrid".
       code_noise: std of Gaussian noise on the codes in training.
     """
-
-    deterministic_encoder = True
-    tracked = ("nll", "mse")
-    objective_takes = ("target", "weight")
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", objective_type="plain",
                  hybrid_steps: int = 0, code_noise: float = 0.0, **kwargs):
@@ -85,28 +78,13 @@ class AE(base.Autoencoder):
     def length_matters(cls, hparams) -> bool:
         return super().length_matters(hparams) or hparams.objective_type == "hybrid"
 
-    def encode(self, x, seed=None) -> tfd.Distribution:
-        """Returns the code of x as a `tfd.VectorDeterministic`, event shape (latent_dim,)."""
-        return tfd.VectorDeterministic(self.codes(x))
+    def training_codes(self, z: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        if not self.code_noise:
+            return z
+        return z + self.code_noise * seeds.normal(tf.shape(z), seeds.fold_in(seed, CODE_NOISE), z.dtype)
 
-    def codes(self, x) -> tf.Tensor:
-        """Returns the codes of x, shape (batch, latent_dim)."""
-        return self.encoder_outputs(self.preprocess(x)[0])[0]
-
-    def objective(self, x, seed, training, target=None, weight=None):
-        preprocess_seed = seeds.fold_in(seed, trainable.PREPROCESS) if training else None
-        y, _ = self.preprocess(x, preprocess_seed)
-        z, _ = self.encoder_outputs(y, training)
-        y = y if target is None else self.preprocess(target, preprocess_seed)[0]
-        if training and self.code_noise:
-            z += self.code_noise * seeds.normal(tf.shape(z), seeds.fold_in(seed, CODE_NOISE), z.dtype)
-        outputs = self.decoder_outputs(z, training)
-        mean = self.likelihood.mean(outputs)
-        log_prob = self.likelihood.log_prob(outputs, y, scale=self.scale_now())
-        if self.objective_type == "hybrid":
-            log_prob += self._hybrid_term(z, y - mean, training, weight)
-        axes = list(range(1, y.shape.rank))
-        return {"loss": -log_prob, "nll": -log_prob, "mse": tf.reduce_mean(tf.square(y - mean), axis=axes)}
+    def extra_log_prob(self, z, residual, training, weight):
+        return self._hybrid_term(z, residual, training, weight) if self.objective_type == "hybrid" else None
 
     def _hybrid_term(self, z: tf.Tensor, residual: tf.Tensor, training: bool, weight=None) -> tf.Tensor:
         """Keeps the residual average, sets the pixels' std at half time, returns log N(z; 0, I) after it."""
@@ -127,12 +105,6 @@ class AE(base.Autoencoder):
     @property
     def schedule_steps(self) -> int:
         return max(super().schedule_steps, self.hybrid_steps // 2)
-
-    def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
-        """Returns {"reconstruction": -log p(y|code)}, nats per datum, shape (batch,)."""
-        y, _ = self.preprocess(x)
-        outputs = self.decoder_outputs(self.encoder_outputs(y)[0])
-        return {"reconstruction": -self.likelihood.log_prob(outputs, y)}
 
     def measure(self, x, train=None, batch_size=500):
         # The hybrid objective has set the pixels' std itself, and has been trained with it.

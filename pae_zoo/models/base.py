@@ -18,6 +18,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.trainable import to_float
 from pae_zoo.data import preprocessing as preprocessing_lib
+from pae_zoo.models import capabilities
 from pae_zoo.models.parts import builder, geometry_decoders
 
 tfd = tfp.distributions
@@ -56,6 +57,8 @@ class Autoencoder(trainable.Trainable):
     Raises UserError, a ValueError, when encoder, decoder and likelihood do not fit together.
     """
 
+    #: what the model can do, names of `capabilities.CAPABILITIES`: what tasks, serving, `apply` and help go by
+    offers: frozenset[str] = frozenset()
     #: what the constructor is given as Keras objects
     parts: tuple[str, ...] = ("encoder", "decoder", "likelihood", "preprocessing")
     #: evaluation tasks that follow a training beside reconstruction and, where offered, likelihood
@@ -113,7 +116,7 @@ class Autoencoder(trainable.Trainable):
 
     def prior(self) -> tfd.Distribution:
         """Returns the distribution that decoding starts from, event shape (latent_dim,)."""
-        raise NotImplementedError(f"{type(self).__name__} has no density over its latent space.")
+        raise capabilities.lacking(self, "prior")
 
     def log_prob_latent(self, z) -> tf.Tensor:
         """Returns the log density that the model gives to latents z (..., K), nats, shape (...)."""
@@ -121,39 +124,39 @@ class Autoencoder(trainable.Trainable):
 
     def log_density_manifold(self, x, seed=None) -> tf.Tensor:
         """Returns the density of the reconstructions of x on the surface of all of them, nats, shape (batch,)."""
-        raise NotImplementedError(f"{type(self).__name__} has no density on the surface of its reconstructions.")
+        raise capabilities.lacking(self, "surface")
 
     def elbo(self, x, seed=None) -> tf.Tensor:
         """Returns a lower bound of log p(x) in nats per datum, shape (batch,), a density of x."""
-        raise NotImplementedError(f"{type(self).__name__} has no evidence lower bound.")
+        raise capabilities.lacking(self, "elbo")
 
     def importance_estimate(self, x, num_samples: int, seed=None):
         """Returns the importance-sampled estimate of log p(x) with its diagnostics."""
-        raise NotImplementedError(f"{type(self).__name__} has no likelihood to estimate.")
+        raise capabilities.lacking(self, "likelihood")
 
     def predictive(self, x, num_samples: int, seed=None) -> dict[str, tf.Tensor]:
         """Returns moments of the posterior predictive of x."""
-        raise NotImplementedError(f"{type(self).__name__} has no posterior predictive distribution.")
+        raise capabilities.lacking(self, "predictive")
 
     def predictive_log_prob(self, x, num_samples: int, seed=None) -> tf.Tensor:
         """Returns log p(x) under the mean of what the model draws for x, nats, shape (batch,), a density of x."""
-        raise NotImplementedError(f"{type(self).__name__} has no posterior predictive distribution.")
+        raise capabilities.lacking(self, "draws")
 
     def draw_reconstructions(self, x, num_samples: int, seed=None) -> tf.Tensor:
         """Returns `num_samples` drawn reconstructions of x, in the space of x, shape (num_samples, batch, *event)."""
-        raise NotImplementedError(f"{type(self).__name__} has one reconstruction of a datum and draws none.")
+        raise capabilities.lacking(self, "draws")
 
     def draw_codes(self, x, num_samples: int, seed=None) -> tf.Tensor:
         """Returns `num_samples` drawn latents of x, shape (num_samples, batch, latent_dim)."""
-        raise NotImplementedError(f"{type(self).__name__} has one code for a datum and draws none.")
+        raise capabilities.lacking(self, "draws")
 
     def decode_grid(self, z, num_samples: int, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and std over drawn decoders of the mean of y at latents z (batch, K), each (batch, *event)."""
-        raise NotImplementedError(f"{type(self).__name__} has one decoder and draws none.")
+        raise capabilities.lacking(self, "grid")
 
     def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
         """Returns named scores of shape (batch,), each higher for more unusual x."""
-        raise NotImplementedError(f"{type(self).__name__} has no out-of-distribution score.")
+        raise capabilities.lacking(self, "scores")
 
     def observation_model(self, likelihood: likelihoods.Likelihood) -> likelihoods.Likelihood:
         """Returns the observation model of a model that is given `likelihood`: here the same one."""
@@ -229,7 +232,7 @@ class Autoencoder(trainable.Trainable):
 
     def latent_path(self, x, seed=None) -> tf.Tensor:
         """Returns the latents that the model goes through on its way to the code of x, (steps, batch, K)."""
-        raise NotImplementedError(f"{type(self).__name__} has no posterior that is updated.")
+        raise capabilities.lacking(self, "path")
 
     def decoder_outputs(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the decoder's outputs for z (..., K), with any number of leading axes."""
@@ -309,6 +312,10 @@ class Autoencoder(trainable.Trainable):
 
         `train`, the training data, is for models that measure something on them.
         """
+        self.measure_noise(x, batch_size)
+
+    def measure_noise(self, x: np.ndarray, batch_size: int = 500) -> None:
+        """Sets the stds of "gaussian_pixel" to the root mean square of the residuals of x, value by value."""
         component = getattr(self.likelihood, "component", self.likelihood)
         if not isinstance(component, likelihoods.GaussianPixel):
             return

@@ -10,7 +10,7 @@ import tensorflow as tf
 from pae_zoo import likelihoods, networks
 from pae_zoo.core import fit_data, seeds, trainable
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import ae
+from pae_zoo.models import codes
 from pae_zoo.models.parts import geometry_decoders, weights
 
 # Streams of a seed beside those of the networks, which are numbered from 0 on.
@@ -28,7 +28,7 @@ class Network(NamedTuple):
     decode: Map
 
 
-class BayesianAE(ae.AE):
+class BayesianAE(codes.Codes):
     """An autoencoder with a distribution over its networks: y -> z_s = e_s(y) -> p(y | theta_s).
 
     A subclass defines `network`. The networks are those of the seed: networks s = 0, 1, ... have the seeds
@@ -40,6 +40,7 @@ class BayesianAE(ae.AE):
       test_samples: networks behind `ood_scores`.
     """
 
+    offers = codes.Codes.offers | {"predictive", "draws", "grid"}
     draws_are_shared = True
     codes_only = True
     noise_is_trained = True
@@ -214,6 +215,10 @@ class BayesianAE(ae.AE):
     def measure(self, x: np.ndarray, train=None, batch_size: int = 500) -> None:
         """Measures on held-out x: observation stds that were not trained, then the mean score of up to 2,000 data."""
         super().measure(x, train, batch_size)
+        self.measure_typical(x, batch_size)
+
+    def measure_typical(self, x: np.ndarray, batch_size: int = 500) -> None:
+        """Measures on held-out x what `ood_scores` compares with, and the observation std where it was not trained."""
         rows = np.linspace(0, len(x) - 1, min(len(x), TYPICAL_DATA)).astype(int)
         if not self.noise_is_trained and isinstance(self.likelihood, likelihoods.GaussianLearned):
             self._measure_noise(x[rows], batch_size)
@@ -291,15 +296,17 @@ class BayesianAE(ae.AE):
 
     @classmethod
     def options(cls, hparams, total_steps: int) -> dict[str, Any]:
-        # Not those of `ae`, whose hybrid objective and noise on codes have no place here.
-        return {**super(ae.AE, cls).options(hparams, total_steps), "test_samples": hparams.test_samples}
-
-    @classmethod
-    def length_matters(cls, hparams) -> bool:
-        return super(ae.AE, cls).length_matters(hparams)
+        return {**super().options(hparams, total_steps), "test_samples": hparams.test_samples}
 
     def get_config(self):
         return {**super().get_config(), "test_samples": self.test_samples}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        # Earlier versions wrote the settings of `ae` too, at the values that leave them out.
+        left_out = ("objective_type", "hybrid_steps", "code_noise")
+        kept = {key: value for key, value in config.items() if key not in left_out}
+        return super().from_config(kept, custom_objects)
 
     def serving_signatures(self):
         """Returns the signature predictive: mean and std of E[y|theta] and of the code over `test_samples` networks."""

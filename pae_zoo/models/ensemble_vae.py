@@ -47,6 +47,8 @@ class EnsembleVAE(vae.VAE):
     Raises UserError for another assignment, or decoders that differ in their layers.
     """
 
+    offers = vae.VAE.offers | {"grid"}
+
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", assignment: str = "split", **kwargs):
         if not isinstance(decoder, networks.StackedDecoder):
             decoder = decoder if isinstance(decoder, (list, tuple)) else [decoder]

@@ -198,6 +198,7 @@ class GPCircle(base.Autoencoder):
     a `GaussianDecoder`; `GPCircle.from_parts` makes them.
     """
 
+    offers = frozenset({"moments", "sample", "prior", "predictive", "grid", "scores"})
     deterministic_encoder = True
     codes_only = True
     tracked = ("nll", "mse")

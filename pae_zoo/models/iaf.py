@@ -75,6 +75,8 @@ class IAF(vae.VAE):
     Raises UserError for kl="analytic" and gradient="sticking_the_landing", which need what a flow has not.
     """
 
+    offers = vae.VAE.offers - {"moments"}
+
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", kl: str = "mc", num_flows: int = 4,
                  iaf_units: int = 500, iaf_context: bool = True, iaf_start: str = "zero", **kwargs):
         if kl != "mc":

@@ -16,7 +16,6 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.matrices.gauss_newton import DIAG, STRUCTURES
 from pae_zoo.curvature.posteriors import build as posteriors
-from pae_zoo.models import ae
 from pae_zoo.models.weight_posterior import GAUSSIANS, CurvatureFlags, LaplaceAE
 
 # Stream of the model's seed that probes and sketches are drawn from.
@@ -68,9 +67,9 @@ class LAEPosthoc(LaplaceAE):
 
     def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 256) -> None:
         """Fits the posterior to the training data, or to x without them, then measures the mean score on held-out x."""
-        ae.AE.measure(self, x, train, batch_size)  # the noise is a part of the curvature, so it comes first
+        self.measure_noise(x, batch_size)  # it is a part of the curvature, so it comes first
         self.fit_posthoc(x if train is None else train, batch_size)
-        super().measure(x, train, batch_size)
+        self.measure_typical(x, batch_size)
 
     # The curvature and the evidence are those of x.
     objective_takes = ()

@@ -60,6 +60,7 @@ class PAE(FlowLatent, ae.AE):
     Raises UserError when the flow has another number of dimensions than the latent.
     """
 
+    offers = ae.AE.offers | {"prior", "sample", "surface"}
     parts = (*ae.AE.parts, "flow")
     default_tasks = ("density",)
 

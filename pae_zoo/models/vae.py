@@ -82,6 +82,9 @@ class VAE(base.Autoencoder):
     Raises UserError for settings that exclude each other.
     """
 
+    offers = frozenset({
+        "moments", "elbo", "likelihood", "prior", "sample", "predictive", "draws", "scores", "path",
+    })  # fmt: skip
     tracked = ("elbo", "reconstruction", "kl")
     objective_takes = ("target",)
     upstream_tags = {

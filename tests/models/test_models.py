@@ -9,6 +9,7 @@ from tiers import some
 
 from pae_zoo import models
 from pae_zoo.experiment import saved
+from pae_zoo.models.capabilities import CAPABILITIES
 from pae_zoo.models.vae import VAE
 
 NAMES = list(ROWS)
@@ -69,8 +70,9 @@ def test_shapes(built, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_model_lacks_is_said_in_a_sentence(built, name):
-    model, lacking = built[name], {*ROWS["vae"].offers, "grid"} - set(ROWS[name].offers)
+def test_a_model_offers_what_it_says_and_says_what_it_lacks(built, name):
+    model, offered = built[name], ROWS[name].offers
+    assert offered <= set(CAPABILITIES)
     x = images(2)
     calls = {
         "elbo": lambda: model.elbo(x),
@@ -83,9 +85,15 @@ def test_what_a_model_lacks_is_said_in_a_sentence(built, name):
         "draws of codes": lambda: model.draw_codes(x, 2),
         "draws of densities": lambda: model.predictive_log_prob(x, 2),
         "grid": lambda: model.decode_grid(np.zeros((2, LATENT_DIM), np.float32), 2),
+        "scores": lambda: model.ood_scores(x, (0, 1)),
+        "surface": lambda: model.log_density_manifold(x),
+        "path": lambda: model.latent_path(x),
     }
+    assert {what.split(" ")[0] for what in calls} == set(CAPABILITIES)
     for what, call in calls.items():
-        if what.split(" ")[0] in lacking:
+        if what.split(" ")[0] in offered:
+            call()
+        else:
             with pytest.raises(NotImplementedError, match=r"\w+ \w+.*\."):
                 call()
 
