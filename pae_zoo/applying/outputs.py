@@ -25,7 +25,7 @@ def codes(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) -> dict
         return {"codes": posterior.mean(), "code_std": posterior.stddev()}
     except NotImplementedError as error:
         context.say(f"codes are draws: the posterior has no closed-form moments. {sentence(error)}")
-        return {"codes": posterior.sample(seed=seeds.fold_in(seed, 1))}
+        return {"codes": posterior.sample(seed=seeds.stream(seed, "apply/codes"))}
 
 
 def reconstruction(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:

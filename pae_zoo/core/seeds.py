@@ -4,6 +4,7 @@ A seed is a pair of integers; one integer n stands for (n, 0). TensorFlow's own 
 XLA even with `alg="philox"`; the raw Philox bits do not, so every draw here is made from bits.
 """
 
+import zlib
 from typing import Sequence, Union
 
 import numpy as np
@@ -53,6 +54,16 @@ def fold_in(seed: Seed, data) -> tf.Tensor:
     """Returns a seed of shape (2,) that depends on `seed` and the integer `data`."""
     seed, data = as_seed(seed), tf.cast(data, tf.int32)
     return _traced_fold_in(seed, data) if tf.executing_eagerly() else _fold_in(seed, data)
+
+
+def stream(seed: Seed, name: str) -> tf.Tensor:
+    """Returns the seed, of shape (2,), of one named use of noise, such as "lae/probes": others share no bits with it."""
+    return fold_in(seed, number_of(name))
+
+
+def number_of(name: str) -> int:
+    """Returns the 31-bit number that stands for the name of a stream."""
+    return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 
 def _bits(shape, seed: Seed) -> tf.Tensor:

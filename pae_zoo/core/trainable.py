@@ -11,8 +11,8 @@ import tensorflow as tf
 from pae_zoo.core import fit_data, seeds
 from pae_zoo.core.errors import UserError
 
-# Stream numbers folded into a step's seed, so that no two uses of noise share their bits.
-PREPROCESS, AUGMENT, VALIDATION = range(1, 4)
+# Streams of a step's seed; each model has others, under names that begin with its own.
+PREPROCESS, AUGMENT, VALIDATION = "preprocess", "augment", "validation"
 # Training data that `adapt` is given.
 ADAPT_DATA = 10_000
 
@@ -325,7 +325,7 @@ class Trainable(keras.Model):
         def body(i, finite):
             x = self.as_input(self._feed.batch(data, i))
             if self._feed.augment is not None:
-                x = self._feed.augment(x, seeds.fold_in(self.step_seed(), AUGMENT))
+                x = self._feed.augment(x, seeds.stream(self.step_seed(), AUGMENT))
             return i + 1, tf.math.is_finite(self.update(x))
 
         # A loss that is not finite ends the loop, so that `step` tells which step it was.
@@ -334,7 +334,7 @@ class Trainable(keras.Model):
 
     def test_step(self, data):
         # The noise of a batch is its own, and the same in every epoch: epochs compare, and batches average it out.
-        seed, first = seeds.fold_in((self.seed & 0x7FFFFFFF, 0), VALIDATION), tf.identity(self._batches)
+        seed, first = seeds.stream((self.seed & 0x7FFFFFFF, 0), VALIDATION), tf.identity(self._batches)
         if self._feed is None:
             x, target, weight = self._batch(data)
             self._clear_losses()

@@ -153,7 +153,8 @@ class LaplaceCallback(keras.callbacks.Callback):
         """Replaces h by the curvature of all data at the weights as they are, batch by batch."""
         total = None
         for number, start in enumerate(range(0, len(self.x), batch_size)):
-            found = self._ggn(self.x[start : start + batch_size], seeds.fold_in(self.seed, -1 - number))
+            seed = seeds.fold_in(seeds.stream(self.seed, "curvature/start"), number)
+            found = self._ggn(self.x[start : start + batch_size], seed)
             total = found if total is None else build.add(total, found)
         self.curvature, self._is_whole, self.refreshes = total, True, max(self.refreshes, 1)
 

@@ -3,7 +3,6 @@
 import functools
 import math
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
@@ -105,7 +104,7 @@ class Context:
 
     def seed_for(self, purpose: str) -> tf.Tensor:
         """Returns the seed pair of one purpose: its noise does not depend on which other tasks run."""
-        return seeds.fold_in((self.seed, 0), zlib.crc32(purpose.encode()) & 0x7FFFFFFF)
+        return seeds.stream((self.seed, 0), purpose)
 
     @property
     def network_seed(self) -> Optional[tf.Tensor]:

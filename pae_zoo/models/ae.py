@@ -12,8 +12,8 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.models import codes
 from pae_zoo.models.parts.posteriors import standard_normal_log_prob
 
-# Stream of a step's seed that the noise on the codes is drawn from; trainable.py has the others.
-CODE_NOISE = 11
+# Stream of a step's seed that the noise on the codes is drawn from.
+CODE_NOISE = "ae/codes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class AE(codes.Codes):
     def training_codes(self, z: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if not self.code_noise:
             return z
-        return z + self.code_noise * seeds.normal(tf.shape(z), seeds.fold_in(seed, CODE_NOISE), z.dtype)
+        return z + self.code_noise * seeds.normal(tf.shape(z), seeds.stream(seed, CODE_NOISE), z.dtype)
 
     def extra_log_prob(self, z, residual, training, weight):
         return self._hybrid_term(z, residual, training, weight) if self.objective_type == "hybrid" else None

@@ -14,7 +14,7 @@ from pae_zoo.models import codes
 from pae_zoo.models.parts import geometry_decoders, weights
 
 # Streams of a seed beside those of the networks, which are numbered from 0 on.
-PREPROCESS, MEASURE = -1, -2
+PREPROCESS, MEASURE = "bayesian/preprocess", "bayesian/measure"
 # Held-out data behind the mean score that typicality is measured from.
 TYPICAL_DATA = 2000
 
@@ -142,7 +142,7 @@ class BayesianAE(codes.Codes):
     def predictive_log_prob(self, x, num_samples: int, seed=None) -> tf.Tensor:
         """Returns log 1/S sum_s p(x | theta_s), nats, shape (batch,), a density of x; x is also what is encoded."""
         seed = self.next_seed(seed)
-        y, log_det = self.preprocess(x, seeds.fold_in(seed, PREPROCESS))
+        y, log_det = self.preprocess(x, seeds.stream(seed, PREPROCESS))
         return self.moments(y, num_samples, seed)["log_mean_prob"] + log_det
 
     def draw_codes(self, x, num_samples: int, seed=None) -> tf.Tensor:
@@ -223,7 +223,7 @@ class BayesianAE(codes.Codes):
         if not self.noise_is_trained and isinstance(self.likelihood, likelihoods.GaussianLearned):
             self._measure_noise(x[rows], batch_size)
         scores = tf.function(lambda x, seed: self.ood_scores(x, seed)["likelihood"], autograph=False)
-        base, total = seeds.fold_in((self.seed, 0), MEASURE), 0.0
+        base, total = seeds.stream((self.seed, 0), MEASURE), 0.0
         for number, start in enumerate(range(0, len(rows), batch_size)):
             batch = trainable.to_float(x[rows[start : start + batch_size]])
             seed = base if self.draws_are_shared else seeds.fold_in(base, number)
@@ -254,7 +254,7 @@ class BayesianAE(codes.Codes):
         return [v for v in self.trainable_variables if id(v) not in own]
 
     def _measure_noise(self, x: np.ndarray, batch_size: int) -> None:
-        variance, seed = tf.function(self._squared_error, autograph=False), seeds.fold_in((self.seed, 0), MEASURE)
+        variance, seed = tf.function(self._squared_error, autograph=False), seeds.stream((self.seed, 0), MEASURE)
         total = 0.0
         for start in range(0, len(x), batch_size):
             total += float(variance(trainable.to_float(x[start : start + batch_size]), seed))

@@ -14,7 +14,7 @@ from pae_zoo.models.bayesian import BayesianAE, Network
 from pae_zoo.models.parts import weights
 
 # Stream of a step's seed that its networks are drawn from.
-NETWORKS = 12
+NETWORKS = "bbb_ae/networks"
 RHO_RANGE, UPSTREAM_MEAN_RANGE = (-5.0, -4.0), (-0.2, 0.2)
 
 
@@ -147,10 +147,10 @@ class BBBAE(BayesianAE):
     objective_takes = ("target",)
 
     def objective(self, x, seed, training, target=None):
-        preprocess_seed = seeds.fold_in(seed, trainable.PREPROCESS) if training else None
+        preprocess_seed = seeds.stream(seed, trainable.PREPROCESS) if training else None
         seen, _ = self.preprocess(x, preprocess_seed)
         y = seen if target is None else self.preprocess(target, preprocess_seed)[0]
-        stds, base = self.stds(), seeds.fold_in(seed, NETWORKS)
+        stds, base = self.stds(), seeds.stream(seed, NETWORKS)
         state = [*self.encoder.non_trainable_weights, *self.decoder.non_trainable_weights] if training else []
         log_prob = log_q = log_p = mean = 0.0
         for number in range(self.train_samples):
@@ -190,7 +190,7 @@ class BBBAE(BayesianAE):
 
 
 def _uniform(bounds: tuple[float, float], seed: int, index: int) -> keras.initializers.Initializer:
-    return keras.initializers.RandomUniform(*bounds, seed=seeds.integer(seed, NETWORKS, index))
+    return keras.initializers.RandomUniform(*bounds, seed=seeds.integer(seed, seeds.number_of(NETWORKS), index))
 
 
 MODEL = BBBAE

@@ -41,7 +41,7 @@ class Codes(base.Autoencoder):
         return None
 
     def objective(self, x, seed, training, target=None, weight=None):
-        preprocess_seed = seeds.fold_in(seed, trainable.PREPROCESS) if training else None
+        preprocess_seed = seeds.stream(seed, trainable.PREPROCESS) if training else None
         y, _ = self.preprocess(x, preprocess_seed)
         z, _ = self.encoder_outputs(y, training)
         y = y if target is None else self.preprocess(target, preprocess_seed)[0]

@@ -140,7 +140,7 @@ class DeepEnsembleAE(BayesianAE):
     objective_takes = ("target",)
 
     def objective(self, x, seed, training, target=None):
-        preprocess_seed = seeds.fold_in(seed, trainable.PREPROCESS) if training else None
+        preprocess_seed = seeds.stream(seed, trainable.PREPROCESS) if training else None
         seen, _ = self.preprocess(x, preprocess_seed)
         y = seen if target is None else self.preprocess(target, preprocess_seed)[0]
         axes, log_prob, square = list(range(1, y.shape.rank)), 0.0, 0.0

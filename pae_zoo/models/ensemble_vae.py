@@ -19,7 +19,7 @@ from pae_zoo.models.parts.mixtures import MemberMixture
 
 ASSIGNMENTS = ("split", "per_batch", "all")
 # Stream of the seed behind a step's latents that says which member decodes what.
-ASSIGNMENT = 31
+ASSIGNMENT = "ensemble_vae/assignment"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ class EnsembleVAE(vae.VAE):
         component, scale = self.likelihood.component, self.scale_now()
         if not training or self.assignment == "all":
             return tf.reduce_mean(component.log_prob(self.decoder_outputs(z, training), y, scale=scale), axis=0)
-        seed = seeds.fold_in(seed, ASSIGNMENT)
+        seed = seeds.stream(seed, ASSIGNMENT)
         if self.assignment == "per_batch":
             member = tf.cast(seeds.uniform((), seed) * self.num_members, tf.int32)
             outputs = self.decoder.member(tf.reshape(z, (-1, self.latent_dim)), member, training)

@@ -257,7 +257,7 @@ class GPCircle(base.Autoencoder):
         return standard_normal_log_prob(self.latents(z))
 
     def objective(self, x, seed, training):
-        y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
+        y, _ = self.preprocess(x, seeds.stream(seed, trainable.PREPROCESS) if training else None)
         outputs = self.decoder_outputs(self.point(y))
         nll = -self.likelihood.log_prob(outputs, y)
         square = tf.square(y - self.likelihood.mean(outputs))

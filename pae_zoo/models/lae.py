@@ -17,7 +17,7 @@ from pae_zoo.models.parts import weights
 from pae_zoo.models.weight_posterior import CurvatureFlags, LaplaceAE, check_choice
 
 # Streams of a step's seed; trainable.py has the others.
-WEIGHTS, PROBES = 21, 22
+WEIGHTS, PROBES = "lae/weights", "lae/probes"
 OBJECTIVES, UPDATES = ("elbo", "upstream"), ("accumulate", "ema")
 # Share of a training batch whose error at the mean weights is logged: it costs a forward pass.
 MEAN_SHARE = 8
@@ -128,8 +128,8 @@ class LAE(LaplaceAE):
     objective_takes = ("weight",)
 
     def objective(self, x, seed, training, weight=None):
-        y, _ = self.preprocess(x, seeds.fold_in(seed, trainable.PREPROCESS) if training else None)
-        base = seeds.fold_in(seed, WEIGHTS)
+        y, _ = self.preprocess(x, seeds.stream(seed, trainable.PREPROCESS) if training else None)
+        base = seeds.stream(seed, WEIGHTS)
         draws = [self.draw_weights(seeds.fold_in(base, k)) for k in range(self.train_samples)]
         networks = [self.network_at(self.uncertain, values) for values in draws]
         outputs = [network.decode(network.encode(y)) for network in networks]
@@ -149,7 +149,7 @@ class LAE(LaplaceAE):
         mse_mean = tf.reduce_mean(tf.square(rows - mean), axis=axes)
         if training:
             mse_mean = tf.fill(tf.shape(mse), tf.reduce_mean(mse_mean))
-            self.refresh(y if weight is None else in_proportion(y, weight), draws, seeds.fold_in(seed, PROBES))
+            self.refresh(y if weight is None else in_proportion(y, weight), draws, seeds.stream(seed, PROBES))
         return {"loss": loss, "nll": nll, "mse": mse, "mse_mean": mse_mean,
                 "regularizer": tf.fill(tf.shape(mse), regularizer)}
 

@@ -19,7 +19,7 @@ from pae_zoo.curvature.posteriors import build as posteriors
 from pae_zoo.models.weight_posterior import GAUSSIANS, CurvatureFlags, LaplaceAE
 
 # Stream of the model's seed that probes and sketches are drawn from.
-CURVATURE = 31
+CURVATURE = "lae_posthoc/curvature"
 GAMMA, SIGMA2 = "gamma", "sigma2"
 
 
@@ -113,7 +113,7 @@ class LAEPosthoc(LaplaceAE):
         from tqdm import tqdm
 
         errors = tf.function(self._errors, autograph=False)
-        base = seeds.fold_in((self.seed, 0), CURVATURE)
+        base = seeds.stream((self.seed, 0), CURVATURE)
         total, square, log_prob = None, 0.0, 0.0
         starts = range(0, len(rows), batch_size)
         for number, start in enumerate(tqdm(starts, "curvature", leave=False, delay=1.0, unit="batch")):

@@ -390,7 +390,7 @@ def test_clean_targets_are_learned_or_refused(name):
         return
     model.adapt(noisy)
     loss = model.evaluate(noisy, clean, batch_size=64, verbose=0)[0]
-    seed = trainable.seeds.fold_in(trainable.seeds.fold_in((model.seed, 0), trainable.VALIDATION), 0)
+    seed = trainable.seeds.fold_in(trainable.seeds.stream((model.seed, 0), trainable.VALIDATION), 0)
     own = model.objective(tf.constant(noisy), seed, training=False, target=tf.constant(clean))["loss"]
     np.testing.assert_allclose(loss, np.mean(own), rtol=1e-5)
     assert abs(loss - model.evaluate(noisy, batch_size=64, verbose=0)[0]) > 1e-3

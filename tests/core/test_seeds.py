@@ -1,12 +1,17 @@
 """Stateless noise: equal under XLA, right moments, no hidden state."""
 
+import ast
+import re
+from pathlib import Path
+
 import battery
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from pae_zoo.core import seeds
+from pae_zoo.core import seeds, trainable
 from pae_zoo.core.errors import UserError
+from pae_zoo.models import ae, bayesian, bbb_ae, ensemble_vae, lae, lae_posthoc
 
 
 @pytest.mark.parametrize("shape", [(5,), (7, 3), (130, 5)])
@@ -69,3 +74,32 @@ def test_one_integer_is_taken_by_every_method():
 
 def test_large_words_are_taken_modulo_two_to_the_32():
     np.testing.assert_array_equal(seeds.as_seed((2**32 + 5, -1)), [5, -1])
+
+
+def test_every_use_of_noise_has_a_stream_of_its_own():
+    """Names of streams are told apart by their numbers; no code numbers a stream by hand."""
+    package = Path(seeds.__file__).resolve().parents[1]
+    names, by_hand = [], []
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or len(node.args) < 2:
+                continue
+            last = node.args[-1]
+            if node.func.attr == "fold_in" and isinstance(last, ast.Constant):
+                by_hand.append(f"{path.name}:{node.lineno}")
+            if node.func.attr == "stream":
+                name = last.value if isinstance(last, ast.Constant) else ast.unparse(last).split(".")[-1]
+                names.append(name)
+    assert not by_hand, f"give these streams names by seeds.stream: {by_hand}"
+    assert len(names) > 10
+    known = [value for module in (trainable, ae, bayesian, bbb_ae, ensemble_vae, lae, lae_posthoc)
+             for value in vars(module).values() if isinstance(value, str) and re.fullmatch(r"[a-z_]+/[a-z_]+", value)]
+    known += [trainable.PREPROCESS, trainable.AUGMENT, trainable.VALIDATION]
+    assert len(known) == len(set(known)) == len({seeds.number_of(name) for name in known}) >= 10
+
+
+def test_streams_are_apart():
+    draws = [seeds.normal([1000], seeds.stream((3, 4), name)).numpy() for name in ("lae/weights", "lae/probes")]
+    draws.append(seeds.normal([1000], seeds.fold_in((3, 4), 0)).numpy())
+    assert np.abs(np.corrcoef(draws) - np.eye(3)).max() < 0.15
+    np.testing.assert_array_equal(seeds.stream((3, 4), "lae/weights"), seeds.stream((3, 4), "lae/weights"))

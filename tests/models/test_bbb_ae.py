@@ -36,7 +36,7 @@ def test_sampled_kl_is_tfps_at_the_drawn_weights():
     model = build("bbb_ae", prior_std=1.5, prior_narrow_std=0.05, prior_share=0.25)
     x = tf.constant(images(4))
     found = model.objective(x, SEED, training=False)
-    drawn = weights.drawn(model.means, model.stds(), seeds.fold_in(seeds.fold_in(SEED, NETWORKS), 0))
+    drawn = weights.drawn(model.means, model.stds(), seeds.fold_in(seeds.stream(SEED, NETWORKS), 0))
     values = np.concatenate([np.ravel(v) for v in drawn]).astype(np.float64)
     mixture = tfd.MixtureSameFamily(
         tfd.Categorical(probs=np.array([0.25, 0.75])), tfd.Normal(np.zeros(2), np.array([1.5, 0.05])))
@@ -62,7 +62,7 @@ def test_loss_is_the_negative_bound_of_a_datum():
     assert float(model.num_data) == 128  # what the battery adapts to
     found = model.objective(x, SEED, training=False)
     np.testing.assert_allclose(found["loss"], found["nll"] + 0.5 * found["kl"] / 128, rtol=1e-5)
-    base, log_probs = seeds.fold_in(SEED, NETWORKS), []
+    base, log_probs = seeds.stream(SEED, NETWORKS), []
     for number in range(3):
         network = model.network(seeds.fold_in(base, number))
         log_probs.append(model.likelihood.log_prob(network.decode(network.encode(x)), x))
@@ -77,7 +77,7 @@ def test_gradient_is_that_at_the_drawn_weights():
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model.objective(x, SEED, training=True)["loss"])
     gradients = tape.gradient(loss, [*model.means, *model.rhos])
-    drawn = weights.drawn(model.means, model.stds(), seeds.fold_in(seeds.fold_in(SEED, NETWORKS), 0))
+    drawn = weights.drawn(model.means, model.stds(), seeds.fold_in(seeds.stream(SEED, NETWORKS), 0))
     noise = [(value - tf.convert_to_tensor(mean)) / std for value, mean, std in zip(drawn, model.means, model.stds())]
     for variable, value in zip(model.means, drawn):
         variable.assign(value)

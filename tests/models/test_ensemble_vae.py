@@ -118,7 +118,7 @@ def test_one_member_is_a_vae():
             for name, value in expected.items():
                 np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
         np.testing.assert_allclose(model.elbo(x, SEED), plain.elbo(x, SEED), rtol=1e-5)
-    assert seeds.fold_in(SEED, ASSIGNMENT).shape == (2,)
+    assert seeds.stream(SEED, ASSIGNMENT).shape == (2,)
 
 
 # ---- densities of the mixture ----------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def test_gradient_is_the_mean_of_gradients_at_the_drawn_weights():
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(model.objective(x, (4, 5), training=False)["loss"])
     found = tape.gradient(loss, [v.value for v in model.uncertain])
-    base, expected = seeds.fold_in((4, 5), WEIGHTS), None
+    base, expected = seeds.stream((4, 5), WEIGHTS), None
     for k in range(3):
         draw = [tf.convert_to_tensor(value) for value in model.draw_weights(seeds.fold_in(base, k))]
         with tf.GradientTape() as tape, keras.StatelessScope(state_mapping=list(zip(model.uncertain, draw))):

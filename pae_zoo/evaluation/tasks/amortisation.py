@@ -86,7 +86,7 @@ def measure_gaps(context: Context, x: np.ndarray) -> tuple[dict, dict[str, Gauss
             batch, seed = tf.constant(batch), seeds.fold_in(base, index)
             values = {name: part.numpy() for name, part in context.compile(estimate)(batch, seed).items()}
             y = context.compile(observed)(batch, seed)
-            climb_seed, weight_seed, moment_seed = seeds.split(seeds.fold_in(seed, 1), 3)
+            climb_seed, weight_seed, moment_seed = seeds.split(seeds.stream(seed, "amortisation"), 3)
             mean, covariance = local.moments(batch, moment_seed)
             covariances.append(covariance[:count])
             for family in FAMILIES:
