@@ -1,9 +1,7 @@
 """Evaluates finished runs: python -m pae_zoo.evaluate --workdir=RUN --tasks=likelihood,ood --ood_datasets=mnist."""
 
 import dataclasses
-import glob
 import sys
-from pathlib import Path
 
 from pae_zoo import evaluation, models
 from pae_zoo.core import hparams as hp
@@ -11,7 +9,7 @@ from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import console, launch
 from pae_zoo.experiment.session import tasks_of
-from pae_zoo.experiment.workdir import Run
+from pae_zoo.experiment.workdir import Run, workdirs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,21 +59,6 @@ def main(argv: list[str]) -> int:
         for line in evaluation.over_runs([name], [run for run, names in zip(runs, done) if name in names], options):
             print(line, flush=True)
     return 0
-
-
-def workdirs(options) -> list[str]:
-    """Returns the work directories that the flags name; raises UserError if there are none."""
-    found = [options.workdir] if options.workdir else []
-    for pattern in options.workdirs:
-        matches = sorted(glob.glob(pattern))
-        if not matches:
-            raise UserError(f"--workdirs={pattern!r} matches no folder.")
-        # What lies beside the runs, such as findings over all of them, is not meant by a pattern.
-        inside = [match for match in matches if match == pattern or Path(match).is_dir() and Run(match).exists]
-        found += inside or matches[:1]
-    if found:
-        return found
-    raise UserError("--workdir is needed: the folder that `python -m pae_zoo.main` wrote.")
 
 
 def _hparams(run: Run, options, given: set[str]):

@@ -81,12 +81,12 @@ def write(folder: str, steps: int, argv: list[str]) -> int:
     from pae_zoo import models
     from pae_zoo.core import files
     from pae_zoo.core.errors import UserError
-    from pae_zoo.experiment import launch, record
+    from pae_zoo.experiment import launch
 
     try:
         argv = launch.expand_flagfiles(argv)
         module = models.find(launch.value_of(argv, "model", "vae"))
-        hparams, _ = record.parse(module, argv)
+        hparams, _ = launch.parse_model(module, argv)
         launch.set_device("cpu", hparams.precision)  # what a CPU lowers, every device runs
         dataset = launch.load_dataset(hparams)
         batch_size = min(hparams.batch_size, len(dataset.train.x))

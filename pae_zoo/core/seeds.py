@@ -57,7 +57,7 @@ def fold_in(seed: Seed, data) -> tf.Tensor:
 
 
 def stream(seed: Seed, name: str) -> tf.Tensor:
-    """Returns the seed, of shape (2,), of one named use of noise, such as "lae/probes": others share no bits with it."""
+    """Returns the seed (2,) of one named use of noise, such as "lae/probes": others share no bits with it."""
     return fold_in(seed, number_of(name))
 
 

@@ -12,7 +12,7 @@ from absl import flags
 
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError, one_line, suggestion
-from pae_zoo.experiment import flagfiles, saved
+from pae_zoo.experiment import flagfiles, record, saved
 
 #: in the work directory of a run: what an error that nobody foresaw came from
 TRACEBACK = "error.txt"
@@ -152,6 +152,15 @@ def parse(cls, argv: Sequence[str]) -> tuple:
     given = {name for name in values if values[name].present}
     _options[:] = [hp.from_flags(cls, values)]
     return _options[0], given
+
+
+def parse_model(module, argv: Sequence[str]) -> tuple:
+    """Parses expanded argv into the record of a model with its kinds of network and the tasks (`record`).
+
+    Returns (instance, names of the flags that were given); raises UserError as `parse` does.
+    """
+    hparams, given = parse(record.widest(module), argv)
+    return record.narrow(hparams), given
 
 
 def set_device(device: str, precision: str = "float32") -> str:

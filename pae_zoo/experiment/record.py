@@ -13,7 +13,6 @@ from typing import Any
 from pae_zoo import evaluation, models, networks
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
-from pae_zoo.experiment import launch
 
 
 def has_networks(module: ModuleType) -> bool:
@@ -46,12 +45,6 @@ def make(model: str, **values: Any) -> Any:
     """Returns the checked record of a model with some values, the others at their defaults; raises UserError."""
     module = models.find(model)
     return hp.check(narrow(widest(module)(**{"model": model, **values})))
-
-
-def parse(module: ModuleType, argv: Sequence[str]) -> tuple[Any, set[str]]:
-    """Returns the record that expanded argv describes and the names of the flags given; raises UserError."""
-    hparams, given = launch.parse(widest(module), argv)
-    return narrow(hparams), given
 
 
 def read(config: dict[str, Any], tasks: Any = None) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Optional
 from pae_zoo import models
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
-from pae_zoo.experiment import launch, record
+from pae_zoo.experiment import launch
 from pae_zoo.experiment.workdir import Run
 
 # `--seeds` and `--out` set these; help would end a run before it begins.
@@ -98,7 +98,7 @@ def make_plans(points: Sequence[Point], seeds: Sequence[int], out: Path, common:
             # The grid's flags come last: absl takes the last value.
             flags = [*common, *(f"--{k}={v}" for k, v in point), f"--seed={seed}"]
             module = models.find(launch.value_of(flags, "model", "vae"))
-            hparams, _ = record.parse(module, flags)
+            hparams, _ = launch.parse_model(module, flags)
             plans.append(Plan(point, seed, out / folder / str(seed), flags, hparams))
     if len({plan.workdir for plan in plans}) < len(plans):
         raise UserError("--grid has points whose folders would have the same name; they differ only in unusual letters")

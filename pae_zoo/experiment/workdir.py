@@ -1,6 +1,7 @@
 """The work directory: everything that a run writes and reads, each file whole or not at all."""
 
 import contextlib
+import glob
 import json
 import os
 import platform
@@ -275,3 +276,18 @@ def git_commit() -> Optional[str]:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def workdirs(options) -> list[str]:
+    """Returns the work directories that the flags name; raises UserError if there are none."""
+    found = [options.workdir] if options.workdir else []
+    for pattern in options.workdirs:
+        matches = sorted(glob.glob(pattern))
+        if not matches:
+            raise UserError(f"--workdirs={pattern!r} matches no folder.")
+        # What lies beside the runs, such as findings over all of them, is not meant by a pattern.
+        inside = [match for match in matches if match == pattern or Path(match).is_dir() and Run(match).exists]
+        found += inside or matches[:1]
+    if found:
+        return found
+    raise UserError("--workdir is needed: the folder that `python -m pae_zoo.main` wrote.")

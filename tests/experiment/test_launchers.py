@@ -21,7 +21,7 @@ from pae_zoo import evaluate, evaluation, main, models
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records
 from pae_zoo.experiment import launch, record
-from pae_zoo.experiment.workdir import Run
+from pae_zoo.experiment.workdir import Run, workdirs
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ["--smoke", "--nojit_compile", "--latent_dim=2"]
@@ -167,7 +167,7 @@ def test_a_pattern_means_runs_and_not_what_lies_beside_them(finished, tmp_path):
         shutil.copytree(finished, tmp_path / name)
     (tmp_path / "distance_stability").mkdir()
     (tmp_path / "log").write_text("")
-    found = evaluate.workdirs(evaluate.Flags(workdirs=(str(tmp_path / "*"),)))
+    found = workdirs(evaluate.Flags(workdirs=(str(tmp_path / "*"),)))
     assert found == [str(tmp_path / name) for name in ("0", "1")]
 
 
@@ -286,7 +286,7 @@ def test_evaluate_finds_ood_sets_first_and_keeps_what_is_done(finished, tmp_path
         yield "ood/a", 1.0
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(evaluation.ood, "run", failing)
+    monkeypatch.setattr("pae_zoo.evaluation.tasks.ood.run", failing)
     assert call(f"--workdir={copy}", "--tasks=reconstruction,ood", launcher=evaluate) == 1
     assert Run(copy).read_metrics()["test/mse"] == Run(finished).read_metrics()["test/mse"]
     assert "ood/a" not in Run(copy).read_metrics()

@@ -279,7 +279,7 @@ def test_image_networks_refuse(kind, shape, what):
 @pytest.mark.parametrize(
     "arguments, what",
     [
-        (dict(kind="mpl"), "the kinds are mlp"),
+        (dict(kind="mpl"), "allowed: mlp"),
         (dict(event_shape=(8, 8)), "vector"),
         (dict(event_shape=(8, 0, 1)), "vector"),
         (dict(latent_dim=0), "latent_dim=0"),
@@ -288,9 +288,9 @@ def test_image_networks_refuse(kind, shape, what):
         (dict(hidden_units=(16, 0)), "hidden_units"),
         (dict(hidden_units=(16, 2.5)), "hidden_units"),
         (dict(batch_norm="yes"), "affine, batch, none"),
-        (dict(dropout_rate=1.0), "from 0.0 to 0.95"),
-        (dict(dropout_rate="half"), "float"),
-        (dict(width=3), "the options are hidden_units"),
+        (dict(dropout_rate=1.0), "at least 0.0 and at most 0.95"),
+        (dict(dropout_rate="half"), "not a number"),
+        (dict(width=3), "network option='width' is unknown; allowed: "),
     ],
 )
 def test_bad_options_are_told(arguments, what):

@@ -118,11 +118,11 @@ def step_shapes(network: Network, batch_size: int) -> list[tuple[int, int, int]]
 def make_session(argv: list[str]):
     """Returns the launcher's session for its flags."""
     from pae_zoo import models
-    from pae_zoo.experiment import launch, record
+    from pae_zoo.experiment import launch
     from pae_zoo.experiment.session import prepare
 
     module = models.find(launch.value_of(argv, "model", "vae"))
-    hparams, _ = record.parse(module, argv)
+    hparams, _ = launch.parse_model(module, argv)
     return prepare(hparams, module)
 
 

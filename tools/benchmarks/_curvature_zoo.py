@@ -116,12 +116,12 @@ def train(baton: Baton, argv: list[str], net: Net, steps: int, xla: Optional[boo
     import tensorflow as tf
 
     from pae_zoo import models
-    from pae_zoo.experiment import launch, record
+    from pae_zoo.experiment import launch
 
     module = models.find(launch.value_of(argv, "model", "ae"))
     flags = [f"--hidden_units={','.join(map(str, net.widths[1:-1]))}", f"--latent_dim={net.widths[-1]}",
              "--activation=tanh", f"--batch_size={net.batch}", "--dataset=npz:none", "--workdir=none"]
-    hparams, _ = record.parse(module, [*argv, *flags])
+    hparams, _ = launch.parse_model(module, [*argv, *flags])
     model = module.MODEL.from_hparams(hparams, net.event_shape, 1)
     rows = np.random.default_rng(0).random((2048, *net.event_shape)).astype(np.float32)
     model.adapt(rows)

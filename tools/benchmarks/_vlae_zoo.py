@@ -44,10 +44,10 @@ def build(argv: list[str], sizes: Sizes):
     import keras
 
     from pae_zoo import models
-    from pae_zoo.experiment import launch, record
+    from pae_zoo.experiment import launch
 
     module = models.find(launch.value_of(argv, "model", "vae"))
-    hparams, _ = record.parse(module, [*argv, *sizes.flags()])
+    hparams, _ = launch.parse_model(module, [*argv, *sizes.flags()])
     model = module.MODEL.from_hparams(hparams, (sizes.data_dim,), 1)
     model.adapt(data(sizes))
     model.compile(keras.optimizers.Adam(5e-4, epsilon=1e-8))
