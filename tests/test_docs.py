@@ -16,8 +16,8 @@ import pytest
 from battery import EVENT_SHAPE, TOTAL_STEPS, images
 
 from pae_zoo import apply, evaluate, export, models, sweep
-from pae_zoo.core import hparams as hp
-from pae_zoo.experiment import launch
+from pae_zoo.core import records
+from pae_zoo.experiment import launch, record
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -70,7 +70,7 @@ def flags_of_main(line=""):
     modules = models.MODULES.values()
     if chosen and chosen[1] in models.MODULES:
         modules = [models.MODULES[chosen[1]]]
-    return set(itertools.chain.from_iterable(names(module.HParams) for module in modules))
+    return set(itertools.chain.from_iterable(names(record.widest(module)) for module in modules))
 
 
 LAUNCHERS = {"evaluate": evaluate.Flags, "apply": apply.Flags, "export": export.Flags, "sweep": sweep.Flags}
@@ -207,7 +207,7 @@ def test_every_model_has_a_page_of_its_own():
 def test_a_models_page_lists_its_own_flags():
     for name, path in MODEL_PAGES.items():
         rows = dict(re.findall(r"^\| `--(\w+)` \| ([^|]*) \|", read(path), flags=re.MULTILINE))
-        fields = hp.own_fields(models.MODULES[name].HParams)
+        fields = records.own_fields(models.MODULES[name].HParams)
         assert set(rows) == {field.name for field in fields}, f"the flags on {name_of(path)}"
         for field in fields:
             shown = rows[field.name].strip().strip("`")
@@ -241,12 +241,12 @@ def example(monkeypatch):
 
 def test_the_worked_example_runs(example, tmp_path):
     assert "cv_vae" in models.describe()
-    assert {field.name for field in hp.own_fields(example.HParams)} == {"beta", "latent_std"}
+    assert {field.name for field in records.own_fields(example.HParams)} == {"beta", "latent_std"}
     config = next(block for block in blocks(GUIDE, "") if "--latent_std" in block)
     (tmp_path / "digits.cfg").write_text(config)
     flags = [f"--flagfile={tmp_path / 'digits.cfg'}", "--hidden_units=8", "--latent_std=0.5"]
     argv = launch.expand_flagfiles(flags)
-    hparams, _ = launch.parse(example.HParams, argv)
+    hparams, _ = launch.parse_model(example, argv)
     model = example.MODEL.from_hparams(hparams, EVENT_SHAPE, TOTAL_STEPS)
     model.compile("adam", jit_compile=False)
     x = images(32)
