@@ -13,12 +13,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from pae_zoo.core import distributions, inputs
+from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.core.records import LIKELIHOODS
 
 tfd = tfp.distributions
 
-LOG_2PI = math.log(2 * math.pi)
 MIN_LOG_VARIANCE = -12.0
 
 

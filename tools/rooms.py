@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
                "laplace", "geometry", "curvature", "curvature.matrices", "curvature.posteriors", "models.parts",
                "models.base", "models.capabilities"},
     "serving": {"core", "models.capabilities"},
-    "evaluation.metrics": set(),
+    "evaluation.metrics": {"core"},
     "evaluation.tensorboard": {"plotting"},
     "evaluation.context": {"core", "plotting", "evaluation.tensorboard"},
     "evaluation.features": {"core", "core.reading"},

@@ -11,6 +11,8 @@ import tensorflow_probability as tfp
 
 from pae_zoo.core import seeds
 
+LOG_2PI = math.log(2.0 * math.pi)
+
 
 class Normal(tfp.distributions.Normal):
     """N(loc, scale^2); the shapes of loc and scale broadcast."""
@@ -64,7 +66,7 @@ class RootNormal(tfp.distributions.Distribution):
         log_det = tf.reduce_sum(tf.math.log(tf.abs(tf.linalg.diag_part(r))), axis=-1)
         num_dims = tf.cast(tf.shape(self.loc)[-1], self.dtype)
         square = tf.reduce_sum(tf.square(noise[..., 0]), axis=-1)
-        return -0.5 * square - 0.5 * num_dims * math.log(2 * math.pi) - log_det
+        return -0.5 * square - 0.5 * num_dims * LOG_2PI - log_det
 
     def _mean(self):
         return tf.broadcast_to(self.loc, tf.shape(self.loc))

@@ -10,7 +10,7 @@ class UserError(ValueError):
 
 def suggestion(word: str, known: Collection[str]) -> str:
     """Returns '; did you mean X?' when a known word is close to `word`, else ''."""
-    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
+    close = difflib.get_close_matches(str(word).lower().replace("-", "_"), [str(k) for k in known], n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core import seeds
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.matrices import gauss_newton, record
 from pae_zoo.curvature.network.graph import ALL, Graph, read
 from pae_zoo.curvature.posteriors import build
@@ -65,7 +65,7 @@ class LaplaceCallback(keras.callbacks.Callback):
                  seed: seeds.Seed = (0, 0), **options: Any):
         super().__init__()
         if update not in (EMA, ACCUMULATE):
-            raise UserError(f"update={update!r} is unknown; allowed: {EMA}, {ACCUMULATE}.")
+            raise unknown("update", update, (EMA, ACCUMULATE))
         if not (0 <= memory_factor < 1 and every >= 1 and subset >= 1):
             raise UserError("memory_factor lies in [0, 1), every and subset are at least 1; received "
                             f"{memory_factor}, {every} and {subset}.")

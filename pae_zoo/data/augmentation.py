@@ -5,7 +5,6 @@ their own and draw from `pae_zoo.core.seeds`. All take float images (batch, H, W
 shape; with `seed=None` the images come back unchanged.
 """
 
-import difflib
 import math
 from typing import Optional, Sequence
 
@@ -13,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core import seeds
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data.preprocessing import MOST_STEPS
 
 
@@ -203,15 +202,13 @@ def build_augmentation(names: Sequence[str], **options) -> Optional[Augmentation
     known = [option for _, arguments in _STEPS.values() for option in arguments]
     for option in options:
         if option not in known:
-            raise UserError(f"Unknown augmentation option {option!r}; allowed: {', '.join(known)}.")
+            raise unknown("augmentation option", option, known)
     if len(names) > MOST_STEPS:
         raise UserError(f"augmentation of {len(names)} steps; at most {MOST_STEPS} are taken: leave some out.")
     steps = []
     for name in names:
         if name not in _STEPS:
-            guess = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.3)
-            did = f" Did you mean {guess[0]}?" if guess else ""
-            raise UserError(f"Unknown augmentation {name!r}.{did} Allowed: {', '.join(NAMES)}.")
+            raise unknown("augmentation", name, NAMES)
         kind, arguments = _STEPS[name]
         try:
             steps.append(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data.dataset import Split
 
 
@@ -45,7 +45,7 @@ def corrupted(kind: str, split: Split, seed: int) -> Split:
     The mirrored sets keep their labels. Raises UserError for another kind or for vectors.
     """
     if kind not in _CORRUPTIONS:
-        raise UserError(f"Unknown corruption {kind!r}; allowed: {', '.join(_CORRUPTIONS)}.")
+        raise unknown("corruption", kind, _CORRUPTIONS)
     if split.x.ndim != 4:
         raise UserError(f"{kind} is made from images; the data are vectors of shape {split.x.shape[1:]}.")
     x = _CORRUPTIONS[kind](split.x, np.random.default_rng(seed))

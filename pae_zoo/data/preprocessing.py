@@ -1,6 +1,5 @@
 """Preprocessing chains: from pixels in [0, 1] to what networks see, with the change of density."""
 
-import difflib
 import math
 from typing import Iterator, Sequence
 
@@ -9,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core import seeds
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data.preprocessing_steps import (
     ADAPT_SEED,
     Binarise,
@@ -138,15 +137,13 @@ def build_chain(names: Sequence[str], **options) -> Chain:
     known = {option for _, _, arguments in _STEPS.values() for option in arguments}
     for option in options:
         if option not in known:
-            raise UserError(f"Unknown preprocessing option {option!r}; allowed: {', '.join(sorted(known))}.")
+            raise unknown("preprocessing option", option, sorted(known))
     if len(names) > MOST_STEPS:
         raise UserError(f"preprocessing of {len(names)} steps; at most {MOST_STEPS} are taken: leave some out.")
     steps, value_range = [], (0.0, 1.0)
     for name in names:
         if name not in _STEPS:
-            guess = difflib.get_close_matches(name, NAMES, n=1)
-            did = f" Did you mean {guess[0]}?" if guess else ""
-            raise UserError(f"Unknown preprocessing {name!r}.{did} Allowed: {', '.join(NAMES)}.")
+            raise unknown("preprocessing", name, NAMES)
         kind, fixed, arguments = _STEPS[name]
         chosen = {arguments[option]: value for option, value in options.items() if option in arguments}
         try:

@@ -5,7 +5,6 @@ tensorflow-datasets. What is found but broken is an error; the search never fall
 """
 
 import dataclasses
-import difflib
 import os
 import pathlib
 import re
@@ -14,7 +13,7 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 
 from pae_zoo.core import reading
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import celeba, cifar, folders, idx, mat, npz, omniglot, synthetic, tfds_source
 from pae_zoo.data.dataset import Info
 from pae_zoo.data.framing import Geometry
@@ -156,9 +155,7 @@ def check_name(name: str) -> None:
     prefix, _, rest = name.partition(":")
     if name in SETS or (prefix in PREFIXES and rest):
         return
-    guess = difflib.get_close_matches(name.lower().replace("-", "_"), list(SETS), n=1)
-    did = f" Did you mean {guess[0]}?" if guess else ""
-    raise UserError(f"Unknown dataset {reading.shown(name)!r}.{did} Allowed: {', '.join(describe())}.")
+    raise unknown("dataset", reading.shown(name), describe())
 
 
 def locate(name: str, *, data_dir: str = "", download: bool = True) -> Optional[tuple[int, ...]]:

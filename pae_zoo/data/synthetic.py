@@ -8,13 +8,13 @@ from typing import Callable
 
 import numpy as np
 
+from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.data.dataset import Info
 from pae_zoo.data.rows import ArrayRows, Raw
 
 NUM_TRAIN, NUM_TEST = 12_000, 2_000
 CIRCLE_NOISE = 0.05
 ROSENBROCK_Q = 0.01
-LOG_2PI = np.log(2 * np.pi)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A normalizing flow over rows of K numbers: density, samples, training; usable alone on any array."""
 
 import dataclasses
-import math
 from typing import Any, Optional, Sequence, Union
 
 import keras
@@ -11,6 +10,7 @@ import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
 from pae_zoo.core import distributions, seeds, values
+from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.trainable import Trainable
 from pae_zoo.flows import builder
@@ -20,7 +20,6 @@ from pae_zoo.flows.linear import Whitening
 
 tfd = tfp.distributions
 
-LOG_2PI = math.log(2.0 * math.pi)
 # Rows on which ActNorm layers take their statistics.
 ADAPT_ROWS = 10_000
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.geometry.solver import Solver
 
 # Pairs given to the solver at once; it cuts them further by its own memory.
@@ -39,7 +39,7 @@ def pairwise_distances(
         raise UserError(f"Points must be finite numbers; {(~np.isfinite(points)).any(axis=1).sum()} of {len(points)} "
                         "are not.")
     if length not in solver.lengths.names:
-        raise UserError(f"length={length!r} is unknown; allowed here: {', '.join(solver.lengths.names)}.")
+        raise unknown("length", length, solver.lengths.names)
     first, second = np.triu_indices(len(points), 1)
     found, converged = np.zeros((len(points),) * 2), np.eye(len(points), dtype=bool)
     for start in range(0, len(first), CHUNK):

@@ -4,7 +4,7 @@ from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.geometry.manifold import Segments
 
 # The number of points that the published energy is computed on, which is what it depends on.
@@ -40,8 +40,7 @@ def weights(
     if kind == "coupled":
         return Weights(pieces, pieces, 0.0)
     if kind not in ("decorrelated", "interpolated"):
-        raise UserError(f"energy={kind!r} is unknown; allowed: mean, coupled, decorrelated, interpolated, and of a "
-                        "solver sampled.")
+        raise unknown("energy", kind, ("mean", "coupled", "decorrelated", "interpolated", "sampled (of a solver)"))
     if not 0.0 <= correlation <= 1.0:
         raise UserError(f"correlation={correlation} is out of range; allowed: 0 to 1.")
     kept = correlation if kind == "interpolated" else 0.0

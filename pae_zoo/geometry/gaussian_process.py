@@ -6,10 +6,9 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
+from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError
 from pae_zoo.geometry.manifold import Manifold, Segments
-
-LOG_2PI = np.log(2 * np.pi)
 
 
 class Factors(NamedTuple):

@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.geometry.batching import RowMap
 from pae_zoo.geometry.manifold import Manifold
 
@@ -53,7 +53,7 @@ class LatentGraph:
     def __init__(self, manifold: Manifold, nodes: np.ndarray, edges: np.ndarray, weights: str = "expected",
                  points_per_edge: int = 5, memory_mib: float = 256, jit_compile: bool = True):
         if weights not in WEIGHTS:
-            raise UserError(f"weights={weights!r} is unknown; allowed: {', '.join(WEIGHTS)}.")
+            raise unknown("weights", weights, WEIGHTS)
         if points_per_edge < 2:
             raise UserError(f"points_per_edge={points_per_edge} is out of range; allowed: at least 2.")
         self.manifold, self.weights, self.nodes = manifold, weights, np.asarray(nodes, np.float64)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core import seeds
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.geometry import curves as curves_lib
 from pae_zoo.geometry import descent, energies, gauss_newton, sampled
 from pae_zoo.geometry.batching import batch_size
@@ -78,7 +78,7 @@ class Settings:
     def __post_init__(self):
         for name, allowed in (("method", METHODS), ("init", INITS), ("curve", tuple(curves_lib.FAMILIES))):
             if getattr(self, name) not in allowed:
-                raise UserError(f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(allowed)}.")
+                raise unknown(name, getattr(self, name), allowed)
         if self.energy != "sampled":
             energies.weights(self.energy, 2, correlation=self.correlation)
         for name, least in (("num_points", 3), ("length_points", 2), ("num_pieces", 1), ("patience", 1), ("polish", 0),

@@ -1,14 +1,12 @@
 """Gaussian approximations of the posterior: Laplace at a maximum, and the mixture over distinct maxima."""
 
-import math
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from pae_zoo.core import seeds
+from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.inference.search import normalised
-
-LOG_2PI = math.log(2.0 * math.pi)
 
 
 class Laplace(NamedTuple):

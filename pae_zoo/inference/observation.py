@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-LOG_2PI = math.log(2.0 * math.pi)
+from pae_zoo.core.distributions import LOG_2PI
 
 
 class Gaussian:

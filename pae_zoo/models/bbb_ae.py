@@ -9,6 +9,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records, seeds, trainable
+from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError
 from pae_zoo.models.bayesian import BayesianAE, Network
 from pae_zoo.models.parts import weights
@@ -126,7 +127,7 @@ class BBBAE(BayesianAE):
         log_q = log_p = 0.0
         for mean, value, eps, std in zip(self.means, values, noise, stds):
             log_std = tf.reduce_sum(tf.math.log(std))
-            size = float(math.prod(mean.shape)) * 0.5 * math.log(2 * math.pi)
+            size = float(math.prod(mean.shape)) * 0.5 * LOG_2PI
             if self.weight_prior == "gaussian":
                 square = tf.reduce_sum(std**2 + tf.convert_to_tensor(mean) ** 2) / self.prior_std**2
                 log_q -= log_std + size + 0.5 * math.prod(mean.shape)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any, Optional
 
 import numpy as np
@@ -13,6 +12,7 @@ from keras.saving import register_keras_serializable
 from pae_zoo import likelihoods
 from pae_zoo.core import distributions, records, trainable
 from pae_zoo.core import hparams as hp
+from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError
 from pae_zoo.models import base, vae
 from pae_zoo.models.parts import geometry_decoders, mixtures
@@ -66,7 +66,7 @@ class GivenGaussian(mixtures.Wrapping):
         mean, log_variance = tf.split(output, 2, axis=-1)
         square = tf.square(y - mean)
         return -0.5 * self._sum(log_variance + square * tf.exp(-log_variance)) - (
-            0.5 * self.num_values * math.log(2 * math.pi))
+            0.5 * self.num_values * LOG_2PI)
 
 
 @register_keras_serializable("pae_zoo")

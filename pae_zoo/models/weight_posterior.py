@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import keras
@@ -11,7 +10,8 @@ import tensorflow as tf
 from pae_zoo import curvature, likelihoods
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import inputs, records
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.distributions import LOG_2PI
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.matrices.gauss_newton import DIAG, METHODS, UPSTREAM, Options
 from pae_zoo.curvature.posteriors import build as posteriors
 from pae_zoo.models.bayesian import BayesianAE, Network
@@ -163,7 +163,7 @@ class LaplaceAE(BayesianAE):
         square = tf.square(tf.cast(y, mean.dtype) - mean)
 
         def log_density(square, variance):
-            return -0.5 * tf.reduce_sum(math.log(2 * math.pi) + tf.math.log(variance) + square / variance, axis=axes)
+            return -0.5 * tf.reduce_sum(LOG_2PI + tf.math.log(variance) + square / variance, axis=axes)
 
         moments = {
             "mean": mean,
@@ -191,4 +191,4 @@ class LaplaceAE(BayesianAE):
 def check_choice(value: str, allowed: Sequence[str], name: str) -> None:
     """Raises UserError for a value that is not one of those allowed."""
     if value not in allowed:
-        raise UserError(f"{name}={value!r} is unknown; allowed: {', '.join(allowed)}.")
+        raise unknown(name, value, allowed)

@@ -40,7 +40,7 @@ def test_unknown_names_get_a_suggestion_and_the_list():
             data.load(name)
         assert "lognormal4" in str(caught.value) and "npz:FILE" in str(caught.value)
     for name in ("", "npz:", "what:ever"):
-        with pytest.raises(UserError, match="Unknown dataset"):
+        with pytest.raises(UserError, match="dataset=.* is unknown"):
             data.check_name(name)
     data.check_name("npz:not/there.npz")
 

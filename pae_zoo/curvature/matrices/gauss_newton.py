@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core import seeds
-from pae_zoo.core.errors import UserError, suggestion
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.matrices import dense_exact, hessians, kron, last_layer, low_rank, record, sweeps
 from pae_zoo.curvature.network import pieces
 from pae_zoo.curvature.network.graph import ALL, Block, Graph, Step, flatten, read
@@ -325,4 +325,4 @@ def _coupled(graph: Graph) -> str:
 
 def _known(name: str, value: Any, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise UserError(f"{name}={value!r} is unknown; allowed: {', '.join(allowed)}{suggestion(value, allowed)}.")
+        raise unknown(name, value, allowed)

@@ -11,7 +11,7 @@ from typing import Callable, Iterable, NamedTuple, Optional, Sequence, Union
 import keras
 import tensorflow as tf
 
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.matrices import record
 from pae_zoo.curvature.matrices.dense_exact import is_shared
 from pae_zoo.curvature.matrices.hessians import Categorical, OutputHessian
@@ -65,7 +65,7 @@ def diagonal(
     """
     chosen = {graph.step_of(block) for block in blocks}
     if pattern not in (None, UPSTREAM):
-        raise UserError(f"pattern={pattern!r} is unknown; allowed: None, {UPSTREAM!r}.")
+        raise unknown("pattern", pattern, (None, UPSTREAM))
     full = None if pattern is None else _upstream(graph)
 
     def some(x: tf.Tensor, mask: Optional[tf.Tensor]) -> list[tf.Tensor]:

@@ -8,7 +8,7 @@ from typing import Callable, Iterator, Optional, Sequence, Union
 import keras
 import tensorflow as tf
 
-from pae_zoo.core.errors import UserError, suggestion
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.networks import layers as zoo_layers
 
 # Layers whose activation is a part of them, and becomes a step of its own.
@@ -158,8 +158,7 @@ class Graph:
         names = [block.name for block in self.blocks]
         for word in words:
             if word not in names:
-                raise UserError(f"layers={word!r} is unknown; allowed: {ALL}, {ENCODER}, {DECODER}, {LAST}, or layers "
-                                f"with weights: {', '.join(names)}{suggestion(word, names)}.")
+                raise unknown("layers", word, (ALL, ENCODER, DECODER, LAST, *names))
         return [block for block in self.blocks if block.name in words]
 
     def ends_in(self, activation: Callable) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core import files, reading, seeds
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.network.graph import ALL, Graph, read
 from pae_zoo.curvature.network.layout import Layout, Source
 from pae_zoo.curvature.posteriors import evidence
@@ -226,7 +226,7 @@ class WeightPosterior(keras.layers.Layer):
         function = self.evidence_of(sse=sse, num_values=num_values, log_likelihood=log_likelihood)
         methods = {"fixed_point": function.fixed_point, "gradient": function.by_gradient}
         if method not in methods:
-            raise UserError(f"method={method!r} is unknown; allowed: {', '.join(methods)}.")
+            raise unknown("method", method, methods)
         found = methods[method](self.prior_precision.numpy(), float(self.noise_variance.numpy()), per_layer=per_layer,
                                 learn_noise=learn_noise)
         self.assign_scales(found.prior_precision, found.noise_variance)

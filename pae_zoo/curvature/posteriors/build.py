@@ -4,7 +4,7 @@ from typing import Any, Sequence, Union
 
 import tensorflow as tf
 
-from pae_zoo.core.errors import UserError, suggestion
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.matrices.last_layer import FULL, OUTPUTS, SHARED, LastLayer
 from pae_zoo.curvature.matrices.low_rank import Sketch
 from pae_zoo.curvature.network.graph import ALL
@@ -37,8 +37,7 @@ def build(structure: str, layout: Source, curvature: Any = None, layers: Union[s
     Raises UserError for another structure, and a curvature that does not fit.
     """
     if structure not in STRUCTURES:
-        raise UserError(f"structure={structure!r} is unknown; allowed: {', '.join(STRUCTURES)}"
-                        f"{suggestion(structure, list(STRUCTURES))}.")
+        raise unknown("structure", structure, STRUCTURES)
     if isinstance(curvature, Sketch):
         options.setdefault("rank", curvature.image.shape[1])
     if isinstance(curvature, LastLayer):

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.matrices.last_layer import FULL, OUTPUTS, SHARED, LastLayer
 from pae_zoo.curvature.network import matrix_form
 from pae_zoo.curvature.network.graph import LAST
@@ -177,7 +177,7 @@ class LastLayerPosterior(_Triangular):
 
     def __init__(self, layout: Source, form: str = FULL, **kwargs: Any) -> None:
         if form not in (SHARED, OUTPUTS, FULL):
-            raise UserError(f"form={form!r} is unknown; allowed: {SHARED}, {OUTPUTS}, {FULL}.")
+            raise unknown("form", form, (SHARED, OUTPUTS, FULL))
         self.form = form
         super().__init__(layout, **{"layers": LAST, **kwargs})
 

@@ -11,7 +11,7 @@ from typing import Any, Optional, Sequence, Union
 import keras
 import tensorflow as tf
 
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.matrices import hessians, record, sweeps
 from pae_zoo.curvature.network import matrix_form, pieces
 from pae_zoo.curvature.network.graph import Block, Graph, Step
@@ -76,7 +76,7 @@ def predict(posterior: WeightPosterior, models: Union[keras.Model, Sequence[kera
     """
     output = output or (DIAGONAL if isinstance(posterior, DiagPosterior) else EXACT)
     if output not in (EXACT, DIAGONAL):
-        raise UserError(f"output={output!r} is unknown; allowed: {EXACT}, {DIAGONAL}.")
+        raise unknown("output", output, (EXACT, DIAGONAL))
     models = list(models) if isinstance(models, (list, tuple)) else [models]
     encoder, x = models[0], tf.convert_to_tensor(x)
     latent = encoder(x, training=False)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pae_zoo.core.distributions import LOG_2PI
+
 # A mixture and a kernel estimate are fitted to so many codes at most: their cost grows with it, their score hardly.
 MOST_CODES = 20_000
 MOST_KERNELS = 10_000
@@ -59,7 +61,7 @@ def gaussian(train: np.ndarray, valid: np.ndarray, seed: int) -> Density:
 
     def log_prob(codes):
         w = white.whiten(codes)
-        return -0.5 * (np.square(w).sum(axis=1) + num_dims * np.log(2 * np.pi)) - white.log_det
+        return -0.5 * (np.square(w).sum(axis=1) + num_dims * LOG_2PI) - white.log_det
 
     def sample(num, generator):
         return white.colour(generator.normal(size=(num, num_dims)))

@@ -1,6 +1,5 @@
 """The Gaussian that is best for one datum by itself: what an encoder would give if it were not amortised."""
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,9 +7,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from pae_zoo.core import seeds
+from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.evaluation.context import Context, sentence
 
-LOG_2PI = math.log(2.0 * math.pi)
 #: family -> weight of the covariance's part off the diagonal
 FAMILIES = {"diagonal": 0.0, "full": 1.0}
 STEPS, STEPS_PER_CALL = 500, 25

@@ -1,16 +1,15 @@
 """Densities over latents: the proposals q(z|x) of the VAE family."""
 
-import math
 from typing import Callable
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from pae_zoo.core import distributions, seeds
+from pae_zoo.core.distributions import LOG_2PI
 
 tfd = tfp.distributions
 
-LOG_2PI = math.log(2.0 * math.pi)
 
 
 def diag_normal(mean: tf.Tensor, stddev: tf.Tensor) -> tfd.Independent:
