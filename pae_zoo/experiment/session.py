@@ -1,4 +1,4 @@
-"""One training command from flags to finished run: fresh, resumed, or already done."""
+"""One training command from flags to finished run, fresh, resumed or already done: `finish` lists its steps."""
 
 import dataclasses
 import statistics
@@ -67,50 +67,90 @@ def _feed(model, train, valid, hparams, augment=None) -> Feed:
 
 def finish(session: Session) -> int:
     """Trains, evaluates and saves; does only what is still to do. Returns the exit status."""
-    hparams, run, feed = session.hparams, session.run, session.feed
-    steps = fitting.total_steps(hparams, feed.steps_per_epoch)
-    metrics = run.read_metrics()
-    if metrics.get("train/steps_asked") == steps:
-        print(f"{run.workdir} is finished: nothing to do. To train longer raise --epochs; to evaluate more: "
-              f"python -m pae_zoo.evaluate {console.flag('workdir', run.workdir)} --tasks=...")
+    steps = fitting.total_steps(session.hparams, session.feed.steps_per_epoch)
+    if session.run.read_metrics().get("train/steps_asked") == steps:
+        _tell_finished(session.run)
         return 0
-    xla = "on" if fitting.uses_xla(session.model, hparams) else "off"
+    announce(session, steps)
+    position = fit(session)
+    later = run_stages(session)
+    found = save(session, position)
+    values = evaluate(session)
+    record(session, position, {"train/steps_asked": steps, **values, **later, **found})
+    tell(session.run)
+    return 0
+
+
+def announce(session: Session, steps: int) -> None:
+    """Prints what is about to be trained, on what, for how many steps."""
+    hparams, model, dataset = session.hparams, session.model, session.dataset
+    xla = "on" if fitting.uses_xla(model, hparams) else "off"
     if hparams.jit_compile and xla == "off":
         xla = "off (on a CPU such steps are slower with it)"
-    print(f"pae_zoo {hparams.model} on {session.dataset.name} {session.dataset.event_shape}: "
-          f"{len(session.dataset.train.x)} training data, {session.model.count_params():,} weights, device "
-          f"{session.device}, XLA {xla}, seed {hparams.seed}, {steps} steps -> {run.workdir}", flush=True)
+    print(f"pae_zoo {hparams.model} on {dataset.name} {dataset.event_shape}: {len(dataset.train.x)} training data, "
+          f"{model.count_params():,} weights, device {session.device}, XLA {xla}, seed {hparams.seed}, {steps} steps "
+          f"-> {session.run.workdir}", flush=True)
+
+
+def fit(session: Session) -> Position:
+    """Trains the first stage, from its checkpoint if there is one, and measures what is known only after it."""
+    hparams, run, model, dataset = session.hparams, session.run, session.model, session.dataset
     if not run.has_checkpoint:
-        session.model.adapt(session.dataset.train.x)
+        model.adapt(dataset.train.x)
         if hparams.init_workdir:
-            session.model.initialise_from(Run(hparams.init_workdir).load_model())
-    run.write_config(hparams, session.dataset.event_shape, session.model)
-    position = fitting.train(session.model, feed, first_stage(session), run)
+            model.initialise_from(Run(hparams.init_workdir).load_model())
+    run.write_config(hparams, dataset.event_shape, model)
+    position = fitting.train(model, session.feed, first_stage(session), run)
     _tell_early_stop(position, hparams, run)
-    session.model.measure(session.dataset.valid.x, session.dataset.train.x)
-    later = [_train_stage(session, stage) for stage in session.model.later_stages(hparams)]
-    run.save("model.keras", session.model.save)
-    found = {**session.model.findings(), **session.model.timings(session.dataset.train.x[: hparams.batch_size])}
+    model.measure(dataset.valid.x, dataset.train.x)
+    return position
+
+
+def run_stages(session: Session) -> dict[str, Any]:
+    """Trains the later stages of the model and returns what metrics.json says of them."""
+    found = [_train_stage(session, stage) for stage in session.model.later_stages(session.hparams)]
+    return {key: value for one in found for key, value in one.items()}
+
+
+def save(session: Session, position: Position) -> dict[str, float]:
+    """Writes model.keras; returns what the model measured of itself, which TensorBoard is told too."""
+    run, model = session.run, session.model
+    run.save("model.keras", model.save)
+    found = {**model.findings(), **model.timings(session.dataset.train.x[: session.hparams.batch_size])}
     if found:
         found |= _step_seconds(run.read_history())
         fitting.write_scalars(run, position.steps, found)
+    return found
+
+
+def evaluate(session: Session) -> dict[str, Any]:
+    """Runs the tasks and returns their values with the time that they took."""
     start = time.monotonic()
-    context = evaluation.Context(session.model, session.dataset, hparams, run, seed=hparams.seed)
-    values = evaluation.evaluate(context, tasks_of(hparams, type(session.model)), run.merge_metrics)
-    run.merge_metrics({
-        **values,
+    hparams = session.hparams
+    context = evaluation.Context(session.model, session.dataset, hparams, session.run, seed=hparams.seed)
+    names = tasks_of(hparams, type(session.model))
+    values = evaluation.evaluate(context, names, session.run.merge_metrics)
+    return {**values, "time/evaluate_s": round(time.monotonic() - start, 2)}
+
+
+def record(session: Session, position: Position, found: dict[str, Any]) -> None:
+    """Writes metrics.json: how the training went, and all that was found."""
+    values = {key: value for key, value in found.items() if key not in ("train/steps_asked", "time/evaluate_s")}
+    session.run.merge_metrics({
         "train/steps": position.steps,
-        "train/steps_asked": steps,
+        "train/steps_asked": found["train/steps_asked"],
         "train/epochs": position.epoch,
         "train/best_epoch": position.best_epoch or position.epoch,
         "train/num_weights": session.model.count_params(),
         "time/train_s": round(position.seconds, 2),
-        **{key: value for one in later for key, value in one.items()},
-        **found,
-        "time/evaluate_s": round(time.monotonic() - start, 2),
+        **values,
+        "time/evaluate_s": found["time/evaluate_s"],
     })
-    tell(run)
-    return 0
+
+
+def _tell_finished(run: Run) -> None:
+    print(f"{run.workdir} is finished: nothing to do. To train longer raise --epochs; to evaluate more: "
+          f"python -m pae_zoo.evaluate {console.flag('workdir', run.workdir)} --tasks=...")
 
 
 def _step_seconds(history: list[dict[str, Any]]) -> dict[str, float]:

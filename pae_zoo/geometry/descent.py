@@ -55,8 +55,9 @@ def adam(
         sound = tf.reduce_all(tf.math.is_finite(gradient), axis=(1, 2))
         return value, tf.stop_gradient(part), tf.where(sound[:, None, None], gradient, 0.0), sound
 
-    def body(step, weights, first, second, best, scale, best_weights, mark, mark_step, done, taken, finite, smooth,
-             trace):  # fmt: skip
+    def body(search):
+        (step, weights, first, second, best, scale, best_weights, mark, mark_step, done, taken, finite, smooth,
+         trace) = search  # fmt: skip
         value, part, gradient, sound = evaluate(weights, step)
         finite = tf.where(step == 0, tf.math.is_finite(value), finite)
         smooth = tf.where(done, smooth, sound)
@@ -78,18 +79,46 @@ def adam(
         moves = (rates * decay * unbiased)[:, None, None] * first / (tf.sqrt(second) + EPSILON)
         weights = tf.where(done[:, None, None], weights, weights - moves)
         trace = trace.write(step, best)
-        return (step + 1, weights, first, second, best, scale, best_weights, mark, mark_step, done, taken, finite,
-                smooth, trace)  # fmt: skip
+        return [_Descent(step=step + 1, weights=weights, first=first, second=second, best=best, scale=scale,
+                         best_weights=best_weights, mark=mark, mark_step=mark_step, done=done, taken=taken,
+                         finite=finite, smooth=smooth, trace=trace)]  # fmt: skip
 
     zeros, none = tf.zeros_like(start), tf.zeros(tf.shape(start)[:1], tf.int32)
     energy = tf.fill(tf.shape(start)[:1], tf.constant(math.inf, start.dtype))
     trace = tf.TensorArray(start.dtype, steps + 1, element_shape=(start.shape[0],))
     no = none > 0
-    state = (tf.constant(0), start, zeros, zeros, energy, energy, start, energy, none, no, none, no, no, trace)
-    state = tf.while_loop(
-        lambda step, *rest: (step <= steps) & ~tf.reduce_all(rest[8]), body, state, parallel_iterations=1)  # fmt: skip
-    step, best, best_weights, done, taken, finite, smooth, trace = (state[i] for i in (0, 4, 6, 9, 10, 11, 12, 13))
-    return Found(best_weights, best, taken, done & finite & smooth, filled(trace.stack(), step))
+    search = _Descent(
+        step=tf.constant(0), weights=start, first=zeros, second=zeros, best=energy, scale=energy, best_weights=start,
+        mark=energy, mark_step=none, done=no, taken=none, finite=no, smooth=no, trace=trace)  # fmt: skip
+    [end] = tf.while_loop(
+        lambda search: (search.step <= steps) & ~tf.reduce_all(search.done), body, [search], parallel_iterations=1)
+    converged = end.done & end.finite & end.smooth
+    return Found(end.best_weights, end.best, end.taken, converged, filled(end.trace.stack(), end.step))
+
+
+class _Descent(NamedTuple):
+    """The state of Adam, for B curves.
+
+    weights, first, second (B, m, d): where it stands, and its moments. best, scale (B,), best_weights (B, m, d): the
+    lowest energy, its movable part, and where it is. mark, mark_step (B,): energy and step of the last real gain.
+    done, taken, finite, smooth (B,): whether a curve has ended, when, and whether its energies and gradients were
+    numbers. trace: the lowest energies after each step.
+    """
+
+    step: tf.Tensor
+    weights: tf.Tensor
+    first: tf.Tensor
+    second: tf.Tensor
+    best: tf.Tensor
+    scale: tf.Tensor
+    best_weights: tf.Tensor
+    mark: tf.Tensor
+    mark_step: tf.Tensor
+    done: tf.Tensor
+    taken: tf.Tensor
+    finite: tf.Tensor
+    smooth: tf.Tensor
+    trace: tf.TensorArray
 
 
 def lbfgs(value: Energy, start: tf.Tensor, energy: tf.Tensor, steps: int, tolerance: float) -> Found:

@@ -121,7 +121,8 @@ def minimise(
             energy, part = value(weights)
         return energy, tf.stop_gradient(part), tf.reshape(tape.gradient(energy, weights), (-1, size))
 
-    def body(step, trial, now, model, secants, move, alone, length, mark, since, done, converged, taken, trace):
+    def body(search):
+        step, trial, now, model, secants, move, alone, length, mark, since, done, converged, taken, trace = search
         energy, part, gradient = evaluate(trial)
         first = step == 0
         promised = tf.reduce_sum(now.gradient * move, axis=-1)
@@ -160,20 +161,23 @@ def minimise(
         done |= ended | there | ~usable
         trial = now.weights + tf.reshape(tf.where(done[:, None], blank, length[:, None] * move), shape)
         trace = trace.write(step, now.energy)
-        return step + 1, trial, now, model, secants, move, alone, length, mark, since, done, converged, taken, trace
+        return [_Search(step=step + 1, trial=trial, now=now, model=model, secants=secants, move=move, alone=alone,
+                        length=length, mark=mark, since=since, done=done, converged=converged, taken=taken,
+                        trace=trace)]  # fmt: skip
 
     none, blank = tf.zeros(shape[:1], tf.int32), tf.zeros((shape[0], size), dtype)
     infinite, no = tf.fill(shape[:1], tf.constant(math.inf, dtype)), none > 0
-    state = (
-        tf.constant(0), start, _Place(start, infinite, infinite, blank),
-        _Model(blank, tf.zeros((shape[0], size, size), dtype), no), tf.zeros((MEMORY, 2, shape[0], size), dtype), blank,
-        no, tf.ones(shape[:1], dtype), infinite, none, no, no, none,
-        tf.TensorArray(dtype, steps + 1, element_shape=(start.shape[0],)),
+    search = _Search(
+        step=tf.constant(0), trial=start, now=_Place(start, infinite, infinite, blank),
+        model=_Model(blank, tf.zeros((shape[0], size, size), dtype), no),
+        secants=tf.zeros((MEMORY, 2, shape[0], size), dtype), move=blank, alone=no, length=tf.ones(shape[:1], dtype),
+        mark=infinite, since=none, done=no, converged=no, taken=none,
+        trace=tf.TensorArray(dtype, steps + 1, element_shape=(start.shape[0],)),
     )  # fmt: skip
-    state = tf.while_loop(
-        lambda step, *rest: (step <= steps) & ~tf.reduce_all(rest[9]), body, state, parallel_iterations=1)  # fmt: skip
-    step, now, converged, taken, trace = (state[i] for i in (0, 2, 11, 12, 13))
-    return Found(now.weights, now.energy, taken, converged, filled(trace.stack(), step))
+    [found] = tf.while_loop(
+        lambda search: (search.step <= steps) & ~tf.reduce_all(search.done), body, [search], parallel_iterations=1)
+    trace = filled(found.trace.stack(), found.step)
+    return Found(found.now.weights, found.now.energy, found.taken, found.converged, trace)
 
 
 class _Place(NamedTuple):
@@ -191,6 +195,32 @@ class _Model(NamedTuple):
     root: tf.Tensor
     inverse: tf.Tensor
     usable: tf.Tensor
+
+
+class _Search(NamedTuple):
+    """The state of the search, for B curves.
+
+    step: evaluations after the first. trial (B, m, d): the weights that are tried next. now: the best so far. model,
+    secants (K, 2, B, m d): H, and what L-BFGS adds to it. move (B, m d), length (B,): the step, and the share of it
+    that is tried. alone (B,): whether the move is by H without secants. mark (B,): the energy at which the search
+    began anew. since (B,): the step of the last real gain. done, converged, taken (B,): whether a curve has ended,
+    how, and when. trace: the energies after each step.
+    """
+
+    step: tf.Tensor
+    trial: tf.Tensor
+    now: _Place
+    model: _Model
+    secants: tf.Tensor
+    move: tf.Tensor
+    alone: tf.Tensor
+    length: tf.Tensor
+    mark: tf.Tensor
+    since: tf.Tensor
+    done: tf.Tensor
+    converged: tf.Tensor
+    taken: tf.Tensor
+    trace: tf.TensorArray
 
 
 def hessian(manifold: Manifold, points: tf.Tensor, where: Curvature, by: Weights) -> tf.Tensor:
