@@ -88,7 +88,8 @@ def check_offered(names: Sequence[str], model_class: type) -> None:
     for name in names:
         if name in NEEDS and NEEDS[name] not in model_class.offers:
             possible = [one for one in (*OUTPUTS, *WHOLE) if NEEDS.get(one, "") in ("", *model_class.offers)]
-            raise UserError(f"--outputs={name}: {lacking(model_class, NEEDS[name])} Allowed: {', '.join(possible)}.")
+            raise UserError(f"--outputs={name}: {lacking(model_class, NEEDS[name])} Leave {name} out of --outputs; "
+                            f"allowed: {', '.join(possible)}.")
 
 
 def check_outputs(names: Sequence[str]) -> None:

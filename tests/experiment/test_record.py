@@ -42,7 +42,7 @@ def test_the_help_of_a_model_shows_what_applies_to_it(capsys):
 def test_the_help_tells_of_what_it_leaves_out(capsys):
     assert launch.run(main.main, ["--model=vae", "--helpfull"]) == 0
     text = capsys.readouterr().out
-    assert "geodesics: 8 more with --tasks=geodesics --helpfull" in text
+    assert "geodesics: 10 more with --tasks=geodesics --helpfull" in text
     assert "conv: 4 more with --encoder=conv --helpfull" in text
 
 
