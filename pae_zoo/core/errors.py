@@ -17,7 +17,8 @@ def suggestion(word: str, known: Collection[str]) -> str:
 def unknown(name: str, value: object, allowed: Iterable[object]) -> UserError:
     """Returns the error of a word, given as `name`, that is none of those allowed; it names the nearest."""
     words = [str(word) for word in allowed]
-    return UserError(f"{name}={value!r} is unknown; allowed: {', '.join(words)}{suggestion(str(value), words)}.")
+    nearest = suggestion(str(value), words) or "."
+    return UserError(f"{name}={value!r} is unknown; allowed: {', '.join(words)}{nearest}")
 
 
 def one_line(text: str, most: int = 1200) -> str:

@@ -95,7 +95,7 @@ def test_chain_saves_and_loads():
 def test_names_and_options():
     assert build_augmentation([]) is None and build_augmentation((), rotate_degrees=3.0) is None
     for names, options, message in (
-        (["rotat"], {}, "Did you mean rotate"),
+        (["rotat"], {}, "did you mean rotate"),
         (["rotate"], {"angle": 3}, "augmentation option=.* is unknown"),
         (["rotate"], {"rotate_degrees": -1.0}, "negative"),
         (["brightness"], {"brightness_delta": 2.0}, r"\[0, 1\]"),

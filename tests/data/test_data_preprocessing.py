@@ -230,7 +230,7 @@ def test_options_and_bad_names():
     chain = pre.build_chain(["logit", "scale"], margin=1e-3, low=-1.0, high=1.0)
     assert chain.steps[0].margin == 1e-3 and chain.steps[1].low == -1.0
     for names, options, message in (
-        (["centr"], {}, "Did you mean centre"),
+        (["centr"], {}, "did you mean centre"),
         (["scale"], {"lo": 1}, "preprocessing option=.* is unknown"),
         (["centre", "logit"], {}, r"logit takes values in \[0, 1\]"),
         (["standardise", "binarise_dynamic"], {}, "unbounded"),

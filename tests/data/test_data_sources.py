@@ -36,7 +36,7 @@ def test_every_set_states_what_it_is():
 
 def test_unknown_names_get_a_suggestion_and_the_list():
     for name, guess in (("fashion-mnst", "fashion_mnist"), ("Mnist", "mnist"), ("swisroll", "swissroll")):
-        with pytest.raises(UserError, match=f"Did you mean {guess}") as caught:
+        with pytest.raises(UserError, match=f"did you mean {guess}") as caught:
             data.load(name)
         assert "lognormal4" in str(caught.value) and "npz:FILE" in str(caught.value)
     for name in ("", "npz:", "what:ever"):
@@ -134,7 +134,7 @@ def test_a_failing_download_is_one_line(tmp_path, monkeypatch):
 
 
 def test_the_documentation_lists_every_set():
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "reference" / "data_sets.md").read_text(encoding="utf-8")
     for name in [*data.describe(), *data.CORRUPTIONS, *preprocessing.NAMES, *augmentation.NAMES]:
         assert f"`{name}`" in page, name
 
