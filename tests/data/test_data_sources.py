@@ -134,7 +134,8 @@ def test_a_failing_download_is_one_line(tmp_path, monkeypatch):
 
 
 def test_the_documentation_lists_every_set():
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "reference" / "data_sets.md").read_text(encoding="utf-8")
+    folder = pathlib.Path(__file__).parents[2] / "docs" / "reference"
+    page = "".join((folder / name).read_text(encoding="utf-8") for name in ("data_sets.md", "preprocessing.md"))
     for name in [*data.describe(), *data.CORRUPTIONS, *preprocessing.NAMES, *augmentation.NAMES]:
         assert f"`{name}`" in page, name
 

@@ -309,7 +309,7 @@ def test_bad_outputs_are_told():
 @pytest.mark.full
 def test_the_documented_counts():
     documented = {}
-    for line in (pathlib.Path(__file__).parents[2] / "docs" / "networks.md").read_text().splitlines():
+    for line in (pathlib.Path(__file__).parents[2] / "docs" / "reference" / "networks.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.split("|")]
         if len(cells) == 8 and cells[1].strip("`") in networks.KINDS:
             documented[cells[1].strip("`")] = [int(n.replace(",", "")) for n in cells[6].split("+")], cells[5]
