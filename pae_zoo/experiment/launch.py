@@ -143,7 +143,9 @@ def parse(cls, argv: Sequence[str]) -> tuple:
     try:
         rest = values(["pae_zoo", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        known = suggestion(error.flagname.removeprefix("no"), list(values))
+        name = error.flagname.removeprefix("no")
+        readers = record.models_with(name) or record.models_with(error.flagname)
+        known = f": it is one of {', '.join(readers)}." if readers else suggestion(name, list(values)) or "."
         raise UserError(f"unknown flag --{error.flagname}{known} Use --helpfull to see all flags.")
     except (flags.Error, ValueError) as error:  # such as an argument of --noNAME
         raise UserError(f"{str(error).replace('flag --', '--', 1)}. Use --helpfull to see types and ranges.")

@@ -12,6 +12,7 @@ from typing import Any
 
 from pae_zoo import evaluation, models, networks
 from pae_zoo.core import hparams as hp
+from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
 
 
@@ -63,6 +64,12 @@ def unread(hparams: Any, given: set[str]) -> dict[str, list[str]]:
     """Returns {flag that was given: the kinds of network that read it}, of those that the chosen kinds do not read."""
     mine = {field.name for field in dataclasses.fields(hparams)}
     return {name: _readers()[name] for name in sorted(given) if name not in mine and name in _readers()}
+
+
+def models_with(flag: str) -> list[str]:
+    """Returns the models that have a flag of their own of this name."""
+    found = models.MODULES.items()
+    return [name for name, module in found if flag in {field.name for field in records.own_fields(module.HParams)}]
 
 
 def _readers() -> dict[str, list[str]]:

@@ -69,6 +69,8 @@ def test_flags_that_are_not_read_are_told_or_refused(capsys, tmp_path):
     assert "--num_filters=0 is out of range" in capsys.readouterr().err
     assert launch.run(main.main, ["--model=gp_circle", "--grey", f"--workdir={tmp_path / 'other'}"]) == 2
     assert "unknown flag --grey" in capsys.readouterr().err
+    assert launch.run(main.main, ["--model=vae", "--svi_clip=1", f"--workdir={tmp_path / 'other'}"]) == 2
+    assert "unknown flag --svi_clip: it is one of savae." in capsys.readouterr().err
 
 
 def test_flags_of_evaluation_stand_apart_and_refuse_nothing(tmp_path, capsys):
