@@ -17,15 +17,15 @@ FEW = dict(epochs=1, batch_size=16, verbose=0)
 
 
 def small(name="vae", **changes):
-    """Returns a compiled model of the battery that has seen no data."""
+    """Returns a compiled model of the battery that has seen no data; a step run is cheaper than one traced."""
     model = build(name, adapted=False, **changes)
-    model.compile("adam", jit_compile=False)
+    model.compile("adam", run_eagerly=True, jit_compile=False)
     return model
 
 
 def flow(**options):
     found = pae_zoo.Flow(3, layers=("actnorm", "affine"), hidden_units=(4,), **options)
-    found.compile("adam", jit_compile=False)
+    found.compile("adam", run_eagerly=True, jit_compile=False)
     return found
 
 
@@ -48,7 +48,8 @@ def test_weights_of_zero_leave_everything_as_it_is(name):
     model.fit(x, sample_weight=np.zeros(len(x)), **FEW)
     assert_equal(values(model), before)
     if name in ("vae", "flow"):  # the batches of a data set are the same steps; momentum and decay do not act either
-        model.compile(keras.optimizers.AdamW(weight_decay=0.1), jit_compile=True)
+        xla = name == "flow"
+        model.compile(keras.optimizers.AdamW(weight_decay=0.1), jit_compile=xla, run_eagerly=not xla)
         model.fit(x, **FEW)
         before = values(model)
         model.fit(tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)), np.zeros(len(x)))).batch(16), verbose=0)
@@ -315,8 +316,11 @@ def kinds(x):
 
 @pytest.mark.parametrize("name", some(["ae", "vae", "pae", "bbb_ae", "lae_posthoc"], ["vae", "pae"]))
 def test_every_kind_of_data_is_the_same_training(name):
-    x, expected = images(32), None
+    x, expected = images(16), None
     for kind, data in kinds(x):
+        # Models of several stages read again what the others read once: that matters to sources, not to batches.
+        if name != "vae" and kind not in ("data set", "generator", "one pass", "table", "loader"):
+            continue
         keras.utils.set_random_seed(0)  # of Keras' shuffling of codes
         model = small(name)
         model.fit(data, epochs=1, verbose=0, shuffle=False)
@@ -324,7 +328,7 @@ def test_every_kind_of_data_is_the_same_training(name):
         expected = found if expected is None else expected
         for mine, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5, err_msg=kind)
-        assert int(model.step) == 4, kind
+        assert int(model.step) == 2, kind
 
 
 def test_arrays_of_every_kind_are_the_same_training():
@@ -359,8 +363,8 @@ def test_what_is_no_data_is_said_in_a_sentence():
 
 
 def test_evaluate_and_predict_take_what_fit_takes():
-    model, x = build("vae"), images(32)
-    model.compile("adam", jit_compile=False)
+    model, x = small(), images(16)
+    model.adapt(x)
     expected = model.evaluate(x, batch_size=8, verbose=0)
     shown = model.predict(x, batch_size=8, verbose=0)
     for kind, data in kinds(x):
