@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: install demo test full-test data-test slow-test wheel-test fuzz lint docs clean
+.PHONY: install demo test test-fast durations full-test data-test slow-test wheel-test fuzz lint docs clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,21 +27,34 @@ TEST_ENV := MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1717986
 
 # A process for each core, a file of tests each: most of the time goes into tracing, which takes one core.
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+PYTEST = $(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+# ROOM=curvature: the tests of one room of the package alone.
+TESTS = $(if $(ROOM),$(or $(wildcard tests/$(ROOM) tests/test_$(ROOM).py),$(error there are no tests of \
+	ROOM=$(ROOM); the rooms are $(filter-out fixtures,$(notdir $(patsubst %/,%,$(wildcard tests/*/)))))),tests)
 
 test: install
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
+	$(PYTEST) $(TESTS)
+
+# One test for each property and room, in a process of its own: under a minute.
+test-fast: install
+	$(TEST_ENV) $(BIN)/python -m pytest -q @tests/fast.txt
+
+# The slowest tests, for the table of docs/contributing.
+durations: install
+	$(PYTEST) --durations=25 --durations-min=1 $(TESTS)
 
 # The long tests too, and the others for every model, kind and size.
 full-test: install
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not data" tests
+	$(PYTEST) -m "not slow and not data" $(TESTS)
 
 # Needs PAE_ZOO_DATA: a folder with fashion_mnist/, mnist/, cifar10/, omniglot/.
 data-test: install
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "data and not slow and not full" tests
+	$(PYTEST) -m "data and not slow and not full" $(TESTS)
 
 # Trains for minutes to hours; needs PAE_ZOO_DATA too.
 slow-test: install
-	$(TEST_ENV) $(BIN)/python -m pytest -q -m "slow or (data and full)" tests
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m "slow or (data and full)" $(TESTS)
 
 # Builds and installs the package, and runs it away from this folder.
 wheel-test: install

@@ -228,10 +228,10 @@ def test_many_latents_between_relu_kinks_come_further_than_adam():
 
 
 def test_batches_that_are_padded_and_compiled_give_what_one_batch_gives():
-    start, end = surfaces.disk(5, 2.0), surfaces.disk(5, 2.0, seed=1)
-    whole = surfaces.solver(NETWORK, 2, energy="coupled", steps=20)
+    start, end = surfaces.disk(5), surfaces.disk(5, seed=1)
+    whole = surfaces.solver(surfaces.sphere, 2, energy="coupled", steps=20)
     memory = 3.5 * whole._bytes_per_curve / 2**20
-    cut = surfaces.solver(NETWORK, 2, energy="coupled", steps=20, jit_compile=True, memory_mib=memory)
+    cut = surfaces.solver(surfaces.sphere, 2, energy="coupled", steps=20, jit_compile=True, memory_mib=memory)
     one, other = whole.solve(start, end), cut.solve(start, end)
     for name in ("mean", "rms"):
         np.testing.assert_allclose(one.lengths[name], other.lengths[name], rtol=1e-4)

@@ -36,7 +36,7 @@ def test_the_curvature_of_recurrent_layers_is_that_of_their_derivatives(kind):
 def test_the_callback_follows_a_recurrent_network():
     model, x = recurrent("gru"), np.random.default_rng(1).uniform(size=(80, 6, 2)).astype(np.float32)
     y = np.random.default_rng(2).normal(size=(80, 1))
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=True)
     laplace = curvature.LaplaceCallback(x, y, fallback=True, method="exact", final=True)
     model.fit(x, y, verbose=0, callbacks=[laplace])
     np.testing.assert_allclose(laplace.estimate(), curvature.ggn(model, x, fallback=True), rtol=1e-4, atol=1e-6)
@@ -55,7 +55,7 @@ def test_a_recurrent_decoder_is_linearised():
     slopes = [(decoder(z + step) - decoder(z - step))[0] / 2e-2 for step in steps]
     np.testing.assert_allclose(value, decoder(z), atol=1e-6)
     np.testing.assert_allclose(jacobian[0], slopes, rtol=1e-2, atol=1e-4)
-    model.compile("adam", jit_compile=False)
+    model.compile("adam", run_eagerly=True, jit_compile=False)
     assert np.isfinite(model.fit(X[:, :, 0], verbose=0).history["loss"]).all()
 
 
@@ -80,7 +80,9 @@ def test_a_network_without_weights_that_train_is_told(frozen):
     for model in (pae_zoo.LAE, pae_zoo.LAEPosthoc, pae_zoo.BBBAE):
         with pytest.raises(UserError, match="no weight that trains"):
             model(*networks())
-    for model in (pae_zoo.AE, pae_zoo.PAE):  # nothing to train, but an autoencoder all the same
-        built = model(*networks(), likelihood="gaussian")
-        built.compile("adam", jit_compile=False)
+    # Nothing to train, but an autoencoder all the same.
+    flow = pae_zoo.Flow(2, layers=("affine",), hidden_units=(4,))
+    for model, options in ((pae_zoo.AE, {}), (pae_zoo.PAE, dict(flow=flow, flow_settings={"epochs": 1}))):
+        built = model(*networks(), likelihood="gaussian", **options)
+        built.compile("adam", run_eagerly=True, jit_compile=False)
         built.fit(x, verbose=0)
