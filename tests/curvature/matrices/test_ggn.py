@@ -11,6 +11,7 @@ import tensorflow as tf
 from pae_zoo import curvature, likelihoods
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.matrices import gauss_newton, hessians
+from pae_zoo.curvature.rules import registry
 
 L = keras.layers
 
@@ -177,7 +178,7 @@ def test_a_rule_that_is_replaced_counts_at_once(monkeypatch):
 
     net = reference.sequential((3,), L.Dense(2), Scaled())
     x = reference.data(net)
-    monkeypatch.setattr("pae_zoo.curvature.rules.registry._RULES", dict(curvature.rules._RULES))
+    monkeypatch.setattr("pae_zoo.curvature.rules.registry._RULES", dict(registry._RULES))
     curvature.register_rule(Scaled, vjp=lambda layer, a, delta: delta)
     first = curvature.ggn(net, x, structure="block")[0]
     curvature.register_rule(Scaled, vjp=lambda layer, a, delta: 3.0 * delta)
