@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: install demo test test-fast durations full-test data-test slow-test wheel-test fuzz lint docs clean
+.PHONY: install demo test test-fast durations full-test data-test slow-test wheel-test fuzz lint types docs clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -68,6 +68,10 @@ fuzz: install
 
 lint: install
 	$(BIN)/ruff check .
+
+# What the type checker finds, against tools/type_errors.txt: there may be less, and never more.
+types: install
+	$(BIN)/python tools/check_types.py
 
 # The site, in site/; a warning is an error. Nothing but pip takes the network.
 docs: $(VENV)/docs
