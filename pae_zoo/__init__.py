@@ -38,12 +38,26 @@ from pae_zoo import curvature, data, flows, likelihoods, models, networks  # noq
 from pae_zoo.core import seeds  # noqa: E402
 from pae_zoo.core.errors import UserError  # noqa: E402
 from pae_zoo.flows import Flow  # noqa: E402
+from pae_zoo.models.ae import AE  # noqa: E402
+from pae_zoo.models.bbb_ae import BBBAE  # noqa: E402
+from pae_zoo.models.deep_ensemble_ae import DeepEnsembleAE  # noqa: E402
+from pae_zoo.models.ensemble_vae import EnsembleVAE  # noqa: E402
+from pae_zoo.models.flow_vae import FlowVAE  # noqa: E402
+from pae_zoo.models.gp_circle import GPCircle  # noqa: E402
+from pae_zoo.models.hf import HF  # noqa: E402
+from pae_zoo.models.iaf import IAF  # noqa: E402
+from pae_zoo.models.lae import LAE  # noqa: E402
+from pae_zoo.models.lae_posthoc import LAEPosthoc  # noqa: E402
+from pae_zoo.models.mcdropout_ae import MCDropoutAE  # noqa: E402
+from pae_zoo.models.pae import PAE  # noqa: E402
+from pae_zoo.models.rbf_vae import RBFVAE  # noqa: E402
+from pae_zoo.models.savae import SAVAE  # noqa: E402
+from pae_zoo.models.vae import VAE  # noqa: E402
+from pae_zoo.models.vlae import VLAE  # noqa: E402
 from pae_zoo.registry import register  # noqa: E402
 
-__all__ = ["Flow", "UserError", "curvature", "data", "flows", "likelihoods", "models", "networks", "register",
-           "seeds"]
-
-# Each model's class by its own name: pae_zoo.VAE, pae_zoo.AE, ...
-for _module in models.MODULES.values():
-    globals()[_module.MODEL.__name__] = _module.MODEL
-    __all__.append(_module.MODEL.__name__)
+__all__ = [
+    "AE", "BBBAE", "DeepEnsembleAE", "EnsembleVAE", "Flow", "FlowVAE", "GPCircle", "HF", "IAF", "LAE", "LAEPosthoc",
+    "MCDropoutAE", "PAE", "RBFVAE", "SAVAE", "UserError", "VAE", "VLAE", "curvature", "data", "flows", "likelihoods",
+    "models", "networks", "register", "seeds",
+]

@@ -114,3 +114,12 @@ def test_the_archive_of_sources_holds_pages_and_configs(sources, tmp_path):
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"docs/architecture.md", "configs/vae/digits.cfg", "pae_zoo/configs/vae/digits.cfg", "tests/tiers.py"}
     assert wanted <= names, sorted(wanted - names)
+
+
+def test_every_public_name_is_written_out_for_editors():
+    assert {name for name in pae_zoo.__all__ if name.isidentifier()} <= set(vars(pae_zoo))
+    classes = {module.MODEL.__name__: module.MODEL for module in pae_zoo.models.MODULES.values()}
+    assert {name: getattr(pae_zoo, name) for name in classes} == classes and set(classes) <= set(pae_zoo.__all__)
+    text = (ROOT / "pae_zoo" / "__init__.py").read_text()
+    for name in pae_zoo.__all__:
+        assert re.search(rf"^from pae_zoo[\w.]* import .*\b{name}\b", text, flags=re.MULTILINE), name
