@@ -408,7 +408,7 @@ for _name, _cls in dict(
 
 def describe() -> dict[str, str]:
     """Returns {name: one line} for help texts."""
-    return {name: cls.__doc__.split("\n", 1)[0] for name, cls in _CLASSES.items()}
+    return {name: (cls.__doc__ or "").split("\n", 1)[0] for name, cls in _CLASSES.items()}
 
 
 def channels_factor(likelihood: Union[str, Likelihood]) -> int:
@@ -467,8 +467,8 @@ def _moments(
     if values.shape[1:] != event_shape or len(values) == 0:
         raise ValueError(f"{method} takes data of shape (n, *{event_shape}); received shape {values.shape}.")
     chunks = [values[start : start + 4096] for start in range(0, len(values), 4096)]
-    mean = sum(chunk.sum(0, dtype=np.float64) for chunk in chunks) / len(values)
-    variance = sum(((chunk - mean) ** 2).sum(0) for chunk in chunks) / len(values)
+    mean = np.asarray(sum(chunk.sum(0, dtype=np.float64) for chunk in chunks)) / len(values)
+    variance = np.asarray(sum(((chunk - mean) ** 2).sum(0) for chunk in chunks)) / len(values)
     if not np.isfinite(variance).all():
         raise ValueError(f"{method} received values that are not finite.")
     return mean, variance

@@ -90,7 +90,7 @@ def trace(model: Any, importance_samples: int = 100) -> tuple[dict[str, Callable
     RuntimeError for a function with state, which would answer the same request differently.
     """
     shared = input_specs(model)
-    functions: dict[str, Callable] = {}
+    functions: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     for signature in signatures(model, importance_samples):
         if signature.name in functions:
@@ -182,9 +182,10 @@ def export(model: Any, export_dir: Union[str, Path], version: int = 0, importanc
     Raises UserError if the version exists, RuntimeError if a signature has state.
     """
     target = check_target(Path(export_dir), version)
+    functions: dict[str, Any]
     functions, left_out = trace(model, importance_samples)
     # Not `archive.track(model)`: the functions bring the variables they read, and tracking would save each twice.
-    archive = keras.export.ExportArchive()
+    archive: Any = keras.export.ExportArchive()
     for name, function in functions.items():
         archive.add_endpoint(name, function)
     found, requests = {}, []
@@ -249,7 +250,7 @@ def prediction_log_class() -> type:
         return made
 
     one, many, here = Field.LABEL_OPTIONAL, Field.LABEL_REPEATED, f".{package}."
-    tensor = f".{tensor_pb2.TensorProto.DESCRIPTOR.full_name}"
+    tensor = f".{tensor_pb2.DESCRIPTOR.package}.TensorProto"
     message(file.message_type, "ModelSpec", [("name", 1, "", one), ("signature_name", 3, "", one)])
     request = message(file.message_type, "PredictRequest", [
         ("model_spec", 1, f"{here}ModelSpec", one), ("inputs", 2, f"{here}PredictRequest.InputsEntry", many),

@@ -47,7 +47,7 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
         raise UserError(f"--input={name!r} is not understood; allowed: npz:FILE or folder:DIR.")
     parts, names, left_out = _archive(Path(path)) if kind == "npz" else _folder(Path(path), event_shape)
     total = sum(len(rows) for rows in parts)
-    chosen, left = [], options.limit or total
+    chosen, left, geometry = [], options.limit or total, Geometry()
     for rows in parts:
         if left > 0:
             geometry = geometry_of(hparams, options, given, rows.shape)
@@ -86,9 +86,9 @@ def geometry_of(hparams: Any, options: Any, given: set[str], stored: Optional[tu
     A named training set has steps of its own for images of its published size (omniglot is inverted and made
     28x28); they are taken for input images of that size, `stored`, too.
     """
-    named = sources.SETS.get(hparams.dataset)
-    native = named is not None and stored is not None and named.native and tuple(stored[:2]) == named.native
-    prepared = named.geometry if native else Geometry()
+    named, prepared = sources.SETS.get(hparams.dataset), Geometry()
+    if named is not None and stored is not None and named.native and tuple(stored[:2]) == named.native:
+        prepared = named.geometry
     run = Geometry(  # merged as `data.load` does it
         parse_crop(hparams.crop) or prepared.crop,
         hparams.image_size or prepared.size,

@@ -131,7 +131,8 @@ def compute(
                 functions[name] = WHOLE[name](context, options, x)
             else:
                 functions[name] = functools.partial(OUTPUTS[name], context, options)
-                context.compile(functions[name]).get_concrete_function(tf.constant(batch), seeds.as_seed((0, 0)))
+                compiled: Any = context.compile(functions[name])
+                compiled.get_concrete_function(tf.constant(batch), seeds.as_seed((0, 0)))
         except NotImplementedError as error:
             raise UserError(f"--outputs={name}: {sentence(error)} Leave {name} out of --outputs.") from error
     found: dict[str, np.ndarray] = {}

@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def _write(path: Path, form: str, found: dict[str, np.ndarray], names: Optional[
         return
     with files.file(path) as temporary:
         if form == "npz":
-            arrays = dict(found) if names is None else {**found, "names": np.array(names)}
+            arrays: dict[str, Any] = dict(found) if names is None else {**found, "names": np.array(names)}
             np.savez(temporary, **arrays)
         else:
             _write_table(temporary, found, names)
@@ -121,7 +121,7 @@ def picture_names(names: Optional[list[str]], count: int) -> list[str]:
 def _write_table(path, found: dict[str, np.ndarray], names: Optional[list[str]],
                  pictures: Optional[dict[str, list[str]]] = None) -> None:
     count = len(next(iter({**found, **(pictures or {})}.values())))
-    columns: dict[str, Sequence] = {"index": range(count)}
+    columns: dict[str, Any] = {"index": range(count)}
     if names is not None:
         columns["name"] = names
     for name, values in found.items():

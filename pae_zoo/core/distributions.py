@@ -5,6 +5,7 @@ state.
 """
 
 import math
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -17,7 +18,7 @@ LOG_2PI = math.log(2.0 * math.pi)
 class Normal(tfp.distributions.Normal):
     """N(loc, scale^2); the shapes of loc and scale broadcast."""
 
-    def _sample_n(self, n, seed=None):
+    def _sample_n(self, n, seed: Any = None):
         loc, scale = tf.convert_to_tensor(self.loc), tf.convert_to_tensor(self.scale)
         shape = tf.broadcast_dynamic_shape(tf.shape(loc), tf.shape(scale))
         return loc + scale * seeds.normal(tf.concat([[n], shape], axis=0), seed, self.dtype)
@@ -26,7 +27,7 @@ class Normal(tfp.distributions.Normal):
 class Bernoulli(tfp.distributions.Bernoulli):
     """Bernoulli(sigmoid(logits)) or Bernoulli(probs)."""
 
-    def _sample_n(self, n, seed=None):
+    def _sample_n(self, n, seed: Any = None):
         probs = self.probs_parameter()
         shape = tf.concat([[n], tf.shape(probs)], axis=0)
         return tf.cast(seeds.uniform(shape, seed, probs.dtype) < probs, self.dtype)
@@ -54,7 +55,7 @@ class RootNormal(tfp.distributions.Distribution):
     def _event_shape_tensor(self):
         return tf.shape(self.loc)[-1:]
 
-    def _sample_n(self, n, seed=None):
+    def _sample_n(self, n, seed: Any = None):
         noise = seeds.normal(tf.concat([[n], tf.shape(self.loc)], axis=0), seed, self.dtype)
         return self.loc + tf.linalg.matvec(self.root, noise)
 

@@ -5,7 +5,7 @@ XLA even with `alg="philox"`; the raw Philox bits do not, so every draw here is 
 """
 
 import zlib
-from typing import Sequence, Union
+from typing import Any, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +17,7 @@ Seed = Union[int, tf.Tensor, Sequence[int]]
 _ALG = "philox"
 
 
-def as_seed(seed: Seed) -> tf.Tensor:
+def as_seed(seed: Any) -> tf.Tensor:
     """Returns `seed` as an int32 tensor of shape (2,): one integer n is the pair (n, 0).
 
     Integers are Python's, NumPy's or tensors of integers, taken modulo 2^32. Raises UserError for anything else.

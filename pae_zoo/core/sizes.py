@@ -49,10 +49,11 @@ def affordable(options: Any) -> Iterator[None]:
 
     Raises UserError with the estimate and the flags of the record `options` behind it.
     """
-    make, left = keras.layers.Layer.add_weight, reading.available_memory()
+    layers: Any = keras.layers.Layer
+    make, left = layers.add_weight, reading.available_memory()
     count = numbers = 0
 
-    def add_weight(layer, shape=None, *args, **kwargs):
+    def add_weight(layer: Any, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
         nonlocal count, numbers
         count += 1
         numbers += math.prod(shape or ())
@@ -66,8 +67,8 @@ def affordable(options: Any) -> Iterator[None]:
 
     # Keras makes every weight by this method, those of networks, flows and models alike, and has no other place to
     # look at a weight before it is made.
-    keras.layers.Layer.add_weight = add_weight
+    layers.add_weight = add_weight
     try:
         yield
     finally:
-        keras.layers.Layer.add_weight = make
+        layers.add_weight = make

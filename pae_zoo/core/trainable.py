@@ -62,7 +62,7 @@ class Trainable(keras.Model):
         self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
         self.adapted = self.add_weight(name="adapted", shape=(), dtype="int32", initializer="zeros", trainable=False)
         self._trackers = {n: keras.metrics.Mean(name=n) for n in ("loss", *self.tracked)}
-        self._feed = None
+        self._feed: Any = None
         # Batches since `reset_metrics`; a plain variable, which is no part of the model.
         self._batches = tf.Variable(0, trainable=False, dtype=tf.int64,
                                     aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
@@ -196,7 +196,7 @@ class Trainable(keras.Model):
                 self.count_data(number)
 
     def _is_adapted(self) -> bool:
-        return bool(int(keras.ops.convert_to_numpy(self.adapted)))
+        return bool(np.asarray(keras.ops.convert_to_numpy(self.adapted)))
 
     def _counts_data(self) -> bool:
         return type(self).count_data is not Trainable.count_data

@@ -76,20 +76,29 @@ class LaplaceCallback(keras.callbacks.Callback):
         self.likelihood, self.every, self.subset = likelihood, int(every), min(int(subset), len(self.x))
         self.update, self.memory_factor = update, float(memory_factor)
         self.final, self.path, self.seed = bool(final), path, seeds.as_seed(seed)
-        self.graph: Optional[Graph] = None
+        self._graph: Optional[Graph] = None
         #: the estimate h as `ggn` gives it, refreshes so far and seconds they took
         self.curvature, self.refreshes, self.seconds = None, 0, 0.0
         # Whether the estimate is that of all data, and not one that refreshes have moved.
         self._is_whole = False
 
+    @property
+    def graph(self) -> Graph:
+        """The network; raises UserError before training has begun."""
+        if self._graph is None:
+            raise UserError("Training has not begun, so that the network is not known yet: give this to `fit` first.")
+        return self._graph
+
     # ---- while Keras trains ------------------------------------------------------------------------
 
     def on_train_begin(self, logs=None):
-        self.graph, likelihood = _network(self.model, self.likelihood)
+        model: Any = self.model
+        self._graph, likelihood = _network(model, self.likelihood)
         self.options["likelihood"] = likelihood
         seed = None if self.options["structure"] != "low_rank" and self.options["method"] == "exact" else self.seed
         options = {name: value for name, value in self.options.items() if name not in _NAMED}
-        gauss_newton.check(self.graph, *(self.options[name] for name in _NAMED), seed, options)
+        structure, method, likelihood, layers = (self.options[name] for name in _NAMED)
+        gauss_newton.check(self.graph, structure, method, likelihood, layers, seed, options)
         self._check_data()
         self._batches = 0
 
@@ -188,7 +197,7 @@ class LaplaceCallback(keras.callbacks.Callback):
             found.optimise(**self._evidence(batch_size), learn_noise=self.options["likelihood"] == "gaussian")
         return found
 
-    def _evidence(self, batch_size: int) -> dict[str, float]:
+    def _evidence(self, batch_size: int) -> dict[str, Any]:
         """Returns how well the network explains (x, y), as `WeightPosterior.optimise` takes it."""
         outputs = np.concatenate([
             self._forward(self.x[i : i + batch_size]).numpy().astype(np.float64)

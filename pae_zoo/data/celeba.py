@@ -57,9 +57,9 @@ def _read_set(folder: pathlib.Path, partitions: list, images: list) -> Raw:
             "splits are needed: fetch it again."
         )
     # All aligned images have one size; a glance at the first saves 200,000 headers.
-    shape = ImageRows(splits[0][:1]).shape
-    rows = {number: ImageRows(files, (*shape[:2], 3)) if files else None for number, files in splits.items()}
-    return Raw(rows[0], test=rows[2], valid=rows[1], source=str(folder))
+    shape = ImageRows(splits[0][:1]).shape or ()
+    rows = {number: ImageRows(files, (*shape[:2], 3)) for number, files in splits.items() if files}
+    return Raw(rows[0], test=rows[2], valid=rows.get(1), source=str(folder))
 
 
 def _partition(path: pathlib.Path) -> list[tuple[str, int]]:

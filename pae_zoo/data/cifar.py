@@ -32,9 +32,8 @@ def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
 
 
 def _read_set(folder: pathlib.Path, suffix: str) -> Raw:
-    numbers = sorted(
-        int(re.search(r"\d+", p.name)[0]) for p in folder.glob(f"data_batch_*{suffix}") if p.suffix == suffix
-    )
+    batches = [p.name for p in folder.glob(f"data_batch_*{suffix}") if p.suffix == suffix]
+    numbers = [int(match[0]) for match in (re.search(r"\d+", name) for name in batches) if match]
     names = [f"data_batch_{i}{suffix}" for i in range(1, max(numbers, default=1) + 1)] + [
         f"test_batch{suffix}"
     ]

@@ -119,7 +119,7 @@ def _missing(y: Mapping[str, Optional[np.ndarray]], label_names: tuple) -> list[
     """Tells classes that the training images lack: as a rule the same folder in another spelling."""
     if y["train"] is None or len(y) == 1:
         return []
-    numbers = np.unique(np.concatenate(list(y.values())))
+    numbers = np.unique(np.concatenate([labels for labels in y.values() if labels is not None]))
     lacking = np.setdiff1d(numbers, y["train"])
     names = dict(zip(numbers.tolist(), label_names))
     shown = reading.shown(", ".join(names[number] for number in lacking.tolist()))

@@ -1,10 +1,11 @@
 """IDX files, the format of the MNIST family, plain or gzip."""
 
+import io
 import math
 import os
 import pathlib
 import struct
-from typing import BinaryIO, Callable, Optional
+from typing import Callable, Optional
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def read(path: pathlib.Path, rank: int) -> np.ndarray:
             raise UserError(f"{path} is truncated; fetch it again.") from error
 
 
-def _read(file: BinaryIO, path: pathlib.Path, rank: int) -> np.ndarray:
+def _read(file: io.BufferedIOBase, path: pathlib.Path, rank: int) -> np.ndarray:
     magic = file.read(4)
     if len(magic) < 4:
         raise EOFError
@@ -43,7 +44,7 @@ def _read(file: BinaryIO, path: pathlib.Path, rank: int) -> np.ndarray:
         raise UserError(f"{path} claims the shape {shape}, which its {stored} bytes cannot hold; fetch it again.")
     reading.check_claim(count, stored, str(path))
     array = np.empty(count, np.uint8)
-    view, filled = memoryview(array), 0
+    view, filled = array.data, 0
     while filled < count:
         got = file.readinto(view[filled:])
         if not got:

@@ -3,11 +3,12 @@
 import collections
 import concurrent.futures
 import contextlib
+import io
 import math
 import os
 import threading
 import warnings
-from typing import Any, BinaryIO, Iterator, Optional, Sequence
+from typing import IO, Any, Iterator, Optional, Sequence, cast
 
 import numpy as np
 
@@ -27,7 +28,7 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 
 
 @contextlib.contextmanager
-def opened(file: BinaryIO, name: str):
+def opened(file: io.BufferedIOBase, name: str):
     """Opens an image of which only the header was read; raises UserError, in the block too, for what is none.
 
     Refused are more pixels than Pillow takes for safe, in the image or in a tile of it, packed data that grow beyond
@@ -39,7 +40,7 @@ def opened(file: BinaryIO, name: str):
         size = _size(file)
         counted = _Counted(file)
         try:
-            image = Image.open(counted, formats=_FORMATS)
+            image = Image.open(cast(IO[bytes], counted), formats=_FORMATS)
             counted.left = math.inf  # decoders may read byte by byte
         except Image.UnidentifiedImageError:
             raise ValueError(f"its data are none of {', '.join(_FORMATS)}")
@@ -48,7 +49,7 @@ def opened(file: BinaryIO, name: str):
                 raise UserError(f"{name} has Pillow's mode {image.mode}; allowed are images of 8 bits a channel.")
             pixels = image.width * image.height
             tile = _tile(image)
-            if tile > Image.MAX_IMAGE_PIXELS:
+            if Image.MAX_IMAGE_PIXELS is not None and tile > Image.MAX_IMAGE_PIXELS:
                 raise ValueError(f"it has tiles of {tile} pixels")
             reading.check_claim(max(pixels, tile) * len(image.getbands()), size, name, remedy="remove it")
             with _ONE_LARGE if pixels > _LARGE else contextlib.nullcontext():
@@ -61,8 +62,9 @@ _ONE_LARGE = threading.Lock()
 class _Counted:
     """A file that is read so many times, `left`, and then no more: a header of endless pieces would take hours."""
 
-    def __init__(self, file: BinaryIO):
-        self._file, self.left = file, _MOST_READS
+    def __init__(self, file: io.BufferedIOBase):
+        self._file = file
+        self.left: float = _MOST_READS
 
     def read(self, *size: int) -> bytes:
         self.left -= 1
@@ -80,7 +82,7 @@ def _tile(image: Any) -> int:
     return int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
 
 
-def _size(file: BinaryIO) -> int:
+def _size(file: io.BufferedIOBase) -> int:
     place = file.tell()
     size = file.seek(0, os.SEEK_END)
     file.seek(place)

@@ -75,7 +75,8 @@ def load(
     if static_binarise:
         splits = [_binarised(split, number) for number, split in enumerate(splits)]
     info = _stated(info, raw, splits)
-    return Dataset(name, *splits, info.shape, info, raw.log_prob, raw.label_names)
+    first, second, third = splits
+    return Dataset(name, first, second, third, info.shape, info, raw.log_prob, raw.label_names)
 
 
 def check_steps(dataset: Dataset, preprocess: Sequence[str] = (), augment: Sequence[str] = ()) -> None:
@@ -140,7 +141,9 @@ def _of_classes(name: str, raw: Raw, classes: Sequence[int], train: np.ndarray, 
         return train, test
     if raw.train_y is None:
         raise UserError(f"classes={_listed(classes)} needs labels, but {name} has none; leave classes out.")
-    test_y = raw.train_y[test] if raw.test is None else raw.test_y[test]
+    labels = raw.train_y if raw.test is None else raw.test_y
+    assert labels is not None  # readers give labels to all splits or to none
+    test_y = labels[test]
     for label in classes:
         if label not in raw.train_y[train]:
             present = _listed(np.unique(raw.train_y).tolist())
@@ -163,7 +166,9 @@ def _listed(labels: Sequence) -> str:
 def _hold_out_validation(raw: Raw, train: np.ndarray, fraction: float, classes: Sequence[int]):
     if raw.valid is not None:
         order = np.random.default_rng(SPLIT_SEED).permutation(len(train))
-        valid = np.arange(len(raw.valid)) if not len(classes) else np.flatnonzero(np.isin(raw.valid_y, classes))
+        valid = np.arange(len(raw.valid))
+        if len(classes):
+            valid = np.flatnonzero(np.isin(np.asarray(raw.valid_y), classes))
         if not len(valid):
             raise UserError(f"classes={_listed(classes)}: the validation split of {raw.source} has none of them; give "
                             "others.")
@@ -198,10 +203,8 @@ def _take(
         raise UserError(
             f"{raw.source} has splits of different shapes {sorted(shapes)}; give image_size=N or crop=H,W."
         )
-    return [
-        Split(taken[split], None if labels[split] is None else labels[split][wanted[split]])
-        for split in wanted
-    ]
+    chosen = {split: None if y is None else y[wanted[split]] for split, y in labels.items()}
+    return [Split(taken[split], chosen[split]) for split in wanted]
 
 
 def _binarised(split: Split, number: int) -> Split:

@@ -146,4 +146,4 @@ def _read(path: pathlib.Path) -> np.ndarray:
 
 
 def _by(shape: Optional[Sequence[int]]) -> str:
-    return "x".join(map(str, shape)) or "a single number"
+    return "x".join(map(str, shape or ())) or "a single number"

@@ -27,7 +27,7 @@ def read(path: pathlib.Path) -> Raw:
     for split in (split for split in SPLITS if ("x", split) in keys):
         key = keys["x", split]
         x[split] = images_or_vectors(arrays.pop(key), f"{path}: {key}")
-        labels = arrays.get(keys.get(("y", split)))
+        labels = arrays.get(keys.get(("y", split), ""))
         y[split] = None if labels is None else check_labels(labels, len(x[split]), f"{path}: {split}")
     _check_alike(x, y, path)
     rows = {split: ArrayRows(array) for split, array in x.items()}
@@ -44,11 +44,12 @@ def _keys(names: list[str], path: pathlib.Path) -> dict[tuple[str, str], str]:
     for name in names:
         match = _KEY.fullmatch(name.lower())
         split = match and (split_of(match[2]) if match[2] else "train")
-        if split and (match[1], split) in keys:
+        if not match or not split:
+            continue
+        if (match[1], split) in keys:
             raise UserError(f"{path} holds {found}; exactly one of {keys[match[1], split]} and {name} can be meant "
                             f"(keys: {_KEYS}).")
-        if split:
-            keys[match[1], split] = name
+        keys[match[1], split] = name
     if ("x", "train") not in keys:
         raise UserError(f"{path} holds {found}; exactly one of x and x_train is needed (keys: {_KEYS}).")
     for kind, split in keys:

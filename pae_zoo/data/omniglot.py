@@ -10,6 +10,7 @@ from typing import Callable, Optional
 import numpy as np
 
 from pae_zoo.data import folders
+from pae_zoo.data.images import ImageRows
 from pae_zoo.data.places import Place
 from pae_zoo.data.rows import Raw
 
@@ -36,7 +37,7 @@ def _read_set(folder: pathlib.Path, archives: list, unpacked: list) -> Raw:
         raw = folders.arrange(*folders.gather(archives, unpacked), source=str(folder), own=_SPLITS)
     else:
         raw = folders.read(folder)
-    if raw.test is None:
+    if raw.test is None and isinstance(raw.train, ImageRows):
         raw.held_out = drawn_by([name for _, name in raw.train.files], HELD_OUT_DRAWERS)
     return raw
 
@@ -44,7 +45,8 @@ def _read_set(folder: pathlib.Path, archives: list, unpacked: list) -> Raw:
 def drawn_by(names: list[str], drawers) -> Optional[np.ndarray]:
     """Returns the rows whose names end in _DD with DD in `drawers`; None unless all have that form."""
     matches = [re.search(r"_(\d\d)\.\w+$", name) for name in names]
-    if not all(matches):
+    numbers = [int(match[1]) for match in matches if match]
+    if len(numbers) < len(names):
         return None
-    rows = np.flatnonzero([int(match[1]) in drawers for match in matches])
+    rows = np.flatnonzero([number in drawers for number in numbers])
     return rows if 0 < len(rows) < len(names) else None

@@ -6,7 +6,7 @@ import os
 import pathlib
 import stat
 import zipfile
-from typing import BinaryIO, Callable, Iterator
+from typing import Callable, Iterator
 
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError
@@ -61,7 +61,8 @@ class Place:
                     yield name
 
     def _in_folder(self) -> Iterator[str]:
-        waiting, seen, repeats = [("", ())], set(), 0
+        waiting: list[tuple[str, tuple]] = [("", ())]
+        seen, repeats = set(), 0
         while waiting:
             inside, above = waiting.pop()
             place = self.path / inside
@@ -91,7 +92,7 @@ class Place:
                     yield name
 
     @contextlib.contextmanager
-    def reader(self) -> Iterator[Callable[[str], contextlib.AbstractContextManager[BinaryIO]]]:
+    def reader(self) -> Iterator[Callable[[str], contextlib.AbstractContextManager[io.BufferedIOBase]]]:
         """Yields a function from a name of `names` to the opened file; raises UserError for what is none."""
         if not self.is_archive:
             yield lambda name: _opened(self.path / name)
@@ -99,7 +100,7 @@ class Place:
         with reading.zipped(self.path) as archive:
             yield lambda name: self._member(archive, name)
 
-    def _member(self, archive: zipfile.ZipFile, name: str) -> BinaryIO:
+    def _member(self, archive: zipfile.ZipFile, name: str) -> io.BufferedIOBase:
         return io.BytesIO(reading.member_bytes(archive, self._members[name], self.label(name), MOST_BYTES, _REPAIR))
 
     def label(self, name: str) -> str:
@@ -107,7 +108,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
+def _opened(path: pathlib.Path) -> Iterator[io.BufferedIOBase]:
     with reading.opened(path, _REPAIR) as file:
         if reading.stored_bytes(file) > MOST_BYTES:
             raise UserError(f"{reading.shown(path)} has {reading.in_words(reading.stored_bytes(file))}; images of at "

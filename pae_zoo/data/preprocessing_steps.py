@@ -124,8 +124,9 @@ class Scale(Preprocessor):
     def inverse(self, y):
         return (y - self.low) / (self.high - self.low)
 
-    def value_range(self, x_range=(0.0, 1.0)):
-        return x_range and tuple(self.low + (self.high - self.low) * bound for bound in x_range)
+    def value_range(self, x_range: Range = (0.0, 1.0)) -> Range:
+        width = self.high - self.low
+        return x_range and (self.low + width * x_range[0], self.low + width * x_range[1])
 
     def get_config(self):
         return {**super().get_config(), "low": self.low, "high": self.high}
@@ -251,11 +252,11 @@ class Logit(Preprocessor):
     def inverse(self, y):
         return (tf.sigmoid(y) - self.margin) / (1 - 2 * self.margin)
 
-    def value_range(self, x_range=(0.0, 1.0)):
+    def value_range(self, x_range: Range = (0.0, 1.0)) -> Range:
         if x_range is None:
             return None
-        v = [self.margin + (1 - 2 * self.margin) * bound for bound in x_range]
-        return tuple(math.log(bound / (1 - bound)) for bound in v) if 0 < v[0] and v[1] < 1 else None
+        low, high = (self.margin + (1 - 2 * self.margin) * bound for bound in x_range)
+        return (math.log(low / (1 - low)), math.log(high / (1 - high))) if 0 < low and high < 1 else None
 
     def get_config(self):
         return {**super().get_config(), "margin": self.margin}

@@ -20,7 +20,9 @@ _CHUNK = 1024
 class Rows(Protocol):
     """A sequence of data that can be taken in any order."""
 
-    shape: Optional[tuple]  # event shape as stored, or None where the rows differ
+    @property
+    def shape(self) -> Optional[tuple]:
+        """The event shape as stored, or None where the rows differ."""
 
     def __len__(self) -> int: ...
 
@@ -61,7 +63,8 @@ class ArrayRows:
         order = np.concatenate([np.asarray(part, np.int64) for part in parts])
         if len(order) == len(self.array) and self.array.flags.writeable:
             permute_in_place(self.array, order)
-            self.array, array = None, self.array  # its order is lost: this object is spent
+            array = self.array
+            del self.array  # its order is lost: this object is spent
             return np.split(array, np.cumsum([len(part) for part in parts])[:-1])
         return [self.array[part] for part in parts]
 

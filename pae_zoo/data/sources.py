@@ -42,9 +42,9 @@ class NamedSet:
 def _digits(seed: int) -> Raw:
     from sklearn import datasets
 
-    bunch = datasets.load_digits()
-    x = (bunch.images / 16.0).astype(np.float32)[..., None]
-    return Raw(ArrayRows(x), bunch.target.astype(np.int64), source="scikit-learn")
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    x = (np.reshape(pixels, (-1, 8, 8, 1)) / 16.0).astype(np.float32)
+    return Raw(ArrayRows(x), np.asarray(labels, np.int64), source="scikit-learn")
 
 
 def _mnist_like(title: str, licence: str, tfds: str, debian: str = "") -> NamedSet:

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from typing import Callable, Iterable, Optional, Sequence
+from typing import Any, Callable, Iterable, Optional, Sequence
 
 import numpy as np
 
@@ -133,6 +133,7 @@ def read(name: str, data_dir: Optional[pathlib.Path], download: bool, hint: str 
         hint
         or f"prepare it on a machine with a network (tfds build {name}) and copy the result to --data_dir"
     )
+    builder: Any = None
     try:
         for place in [str(data_dir), None] if data_dir else [None]:
             builder = tfds.builder(name, data_dir=place, try_gcs=False)

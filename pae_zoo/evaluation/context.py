@@ -257,7 +257,8 @@ class Projection:
 
     def __init__(self, vectors: np.ndarray, name: str = "z"):
         vectors = np.asarray(vectors, np.float64)
-        self.mean, self.axes, self.shares = np.zeros(vectors.shape[1]), None, None
+        self.mean, self.shares = np.zeros(vectors.shape[1]), None
+        self.axes: np.ndarray
         if vectors.shape[1] <= 2:
             self.axes, self.labels = np.eye(vectors.shape[1]), (f"{name}[0]", f"{name}[1]")
         else:

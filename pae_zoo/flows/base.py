@@ -1,6 +1,6 @@
 """The contract of every invertible layer: `layer(x, inverse) -> (y, log|det dy/dx|)`, base to data and back."""
 
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import keras
 import tensorflow as tf
@@ -54,7 +54,7 @@ class FlowLayer(keras.layers.Layer):
         self.seed = tuple(int(word) for word in seed)
         seeds.as_seed(self.seed)
 
-    def build(self, input_shape: Sequence[int]) -> None:
+    def build(self, input_shape: Sequence[Optional[int]]) -> None:
         if self.built:
             return
         num_dims = input_shape[-1]
@@ -77,7 +77,7 @@ class FlowLayer(keras.layers.Layer):
     def call(self, x: tf.Tensor, inverse: bool = False) -> Pair:
         return on_rows(lambda rows: self.transform(rows, inverse), x)
 
-    def adapt(self, x: tf.Tensor) -> None:
+    def adapt(self, x: Any) -> None:
         """Sets what is taken from data x (n, K), given on the data side of the layer, before training."""
 
     def bijector(self) -> FlowBijector:

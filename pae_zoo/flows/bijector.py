@@ -1,6 +1,6 @@
 """A thin TFP bijector around any invertible map of ours, free of TFP's cache."""
 
-from typing import Callable
+from typing import Any, Callable
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -13,7 +13,7 @@ class _NoCache:
     would return the former result for the same tensor, and a result found outside a tape has no gradient.
     """
 
-    def __init__(self, bijector=None):
+    def __init__(self, bijector: Any = None) -> None:
         self._bijector = bijector
 
     def __get__(self, bijector, owner=None):

@@ -42,7 +42,8 @@ class Conditioner(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_parameters, self.num_dims = int(num_parameters), int(num_dims)
         self.hidden_units = tuple(int(units) for units in hidden_units)
-        self.activation = _prelu if activation == PRELU else keras.activations.get(activation)
+        self.activation: Any = _prelu if activation == PRELU else keras.activations.get(activation)
+        self.slope = None
         self.context_dim = int(context_dim)
         self.seed = tuple(int(word) for word in seed)
 
@@ -96,7 +97,7 @@ class Conditioner(keras.layers.Layer):
             if number == 0 and projected is not None:
                 h += projected
             if number < len(self.hidden_units):
-                h = _prelu(h, self.slope.value) if self.activation is _prelu else self.activation(h)
+                h = _prelu(h, self.slope.value) if self.slope is not None else self.activation(h)
         return tf.reshape(tf.transpose(h), (self.num_parameters, self.num_dims, -1))
 
     def get_config(self) -> dict[str, Any]:

@@ -27,10 +27,8 @@ class Coupling(FlowLayer):
         self.hidden_units = tuple(int(units) for units in hidden_units)
         self.activation = activation
 
-    @property
-    def num_parameters(self) -> int:
-        """Parameters of f per dimension."""
-        raise NotImplementedError(f"{type(self).__name__} defines no number of parameters.")
+    #: parameters of f per dimension
+    num_parameters: int
 
     def elementwise(self, x: tf.Tensor, parameters: tf.Tensor, inverse: bool) -> Pair:
         """Applies f to x (d, n) with parameters (p, d, n); returns (y, log|det dy/dx|) of shapes (d, n) and (n,)."""
@@ -99,10 +97,7 @@ class SplineCoupling(Coupling):
                 f"A spline needs 2 or more bins, of {elementwise.MIN_BIN} each, within [-bound, bound]; received "
                 f"bins={bins}, bound={bound}. Take fewer bins or a larger bound."
             )
-
-    @property
-    def num_parameters(self) -> int:
-        return elementwise.spline_parameters(self.bins)
+        self.num_parameters = elementwise.spline_parameters(self.bins)
 
     def elementwise(self, x, parameters, inverse):
         y, log_slope = elementwise.rational_quadratic(x, parameters, self.bound, inverse=not inverse)

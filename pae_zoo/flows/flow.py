@@ -76,7 +76,7 @@ class Flow(Trainable):
         self.whiten = bool(whiten)
         names = builder.layer_types(self.spec, self.depth)
         self.chain = builder.build(names, self.num_dims, self.seed, dtype=self.dtype_policy, **self.options)
-        self.whitening = None
+        self.whitening: Optional[Whitening] = None
         if self.whiten:
             self.whitening = Whitening(dtype=self.dtype_policy, name="whitening")
             self.whitening.build((None, self.num_dims))
@@ -129,7 +129,8 @@ class Flow(Trainable):
 
     def sample(self, num: int, seed=None) -> tf.Tensor:
         """Draws `num` data, shape (num, K); `seed` is a pair of integers, None takes the flow's next one."""
-        return self.forward(seeds.normal((num, self.num_dims), self.next_seed(seed), self.compute_dtype))[0]
+        noise = seeds.normal((num, self.num_dims), self.next_seed(seed), tf.as_dtype(self.compute_dtype))
+        return self.forward(noise)[0]
 
     def call(self, z, training: bool = False) -> tf.Tensor:
         """Returns log p(z) in nats, (..., K) -> (...)."""
@@ -150,7 +151,7 @@ class Flow(Trainable):
     def objective(self, x, seed, training):
         """Returns "loss" and "nll", both -log p(x) in nats, (batch,); training adds `noise` in whitened space."""
         v, log_det = self._rows(x), 0.0
-        if self.whiten:
+        if self.whitening is not None:
             v, log_det = self.whitening.transform(v, inverse=True)
         if training and self.noise:
             v += self.noise * seeds.normal(tf.shape(v), seed, v.dtype)
@@ -162,7 +163,7 @@ class Flow(Trainable):
         """Sets the whitening, then ActNorm layers, from data x (n, K); raises UserError if not all is finite."""
         x = self._checked(x)
         v = self._rows(x[np.linspace(0, len(x) - 1, min(len(x), ADAPT_ROWS)).astype(int)])
-        if self.whiten:
+        if self.whitening is not None:
             self.whitening.adapt(x)
             v, _ = self.whitening(v, inverse=True)
         waiting = [layer for layer in self.chain if type(layer).adapt is not FlowLayer.adapt]
@@ -175,7 +176,7 @@ class Flow(Trainable):
         super().adapt(x)
 
     @property
-    def event_shape(self) -> tuple[int, ...]:
+    def event_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The shape of one datum, (K,)."""
         return (self.num_dims,)
 

@@ -127,7 +127,7 @@ class ActNorm(FlowLayer):
         self.adapted = self.add_weight(shape=(), dtype="int64", initializer="zeros", trainable=False, name="adapted")
 
     def adapt(self, x):
-        if int(keras.ops.convert_to_numpy(self.adapted)):
+        if np.asarray(keras.ops.convert_to_numpy(self.adapted)):
             return
         x = np.asarray(x, np.float64)
         self.shift.assign(x.mean(axis=0))

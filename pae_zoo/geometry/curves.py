@@ -82,11 +82,11 @@ class CubicSpline(Family):
         return found.reshape(*t.shape, -1)
 
     def _free(self):
-        rows = [self._raw(np.float64(0.0), 0), self._raw(np.float64(1.0), 0)]
+        rows = [self._raw(np.zeros(()), 0), self._raw(np.ones(()), 0)]
         for knot in range(1, self.num_pieces):
             for order in range(3):
                 row = np.zeros((self.num_pieces, 4))
-                row[knot - 1], row[knot] = _powers(np.float64(1.0), order), -_powers(np.float64(0.0), order)
+                row[knot - 1], row[knot] = _powers(np.ones(()), order), -_powers(np.zeros(()), order)
                 rows.append(row.ravel())
         conditions = np.stack(rows)
         return np.linalg.svd(conditions, full_matrices=True)[2][len(conditions) :].T

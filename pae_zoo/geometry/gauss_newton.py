@@ -281,10 +281,10 @@ def _move(gradient, model, secants, moves):
     def up(number, move):
         step, change = secants[number, 0], secants[number, 1]
         back = tf.math.divide_no_nan(tf.reduce_sum(change * move, axis=-1), products[number])
-        return number + 1, move + (shares[number] - back)[:, None] * step
+        return number + 1, move + (found[number] - back)[:, None] * step
 
     shares = tf.TensorArray(gradient.dtype, MEMORY, element_shape=(gradient.shape[0],))
     _, rest, shares = tf.while_loop(lambda number, *_: number >= 0, down, (MEMORY - 1, rest, shares))
-    shares = shares.stack()
+    found = shares.stack()
     move = model.root * tf.linalg.matvec(model.inverse, model.root * rest)
     return -tf.while_loop(lambda number, *_: number < MEMORY, up, (0, move))[1]

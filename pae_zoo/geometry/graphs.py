@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -48,15 +48,15 @@ class GridGraph(LatentGraph):
         self.sides = np.broadcast_to(SIDES[d] if side is None else side, (d,)).astype(int)
         if self.sides.min() < 2 or np.prod(self.sides) > MOST_NODES:
             raise UserError(f"side={side} is out of range; allowed: at least 2, and {MOST_NODES:,} nodes in all.")
-        neighbours = 3**d - 1 if neighbours is None else neighbours
-        if neighbours not in (2 * d, 3**d - 1):
-            raise UserError(f"neighbours={neighbours} is not possible with {d} latents; allowed: {2 * d}, {3**d - 1}.")
+        taken = 3**d - 1 if neighbours is None else neighbours
+        if taken not in (2 * d, 3**d - 1):
+            raise UserError(f"neighbours={taken} is not possible with {d} latents; allowed: {2 * d}, {3**d - 1}.")
         self.step = (self.high - self.low) / (self.sides - 1)
         index = np.stack(np.meshgrid(*map(np.arange, self.sides), indexing="ij"), axis=-1).reshape(-1, d)
         edges = []
         for offset in itertools.product((-1, 0, 1), repeat=d):
             # Each pair once: of two opposite offsets the later one.
-            if offset > (0,) * d and (neighbours > 2 * d or sum(map(abs, offset)) == 1):
+            if offset > (0,) * d and (taken > 2 * d or sum(map(abs, offset)) == 1):
                 other = index + offset
                 inside = ((other >= 0) & (other < self.sides)).all(axis=1)
                 edges.append(np.stack([self._row(index[inside]), self._row(other[inside])], axis=1))
@@ -87,7 +87,7 @@ class GridGraph(LatentGraph):
         return self._row(cell[:, None] + corners)
 
     def _row(self, index: np.ndarray) -> np.ndarray:
-        return np.ravel_multi_index(tuple(np.moveaxis(index, -1, 0)), self.sides)
+        return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(index, -1, 0)), self.sides))
 
 
 class KNNGraph(LatentGraph):
@@ -140,8 +140,8 @@ def _cluster_centres(points: np.ndarray, num: int, seed: int) -> np.ndarray:
     from sklearn.cluster import MiniBatchKMeans
 
     # Batches of 4096 and few of them: the centres need to cover the data, no more.
-    means = MiniBatchKMeans(num, batch_size=4096, max_iter=30, n_init=1, random_state=seed)
-    return means.fit(points).cluster_centers_
+    options: dict[str, Any] = dict(batch_size=4096, max_iter=30, n_init=1, random_state=seed)
+    return np.asarray(MiniBatchKMeans(num, **options).fit(points).cluster_centers_)
 
 
 def _bridges(nodes: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -164,7 +164,7 @@ class LatentGraph:
         if lost:
             raise UserError(f"No path of finite cost joins {len(lost)} of the {len(found)} pairs, such as number "
                             f"{lost[0]}: the decoder is not finite around one of the ends. Leave them out.")
-        return found
+        return [one for one in found if one is not None]
 
     def _joints(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the nodes that points (n, d) are joined to and the costs, each (n, k); infinite where not finite."""

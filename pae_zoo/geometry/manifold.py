@@ -106,11 +106,12 @@ class Embedded(Manifold):
         values = self.features(z)
         if size <= UNROLLED:
             columns = [product(direction) for direction in tf.unstack(tf.eye(size, dtype=z.dtype))]
-            return values, Features(*(None if part[0] is None else tf.stack(part) for part in zip(*columns)))
+            spreads = [part.spread for part in columns if part.spread is not None]
+            return values, Features(tf.stack([part.mean for part in columns]), tf.stack(spreads) if spreads else None)
         if values.spread is None:
             mean = tf.map_fn(lambda e: product(e).mean, tf.eye(size, dtype=z.dtype))
             return values, Features(mean, None)
-        signature = Features(*(tf.TensorSpec(part.shape, part.dtype) for part in values))
+        signature = tf.nest.map_structure(lambda part: tf.TensorSpec(part.shape, part.dtype), values)
         return values, tf.map_fn(product, tf.eye(size, dtype=z.dtype), fn_output_signature=signature)
 
     def metric(self, z):

@@ -150,10 +150,10 @@ def coupled(solver: Solver) -> Solver:
     """
     if solver.settings.energy == "coupled":
         return solver
-    if not hasattr(solver, "_coupled"):
+    if solver.coupled is None:
         settings = dataclasses.replace(solver.settings, energy="coupled")
-        solver._coupled = Solver(solver.manifold, settings, solver.graph)
-    return solver._coupled
+        solver.coupled = Solver(solver.manifold, settings, solver.graph)
+    return solver.coupled
 
 
 def connect(solver: Solver, p, q) -> Connections:

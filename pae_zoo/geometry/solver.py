@@ -131,6 +131,7 @@ class Solver:
             raise UserError(f"init={settings.init!r} needs a graph: give a GridGraph or a KNNGraph.")
         if settings.energy == "sampled" and not isinstance(manifold, Ensemble):
             raise UserError("The sampled energy draws members, and this decoder has none; take energy='decorrelated'.")
+        self.coupled: Optional[Solver] = None  # see `maps.coupled`
         self.uses_gauss_newton = settings.energy != "sampled" and (
             settings.method == "gauss_newton"
             or settings.method == "auto" and isinstance(manifold, Embedded))
@@ -164,12 +165,10 @@ class Solver:
         or ends that are not finite.
         """
         start, end = self._ends(start, end)
-        inits = ("line", "graph") if self.settings.init == "both" else (self.settings.init,)
-        found = None
-        for name in inits:
-            one = self._from(self._initial(name, start, end), progress if name == inits[-1] else None)
-            found = one if found is None else _lower(found, one)
-        return found
+        if self.settings.init != "both":
+            return self._from(self._initial(self.settings.init, start, end), progress)
+        line = self._from(self._initial("line", start, end), None)
+        return _lower(line, self._from(self._initial("graph", start, end), progress))
 
     def straight(self, start, end) -> Geodesics:
         """Returns the straight lines between start (B, d) and end (B, d) with their energies and lengths."""
@@ -277,11 +276,12 @@ class Solver:
                 return energy, energy, part
 
             if sampling:
-                seed = (settings.seed, 1)
+                seed, members = (settings.seed, 1), self._target
+                assert isinstance(members, Ensemble)  # as __init__ has made sure
 
                 def objective(weights, step):
                     drawn, expected = sampled.energies(
-                        self._target, points(weights), numbers, seeds.fold_in(seed, step))  # fmt: skip
+                        members, points(weights), numbers, seeds.fold_in(seed, step))  # fmt: skip
                     return drawn, expected, expected
 
             rates = settings.learning_rate * tf.norm(end - start, axis=-1)

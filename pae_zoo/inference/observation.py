@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +19,8 @@ class Gaussian:
       constant_variance: that the variance does not depend on u, which halves the work of `features`.
     """
 
-    def __init__(self, mean: Callable, variance: Callable, noise=0.0, constant_variance: bool = False):
+    def __init__(self, mean: Callable, variance: Callable, noise: Any = 0.0,
+                 constant_variance: bool = False):
         self.mean, self._variance = mean, variance
         self.noise = noise if tf.is_tensor(noise) else tf.constant(np.asarray(noise, np.float64))
         self.constant_variance = constant_variance

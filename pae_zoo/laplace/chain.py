@@ -1,7 +1,7 @@
 """A decoder read as a chain of dense and elementwise maps, whose tangents and products are plain matrix products."""
 
 import math
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import keras
 import tensorflow as tf
@@ -169,10 +169,11 @@ def is_chain(decoder: keras.Model) -> bool:
 
 def read(decoder: keras.Model) -> Chain:
     """Returns the decoder at inference as a chain on flattened values; raises ValueError where `is_chain` is False."""
-    if not is_chain(decoder):
+    layers = _in_order(decoder)
+    if layers is None or not is_chain(decoder):
         raise ValueError(f"{decoder.name} is not a chain of dense and elementwise layers.")
     steps: list[Step] = []
-    for layer in _in_order(decoder):
+    for layer in layers:
         if isinstance(layer, keras.layers.Dense):
             bias = tf.convert_to_tensor(layer.bias) if layer.use_bias else None
             steps.append(Dense(tf.convert_to_tensor(layer.kernel), bias, layer.compute_dtype))
@@ -199,10 +200,11 @@ def _in_order(decoder: keras.Model) -> Optional[list[keras.Layer]]:
     return None
 
 
-def _readable(layer: keras.Layer) -> bool:
+def _readable(layer: Any) -> bool:
     # A subclass may compute anything, so classes are compared, not tested by isinstance.
+    kernel: Any = getattr(layer, "kernel", None)
     if type(layer) is keras.layers.Dense:
-        return len(layer.kernel.shape) == 2 and layer.lora_rank is None and is_elementwise(layer.activation)
+        return len(kernel.shape) == 2 and layer.lora_rank is None and is_elementwise(layer.activation)
     if type(layer) is keras.layers.Activation:
         return is_elementwise(layer.activation)
     return type(layer) in (*_ACTIVATION_LAYERS, *_SHAPE_LAYERS, *_TRAINING_LAYERS)
@@ -214,7 +216,7 @@ def _is_plain_relu(layer: keras.Layer) -> bool:
     return layer.max_value is None and not layer.negative_slope and not layer.threshold
 
 
-def _flattened(layer: keras.Layer) -> Callable[[tf.Tensor], tf.Tensor]:
+def _flattened(layer: Any) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns the layer as a function of flattened values (batch, n)."""
     shape = tuple(layer.input.shape[1:]) if len(layer.input.shape) > 2 else None
     if shape is None:

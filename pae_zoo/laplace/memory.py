@@ -2,6 +2,7 @@
 
 import math
 import os
+from typing import Any
 
 import keras
 
@@ -32,5 +33,5 @@ def check(needed: int, advice: str) -> None:
                         f"{available / 2**30:.0f} GiB. {advice}")
 
 
-def _shape(layer: keras.Layer) -> tuple[int, ...]:
+def _shape(layer: Any) -> tuple[int, ...]:
     return tuple(size or 1 for size in layer.output.shape[1:])

@@ -1,7 +1,7 @@
 """The search for the mode of p(z|y) by damped Newton steps on the linearised decoder."""
 
 import dataclasses
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import tensorflow as tf
 
@@ -110,14 +110,17 @@ class _Runner:
     def _cg(self, mu: tf.Tensor, first: bool) -> tf.Tensor:
         if first and self.search.precondition:
             return self._newton(mu)
-        product, gradient = self.system.products(mu)
+        undamped, gradient = self.system.products(mu)
+        product: Callable[[tf.Tensor], tf.Tensor] = undamped
         if self.search.schedule == "levenberg":
             # No diagonal is at hand; the curvature along the gradient stands for its mean.
-            curvature = tf.reduce_sum(gradient * product(gradient), -1) / tf.reduce_sum(gradient**2, -1)
-            undamped, damping = product, (self.damping * tf.stop_gradient(curvature))[:, None]
+            curvature = tf.reduce_sum(gradient * undamped(gradient), -1) / tf.reduce_sum(gradient**2, -1)
+            damping = (self.damping * tf.stop_gradient(curvature))[:, None]
 
-            def product(v):
+            def damped(v):
                 return undamped(v) + damping * v
+
+            product = damped
 
         factor = self.factor
 

@@ -120,6 +120,14 @@ class ExplicitSystem(System):
         return product, backward(mu, score) - mu
 
 
+def _split(decoder: keras.Model) -> tuple[chains.Chain, chains.Dense]:
+    """Returns the decoder before its last layer, and that layer; raises ValueError where it is not dense."""
+    hidden, last = chains.read(decoder).split_last()
+    if last is None:
+        raise ValueError(f"{decoder.name} does not end in a dense layer.")
+    return hidden, last
+
+
 class LastLayer:
     """The last dense layer of a decoder under a Gaussian whose variance all data share: y ~ N(W h + b, diag(p)^-1).
 
@@ -128,7 +136,7 @@ class LastLayer:
     """
 
     def __init__(self, decoder: keras.Model, likelihood: Any, dtype: tf.DType, scale=None):
-        self.hidden, last = chains.read(decoder).split_last()
+        self.hidden, last = _split(decoder)
         precision = likelihood.shared_precision(dtype, scale)
         self.kernel = tf.cast(last.kernel, dtype)
         self.bias = 0.0 if last.bias is None else tf.cast(last.bias, dtype)
@@ -145,7 +153,7 @@ class LastLayer:
     @staticmethod
     def narrows(decoder: keras.Model) -> bool:
         """Whether the layer's input is narrower than its output, so that G is smaller than W."""
-        kernel = chains.read(decoder).split_last()[1].kernel
+        kernel = _split(decoder)[1].kernel
         return kernel.shape[0] < kernel.shape[1]
 
     def pull(self, y: tf.Tensor, h: Any = None) -> tf.Tensor:

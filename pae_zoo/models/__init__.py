@@ -46,5 +46,5 @@ def describe() -> dict[str, str]:
     """Returns {name: one line} of every model."""
     lines = {}
     for name, module in MODULES.items():
-        lines[name] = module.__doc__.strip().splitlines()[0].removeprefix(f"{name}: ")
+        lines[name] = (module.__doc__ or name).strip().splitlines()[0].removeprefix(f"{name}: ")
     return lines

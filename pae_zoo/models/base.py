@@ -402,7 +402,7 @@ class Autoencoder(trainable.Trainable):
             return
         self.measure(measured)
         inputs = np.concatenate([one for one, _ in found])
-        weights = None if found[0][1] is None else np.concatenate([w for _, w in found])
+        weights = None if found[0][1] is None else np.concatenate([w for _, w in found if w is not None])
         optimizer = keras.optimizers.Adam(
             stage.settings["learning_rate"], global_clipnorm=stage.settings.get("clip_norm") or None)  # fmt: skip
         stage.part.compile(optimizer, jit_compile=self.jit_compile)

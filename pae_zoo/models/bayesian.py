@@ -161,7 +161,8 @@ class BayesianAE(codes.Codes):
         start = self._zeros(z, *self.event_shape)
 
         def step(state, count, network):
-            return _welford(count, *state, self.likelihood.mean(network.decode(z)))
+            mean, square = state
+            return _welford(count, mean, square, self.likelihood.mean(network.decode(z)))
 
         mean, square = self.over_networks(num_samples, self.next_seed(seed), step, (start, start))
         return mean, tf.sqrt(square / float(self.num_networks(num_samples)))

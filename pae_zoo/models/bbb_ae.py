@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -124,7 +125,8 @@ class BBBAE(BayesianAE):
 
     def log_densities(self, values: list, noise: list, stds: list) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns (log q, log p) in nats: of drawn weights mu + std noise, or their means over q (gaussian prior)."""
-        log_q = log_p = 0.0
+        log_q: Any = 0.0
+        log_p: Any = 0.0
         for mean, value, eps, std in zip(self.means, values, noise, stds):
             log_std = tf.reduce_sum(tf.math.log(std))
             size = float(math.prod(mean.shape)) * 0.5 * LOG_2PI

@@ -150,8 +150,10 @@ class EnsembleVAE(vae.VAE):
     def importance_estimate(self, x, num_samples, seed=None, chunk=0):
         x = inputs.shaped(x, self.event_shape)
         # A latent is decoded S times here, so fewer of them are held at once.
-        if not chunk and isinstance(x.shape[0], int):
-            chunk = max(1, importance.DECODES_PER_CHUNK // (x.shape[0] * self.num_members))
+        shape: Any = x.shape
+        batch = shape[0]
+        if not chunk and isinstance(batch, int):
+            chunk = max(1, importance.DECODES_PER_CHUNK // (batch * self.num_members))
         return super().importance_estimate(x, num_samples, seed, chunk)
 
     def _output_moments(self, outputs):
@@ -175,7 +177,7 @@ class EnsembleVAE(vae.VAE):
         # Partial: TensorFlow warns of retracing where one piece of code is traced for model after model.
         squares = tf.function(functools.partial(squares), autograph=False)
         batches = (trainable.to_float(x[i : i + batch_size]) for i in range(0, len(x), batch_size))
-        total = sum(squares(batch) for batch in batches) / len(x)
+        total: Any = sum(squares(batch) for batch in batches) / len(x)
         self.member_errors.assign(tf.reduce_sum(total, axis=list(range(1, total.shape.rank))))
         if isinstance(self.likelihood.component, likelihoods.GaussianPixel):
             self.likelihood.component.assign_scale(tf.sqrt(tf.reduce_mean(total, axis=0)))

@@ -149,8 +149,9 @@ class GaussianProcessLayer(keras.layers.Layer):
     def process(self) -> gaussian_process.GaussianProcess:
         """The Gaussian process of the weights as they are now."""
         factors = gaussian_process.Factors(**{name: tf.convert_to_tensor(w) for name, w in self.factors.items()})
+        scales: dict[str, Any] = self.scales
         return gaussian_process.GaussianProcess.from_factors(
-            factors, **self.scales, num_outputs=self.num_outputs or None)
+            factors, **scales, num_outputs=self.num_outputs or None)
 
     def condition(self, latents: np.ndarray, data: np.ndarray) -> None:
         """Sets the factors from `num_points` latents (n, K) and data (n, *event)."""

@@ -72,7 +72,7 @@ class PAE(FlowLatent, ae.AE):
             raise UserError("The flow of a PAE whitens the codes; received whiten=False. Build it with whiten=True.")
         self.flow_settings = {**_FLOW_SETTINGS, **(flow_settings or {})}
         if set(self.flow_settings) != set(_FLOW_SETTINGS):
-            raise UserError(f"flow_settings takes {', '.join(_FLOW_SETTINGS)}; received {sorted(flow_settings)}.")
+            raise UserError(f"flow_settings takes {', '.join(_FLOW_SETTINGS)}; received {sorted(flow_settings or ())}.")
 
     # ---- spaces ------------------------------------------------------------------------------------
 

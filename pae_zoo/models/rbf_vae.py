@@ -96,7 +96,7 @@ class RBFVAE(vae.VAE):
                             f"{type(component).__name__} has none. Take gaussian_decoder, or the recipe published.")
         self.rbf_settings = {**_SETTINGS, **(rbf_settings or {})}
         if set(self.rbf_settings) != set(_SETTINGS):
-            raise UserError(f"rbf_settings takes {', '.join(_SETTINGS)}; received {sorted(rbf_settings)}.")
+            raise UserError(f"rbf_settings takes {', '.join(_SETTINGS)}; received {sorted(rbf_settings or ())}.")
         self.rbf_flags = dict(rbf_centres=int(rbf_centres), rbf_alpha=float(rbf_alpha), rbf_floor=float(rbf_floor),
                               rbf_recipe=rbf_recipe)
         self.rbf = RBFPrecision(self.latent_dim, self.likelihood.num_values, rbf_centres, rbf_alpha, rbf_floor,

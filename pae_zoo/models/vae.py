@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Callable
+from typing import Callable, Optional
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -141,12 +141,13 @@ class VAE(base.Autoencoder):
         """Returns the diagonal Gaussian of the encoder's outputs for y (batch, *event)."""
         return self.diagonal(*self.encoder_outputs(y, training))
 
-    def diagonal(self, mean: tf.Tensor, raw: tf.Tensor) -> DiagonalPosterior:
+    def diagonal(self, mean: tf.Tensor, raw: Optional[tf.Tensor]) -> DiagonalPosterior:
         """Returns the diagonal Gaussian that the encoder's mean and raw scale, each (batch, K), stand for."""
+        assert raw is not None  # the encoder of a variational autoencoder gives both
         if self.posterior_std == "softplus":
             return DiagonalPosterior(mean, tf.math.softplus(raw) + 1e-6)
-        raw = tf.clip_by_value(raw, -LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
-        return DiagonalPosterior(mean, tf.exp(0.5 * raw))
+        limited = tf.clip_by_value(raw, -LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
+        return DiagonalPosterior(mean, tf.exp(0.5 * limited))
 
     def point(self, y, training=False):
         return self.posterior(y, training=training).point()

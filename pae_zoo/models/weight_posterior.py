@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -71,7 +72,7 @@ class LaplaceAE(BayesianAE):
             raise UserError(f"The encoder gives {given} numbers, {self.latent_dim} codes and as many scales, but the "
                             "curvature is that of the decoder behind the encoder, so that its codes must be all it "
                             f"gives. Let the encoder's last layer have {self.latent_dim} units.")
-        self.curvature_flags = dict(
+        self.curvature_flags: dict[str, Any] = dict(
             curvature_method=curvature_method, curvature_probes=int(curvature_probes), mix_width=int(mix_width),
             mix_pattern=mix_pattern, hybrid_layers=int(hybrid_layers), curvature_memory=int(curvature_memory),
             bayesian_layers=tuple(bayesian_layers), prior_precision=float(prior_precision),
@@ -87,7 +88,7 @@ class LaplaceAE(BayesianAE):
         # Structures that are computed in one way only are, whatever the method for others.
         ways = METHODS.get(structure, ())
         method = ways[0] if len(ways) == 1 else curvature_method
-        self.curvature_options = dict(
+        self.curvature_options: dict[str, Any] = dict(
             structure=structure, method=method, layers=tuple(bayesian_layers),
             likelihood="gaussian" if self.is_gaussian else self.likelihood, num_probes=int(curvature_probes),
             mix_width=int(mix_width), hybrid_layers=int(hybrid_layers), rank=int(rank), memory=int(curvature_memory))

@@ -108,7 +108,7 @@ def decoder_from_config(
     return _model(keras.Input((config.latent_dim,), name="z"), chain, name)
 
 
-def _model(inputs: keras.KerasTensor, chain: list[keras.Layer], name: str) -> keras.Sequential:
+def _model(inputs: Any, chain: list[keras.Layer], name: str) -> keras.Sequential:
     # Built here, layers have the paths that they will have after loading; Sequential would prepend its name.
     value = inputs
     for layer in chain:

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from typing import Callable, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import keras
 
@@ -88,10 +88,12 @@ class Maker:
         last: bool = False,
     ) -> keras.layers.Dense:
         """A linear dense layer: Glorot uniform, zero bias unless told otherwise."""
+        initial: Any = kernel or keras.initializers.GlorotUniform(seed=self.seed())
+        first: Any = bias or "zeros"
         return keras.layers.Dense(
             units,
-            kernel_initializer=kernel or keras.initializers.GlorotUniform(seed=self.seed()),
-            bias_initializer=bias or "zeros",
+            kernel_initializer=initial,
+            bias_initializer=first,
             dtype=_head_policy() if last else None,
             name=self.name("dense"),
         )
@@ -108,7 +110,7 @@ class Maker:
         last: bool = False,
     ) -> keras.Layer:
         """A linear convolution, or its transpose, with SAME padding: Glorot uniform, zero bias."""
-        layer = keras.layers.Conv2DTranspose if transpose else keras.layers.Conv2D
+        layer: Any = keras.layers.Conv2DTranspose if transpose else keras.layers.Conv2D
         return layer(
             filters,
             size,
@@ -170,7 +172,7 @@ class Maker:
         policy = _head_policy()
         if self.channels_factor == 2:
             return [zoo_layers.MeanSigmoid(shift=shift, dtype=policy, name=self.name("output"))]
-        chain = [keras.layers.Activation("sigmoid", dtype=policy, name=self.name("output"))]
+        chain: list[keras.layers.Layer] = [keras.layers.Activation("sigmoid", dtype=policy, name=self.name("output"))]
         if shift:
             chain.append(keras.layers.Rescaling(1.0, offset=shift, dtype=policy, name=self.name("shift")))
         return chain

@@ -104,7 +104,7 @@ class SpectralNorm(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.seed = int(seed)
 
-    def build(self, input_shape: Sequence[Optional[int]]) -> None:
+    def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
         super().build(input_shape)
@@ -127,10 +127,11 @@ class SpectralNorm(keras.layers.Wrapper):
             self.u.assign(u)
         kernel = tf.convert_to_tensor(layer.kernel)
         if isinstance(layer, keras.layers.Conv2D):
+            strides: Any = tuple(layer.strides)
             outputs = keras.ops.conv(
                 inputs,
                 kernel,
-                strides=list(layer.strides),
+                strides=strides,
                 padding=layer.padding,
                 data_format=layer.data_format,
                 dilation_rate=layer.dilation_rate,

@@ -56,7 +56,7 @@ def check_pair(
     return event, size
 
 
-def _input_shape(model: keras.Model, role: str, given: Optional[Shape], argument: str) -> tuple[int, ...]:
+def _input_shape(model: keras.Model, role: str, given: Optional[tuple[int, ...]], argument: str) -> tuple[int, ...]:
     """Returns the shape that the model takes without the batch axis, checked against the one given."""
     if not isinstance(model, keras.Layer):
         raise UserError(f"The {role} must be a Keras 3 model; received {type(model).__name__}.")

@@ -14,7 +14,7 @@ Values = list[tf.Tensor]
 Rule = Callable[[keras.Layer, Values, tf.Tensor], tf.Tensor]
 
 
-def _dense(layer: keras.layers.Dense, weights: Values, h: tf.Tensor) -> tf.Tensor:
+def _dense(layer: Any, weights: Values, h: tf.Tensor) -> tf.Tensor:
     """h (S, n, ..., I) and kernels (S, I, O): one batched matrix product, 2 to 4 times faster than S single ones."""
     members, flat = h.shape[0], h if h.shape.rank == 3 else tf.reshape(h, (h.shape[0], -1, h.shape[-1]))
     out = tf.matmul(flat, weights[0])
@@ -100,7 +100,7 @@ class StackedDecoder(keras.Model):
     Raises UserError for another kind of network, a number below 1, or layers with hidden state (Keras' own dropout).
     """
 
-    def __init__(self, network: keras.Sequential, num_members: int = 1, **kwargs: Any):
+    def __init__(self, network: Any, num_members: int = 1, **kwargs: Any):
         network = as_sequential(network)
         if not isinstance(network, keras.Sequential):
             raise UserError("Several decoders are stacked layer by layer, so that each must be a chain; received "
@@ -108,7 +108,8 @@ class StackedDecoder(keras.Model):
                             "keras.Sequential.")
         if not network.built:
             raise UserError(f"The decoder {network.name!r} is not built. Give it a keras.Input.")
-        if num_members < 1 or len(network.input_shape) != 2:
+        shape: Any = network.input_shape
+        if num_members < 1 or len(shape) != 2:
             raise UserError("A stack has at least one member and takes latents (batch, K); received "
                             f"num_members={num_members} and a network over {network.input_shape}.")
         hidden = [layer.name for layer in network.layers if len(layer.variables) > len(layer.weights)]
@@ -120,7 +121,7 @@ class StackedDecoder(keras.Model):
         kwargs["dtype"] = network.dtype_policy.variable_dtype
         super().__init__(**kwargs)
         self.num_members = int(num_members)
-        self._plan = _Plan(network)
+        self._plan: Any = _Plan(network)
         for layer in network.layers:
             self._plan.variables[layer.name] = [
                 self.add_weight(
@@ -151,7 +152,7 @@ class StackedDecoder(keras.Model):
         return stacked
 
     @classmethod
-    def masked(cls, network: keras.Sequential, dropout_seeds: Sequence[seeds.Seed], **kwargs: Any) -> "StackedDecoder":
+    def masked(cls, network: Any, dropout_seeds: Sequence[seeds.Seed], **kwargs: Any) -> "StackedDecoder":
         """Returns a network with dropout as a stack: member s has the masks that dropout_seeds[s] draws, for good.
 
         A mask is one for all data, the one that `dropout_noise(dropout_seeds[s], always=True)` draws for a single
@@ -319,7 +320,8 @@ def _stateless(layer: keras.Layer, weights: Values, value: tf.Tensor, training: 
     if not layer.weights:
         return layer(value, **options), []
     num = len(layer.trainable_variables)
-    return layer.stateless_call(weights[:num], weights[num:], value, **options)
+    out, others = layer.stateless_call(weights[:num], weights[num:], value, **options)[:2]
+    return out, others
 
 
 def _copies(variable: keras.Variable) -> Callable:

@@ -6,7 +6,7 @@ Figures are built without pyplot, so that no global state, display or backend of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
@@ -27,10 +27,9 @@ DPI = 100
 def new_figure(width: float, height: float) -> Figure:
     """Returns an empty figure of the given size in inches whose layout keeps labels inside."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-    return figure
+    return Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
 
 
 def pixels(figure: Figure) -> np.ndarray:
@@ -71,7 +70,7 @@ def hidden_rgb(images: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Returns images (..., H, W, C) as RGB with the pixels that are not seen in a light blue that no grey is."""
     from matplotlib.colors import to_rgb as colour_of
 
-    return np.where(seen.any(axis=-1, keepdims=True), to_rgb(images), np.float32(colour_of(COLOURS[5])))
+    return np.where(seen.any(axis=-1, keepdims=True), to_rgb(images), np.asarray(colour_of(COLOURS[5]), np.float32))
 
 
 def mosaic(images: np.ndarray, pad: int = 2) -> np.ndarray:
@@ -142,13 +141,15 @@ def points(groups: Mapping[str, np.ndarray], title: str, axis_labels: Sequence[s
     axes = figure.add_subplot()
     markers = ("o", "x", "^", "s")
     for index, (name, values) in enumerate(groups.items()):
-        style = dict(s=14, alpha=0.55, linewidths=0.0) if index != 1 else dict(s=16, alpha=0.45, linewidths=1.0)
+        size, alpha, width = (14, 0.55, 0.0) if index != 1 else (16, 0.45, 1.0)
+        style: dict[str, Any] = dict(s=size, alpha=alpha, linewidths=width)
         axes.scatter(values[:, 0], values[:, 1], color=COLOURS[index], marker=markers[index], label=name, **style)
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(axis_labels[0])
     axes.set_ylabel(axis_labels[1])
     for handle in axes.legend(fontsize=9, loc="best", framealpha=0.85).legend_handles:
-        handle.set_alpha(1.0)
+        if handle is not None:
+            handle.set_alpha(1.0)
     return figure
 
 
@@ -169,7 +170,7 @@ def latent_map(
             x, y = np.median(codes[labels == name], axis=0)
             box = dict(boxstyle="round,pad=0.2", facecolor="white", edgecolor=colour, linewidth=1.8, alpha=0.9)
             axes.text(x, y, str(name), fontsize=10, weight="bold", ha="center", va="center", bbox=box)
-    elif len(classes) > 1:
+    elif labels is not None and len(classes) > 1:
         colours = matplotlib.colormaps["viridis"](np.searchsorted(classes, labels) / (len(classes) - 1))
         axes.scatter(codes[:, 0], codes[:, 1], c=colours, s=9, alpha=0.6, linewidths=0.0)
     else:
@@ -281,6 +282,7 @@ def matrices(
     for label, members in groups.items():
         limit = max(float(np.abs(np.stack([columns[name] for name in members])).max()), 1e-12)
         places = [first + order.index(name) for name in members]
+        drawn: Any = None
         for name, place in zip(members, places):
             grid[0, place].set_title(name, fontsize=9)
             for axes, matrix in zip(grid[:, place], columns[name]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def latent_geodesics(
     thin = [effects.withStroke(linewidth=2.6, foreground="black")]
     ends = dict(marker="o", s=64, facecolors="none", edgecolors=GEODESIC, linewidths=1.8, zorder=6)
     for curve in curves:
-        style = dict(color=GEODESIC, linewidth=2.2, zorder=5, path_effects=outline)
+        style: dict[str, Any] = dict(color=GEODESIC, linewidth=2.2, zorder=5, path_effects=outline)
         axes.plot(*curve.geodesic.T, linestyle="-" if curve.good else (0, (4, 2)), **style)
         axes.plot(*curve.line.T, color=LINE, linestyle=":", linewidth=1.5, zorder=4, path_effects=thin)
         axes.scatter(*curve.line[[0, -1]].T, **{**ends, "edgecolors": "black", "linewidths": 3.6, "zorder": 5.5})
@@ -91,7 +91,7 @@ def magnification(
     for outline in ellipses:
         axes.fill(*outline.T, facecolor="#FFFFFF40", zorder=4)
         axes.plot(*outline.T, color="white", linewidth=0.9, zorder=4, path_effects=rim)
-    outlined = dict(facecolor="#FFFFFF40", edgecolor="white")
+    outlined: dict[str, Any] = dict(facecolor="#FFFFFF40", edgecolor="white")
     axes.fill([], [], label="unit speed (indicatrix)", **outlined)
     _finish(figure, axes, background, codes, title, axis_labels, classes)
     return figure
@@ -220,7 +220,7 @@ def discrimination(figures: Mapping[str, Mapping[str, float]], title: str) -> Fi
     names = list(figures)
     figure = new_figure(11.5, 1.6 + 0.34 * len(names))
     figure.suptitle(title, fontsize=11)
-    places = np.arange(len(names))
+    places, axes = np.arange(len(names)), None
     for axes, (key, heading) in zip(figure.subplots(1, len(panels), sharey=True), panels.items()):
         values = np.array([figures[name].get(key, np.nan) for name in names], np.float64)
         for place, value in zip(places, values):
@@ -242,7 +242,8 @@ def discrimination(figures: Mapping[str, Mapping[str, float]], title: str) -> Fi
         axes.grid(color="0.9", axis="x")
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8, axis="x")
-    axes.invert_yaxis()
+    if axes is not None:  # one scale for all panels
+        axes.invert_yaxis()
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -160,7 +160,7 @@ def accuracy_by_labels(
     figure = new_figure(6.6, 4.6)
     axes = figure.add_subplot()
     for index, (name, (mean, std)) in enumerate(groups.items()):
-        style = dict(color=COLOURS[index], linestyle=DASHES[index], marker=MARKERS[index])
+        style: dict[str, Any] = dict(color=COLOURS[index], linestyle=DASHES[index], marker=MARKERS[index])
         axes.plot(counts, mean, linewidth=2.0, markersize=5, label=name, **style)
         axes.fill_between(counts, mean - std, mean + std, color=COLOURS[index], alpha=0.18, linewidth=0.0)
     axes.axhline(chance, color="0.45", linewidth=1.2, label=f"chance ({chance:.2f})")

@@ -22,9 +22,9 @@ def arrays(form: Form, x, y, w, class_weight, checked: bool, where: str = "x") -
     y = x if same else None if y is None else _array(y, "y", words=True)
     if not len(x):
         raise UserError(f"{where} holds no data.")
-    is_number = y is not None and y.ndim > 1 and y.dtype.kind in _NUMBERS
+    targets = y if y is not None and y.ndim > 1 and y.dtype.kind in _NUMBERS else None
     w = None if w is None else _array(w, "sample_weight")
-    batch = standard(form, _floats(form, x), _floats(form, y) if is_number else y, w)
+    batch = standard(form, _floats(form, x), y if targets is None else _floats(form, targets), w)
     labels = y if batch.y is None else None
     for part, name in ((batch.y, "y"), (batch.w, "sample_weight"), (labels, "y")):
         if part is not None and len(part) != len(batch.x):

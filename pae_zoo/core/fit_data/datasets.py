@@ -12,7 +12,7 @@ from pae_zoo.core.fit_data.batch import REMEDY, Form, parts, refused_targets, st
 def of_element(element: tuple) -> tuple:
     """Returns (x, y, w) of what `Batch.for_keras` gave; what stands in for y has the shape of the weights."""
     x, y, w = (*element, None, None)[:3]
-    return x, y if w is None or len(y.shape) > 1 else None, w
+    return x, y if w is None or y is None or len(y.shape) > 1 else None, w
 
 
 def mapped(form: Form, dataset: tf.data.Dataset, class_weight: Optional[Mapping], checked: bool) -> tf.data.Dataset:

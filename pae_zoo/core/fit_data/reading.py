@@ -1,7 +1,7 @@
 """From what Keras' fit takes to a source: arrays, tables, lists, dicts, data sets, generators."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Optional
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any, Optional
 
 import keras
 import tensorflow as tf
@@ -47,11 +47,12 @@ def read(form: Form, x, y=None, w=None, class_weight: Optional[Mapping] = None, 
         return Batches(form, lambda: (Batch(*datasets.of_element(one)) for one in mapped), mapped, once, keep)
     table = dict(class_weight or {})
     if isinstance(x, keras.utils.PyDataset):
-        found = _Indexed(form, x, table, checked)
+        found: Any = _Indexed(form, x, table, checked)
         return Batches(form, lambda: (Batch(*datasets.of_element(found[i])) for i in range(len(found))), found)
     once = iter(x) is x
-    length = len(x) if not once and hasattr(x, "__len__") else None
-    return Batches(form, lambda: _numbered(form, x, table, checked), one_pass=once, keep=keep, length=length)
+    length = len(x) if not once and isinstance(x, Sized) else None
+    given: Any = x
+    return Batches(form, lambda: _numbered(form, given, table, checked), one_pass=once, keep=keep, length=length)
 
 
 def read_pair(form: Form, given, checked: bool = True):

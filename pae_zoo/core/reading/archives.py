@@ -2,10 +2,11 @@
 
 import contextlib
 import gzip
+import io
 import os
 import zipfile
 from pathlib import Path
-from typing import BinaryIO, Iterator
+from typing import IO, Iterator, Union
 
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.reading.budget import check_claim
@@ -39,7 +40,8 @@ def _check_members(archive: zipfile.ZipFile, path: Path, remedy: str) -> None:
         if member.flag_bits & _ENCRYPTED:
             raise UserError(f"{where} is encrypted; unpack the archive and pack it without a password.")
         if member.flag_bits & _PATCH or member.compress_type not in _METHODS:
-            method = zipfile.compressor_names.get(member.compress_type, "unknown")
+            names_of_methods = getattr(zipfile, "compressor_names", {})  # not in the documentation of Python
+            method = names_of_methods.get(member.compress_type, "unknown")
             how = "a patch" if member.flag_bits & _PATCH else f"packed by method {member.compress_type} ({method})"
             raise UserError(f"{where} is {how}; read are {' and '.join(_METHODS.values())}: pack it anew.")
         names.add(member.filename)
@@ -54,7 +56,7 @@ def member_bytes(archive: zipfile.ZipFile, name: str, where: str, limit: int, re
 
 
 @contextlib.contextmanager
-def gunzipped(path: Path, remedy: str = "fetch it again") -> Iterator[BinaryIO]:
+def gunzipped(path: Path, remedy: str = "fetch it again") -> Iterator[io.BufferedIOBase]:
     """Opens a file whose name ends in .gz unpacked, any other as it is; errors inside of the block are a UserError.
 
     A gzip file states no size that could be trusted: read as much as the content's own header claims, after
@@ -68,6 +70,8 @@ def gunzipped(path: Path, remedy: str = "fetch it again") -> Iterator[BinaryIO]:
             yield unpacked
 
 
-def stored_bytes(file: BinaryIO) -> int:
-    """Returns the size of an opened file as it is stored, packed or not."""
+def stored_bytes(file: Union[io.BufferedIOBase, IO[bytes], None]) -> int:
+    """Returns the size of an opened file as it is stored, packed or not; raises ValueError for one that is closed."""
+    if file is None:
+        raise ValueError("the file is closed")
     return os.fstat(file.fileno()).st_size

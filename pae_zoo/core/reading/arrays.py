@@ -4,12 +4,13 @@ A header is matched, not evaluated, so that neither depth nor size of a hostile 
 """
 
 import dataclasses
+import io
 import math
 import re
 import struct
 import zipfile
 from pathlib import Path
-from typing import BinaryIO, Collection, Optional
+from typing import IO, Collection, Optional, Union, cast
 
 import numpy as np
 
@@ -69,7 +70,8 @@ def npz(path: Path, what: str = ".npz file", remedy: str = "write it with numpy.
         for name in wanted:
             with archive.open(members[name]) as file:
                 file.read(headers[name].length)
-                found[name] = _array(file, headers[name], f"{shown(path)}: {shown(name)}", remedy)
+                where = f"{shown(path)}: {shown(name)}"
+                found[name] = _array(cast(io.BufferedIOBase, file), headers[name], where, remedy)
         return found
 
 
@@ -103,7 +105,7 @@ def npy(path: Path, what: str = ".npy file", remedy: str = "write it with numpy.
         return _array(file, header, shown(path), remedy)
 
 
-def read_header(file: BinaryIO, where: str) -> Header:
+def read_header(file: Union[io.BufferedIOBase, IO[bytes]], where: str) -> Header:
     """Returns the header at the start of `file`, which then stands at the data; raises UserError for no plain array."""
     start = file.read(len(_MAGIC) + 2)
     if start[: len(_MAGIC)] != _MAGIC or len(start) < len(_MAGIC) + 2 or start[-2] not in (1, 2, 3):
@@ -164,11 +166,11 @@ def _check_size(header: Header, size: int, where: str, remedy: str) -> None:
                         f"{left}; it is broken: {remedy}.")
 
 
-def _array(file: BinaryIO, header: Header, where: str, remedy: str) -> np.ndarray:
+def _array(file: io.BufferedIOBase, header: Header, where: str, remedy: str) -> np.ndarray:
     """Reads the data behind a header; the end of a zip member, where its check sum is held against it, is reached."""
     array = np.empty(header.shape[::-1] if header.fortran else header.shape, header.dtype)
     if header.nbytes:
-        view, filled = memoryview(array.reshape(-1).view(np.uint8)), 0
+        view, filled = array.reshape(-1).view(np.uint8).data, 0
         while filled < header.nbytes:
             got = file.readinto(view[filled : filled + _PIECE])
             if not got:

@@ -1,10 +1,11 @@
 """Regular files alone: what a path names is looked at before it is opened, since a pipe or a device may never end."""
 
 import contextlib
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, Iterator, Union
+from typing import Iterator, Union
 
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.reading.budget import check_memory, in_words
@@ -57,7 +58,7 @@ def regular(path: Path, remedy: str = "check the path") -> os.stat_result:
 
 
 @contextlib.contextmanager
-def opened(path: Path, remedy: str = "check the path") -> Iterator[BinaryIO]:
+def opened(path: Path, remedy: str = "check the path") -> Iterator[io.BufferedIOBase]:
     """Opens a regular file for reading, never waiting for a writer; raises UserError for anything else."""
     path = locate(path)
     regular(path, remedy)

@@ -108,7 +108,7 @@ def _check(raw: bytes) -> None:
             raise pickle.UnpicklingError(f"it uses {code.name}, which no plain array needs")
         if number > _MOST_STEPS:
             raise pickle.UnpicklingError(f"it has over {_MOST_STEPS} instructions")
-        if code.name in _MEMO and argument > number:
+        if code.name in _MEMO and int(argument or 0) > number:
             raise pickle.UnpicklingError("it keeps notes far beyond its size")
 
 

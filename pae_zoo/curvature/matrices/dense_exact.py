@@ -113,6 +113,7 @@ def level_diagonals(
     """
     top = len(levels) - 2
     outer, kernel = h * levels[-1].slope ** 2, levels[top].kernel
+    assert kernel is not None  # only the output has none
     if is_shared:
         outer = outer[:1]
     inner = tf.matmul(outer, kernel**2, transpose_b=True)
@@ -180,7 +181,7 @@ class _Descent:
             squares = self.levels[self.top - 1].kernel ** 2
             excess = tf.matmul(inputs[str(self.top)] ** 2 * self.inner, squares, transpose_b=True)
             sums[self.top - 1] = tf.nn.relu(sums[self.top - 1] - self.jitter * excess)
-        while level > lowest:
+        while matrix is not None and level > lowest:
             rows, end = root(matrix)[0], (stops.pop(0) if stops else lowest)
             matrix = self._down(rows, level, end, inputs, sums, is_counted=True)
             level = end

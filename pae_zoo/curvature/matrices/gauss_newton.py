@@ -197,13 +197,12 @@ def _diag(graph: Graph, x, hessian, blocks, options: Options, seed) -> tf.Tensor
         top = []
     rest = [block for block in blocks if block not in found and block not in top]
     if top or rest:
-        budget = _budget(run, blocks, sum(block.size for block in blocks), options)
-        collector = sweeps.diagonals(run)
-    if top:
-        found.update(zip(top, sweeps.all_rows(run, hessian, top, collector, budget)))
-    if rest:
-        sums = sweeps.sampled(run, hessian, rest, collector, seed, options.num_probes, budget)
-        found.update(zip(rest, sums))
+        budget, collector = _budget(run, blocks, sum(block.size for block in blocks), options), sweeps.diagonals(run)
+        if top:
+            found.update(zip(top, sweeps.all_rows(run, hessian, top, collector, budget)))
+        if rest:
+            sums = sweeps.sampled(run, hessian, rest, collector, seed, options.num_probes, budget)
+            found.update(zip(rest, sums))
     return flatten([one for block in blocks for one in found[block]])
 
 

@@ -30,7 +30,7 @@ class OutputHessian:
 
     def probe(self, output: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """Returns root^T noise for noise (R, B, *event): of covariance H where that of the noise is the identity."""
-        return noise * tf.sqrt(self.diagonal(output))[None]
+        return noise * tf.sqrt(self._known_diagonal(output))[None]
 
     def root_rows(self, output: tf.Tensor, start: tf.Tensor, num: int) -> tf.Tensor:
         """Returns rows start, ..., start + num - 1 (num, B, *event) of a root R of H = R^T R; zeros beyond its last.
@@ -41,7 +41,13 @@ class OutputHessian:
 
     def apply(self, output: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         """Returns H v for v (R, B, *event)."""
-        return v * self.diagonal(output)[None]
+        return v * self._known_diagonal(output)[None]
+
+    def _known_diagonal(self, output: tf.Tensor) -> tf.Tensor:
+        found = self.diagonal(output)
+        if found is None:
+            raise NotImplementedError(f"{type(self).__name__} has a Hessian that is not diagonal, and defines no root.")
+        return found
 
 
 class Gaussian(OutputHessian):

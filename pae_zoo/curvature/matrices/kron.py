@@ -32,7 +32,7 @@ class Kron(NamedTuple):
 
     input_factor: tf.Tensor
     output_factor: tf.Tensor
-    count: tf.Tensor
+    count: tf.Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class KronDiagonal(NamedTuple):

@@ -61,7 +61,7 @@ def compute(
     budget = sweeps.check_memory(
         run, 2 * x.dtype.size * count * rows**2, memory, f"structure='last_layer' of {block.name!r}",
         "Take structure='kron' or 'diag' with layers='last', or a larger memory.")
-    if form == FULL:
+    if form == FULL or curvature is None:
         ((matrix,),) = sweeps.all_rows(run, hessian, [block], sweeps.blocks_of_layers(run), budget)
         return LastLayer(matrix[None])
     return LastLayer(_weighted_moments(step, run.inputs[step], curvature, count, rows))

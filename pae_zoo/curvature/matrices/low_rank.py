@@ -90,7 +90,7 @@ def eigenpairs(sketch: Sketch) -> tuple[np.ndarray, np.ndarray]:
                         "data it was computed with.")
     size, rank = image.shape
     dtype = tf.as_dtype(image.dtype)
-    omega = np.stack([_column(sketch.seed, index, size, dtype).numpy() for index in range(rank)], axis=1)
+    omega = np.stack([_column(sketch.seed, tf.constant(index), size, dtype).numpy() for index in range(rank)], axis=1)
     omega, rounding = omega.astype(np.float64), np.finfo(image.dtype).eps
     image = image.astype(np.float64)
     shift = rounding * np.linalg.norm(image) / np.sqrt(size)

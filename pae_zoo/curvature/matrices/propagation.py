@@ -6,7 +6,7 @@ arXiv 2206.15078, section 3.
 """
 
 import warnings
-from typing import Callable, Iterable, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence, Union
 
 import keras
 import tensorflow as tf
@@ -30,6 +30,12 @@ class State(NamedTuple):
 
     m: Optional[tf.Tensor] = None
     full: Optional[tf.Tensor] = None
+
+    @property
+    def diagonal(self) -> tf.Tensor:
+        """The diagonal, of a state that is not carried in full."""
+        assert self.m is not None
+        return self.m
 
 
 def diagonal(
@@ -100,7 +106,9 @@ class _Pass:
       full: where given, M is full by the inputs of these steps, and by no others.
     """
 
-    def __init__(self, run: record.Record, chosen: set[Step], full_width: int, full: Optional[set[Step]]):
+    def __init__(
+        self, run: record.Record, chosen: set[Step], full_width: int, full: Optional[set[Union[Step, Parallel]]]
+    ):
         self.record, self.chosen, self.full_width, self.full = run, chosen, full_width, full
         self.found: dict[Step, list[tf.Tensor]] = {}
 
@@ -117,8 +125,8 @@ class _Pass:
         self._descend(self.record.graph.chain, state, False)
         return self.found
 
-    def _descend(self, chain: Chain, state: State, to_input: bool) -> Optional[State]:
-        """Takes M through a chain; returns it by the chain's input if that is asked for."""
+    def _descend(self, chain: Chain, state: State, to_input: bool) -> State:
+        """Takes M through a chain; returns it where it ended, by the chain's input if that is asked for."""
         needed, below = [], to_input
         for step in chain.steps:
             needed.append(below)
@@ -129,9 +137,9 @@ class _Pass:
             else:
                 if step in self.chosen:
                     self.found[step] = self._weights(step, state)
-                state = self._input(step, state) if further else None
+                state = self._input(step, state) if further else state
             if not further:
-                return None
+                break
         return state
 
     def _weights(self, step: Step, state: State) -> list[tf.Tensor]:
@@ -142,10 +150,10 @@ class _Pass:
             rows = _rows(state.full, self.record.outputs[step])
             return rule.squares(step.layer, a, rows)
         if rule.diag_weights is not None:
-            return rule.diag_weights(step.layer, a, state.m)
+            return rule.diag_weights(step.layer, a, state.diagonal)
         shapes = [tuple(variable.shape) for variable in step.variables]
         return self._by_unit_rows(
-            state.m, self.record.outputs[step], a, lambda rows: rule.squares(step.layer, a, rows), shapes)
+            state.diagonal, self.record.outputs[step], a, lambda rows: rule.squares(step.layer, a, rows), shapes)
 
     def _input(self, step: Step, state: State) -> State:
         """Returns M by the input of a step from M by its output."""
@@ -167,7 +175,7 @@ class _Pass:
         if state.full is not None:
             full = state.full * flat[:, :, None] * flat[:, None, :]
             return State(full=full) if to_full else State(m=tf.reshape(tf.linalg.diag_part(full), tf.shape(slope)))
-        m = state.m * slope**2
+        m = state.diagonal * slope**2
         return State(full=tf.linalg.diag(_flat(m))) if to_full else State(m=m)
 
     def _by_rows(self, steps: list, state: State, a: tf.Tensor, y: tf.Tensor, to_full: bool) -> State:
@@ -184,7 +192,7 @@ class _Pass:
             (found,) = down(_rows(state.full, y))
         else:
             shape = (pieces.size(a, 0), _size(a), _size(a)) if to_full else (pieces.size(a, 0), *a.shape[1:])
-            (found,) = self._by_unit_rows(state.m, y, a, down, [shape])
+            (found,) = self._by_unit_rows(state.diagonal, y, a, down, [shape])
         return State(full=found) if to_full else State(m=found)
 
     def _by_unit_rows(
@@ -202,7 +210,7 @@ class _Pass:
 
         return pieces.total(some, -(-size // piece), shapes, y.dtype)
 
-    def _parallel(self, parallel: Parallel, state: State, further: bool) -> Optional[State]:
+    def _parallel(self, parallel: Parallel, state: State, further: bool) -> State:
         run = self.record
         a, y = run.inputs[parallel], run.outputs[parallel]
         ends = [run.outputs[branch.steps[-1]] if branch.steps else a for branch in parallel.branches]
@@ -214,12 +222,12 @@ class _Pass:
             for branch, part in zip(parallel.branches, self._split(parallel, state, ends))
         ]
         if not further:
-            return None
+            return state
         if by_rows:
             return self._by_rows([parallel], state, a, y, to_full)
-        m = tf.add_n([tf.broadcast_to(one.m, tf.shape(a)) for one in found])
+        m = tf.add_n([tf.broadcast_to(one.diagonal, tf.shape(a)) for one in found])
         if isinstance(parallel.merge, keras.layers.Add):
-            m = tf.nn.relu(m + 2 * state.m * self._common(parallel, a))
+            m = tf.nn.relu(m + 2 * state.diagonal * self._common(parallel, a))
         return State(m=m)
 
     def _split(self, parallel: Parallel, state: State, ends: Sequence[tf.Tensor]) -> list[State]:
@@ -246,7 +254,8 @@ class _Pass:
 
     def _own_slopes(self, branch: Chain) -> Optional[tf.Tensor]:
         """Returns diag(J) of a branch of functions of single values and up to two dense layers, else None."""
-        slopes, kernels = [1.0], []
+        slopes: list[Any] = [1.0]
+        kernels: list[tf.Tensor] = []
         for step in branch.steps:
             if isinstance(step, Parallel):
                 return None
@@ -338,7 +347,7 @@ def _diagonal_hessian(hessian: OutputHessian, output: tf.Tensor) -> tf.Tensor:
         return p * (1 - p)
     found = hessian.diagonal(output)
     if found is None:
-        return tf.reduce_sum(hessian.root_rows(output, 0, _size(output)) ** 2, 0)
+        return tf.reduce_sum(hessian.root_rows(output, tf.constant(0), _size(output)) ** 2, 0)
     return found[:1] if is_shared(hessian) else found
 
 
@@ -346,7 +355,7 @@ def _full_hessian(hessian: OutputHessian, output: tf.Tensor) -> tf.Tensor:
     found = hessian.diagonal(output)
     if found is not None:
         return tf.linalg.diag(_flat(found))
-    rows = hessian.root_rows(output, 0, _size(output))
+    rows = hessian.root_rows(output, tf.constant(0), _size(output))
     rows = tf.reshape(rows, (_size(output), -1, _size(output)))
     return tf.einsum("rbi,rbj->bij", rows, rows)
 

@@ -26,7 +26,7 @@ class Record:
     """
 
     graph: Graph
-    inputs: dict[Step, tf.Tensor]
+    inputs: dict[Union[Step, Parallel], tf.Tensor]
     outputs: dict[Union[Step, Parallel], tf.Tensor]
     output: tf.Tensor
     fallback: bool = False
@@ -65,10 +65,10 @@ class Record:
         chosen: set[Step],
         visit: Optional[Visit],
         to_input: bool = False,
-    ) -> Optional[tf.Tensor]:
-        """Takes rows by the output of `steps`, some in a row, through them; returns them by the input, or None.
+    ) -> tf.Tensor:
+        """Takes rows by the output of `steps`, some in a row, through them; returns them where they ended.
 
-        None where nothing further down is chosen, unless `to_input` asks for them.
+        That is the input if `to_input` asks for it, else the first step below which nothing is chosen.
         """
         # Steps above which a chosen one lies further down.
         needed, below = [], to_input
@@ -79,22 +79,22 @@ class Record:
             if isinstance(step, Parallel):
                 rows = self._through(step, rows, chosen, visit, further)
                 if not further:
-                    return None
+                    return rows
                 continue
-            if step in chosen:
+            if visit is not None and step in chosen:
                 visit(step, rows)
             if not further:
-                return None
+                return rows
             rows = self.vjp(step, rows)
         return rows
 
-    def _through(self, parallel: Parallel, rows, chosen, visit, further: bool) -> Optional[tf.Tensor]:
+    def _through(self, parallel: Parallel, rows, chosen, visit, further: bool) -> tf.Tensor:
         parts = split(parallel, rows, [self._end(parallel, branch).shape for branch in parallel.branches])
         found = [
             self.descend(branch.steps, part, chosen, visit, to_input=further)
             for branch, part in zip(parallel.branches, parts)
         ]
-        return tf.add_n(found) if further else None
+        return tf.add_n(found) if further else rows
 
     def _end(self, parallel: Parallel, branch: Chain) -> tf.Tensor:
         return self.outputs[branch.steps[-1]] if branch.steps else self.inputs[parallel]

@@ -66,7 +66,7 @@ def sampled(
     hessian: OutputHessian,
     blocks: Sequence[Block],
     collector: Collector,
-    seed: seeds.Seed,
+    seed: Optional[seeds.Seed],
     num_probes: int,
     budget: int,
 ) -> list[list[tf.Tensor]]:
@@ -76,7 +76,7 @@ def sampled(
     diagonal H none at all in the last layer. Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433.
     """
     chosen = [record.graph.step_of(block) for block in blocks]
-    output = record.output
+    output, seed = record.output, seeds.as_seed(seed)
     noise = tf.sign(seeds.uniform((num_probes, pieces.size(output, 0), *output.shape[1:]), seed, output.dtype) - 0.5)
     piece = min(num_probes, rows_at_once(record, budget))
     noise = pieces.pad(noise, 0, piece)
@@ -108,7 +108,7 @@ def all_rows(
         narrow = record.inputs[steps[start]] if start else None
         sums, gram = _segment(record, source, num_rows, (start, stop), inside, collector, narrow, budget)
         found.update(zip(inside, sums))
-        if narrow is not None:
+        if narrow is not None and gram is not None:
             root, stop, num_rows = root_of(gram), start, _values(narrow)
             source = functools.partial(_rows_of, root, narrow)
     return [found[step] for step in chosen]
@@ -163,7 +163,7 @@ def cuts(record: Record, blocks: Sequence[Block], budget: int) -> list[int]:
 
     @functools.cache
     def best(stop: int, rows: int) -> tuple[float, tuple[int, ...]]:
-        options = [(rows * sum(costs[first:stop]), ())]
+        options: list[tuple[float, tuple[int, ...]]] = [(rows * sum(costs[first:stop]), ())]
         for cut in range(first + 1, stop):
             if 2 * widths[cut] <= rows and 2 * matrices * widths[cut] ** 2 <= budget:
                 below, further = best(cut, widths[cut])
@@ -195,14 +195,14 @@ def batch(record: Record) -> int:
     return record.output.shape[0] or 128
 
 
-def check_memory(record: Record, result_bytes: int, memory: int, what: str, advice: str) -> int:
+def check_memory(record: Record, result_bytes: int, memory: float, what: str, advice: str) -> int:
     """Returns the bytes left for rows in flight, of `memory` MiB; raises UserError where not even one row fits."""
     fixed = result_bytes + forward_bytes(record)
     allowed = memory * 2**20
     if fixed + row_bytes(record) > allowed:
         raise UserError(f"{what} of {record.graph.models[-1].name!r} needs {mib(fixed + row_bytes(record))} MiB for "
                         f"{batch(record)} data; memory={memory} MiB are allowed. {advice}")
-    return allowed - fixed
+    return int(allowed - fixed)
 
 
 def mib(count: int) -> str:
@@ -246,5 +246,5 @@ def _branches(parallel) -> list[Step]:
     return [one for branch in parallel.branches for one in branch.flat()]
 
 
-def _values(tensor: Optional[tf.Tensor]) -> int:
+def _values(tensor: tf.Tensor) -> int:
     return math.prod(tensor.shape[1:])

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import math
-from typing import Callable, Iterator, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, Optional, Sequence, Union
 
 import keras
 import tensorflow as tf
@@ -142,14 +142,15 @@ class Graph:
             names = ", ".join(repr(model.name) for model in self.models)
             raise UserError(f"{names} holds no weight that trains, so there is no curvature by its weights. Take "
                             "layers with weights, and set trainable=True where they are frozen.")
-        words = [layers] if isinstance(layers, str) else list(layers)
-        words = [word.strip() for part in words for word in part.split(",") if word.strip()]
+        given: list[str] = [layers] if isinstance(layers, str) else list(layers)
+        words = [word.strip() for part in given for word in part.split(",") if word.strip()]
         if words == [ALL]:
             return list(self.blocks)
         if words == [LAST]:
             return self.blocks[-1:]
-        if words in ([ENCODER], [DECODER]):
-            if len(self.models) < 2:
+        if len(words) == 1 and words[0] in (ENCODER, DECODER):
+            number = len(self.models)
+            if number < 2:
                 raise UserError(f"layers={words[0]!r} needs a sequence of models, such as (encoder, decoder); received "
                                 f"the single model {self.models[0].name!r}.")
             first = {id(variable) for variable in self.models[0].trainable_variables}
@@ -197,9 +198,14 @@ def flatten(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.concat([tf.reshape(tensor, (-1,)) for tensor in tensors], axis=0)
 
 
+def as_list(models: Any) -> list[Any]:
+    """Returns one model, or several that are applied in turn, as a list."""
+    return list(models) if isinstance(models, (list, tuple)) else [models]
+
+
 def read(model: Union[keras.Model, Sequence[keras.Model]]) -> Graph:
     """Returns a built model, or a sequence of models applied in turn, as a `Graph`; raises UserError."""
-    models = list(model) if isinstance(model, (list, tuple)) else [model]
+    models = as_list(model)
     for one in models:
         if not isinstance(one, keras.Layer):
             raise UserError(f"The curvature is that of a Keras model; received {type(one).__name__}.")
@@ -209,7 +215,7 @@ def read(model: Union[keras.Model, Sequence[keras.Model]]) -> Graph:
     return Graph(models)
 
 
-def _steps(layer: keras.Layer) -> list[Union[Step, Parallel]]:
+def _steps(layer: Any) -> list[Union[Step, Parallel]]:
     """Returns the steps of a layer or model, nested ones unrolled."""
     if isinstance(layer, keras.layers.InputLayer):
         return []
@@ -219,10 +225,13 @@ def _steps(layer: keras.Layer) -> list[Union[Step, Parallel]]:
     if isinstance(layer, keras.Model) and hasattr(layer, "operations") and type(layer).call is _FUNCTIONAL.call:
         return _functional(layer)
     if isinstance(layer, keras.layers.Activation):
-        return [] if layer.activation is keras.activations.linear else [Step(layer, layer.activation)]
-    inner = layer.layer if isinstance(layer, (zoo_layers.SpectralNorm, keras.layers.SpectralNormalization)) else layer
+        activation: Any = layer.activation
+        return [] if activation is keras.activations.linear else [Step(layer, activation)]
+    normed = isinstance(layer, (zoo_layers.SpectralNorm, keras.layers.SpectralNormalization))
+    inner: Any = layer.layer if normed else layer
     if isinstance(inner, _WITH_ACTIVATION) and inner.activation is not keras.activations.linear:
-        return [Step(layer), Step(layer, inner.activation)]
+        following: Any = inner.activation
+        return [Step(layer), Step(layer, following)]
     return [Step(layer)]
 
 
@@ -234,7 +243,7 @@ def _functional(model: keras.Model) -> list[Union[Step, Parallel]]:
     return [step for _, steps in _path(model.outputs[0], model.name, {}) for step in steps]
 
 
-def _path(tensor: keras.KerasTensor, name: str, known: dict[tuple, list]) -> list[tuple[tuple, list]]:
+def _path(tensor: Any, name: str, known: dict[tuple, list]) -> list[tuple[tuple, list]]:
     """Returns [(tensor's key, steps that lead to it from the one before)] from the model's input to `tensor`.
 
     `known` keeps the paths found so far: without it a stack of skips would take time exponential in its height.

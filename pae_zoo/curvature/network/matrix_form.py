@@ -6,7 +6,7 @@ a_t the inputs with a 1 for the bias (n_in,) and d_t the derivative by the outpu
 """
 
 import math
-from typing import Sequence
+from typing import Any, Sequence
 
 import keras
 import tensorflow as tf
@@ -14,13 +14,14 @@ import tensorflow as tf
 PLAIN, TRANSPOSED, NONE = "plain", "transposed", ""
 
 
-def form_of(layer: keras.Layer) -> str:
+def form_of(layer: Any) -> str:
     """Returns how the weights of a layer make a matrix: `PLAIN`, `TRANSPOSED` for kernels (..., out, in), or `NONE`."""
     # Frozen parts and low-rank adapters leave other variables than a kernel and a bias.
     if len(layer.trainable_variables) != 1 + bool(getattr(layer, "use_bias", False)):
         return NONE
+    kernel: Any = getattr(layer, "kernel", None)
     if type(layer) is keras.layers.Dense:
-        return PLAIN if layer.trainable_variables[0].shape == layer.kernel.shape else NONE
+        return PLAIN if layer.trainable_variables[0].shape == kernel.shape else NONE
     if getattr(layer, "data_format", "") != "channels_last":
         return NONE
     if type(layer) in (keras.layers.Conv1D, keras.layers.Conv2D) and layer.groups == 1:

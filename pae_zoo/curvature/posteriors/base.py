@@ -109,7 +109,7 @@ class WeightPosterior(keras.layers.Layer):
 
     # ---- scales and mean ---------------------------------------------------------------------------
 
-    def assign_mean(self, values: Union[tf.Tensor, Sequence[tf.Tensor]]) -> None:
+    def assign_mean(self, values: Any) -> None:
         """Sets the mean from a flat vector (P,) or a tensor for each weight of the network; raises UserError."""
         if isinstance(values, (list, tuple)):
             values = tf.concat([tf.reshape(tf.cast(value, self.mean.dtype), (-1,)) for value in values], axis=0)
@@ -207,16 +207,16 @@ class WeightPosterior(keras.layers.Layer):
     def evidence_of(self, **fit: Any) -> evidence.Evidence:
         """Returns the evidence as a function of the scales; arguments are those of `evidence.Fit`."""
         norms = [float((np.asarray(piece, np.float64) ** 2).sum()) for piece in self.layout.pick(self.mean.numpy())]
-        return evidence.Evidence(self.spectrum(), norms, evidence.Fit(**fit), float(self.kappa.numpy()))
+        return evidence.Evidence(self.spectrum(), np.array(norms), evidence.Fit(**fit), float(self.kappa.numpy()))
 
-    def log_evidence(self, sse: Optional[float] = None, num_values: Optional[int] = None,
+    def log_evidence(self, sse: Optional[float] = None, num_values: Optional[float] = None,
                      log_likelihood: Optional[float] = None) -> float:
         """Returns log Z in nats at the scales as they are: of Gaussian data from their squared error at the mean and
         the number of values, of others from their log likelihood."""
         function = self.evidence_of(sse=sse, num_values=num_values, log_likelihood=log_likelihood)
         return function(self.prior_precision.numpy(), float(self.noise_variance.numpy()))
 
-    def optimise(self, sse: Optional[float] = None, num_values: Optional[int] = None,
+    def optimise(self, sse: Optional[float] = None, num_values: Optional[float] = None,
                  log_likelihood: Optional[float] = None, *, per_layer: bool = False, learn_noise: bool = True,
                  method: str = "fixed_point") -> evidence.Scales:
         """Sets gamma and sigma^2 to those of the largest evidence, from where they are, and returns them.
@@ -248,7 +248,8 @@ class WeightPosterior(keras.layers.Layer):
         note = json.dumps({"class": type(self).__name__, "config": self.get_config()})
         with files.file(Path(path)) as temporary:
             with open(temporary, "wb") as file:
-                np.savez(file, posterior=np.array(note), **self.state())
+                arrays: dict[str, Any] = {"posterior": np.array(note), **self.state()}
+                np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Union[str, Path], model: Optional[Source] = None) -> "WeightPosterior":
@@ -343,7 +344,7 @@ def triangular_factor(matrix: tf.Tensor, scale: tf.Tensor, prior: tf.Tensor) -> 
     return tf.cond(ok, lambda: lower, without_rounding)
 
 
-def variables_of(source: Source) -> list:
+def variables_of(source: Any) -> list:
     """Returns the trainable variables of the models that a layout was read from, if it was."""
     if hasattr(source, "variables") and hasattr(source, "blocks"):
         return list(source.variables)

@@ -27,9 +27,11 @@ class Spectrum(Protocol):
 
     def log_det(self, gamma: np.ndarray, scale: float) -> float:
         """Returns log |c G + Gamma|."""
+        ...
 
     def effective(self, gamma: np.ndarray, scale: float) -> np.ndarray:
         """Returns P_l - gamma_l tr (c G + Gamma)^-1_ll, how many weights of each block the data determine, (L,)."""
+        ...
 
 
 def _eigenvalues(values) -> np.ndarray:
@@ -95,17 +97,17 @@ class Fit:
     """
 
     sse: Optional[float] = None
-    num_values: Optional[int] = None
+    num_values: Optional[float] = None
     log_likelihood: Optional[float] = None
 
     def __post_init__(self):
-        gaussian = self.sse is not None or self.num_values is not None
-        if gaussian == (self.log_likelihood is not None) or (self.sse is None) != (self.num_values is None):
+        given = self.sse is not None, self.num_values is not None, self.log_likelihood is not None
+        if given not in ((True, True, False), (False, False, True)):
             raise UserError(f"The evidence takes either sse and num_values, or log_likelihood; received {self}.")
-        if gaussian and not (math.isfinite(self.sse) and self.sse >= 0 and self.num_values >= 1):
+        if self.is_gaussian and not (math.isfinite(self.error) and self.error >= 0 and self.count >= 1):
             raise UserError(f"sse must be finite and not negative, num_values 1 or more; received {self.sse!r} and "
                             f"{self.num_values!r}.")
-        if not gaussian and not math.isfinite(self.log_likelihood):
+        if self.log_likelihood is not None and not math.isfinite(self.log_likelihood):
             raise UserError(f"log_likelihood must be finite; received {self.log_likelihood!r}.")
 
     @property
@@ -113,14 +115,24 @@ class Fit:
         """Whether there is a noise variance."""
         return self.log_likelihood is None
 
+    @property
+    def error(self) -> float:
+        """The squared error, 0 where the likelihood is no Gaussian."""
+        return 0.0 if self.sse is None else self.sse
+
+    @property
+    def count(self) -> float:
+        """The number of values, 0 where the likelihood is no Gaussian."""
+        return 0.0 if self.num_values is None else self.num_values
+
     def log_prob(self, noise_variance: float) -> float:
         """Returns log p(data | theta) in nats."""
-        if not self.is_gaussian:
+        if self.log_likelihood is not None:
             if noise_variance != 1:
                 raise UserError(f"A noise variance of {noise_variance!r} belongs to a Gaussian likelihood; with "
                                 "log_likelihood it is 1.")
             return float(self.log_likelihood)
-        return -0.5 * self.num_values * math.log(2 * math.pi * noise_variance) - 0.5 * self.sse / noise_variance
+        return -0.5 * self.count * math.log(2 * math.pi * noise_variance) - 0.5 * self.error / noise_variance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,12 +176,12 @@ class Evidence:
         whole step overshoots by nearly as much as it corrects. Raises UserError where there is no such point.
         """
         gamma, variance, groups, learn_noise = self._start(prior_precision, noise_variance, per_layer, learn_noise)
-        norms = groups @ self.norms
+        norms, change = groups @ self.norms, math.inf
         for iteration in range(1, MAX_ITERATIONS + 1):
             effective = groups @ self.spectrum.effective(groups.T @ gamma, self.kappa / variance)
             goal, goal_variance = effective / norms, variance
             if learn_noise:
-                goal_variance = self.fit.sse / (self.fit.num_values - effective.sum())
+                goal_variance = self.fit.error / (self.fit.count - effective.sum())
             self._check_goal(goal, goal_variance, effective)
             change = max(np.abs(goal / gamma - 1).max(), abs(goal_variance / variance - 1))
             if change < TOLERANCE:
@@ -189,7 +201,7 @@ class Evidence:
 
         gamma, variance, groups, learn_noise = self._start(prior_precision, noise_variance, per_layer, learn_noise)
         count = len(gamma)
-        unit = float(self.spectrum.sizes.sum() + (self.fit.num_values if learn_noise else 0))
+        unit = float(self.spectrum.sizes.sum() + (self.fit.count if learn_noise else 0))
 
         def loss(logs):
             gamma = groups.T @ np.exp(logs[:count])
@@ -197,7 +209,7 @@ class Evidence:
             effective = self.spectrum.effective(gamma, self.kappa / variance_now)
             slopes = [*(0.5 * groups @ (effective - gamma * self.norms))]
             if learn_noise:
-                slopes.append(0.5 * (self.fit.sse / variance_now + effective.sum() - self.fit.num_values))
+                slopes.append(0.5 * (self.fit.error / variance_now + effective.sum() - self.fit.count))
             return -self(gamma, variance_now) / unit, -np.array(slopes) / unit
 
         start = np.log([*gamma, *([variance] if learn_noise else [])])

@@ -14,7 +14,7 @@ import tensorflow as tf
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.matrices import hessians, record, sweeps
 from pae_zoo.curvature.network import matrix_form, pieces
-from pae_zoo.curvature.network.graph import Block, Graph, Step
+from pae_zoo.curvature.network.graph import Block, Graph, Step, as_list
 from pae_zoo.curvature.posteriors.base import WeightPosterior
 from pae_zoo.curvature.posteriors.dense import DiagPosterior
 from pae_zoo.curvature.predictive import variance_propagation as propagation
@@ -77,7 +77,7 @@ def predict(posterior: WeightPosterior, models: Union[keras.Model, Sequence[kera
     output = output or (DIAGONAL if isinstance(posterior, DiagPosterior) else EXACT)
     if output not in (EXACT, DIAGONAL):
         raise unknown("output", output, (EXACT, DIAGONAL))
-    models = list(models) if isinstance(models, (list, tuple)) else [models]
+    models = as_list(models)
     encoder, x = models[0], tf.convert_to_tensor(x)
     latent = encoder(x, training=False)
     mean = latent

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
+from pae_zoo.curvature.network.graph import as_list
 from pae_zoo.curvature.posteriors.base import WeightPosterior, variables_of
 
 
@@ -29,7 +30,7 @@ def sample_outputs(posterior: WeightPosterior, models: Union[keras.Model, Sequen
     if num_samples < 1:
         raise UserError(f"num_samples={num_samples!r} must be at least 1.")
     posterior.layout.check(models)
-    models = list(models) if isinstance(models, (list, tuple)) else [models]
+    models = as_list(models)
     variables, x, seed = variables_of(models), tf.convert_to_tensor(x), seeds.as_seed(seed)
 
     @tf.function(autograph=False)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Callable
+from typing import Any, Callable
 
 import keras
 import tensorflow as tf
@@ -105,14 +105,15 @@ def _dense_factors(layer, a, delta):
     return _positions(a)[None], tf.reshape(delta, (*_leading(delta), math.prod(delta.shape[2:-1]), delta.shape[-1]))
 
 
-def _conv(layer, a, kernel):
+def _conv(layer: Any, a: tf.Tensor, kernel: tf.Tensor) -> Any:
     _check(layer)
     if a.shape[-1] != kernel.shape[-2]:
         raise UserError(f"Layer {layer.name!r} has {layer.groups} groups; the curvature knows convolutions with "
                         "groups=1.")
     a, padding = _padded(layer, a)
+    strides: Any = tuple(layer.strides)
     return keras.ops.conv(
-        a, kernel, strides=list(layer.strides), padding=padding, dilation_rate=layer.dilation_rate,
+        a, kernel, strides=strides, padding=padding, dilation_rate=layer.dilation_rate,
         data_format=layer.data_format)
 
 
@@ -128,10 +129,11 @@ def _conv_factors(layer, a, delta):
     return windows[None], tf.reshape(delta, (*_leading(delta), math.prod(delta.shape[2:-1]), delta.shape[-1]))
 
 
-def _transposed(layer, a, kernel):
+def _transposed(layer: Any, a: tf.Tensor, kernel: tf.Tensor) -> Any:
     _check(layer)
+    strides: Any = tuple(layer.strides)
     return keras.ops.conv_transpose(
-        a, kernel, strides=list(layer.strides), padding=layer.padding, output_padding=layer.output_padding,
+        a, kernel, strides=strides, padding=layer.padding, output_padding=layer.output_padding,
         dilation_rate=layer.dilation_rate, data_format=layer.data_format)
 
 

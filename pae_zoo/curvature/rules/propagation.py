@@ -6,7 +6,7 @@ J are 0 or 1 that is J^T m. m (batch, *out) may have batch 1, for all data the s
 
 import functools
 import math
-from typing import Callable
+from typing import Any, Callable
 
 import keras
 import numpy as np
@@ -204,7 +204,7 @@ def _softmax_layer(layer, a, y, m):
 
 
 def _normed_input(layer, a, y, m):
-    return registry.rule_of(layer.layer).diag_input(layer.layer, a, y, m) / linear._sigma(layer, a.dtype)[0] ** 2
+    return _of_inner("diag_input")(layer, a, y, m) / linear._sigma(layer, a.dtype)[0] ** 2
 
 
 def _normed_weights(layer, a, m):
@@ -229,7 +229,7 @@ def _reshaped_full(layer, a, y, full):
     return full
 
 
-def _depthwise(layer, a, kernel):
+def _depthwise(layer: Any, a: tf.Tensor, kernel: tf.Tensor) -> Any:
     return keras.ops.depthwise_conv(a, kernel, **linear._options(layer))
 
 

@@ -35,9 +35,9 @@ class Rule:
 
     forward: Callable[[keras.Layer, tf.Tensor], tf.Tensor]
     vjp: Callable[[keras.Layer, tf.Tensor, tf.Tensor], tf.Tensor]
+    squares: Callable[[keras.Layer, tf.Tensor, tf.Tensor], list[tf.Tensor]]
+    rows: Callable[[keras.Layer, tf.Tensor, tf.Tensor], tf.Tensor]
     slope: Optional[Callable[[keras.Layer, tf.Tensor], tf.Tensor]] = None
-    squares: Optional[Callable[[keras.Layer, tf.Tensor, tf.Tensor], list[tf.Tensor]]] = None
-    rows: Optional[Callable[[keras.Layer, tf.Tensor, tf.Tensor], tf.Tensor]] = None
     is_linear: bool = False
     diag_input: Optional[Callable[..., tf.Tensor]] = None
     full_input: Optional[Callable[..., tf.Tensor]] = None

@@ -94,10 +94,10 @@ def classifier(
     """
     layers = keras.layers
     inputs = keras.Input(tuple(input_shape), dtype="float32")
-    common = dict(activation="relu", dtype="float32")  # whatever the global policy
+    common: dict[str, Any] = dict(activation="relu", dtype="float32")  # whatever the global policy
     hidden = inputs
     for number, (width, stride) in enumerate(zip(filters, strides)):
-        initial = keras.initializers.HeUniform(seed=seeds.integer(seed, number))
+        initial: Any = keras.initializers.HeUniform(seed=seeds.integer(seed, number))
         convolution = layers.Conv2D(width, 3, stride, padding="same", kernel_initializer=initial, **common)
         hidden = convolution(hidden)
     initial = keras.initializers.HeUniform(seed=seeds.integer(seed, len(filters)))
@@ -125,14 +125,15 @@ def save(path: Union[str, Path], weights: Sequence[np.ndarray], note: dict[str, 
     note = {**note, "sha256": digest_of(weights)}
     arrays = {f"weight_{i:02d}": array for i, array in enumerate(weights)}
     with open(path, "wb") as file:
-        np.savez_compressed(file, **arrays, **{NOTE: np.array(json.dumps(note))})
+        named: dict[str, Any] = {**arrays, NOTE: np.array(json.dumps(note))}
+        np.savez_compressed(file, **named)
     return note
 
 
 def read(path: Union[str, Path]) -> tuple[keras.Model, dict[str, Any]]:
     """Returns (classifier, note) of a file that `save` wrote; raises UserError for any other."""
     what, remedy = "feature network of tools/train_features.py", f"{TRAIN_ONE[0].lower()}{TRAIN_ONE[1:]}"
-    arrays = reading.npz(path, what, remedy)
+    arrays = reading.npz(Path(path), what, remedy)
     with reading.told(path, what, remedy):
         note = json.loads(str(arrays.pop(NOTE)))
         weights = [arrays[name] for name in sorted(arrays)]

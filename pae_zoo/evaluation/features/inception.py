@@ -6,6 +6,7 @@ Two files are read: Keras' InceptionV3 without its top (`.h5`, trained by Keras)
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -43,7 +44,8 @@ def _keras(file: Path):
     import keras
 
     try:
-        network = keras.applications.InceptionV3(include_top=False, weights=None, pooling="avg")
+        options: dict[str, Any] = dict(include_top=False, weights=None, pooling="avg")
+        network = keras.applications.InceptionV3(**options)
         network.load_weights(str(file))
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise _foreign(file, "Keras' InceptionV3 without top (..._tf_kernels_notop.h5)", error)

@@ -74,7 +74,7 @@ class ScoreBins(NamedTuple):
     high: np.ndarray
     score: np.ndarray
     error: np.ndarray
-    count: np.ndarray
+    count: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def equal_count(scores: np.ndarray, errors: np.ndarray, num_bins: int = 10) -> ScoreBins:
@@ -92,8 +92,8 @@ def equal_width(scores: np.ndarray, errors: np.ndarray, num_bins: int = 10) -> S
     index = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, num_bins - 1)
     count = np.bincount(index, minlength=num_bins)
     some = np.where(count > 0, count, np.nan)
-    means = [np.bincount(index, weights=values, minlength=num_bins) / some for values in (scores, errors)]
-    return ScoreBins(edges[:-1], edges[1:], *means, count)
+    score, error = (np.bincount(index, weights=values, minlength=num_bins) / some for values in (scores, errors))
+    return ScoreBins(edges[:-1], edges[1:], score, error, count)
 
 
 def top_decile_ratio(scores: np.ndarray, errors: np.ndarray) -> float:

@@ -80,8 +80,8 @@ def mixture(train: np.ndarray, valid: np.ndarray, seed: int) -> Density:
     def sample(num, generator):
         component = generator.choice(COMPONENTS, size=num, p=fitted.weights_)
         noise = generator.normal(size=(num, train.shape[1]))
-        factors = np.linalg.cholesky(fitted.covariances_)
-        return white.colour(fitted.means_[component] + np.einsum("nij,nj->ni", factors[component], noise))
+        factors = np.linalg.cholesky(np.asarray(fitted.covariances_))
+        return white.colour(np.asarray(fitted.means_)[component] + np.einsum("nij,nj->ni", factors[component], noise))
 
     note = f"{COMPONENTS} components of full covariance, fitted to {min(len(train), MOST_CODES)} codes"
     if not fitted.converged_:

@@ -72,7 +72,8 @@ def intervals(
         number = min(rows, num_resamples - start)
         parts.append(figures(*(_resampled(place, size, number, generator) for place in places)))
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {name: tuple(map(float, np.quantile(values, (0.025, 0.975)))) for name, values in joined.items()}
+    return {name: (float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975)))
+            for name, values in joined.items()}
 
 
 def curves(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

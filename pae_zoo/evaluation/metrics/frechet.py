@@ -1,6 +1,6 @@
 """The Frechet distance between the Gaussians that have the moments of two sets of features."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,8 @@ def moments(features: np.ndarray) -> Moments:
         rows = int((~np.isfinite(features)).any(axis=1).sum())
         raise ValueError(f"{rows} of {len(features)} feature vectors are not finite; their distance is undefined.")
     mean = features.mean(axis=0)
-    return Moments(mean, np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r"))
+    factor: Any = np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r")
+    return Moments(mean, factor)
 
 
 def distance(first: Moments, second: Moments) -> float:

@@ -122,7 +122,7 @@ class Imputer:
         self.num_samples = num_samples
         shared = context.network_seed
         self.shared = shared is not None
-        self.base = shared if self.shared else context.seed_for("imputation")
+        self.base = context.seed_for("imputation") if shared is None else shared
         try:
             self.model.draw_reconstructions(tf.zeros((1, *context.dataset.event_shape)), 1, self.base)
         except NotImplementedError as error:

@@ -127,7 +127,7 @@ def solver(context: Context, kind: str, ends: np.ndarray, manifold: Optional[Man
 def _graph(context: Context, manifold: Manifold, kind: str, ends: np.ndarray):
     """Returns a grid for up to three latents, else training codes joined to their nearest neighbours."""
     weights = "decorrelated" if kind == "decorrelated" else "expected"
-    options = dict(weights=weights, jit_compile=context.jit_compile)
+    options: dict[str, Any] = dict(weights=weights, jit_compile=context.jit_compile)
     codes = context.once("graph_codes", lambda: _training_codes(context))
     if manifold.latent_dim <= MOST_GRID_DIMENSIONS:
         return GridGraph.around(manifold, np.concatenate([codes, ends]), **options)
@@ -160,7 +160,7 @@ def pairs(labels: Optional[np.ndarray], count: int, num: int, seed: int) -> np.n
     generator = np.random.default_rng([seed, 0x7061697273])
     order = generator.permutation(count)
     names = np.unique(labels) if labels is not None else []
-    queues = {name: order[labels[order] == name] for name in names}
+    queues = {} if labels is None else {name: order[labels[order] == name] for name in names}
     used, found = np.zeros(count, bool), []
     for number in range(num):
         chosen = None
@@ -253,9 +253,9 @@ def data_distances(codes: np.ndarray, paths: np.ndarray) -> np.ndarray:
 
     In units of the mean distance of a code to its nearest neighbour; NaN where all codes are the same.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    tree = cKDTree(codes)
+    tree = KDTree(codes)
     unit = tree.query(codes, k=min(2, len(codes)))[0].reshape(len(codes), -1)[:, -1].mean()
     found = tree.query(paths.reshape(-1, paths.shape[-1]))[0].reshape(paths.shape[:-1]).mean(axis=1)
     return found / unit if unit > 0 else np.full(len(paths), np.nan)

@@ -212,7 +212,7 @@ def model_quality(context: Context) -> Iterator[tuple[str, Any]]:
 
 def draw_nearest(
     context: Context, against: Reference, found: np.ndarray, samples: np.ndarray
-) -> Iterator[tuple[str, float]]:
+) -> Iterator[tuple[str, Any]]:
     """Yields the distance of samples to their nearest training image over that of test images; shows the first few.
 
     `found` are the features of all samples, `samples` the first images of them.

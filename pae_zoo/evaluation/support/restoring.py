@@ -140,8 +140,10 @@ class Restorer:
                 found = self._batch(tf.constant(batch), tf.constant(batch_seen > 0.5), number)
                 parts.append({name: None if v is None else v[:count] for name, v in vars(found).items()})
                 bar.update()
-        names = parts[0]
-        return Restoration(**{n: None if names[n] is None else np.concatenate([p[n] for p in parts]) for n in names})
+        whole: dict[str, Any] = {}
+        for name, first in parts[0].items():
+            whole[name] = None if first is None else np.concatenate([part[name] for part in parts])
+        return Restoration(**whole)
 
     def batch_size(self) -> int:
         """Returns how many data fit into memory with the derivatives of all their runs."""

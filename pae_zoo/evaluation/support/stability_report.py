@@ -78,7 +78,7 @@ def _read(workdirs: Sequence[Any]) -> tuple[list[Measured], list[str]]:
     for workdir in dict.fromkeys(Path(path).resolve() for path in workdirs):
         snapshot, rows = tables.read_snapshot(workdir), tables.read_rows(workdir)
         asked = 0 if snapshot is None else snapshot["shared"]["num_pairs"] * len(snapshot["own"]["paths"])
-        if not rows or len(rows) < asked:
+        if snapshot is None or not rows or len(rows) < asked:
             what = f"{len(rows)} of {asked} distances" if rows else "no distances"
             lines.append(f"{FOLDER}: {workdir.name} has {what} and is left out.")
         else:

@@ -66,7 +66,8 @@ def output_map(asked: str, kind: str, likelihood: str, value_range: Optional[tup
             raise UserError(f"--output={asked} does not go with --likelihood=bernoulli, which takes logits; "
                             "use --output=linear or leave it out.")
         return "linear"
-    fitting = {(0.0, 1.0): "sigmoid", (-0.5, 0.5): "sigmoid_centred"}.get(value_range or ())
+    known: dict[tuple[float, ...], str] = {(0.0, 1.0): "sigmoid", (-0.5, 0.5): "sigmoid_centred"}
+    fitting = known.get(value_range or ())
     if asked == "auto":
         if kind not in networks.DEFAULT_OUTPUT:  # an unknown kind is told by the network builder
             return "linear"

@@ -1,7 +1,7 @@
 """What models share whose latents a normalizing flow describes: flags, spaces, building."""
 
 import dataclasses
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import tensorflow as tf
 
@@ -27,8 +27,15 @@ class FlowLatent:
     """A model whose latents are z = F(u) with u ~ N(0, I), the flow F being `self.flow`."""
 
     flow: flows.Flow
+    latent_dim: int
+    seed: int
     #: options of the flow that the model fixes
     flow_options: dict = {}
+
+    if TYPE_CHECKING:  # of the autoencoder that this is mixed into
+
+        @property
+        def float_type(self) -> tf.DType: ...
 
     def take_flow(self, flow: Optional[flows.Flow]) -> None:
         """Sets `self.flow`, the preset "nsf" for None; raises UserError for a flow of another size."""
@@ -53,7 +60,7 @@ class FlowLatent:
 
     @classmethod
     def options(cls, hparams, total_steps: int) -> dict:
-        found = super().options(hparams, total_steps)
+        found = super().options(hparams, total_steps)  # pyright: ignore[reportAttributeAccessIssue]
         kept = {name: value for name, value in found.items() if not name.startswith("flow")}
         flow = flows.Flow(
             hparams.latent_dim, layers=hparams.flow, depth=hparams.flow_depth, hidden_units=hparams.flow_units,

@@ -31,7 +31,7 @@ class UniformMixture(tfd.MixtureSameFamily):
     def _parameter_properties(cls, dtype, num_classes=None):
         return dict(components=tfp.util.BatchedComponentProperties(event_ndims=1))
 
-    def _sample_n(self, n, seed=None):
+    def _sample_n(self, n, seed: Any = None):
         components, which = seeds.split(seed, 2)
         draws = self.components_distribution.sample(n, seed=components)  # (n, ..., S, *event)
         axis = draws.shape.rank - self.event_shape.rank - 1

@@ -1,6 +1,6 @@
 """Densities over latents: the proposals q(z|x) of the VAE family."""
 
-from typing import Callable
+from typing import Any, Callable
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -94,7 +94,7 @@ class PosteriorDistribution(tfd.Distribution):
     def _event_shape_tensor(self):
         return tf.shape(self._like)[-1:]
 
-    def _sample_n(self, n, seed=None):
+    def _sample_n(self, n, seed: Any = None):
         noise = seeds.normal(tf.concat([[n], tf.shape(self._like)], axis=0), seed, self.dtype)
         return self._posterior.from_noise(noise)[0]
 

@@ -145,8 +145,9 @@ def k_means(z: np.ndarray, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # equal codes: fewer clusters than asked, told by adapt
-        found = KMeans(num, n_init=10, random_state=seed).fit(z)
-    return found.cluster_centers_, found.labels_
+        options: dict[str, Any] = dict(n_init=10, random_state=seed)
+        found = KMeans(num, **options).fit(z)
+    return np.asarray(found.cluster_centers_), np.asarray(found.labels_)
 
 
 def rows(z: np.ndarray, target: np.ndarray) -> np.ndarray:
