@@ -68,7 +68,7 @@ def flag_fields(cls) -> list[dataclasses.Field]:
 class _IntListParser(flags.ListParser):
     """Parses comma-separated integers."""
 
-    def parse(self, argument):
+    def parse(self, argument: Any) -> Any:
         if isinstance(argument, (list, tuple)):
             return list(argument)
         words = [w.strip() for w in argument.split(",") if w.strip()]
@@ -93,7 +93,8 @@ def define_flags(cls, values: flags.FlagValues) -> None:
         if field.name in values:  # another record has it too
             continue
         kind = field.type if not isinstance(field.type, str) else typing.get_type_hints(cls)[field.name]
-        text, name, default = field.metadata["help"], field.name, field.default
+        text, name = field.metadata["help"], field.name
+        default: Any = field.default
         if kind is bool:
             flags.DEFINE_boolean(name, default, text, flag_values=values)
         elif kind is int:
@@ -118,7 +119,9 @@ def from_flags(cls, values: flags.FlagValues):
 
 def expand(path: str, flag: str) -> str:
     """Returns `path`, or a word such as npz:FILE, with a home folder for a leading ~; raises UserError for nobody's."""
-    kind, tilde, rest = re.fullmatch(r"((?:\w+:)?)(~?)(.*)", path, re.DOTALL).groups()
+    match = re.fullmatch(r"((?:\w+:)?)(~?)(.*)", path, re.DOTALL)
+    assert match is not None  # every text has this form
+    kind, tilde, rest = match.groups()
     if not tilde:
         return path
     home = os.path.expanduser(tilde + rest)

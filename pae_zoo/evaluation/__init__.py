@@ -54,7 +54,7 @@ def all_tasks() -> dict[str, Callable]:
 
 def describe() -> dict[str, str]:
     """Returns {task: the first line of its docstring}, for help texts."""
-    return {name: run.__doc__.strip().splitlines()[0] for name, run in all_tasks().items()}
+    return {name: (run.__doc__ or name).strip().splitlines()[0] for name, run in all_tasks().items()}
 
 
 def flag_records() -> dict[str, type]:

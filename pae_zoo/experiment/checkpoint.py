@@ -46,7 +46,7 @@ def arrays_of(variables) -> list[np.ndarray]:
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
-def check(variables, arrays: list[np.ndarray], what: str) -> None:
+def check(variables, arrays: list[np.ndarray], what: object) -> None:
     """Raises UserError, naming the file `what`, unless arrays are values of variables, in order."""
     start_anew = "Restore the file, or delete the work directory to start anew."
     fit = len(arrays) == len(variables) and all(
@@ -59,7 +59,7 @@ def check(variables, arrays: list[np.ndarray], what: str) -> None:
         raise UserError(f"{what} holds values that are not finite: it is damaged. {start_anew}")
 
 
-def assign(variables, arrays: list[np.ndarray], what: str) -> None:
+def assign(variables, arrays: list[np.ndarray], what: object) -> None:
     """Assigns arrays to variables in order; raises UserError if they do not match."""
     check(variables, arrays, what)
     for variable, array in zip(variables, arrays):
@@ -108,8 +108,8 @@ def _position(note: dict[str, Any], steps_per_epoch: int, path: Path) -> Positio
         in_range = math.isfinite(value) if name == "best_value" and right else right and 0 <= value < 2**63
         if not in_range:
             wrong.append(f"{name}: {value!r}")
+    position = Position() if wrong else Position(**note)
     if not wrong:
-        position = Position(**note)
         whole = position.epoch * steps_per_epoch + position.step_in_epoch
         if position.best_epoch > position.epoch:
             wrong.append(f"best_epoch {position.best_epoch} after epoch {position.epoch}")

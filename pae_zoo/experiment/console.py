@@ -2,7 +2,7 @@
 
 import shlex
 import statistics
-from typing import Iterable, Sequence, Union
+from typing import Any, Iterable, Sequence, Union
 
 # figure of merit -> its heading in the table
 LEAVES = {"auroc": "auroc", "auroc_stderr": "+-", "auprc": "auprc", "fpr95": "fpr95", "fpr80": "fpr80"}
@@ -15,7 +15,7 @@ def lines(metrics: dict[str, Union[float, str]]) -> list[str]:
 
     The bounds of intervals and `auprc_in` are left out.
     """
-    rows: dict[tuple[str, str], dict[str, float]] = {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     found = []
     for key, value in metrics.items():
         parts = key.split("/")

@@ -4,7 +4,7 @@ import dataclasses
 import signal
 import sys
 import time
-from typing import Optional
+from typing import Any, Optional
 
 import keras
 import numpy as np
@@ -113,7 +113,16 @@ def _best(run: Run, model, position: Position) -> Optional[tuple[list[np.ndarray
     return found
 
 
-class Keeper(keras.callbacks.Callback):
+class _Callback(keras.callbacks.Callback):
+    """A callback whose model is known, as it is from the beginning of a training on."""
+
+    @property
+    def trained(self) -> Any:
+        """The model that Keras trains."""
+        return self.model
+
+
+class Keeper(_Callback):
     """Keeps the run: history, best weights, checkpoints, early stopping, signals, losses that are not finite."""
 
     def __init__(self, run: Run, feed: Feed, model, position: Position, hparams):
@@ -121,7 +130,7 @@ class Keeper(keras.callbacks.Callback):
         self.run, self.feed, self.position, self.hparams = run, feed, position, hparams
         self.steps = total_steps(hparams, feed.steps_per_epoch)
         self.history_lines = _history(run, position)
-        self.best = _best(run, model, position)
+        self.best: Optional[tuple[list[np.ndarray], dict]] = _best(run, model, position)
         self.best_written = True
         self.signum: Optional[int] = None
         self.pending_metrics: Optional[list[np.ndarray]] = None
@@ -130,14 +139,14 @@ class Keeper(keras.callbacks.Callback):
         self.resumed_seconds = position.seconds
         self.epoch = position.epoch
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch, logs: Any = None):
         self.epoch = epoch
         if self.pending_metrics is not None:  # a resumed epoch goes on with the means it had
             checkpoint.assign(self._metric_variables(), self.pending_metrics, self.run.arrays_path("last"))
             self.pending_metrics = None
 
-    def on_train_batch_end(self, batch, logs=None):
-        steps = int(keras.ops.convert_to_numpy(self.model.step))
+    def on_train_batch_end(self, batch, logs: Any = None):
+        steps = int(np.asarray(self.trained.step))
         loss = float(logs["loss"])
         if not np.isfinite(loss):
             raise NotFinite(self._not_finite(steps))
@@ -146,14 +155,14 @@ class Keeper(keras.callbacks.Callback):
         if self.position.step_in_epoch < self.feed.steps_per_epoch and steps < self.steps:
             self._pause()  # the end of an epoch has its own pause, after validation
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch, logs: Any = None):
         position = self.position
         position.epoch, position.step_in_epoch = epoch + 1, 0
         position.seconds = self.resumed_seconds + time.monotonic() - self.resumed_at
         line = {"epoch": epoch + 1, "step": position.steps}
         line.update({f"train/{k}": float(v) for k, v in logs.items() if not k.startswith("val_")})
         line.update({f"valid/{k[4:]}": float(v) for k, v in logs.items() if k.startswith("val_")})
-        line["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        line["learning_rate"] = float(np.asarray(self.trained.optimizer.learning_rate))
         line["seconds"] = round(position.seconds, 3)
         self.history_lines.append(line)
         self._judge(line["valid/loss"])
@@ -170,35 +179,36 @@ class Keeper(keras.callbacks.Callback):
     def _judge(self, loss: float) -> None:
         """Keeps the best weights and counts the epochs without a better validation loss."""
         position = self.position
-        if position.steps < self.model.schedule_steps:  # the objective itself still changes
+        if position.steps < self.trained.schedule_steps:  # the objective itself still changes
             return
         if position.best_value is None or loss < position.best_value:
             position.best_value, position.best_epoch, position.wait = loss, position.epoch, 0
-            self.best = (checkpoint.arrays_of(checkpoint.state(self.model)), {"epoch": position.epoch})
+            self.best = (checkpoint.arrays_of(checkpoint.state(self.trained)), {"epoch": position.epoch})
             self.best_written = False
             return
         position.wait += 1
         if self.hparams.patience and position.wait >= self.hparams.patience:
             position.stopped_early = True
-            self.model.stop_training = True
+            self.trained.stop_training = True
 
     def write(self) -> None:
         """Writes best weights, history and checkpoint, in the order in which a crash in between is harmless."""
-        if not self.best_written:
-            self.run.save_arrays("best", *self.best)
+        if self.best is not None and not self.best_written:
+            arrays, note = self.best
+            self.run.save_arrays("best", arrays, note)
             self.best_written = True
         self.run.write_history(self.history_lines)
         self.position.seconds = self.resumed_seconds + time.monotonic() - self.resumed_at
-        checkpoint.save(self.run, self.model, self.position)
+        checkpoint.save(self.run, self.trained, self.position)
         self.saved_at = time.monotonic()
 
     def restore_best(self) -> None:
         """Loads the weights that were best on validation into the model; keeps the last ones if none were."""
         if self.best is not None and self.position.best_value is not None:
-            checkpoint.assign(checkpoint.state(self.model), self.best[0], self.run.arrays_path("best"))
+            checkpoint.assign(checkpoint.state(self.trained), self.best[0], self.run.arrays_path("best"))
 
     def _metric_variables(self):
-        return [v for metric in self.model.metrics for v in metric.variables]
+        return [v for metric in self.trained.metrics for v in metric.variables]
 
     def resume_metrics(self) -> None:
         """Remembers the metrics of a half-finished epoch, which Keras resets when the epoch begins."""
@@ -218,7 +228,7 @@ class Keeper(keras.callbacks.Callback):
         )
 
 
-class UpstreamTags(keras.callbacks.Callback):
+class UpstreamTags(_Callback):
     """Writes the newest line of the history to TensorBoard under the original code's names, `model.upstream_tags`."""
 
     def __init__(self, keeper: Keeper):
@@ -226,10 +236,10 @@ class UpstreamTags(keras.callbacks.Callback):
         self.keeper = keeper
         self.writer = tf.summary.create_file_writer(str(keeper.run.tensorboard / "upstream"))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch, logs: Any = None):
         line = self.keeper.history_lines[-1]
         with self.writer.as_default(step=line["step"]):
-            for key, tag in self.model.upstream_tags.items():
+            for key, tag in self.trained.upstream_tags.items():
                 if key in line:
                     tf.summary.scalar(tag, line[key])
 
@@ -244,7 +254,7 @@ def write_scalars(run: Run, step: int, values: dict[str, float]) -> None:
             tf.summary.scalar(tag, value)
 
 
-class Progress(keras.callbacks.Callback):
+class Progress(_Callback):
     """One progress bar over the whole training, with time left; without a terminal, a line per epoch."""
 
     def __init__(self, steps: int, position: Position, epochs: int, label: str = ""):
@@ -256,15 +266,15 @@ class Progress(keras.callbacks.Callback):
                         dynamic_ncols=True, desc=f"{self.label}training")
         self.printed = 0.0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs: Any = None):
         self.bar.update(self.position.steps - self.bar.n)
         self.bar.set_postfix_str(f"loss {float(logs['loss']):.4g}", refresh=False)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch, logs: Any = None):
         text = f"loss {float(logs['loss']):.5g}, valid {float(logs['val_loss']):.5g}"
         epoch_text = f"{self.label}epoch {epoch + 1}/{self.epochs}"
         self.bar.set_description_str(f"{epoch_text}, valid {float(logs['val_loss']):.5g}")
-        last = epoch + 1 == self.epochs or self.model.stop_training
+        last = epoch + 1 == self.epochs or self.trained.stop_training
         if not self.terminal and (last or time.monotonic() - self.printed > 10):
             print(f"{epoch_text}: {text}", flush=True)
             self.printed = time.monotonic()

@@ -52,7 +52,7 @@ def _words_of(name: str, within: tuple[str, ...], count: int) -> tuple[list[str]
     if count >= MOST_FILES:
         raise UserError(f"--flagfile={name} is one of more than {MOST_FILES} files. Include fewer.")
     try:
-        text = reading.text(place, GIVE, MOST_BYTES)
+        text = reading.text(Path(place), GIVE, MOST_BYTES)
     except ValueError as error:
         raise UserError(f"--flagfile: {error}") from error
     found, read = [], 1

@@ -42,7 +42,8 @@ def load(path: Path) -> keras.Model:
         sizes = value if isinstance(value, list) else [value]
         if any(part in word for part in SIZES) and any(type(one) is int and one > num_bytes for one in sizes):
             raise ValueError(f"{word} is {value}, more than the {num_bytes} bytes of weights that it holds")
-    return keras.saving.load_model(path)
+    found: Any = keras.saving.load_model(path)
+    return found
 
 
 def fingerprint(model: keras.Model) -> str:

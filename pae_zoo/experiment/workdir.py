@@ -115,7 +115,7 @@ class Run:
 
     def write_config(self, hparams, event_shape: Optional[tuple[int, ...]] = None, model=None) -> None:
         """Writes config.json and flags.cfg; of a datum's shape and the model that is trained what is known."""
-        known = {} if event_shape is None else {"event_shape": list(event_shape)}
+        known: dict[str, Any] = {} if event_shape is None else {"event_shape": list(event_shape)}
         if model is not None:
             known["architecture"] = saved.fingerprint(model)
         self.write_json("config.json", {
@@ -215,9 +215,10 @@ class Run:
         """Writes checkpoints/<name>.npz: arrays in order, and a JSON note."""
 
         def write(path):
-            named = {f"{i:05d}": a for i, a in enumerate(arrays)}
+            named: dict[str, Any] = {f"{i:05d}": a for i, a in enumerate(arrays)}
+            named["meta"] = np.frombuffer(json.dumps(files.plain(meta)).encode(), np.uint8)
             with open(path, "wb") as file:
-                np.savez(file, meta=np.frombuffer(json.dumps(files.plain(meta)).encode(), np.uint8), **named)
+                np.savez(file, **named)
 
         self.save(self.arrays_path(name), write)
 

@@ -149,7 +149,7 @@ class BBBAE(BayesianAE):
 
     objective_takes = ("target",)
 
-    def objective(self, x, seed, training, target=None):
+    def objective(self, x, seed, training, target=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         preprocess_seed = seeds.stream(seed, trainable.PREPROCESS) if training else None
         seen, _ = self.preprocess(x, preprocess_seed)
         y = seen if target is None else self.preprocess(target, preprocess_seed)[0]

@@ -127,7 +127,7 @@ class LAE(LaplaceAE):
     # The curvature is that of x.
     objective_takes = ("weight",)
 
-    def objective(self, x, seed, training, weight=None):
+    def objective(self, x, seed, training, weight=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         y, _ = self.preprocess(x, seeds.stream(seed, trainable.PREPROCESS) if training else None)
         base = seeds.stream(seed, WEIGHTS)
         draws = [self.draw_weights(seeds.fold_in(base, k)) for k in range(self.train_samples)]
