@@ -48,7 +48,16 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Turns links to files outside of docs/ into links to their copies; a figure keeps its error on its line."""
+    """Adds what a page shows of other files and turns links out of docs/ into links to copies.
+
+    A figure keeps its error on its line.
+    """
+    if page.file.src_uri == "changelog.md":
+        markdown = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    if page.file.src_uri == "examples/README.md":
+        for script in re.findall(r"\]\((\w+\.py)\)", markdown):
+            code = (ROOT / "docs" / "examples" / script).read_text(encoding="utf-8")
+            markdown += f"\n## {script}\n\n```py\n{code}```\n"
     markdown = "\n".join(
         line.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}") if line.startswith("|") else line
         for line in markdown.split("\n"))
