@@ -55,7 +55,7 @@ def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri == "changelog.md":
         markdown = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     if page.file.src_uri == "examples/README.md":
-        for script in re.findall(r"\]\((\w+\.py)\)", markdown):
+        for script in dict.fromkeys(re.findall(r"\]\((\w+\.py)\)", markdown)):
             code = (ROOT / "docs" / "examples" / script).read_text(encoding="utf-8")
             markdown += f"\n## {script}\n\n```py\n{code}```\n"
     markdown = "\n".join(

@@ -7,6 +7,7 @@ std of f(x) far from them: 0.18
 """
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 
 from pae_zoo import curvature
@@ -23,3 +24,13 @@ posterior = laplace.posterior()  # prior precision and noise by the evidence
 for place, name in [(0.0, "where there are data"), (4.0, "far from them")]:
     found = curvature.predict(posterior, model, np.full((1, 1), place, np.float32))
     print(f"std of f(x) {name}: {np.sqrt(found['variance'][0, 0]):.2f}")
+
+line = np.linspace(-4, 4, 200, dtype=np.float32)[:, None]
+found = curvature.predict(posterior, model, line)
+mean, std = np.ravel(found["mean"]), np.sqrt(np.ravel(found["variance"]))
+plt.figure(figsize=(7, 3))
+plt.fill_between(line[:, 0], mean - 2 * std, mean + 2 * std, alpha=0.3, label="two std of f(x)")
+plt.plot(line, mean, label="f(x)")
+plt.plot(x, y, ".", markersize=2, label="data")
+plt.legend()
+plt.savefig("error_bars.png")

@@ -5,6 +5,7 @@ Prints:
 squared error of the hidden half: 0.06 of the mean image: 0.07
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 
@@ -33,3 +34,11 @@ filled = np.mean(np.reshape(drawn, (50, *x.shape)), axis=0)
 average = np.mean(digits.train.x, axis=0)
 errors = [np.mean((guess - x)[:, :, 4:] ** 2).round(2) for guess in (filled, average)]
 print("squared error of the hidden half:", errors[0], "of the mean image:", errors[1])
+
+rows = [("truth", x), ("given", np.where(seen, x, 0.5)), ("mean of the posterior", filled)]
+figure, axes = plt.subplots(3, 1, figsize=(7, 3.4))
+for axis, (name, images) in zip(axes, rows, strict=True):
+    axis.imshow(np.concatenate(np.array(images)[..., 0], axis=1), cmap="gray")
+    axis.set_title(name, fontsize=8)
+    axis.set_axis_off()
+figure.savefig("fill_in.png")
