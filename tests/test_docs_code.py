@@ -33,7 +33,7 @@ def blocks(path):
 WITH_CODE = [path for path in PAGES if any(True for _ in blocks(path))]
 MODELS = ROOT / "docs" / "models"
 BY_DEFAULT = [path for path in WITH_CODE if path.parent != MODELS or path.stem in ("vae", "pae", "lae", "gp_circle")]
-EXAMPLES_BY_DEFAULT = [path for path in EXAMPLES if path.stem in ("own_images", "error_bars", "serve")]
+EXAMPLES_BY_DEFAULT = [path for path in EXAMPLES if path.stem in ("own_images", "denoise", "serve")]
 
 
 def same(printed, expected):
