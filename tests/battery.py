@@ -61,7 +61,7 @@ ROWS = {
 def hparams(name: str, **changes):
     """Returns the hyper-parameters of the row `name`, tiny."""
     row = ROWS[name]
-    tiny = dict(model=row.model, hidden_units=(12, 8), latent_dim=LATENT_DIM, batch_size=16, epochs=3, seed=3)
+    tiny = dict(model=row.model, hidden_units=(12,), latent_dim=LATENT_DIM, batch_size=16, epochs=3, seed=3)
     return record.make(**{**tiny, **row.flags, **changes})
 
 

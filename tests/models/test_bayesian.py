@@ -10,6 +10,7 @@ import pae_zoo
 from pae_zoo import networks
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
+from pae_zoo.models import bayesian
 from pae_zoo.models.deep_ensemble_ae import procrustes
 from pae_zoo.models.parts import builder, weights
 
@@ -145,7 +146,7 @@ def test_typicality_is_the_distance_from_held_out_data(name):
 def test_a_density_of_x_counts_the_preprocessing():
     model = build("mcdropout_ae", likelihood="gaussian", preprocess=("dequantise", "logit"))
     x = images(3)
-    y, log_det = model.preprocess(x, seeds.fold_in(SEED, -1))
+    y, log_det = model.preprocess(x, seeds.stream(SEED, bayesian.PREPROCESS))
     inside = model.moments(y, 4, tf.constant(SEED))["log_mean_prob"]
     np.testing.assert_allclose(model.predictive_log_prob(x, 4, SEED), inside + log_det, rtol=1e-5)
     assert np.abs(log_det).min() > 1

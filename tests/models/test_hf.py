@@ -78,7 +78,7 @@ def test_a_normal_of_zero_leaves_all_as_it_is():
 
 
 def test_the_planes_depend_on_the_datum_through_the_last_hidden_layer():
-    model = build("hf", num_flows=2)
+    model = build("hf", num_flows=2, hidden_units=(12, 8))
     y = tf.constant(images(4))
     mean, raw, hidden = model.encoder_features(y)
     assert hidden.shape == (4, 8)  # the second of hidden_units

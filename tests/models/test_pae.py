@@ -209,7 +209,7 @@ def first_stage(tmp_path_factory):
 
 
 def test_init_workdir_takes_the_place_of_the_first_stage(first_stage, tmp_path, capsys):
-    flags = ["--model=pae", "--smoke", "--nojit_compile", f"--init_workdir={first_stage}"]
+    flags = ["--model=pae", "--smoke", "--nojit_compile", "--tasks=density", f"--init_workdir={first_stage}"]
     assert call(*flags, f"--workdir={tmp_path / 'pae'}") == 0
     before, after = (Run(path).load_model() for path in (first_stage, tmp_path / "pae"))
     pairs = zip(after.encoder.weights + after.decoder.weights, before.encoder.weights + before.decoder.weights)
