@@ -39,7 +39,7 @@ def test_shifts_move_images_and_repeat_their_edges():
         (["--dataset=banana"], "a classifier needs images with labels"),
         (["--dataset=digits", "--out=nowhere/mine.npz"], "is not a .npz file in an existing folder"),
         (["--dataset=digits", "--out=mine.txt"], "is not a .npz file in an existing folder"),
-        (["--dataset=digist"], "Did you mean digits?"),
+        (["--dataset=digist"], "did you mean digits?"),
         (["--dataset=digits", "--seed=-1"], "an integer of at least 0 is needed"),
     ],
 )

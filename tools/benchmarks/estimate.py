@@ -56,10 +56,10 @@ def estimate(flagfile: str, steps: int) -> dict[str, float]:
 
     from pae_zoo import models
     from pae_zoo.core.errors import UserError
-    from pae_zoo.experiment import fitting, launch
+    from pae_zoo.experiment import fitting, launch, record
 
     argv = launch.expand_flagfiles([f"--flagfile={flagfile}"])
-    hparams, _ = launch.parse(models.find(launch.value_of(argv, "model", "vae")).HParams, argv)
+    hparams = record.narrow(launch.parse(record.widest(models.find(launch.value_of(argv, "model", "vae"))), argv)[0])
     if hparams.dataset not in SHAPES:
         raise UserError(f"{flagfile}: --dataset={hparams.dataset}; allowed are {', '.join(SHAPES)}.")
     shape = SHAPES[hparams.dataset]
