@@ -273,7 +273,7 @@ def test_names():
     assert likelihoods.channels_factor(make("gaussian_decoder")) == 2
     assert [likelihoods.build(n, SHAPE).is_discrete for n in likelihoods.NAMES] == [False] * 4 + [True]
     for call in (likelihoods.channels_factor, lambda name: likelihoods.build(name, SHAPE)):
-        with pytest.raises(ValueError, match="the names are gaussian, gaussian_learned"):
+        with pytest.raises(ValueError, match="allowed: gaussian, gaussian_learned"):
             call("poisson")
 
 

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from pae_zoo import evaluate as evaluate_launcher
 from pae_zoo import evaluation, main
-from pae_zoo.core import hparams
 from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.metrics import agreement as statistics
 from pae_zoo.evaluation.support import latent_geometry, stability_report, stability_tables
@@ -378,7 +377,7 @@ def test_other_data_do_not_compare(retrained, quick):
 
 
 def test_tasks_without_a_comparison_have_none():
-    assert not list(evaluation.over_runs(["reconstruction", "ood"], [], hparams.EvaluationFlags()))
+    assert not list(evaluation.over_runs(["reconstruction", "ood"], [], evaluate_launcher.Flags()))
 
 
 def test_the_folder_is_beside_the_runs(tmp_path):
