@@ -40,7 +40,7 @@ test: install
 test-fast: install
 	$(TEST_ENV) $(BIN)/python -m pytest -q @tests/fast.txt
 
-# The slowest tests, for the table of docs/contributing.
+# The slowest tests, the slowest first.
 durations: install
 	$(PYTEST) --durations=25 --durations-min=1 $(TESTS)
 

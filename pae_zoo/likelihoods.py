@@ -390,12 +390,20 @@ _CLASSES: dict[str, type[Likelihood]] = {}
 NAMES = _CLASSES.keys()
 
 
-def register(name: str, cls: type[Likelihood]) -> None:
-    """Makes a likelihood known by a name, for `build` and --likelihood; raises UserError for a name that is taken."""
-    if _CLASSES.get(name, cls) is not cls:
+_OWN: set[str] = set()
+
+
+def check(name: str, cls: type[Likelihood]) -> None:
+    """Raises UserError for a likelihood under a name of the package's."""
+    if name in _OWN and _CLASSES[name] is not cls:
         raise UserError(f"There is a likelihood {name!r} already; take another name.")
-    if name not in _CLASSES:
-        _CLASSES[name] = cls
+
+
+def register(name: str, cls: type[Likelihood]) -> None:
+    """Makes a likelihood known by a name, for `build` and --likelihood; see `check`."""
+    check(name, cls)
+    _CLASSES[name] = cls
+    if name not in LIKELIHOODS:
         LIKELIHOODS.append(name)
 
 
@@ -404,6 +412,7 @@ for _name, _cls in dict(
     gaussian_decoder=GaussianDecoder, bernoulli=Bernoulli,
 ).items():  # fmt: skip
     register(_name, _cls)
+_OWN.update(_CLASSES)
 
 
 def describe() -> dict[str, str]:

@@ -6,7 +6,7 @@ import sys
 from pae_zoo import data, evaluation, models, networks
 from pae_zoo.core import hparams as hp
 from pae_zoo.experiment import launch, record
-from pae_zoo.experiment.session import finish, inherit, prepare
+from pae_zoo.experiment.session import finish, prepare, read_flags
 from pae_zoo.models import capabilities
 
 
@@ -35,10 +35,9 @@ def main(argv: list[str]) -> int:
         print(help_page(argv))
         return 0
     module = models.find(launch.value_of(argv, "model", "vae"))
-    hparams, given = launch.parse(record.widest(module), argv)
-    hparams = record.narrow(inherit(hparams, module.MODEL, given))
-    for flag, kinds in record.unread(hparams, given).items():
-        print(f"--{flag} has no effect: networks of kind {', '.join(kinds)} read it", flush=True)
+    hparams, unread = read_flags(module, argv)
+    if unread:
+        print("; ".join(f"--{flag} has no effect: {why}" for flag, why in unread.items()), flush=True)
     if hparams.smoke:
         hparams = hp.smoke(hparams)
     hparams = dataclasses.replace(hparams, workdir=hparams.workdir or default_workdir(hparams))

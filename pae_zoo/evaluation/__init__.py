@@ -18,8 +18,8 @@ from pae_zoo.evaluation import tasks
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
 
 __all__ = [
-    "UNSUPPORTED", "Context", "all_tasks", "check", "check_data", "check_tasks", "describe", "evaluate", "flag_records",
-    "over_runs", "register",
+    "UNSUPPORTED", "Context", "all_tasks", "check", "check_data", "check_task", "check_tasks", "describe", "evaluate",
+    "flag_records", "over_runs", "register",
 ]  # fmt: skip
 
 Value = Union[float, str]
@@ -28,15 +28,17 @@ Value = Union[float, str]
 _REGISTERED: dict[str, ModuleType] = {}
 
 
-def register(name: str, task: ModuleType) -> None:
-    """Makes a task known: a module, or another object, with `run(context)` and, where it has flags, a record `Flags`.
-
-    Raises UserError for a name that is taken, and for what has no `run`.
-    """
+def check_task(name: str, task: Any) -> None:
+    """Raises UserError for a task under a name of the package's, and for what has no `run` with a docstring."""
     if not callable(getattr(task, "run", None)) or not getattr(task.run, "__doc__", None):
         raise UserError(f"The task {name!r} needs a function run(context) with a docstring; received {task!r}.")
-    if all_tasks().get(name, task.run) is not task.run:
+    if name not in _REGISTERED and all_tasks().get(name, task.run) is not task.run:
         raise UserError(f"There is a task {name!r} already; take another name.")
+
+
+def register(name: str, task: Any) -> None:
+    """Makes a task known: a module, or another object, with `run(context)` and, with flags, a record `Flags`."""
+    check_task(name, task)
     _REGISTERED[name] = task
 
 
@@ -103,6 +105,14 @@ def over_runs(names: Sequence[str], runs: Sequence, options) -> Iterator[str]:
             yield from compare(runs, options)
 
 
+def _plain(task: str, key: str, value: Any) -> Value:
+    try:
+        return value if isinstance(value, str) else float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"the task {task} yields {type(value).__name__} under {key!r}, where a number or a short text "
+                        "is needed") from error
+
+
 def evaluate(
     context: Context, names: Sequence[str], keep: Callable[[dict[str, Value]], Any] = lambda found: None
 ) -> dict[str, Value]:
@@ -120,7 +130,7 @@ def evaluate(
         own: dict[str, Value] = {}
         try:
             for key, value in found[name](context):
-                own[key] = value if isinstance(value, str) else float(value)
+                own[key] = _plain(name, key, value)
         except NotImplementedError as error:
             context.say(f"{name}: unsupported. {sentence(error)}")
             own[name] = UNSUPPORTED

@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
+import keras
 from absl import flags
 
 from pae_zoo.core import hparams as hp
@@ -103,14 +104,22 @@ def begin(argv: Sequence[str]) -> list[str]:
 
 
 def _import_plugin(name: str) -> None:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"--plugin={name} is no name of a module, such as my_parts or my_package.parts; give no path, "
+                        "no .py.")
+    if os.getcwd() not in sys.path:  # a console script does not look in the folder where it is called
+        sys.path.insert(0, os.getcwd())
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise UserError(f"--plugin={name}: there is no module {error.name}. Give the name of an installed module, or "
                         "of one in this folder, without .py.") from error
-    except Exception as error:
-        raise UserError(f"--plugin={name} failed: {type(error).__name__}: {error}") from error
-    saved.trusted.add(name.split(".")[0])
+    except (Exception, SystemExit) as error:
+        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"--plugin={name} failed: {words}") from error
+    # Classes that it has registered are here already: reading a model imports nothing more for them.
+    registered = keras.saving.get_custom_objects().values()
+    saved.trusted |= {name.split(".")[0], *(getattr(one, "__module__", "").split(".")[0] for one in registered)}
 
 
 def value_of(argv: Sequence[str], name: str, default: str) -> str:

@@ -60,10 +60,13 @@ def read(config: dict[str, Any], tasks: Any = None) -> Any:
         raise
 
 
-def unread(hparams: Any, given: set[str]) -> dict[str, list[str]]:
-    """Returns {flag that was given: the kinds of network that read it}, of those that the chosen kinds do not read."""
+def unread(module: ModuleType, hparams: Any, given: set[str]) -> dict[str, str]:
+    """Returns {flag that was given: who would read it}, of those that the model's chosen kinds of network do not."""
     mine = {field.name for field in dataclasses.fields(hparams)}
-    return {name: _readers()[name] for name in sorted(given) if name not in mine and name in _readers()}
+    lost = {name: _readers()[name] for name in sorted(given) if name not in mine and name in _readers()}
+    if not has_networks(module):
+        return dict.fromkeys(lost, f"{hparams.model} has no networks")
+    return {name: f"networks of kind {', '.join(kinds)} read it" for name, kinds in lost.items()}
 
 
 def models_with(flag: str) -> list[str]:

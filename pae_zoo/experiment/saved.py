@@ -38,7 +38,8 @@ def load(path: Path) -> keras.Model:
         if word in ("class_name", "registered_name") and value in CODE:
             raise ValueError(f"it holds code ({value}), which is not run")
         if word == "module" and value is not None and str(value).split(".")[0] not in {*PACKAGES, *trusted}:
-            raise ValueError(f"it names classes of {value!r}; those of {', '.join(PACKAGES[:2])} are allowed")
+            raise ValueError(f"it names classes of {value!r}; those of {', '.join(PACKAGES[:2])} are allowed, "
+                             "and of modules of --plugin")
         sizes = value if isinstance(value, list) else [value]
         if any(part in word for part in SIZES) and any(type(one) is int and one > num_bytes for one in sizes):
             raise ValueError(f"{word} is {value}, more than the {num_bytes} bytes of weights that it holds")

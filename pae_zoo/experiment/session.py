@@ -12,6 +12,7 @@ from pae_zoo.core import sizes
 from pae_zoo.core.errors import UserError
 from pae_zoo.data.pipelines import Feed
 from pae_zoo.experiment import console, fitting, launch
+from pae_zoo.experiment import record as records_of
 from pae_zoo.experiment.checkpoint import Position
 from pae_zoo.experiment.workdir import Run
 from pae_zoo.models.base import Stage
@@ -49,6 +50,16 @@ def prepare(hparams, module) -> Session:
         model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
     feed = _feed(model, dataset.train.x, dataset.valid.x, hparams, augment)
     return Session(hparams, run, dataset, model, feed, device)
+
+
+def read_flags(module, argv) -> tuple[Any, dict[str, str]]:
+    """Returns the record of a training command, what a run of --init_workdir passes on included, from expanded argv.
+
+    Beside it, {flag that was given and is not read: why}. Raises UserError.
+    """
+    hparams, given = launch.parse(records_of.widest(module), argv)
+    hparams = records_of.narrow(inherit(hparams, module.MODEL, given))
+    return hparams, records_of.unread(module, hparams, given)
 
 
 def inherit(hparams, model_class, given: Collection[str]):
@@ -150,7 +161,7 @@ def record(session: Session, position: Position, found: dict[str, Any]) -> None:
 
 def _tell_finished(run: Run) -> None:
     print(f"{run.workdir} is finished: nothing to do. To train longer raise --epochs; to evaluate more: "
-          f"python -m pae_zoo.evaluate {console.flag('workdir', run.workdir)} --tasks=...")
+          f"python -m pae_zoo.evaluate {_here(run)} --tasks=...")
 
 
 def _step_seconds(history: list[dict[str, Any]]) -> dict[str, float]:
@@ -202,10 +213,17 @@ def tasks_of(hparams, model_class) -> tuple[str, ...]:
     return hparams.tasks or ("reconstruction", *likelihood, *model_class.default_tasks)
 
 
+def _here(run: Run) -> str:
+    """Returns the flags by which other commands find the run."""
+    plugins = run.read_hparams().plugin
+    return " ".join([*([console.flag("plugin", ",".join(plugins))] if plugins else []),
+                     console.flag("workdir", run.workdir)])
+
+
 def tell(run: Run) -> None:
     """Prints the metrics, where the pictures are, and what to do next."""
     print("\n".join(console.lines(run.read_metrics()) + console.pictures(run.figures.glob("*.png"))))
-    here = console.flag("workdir", run.workdir)
+    here = _here(run)
     print(f"""Next:
   python -m pae_zoo.evaluate {here} --tasks=generation,ood
   python -m pae_zoo.apply {here} --input=folder:DIR --outputs=codes,reconstruction --out=codes.npz

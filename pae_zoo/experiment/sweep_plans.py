@@ -15,6 +15,7 @@ from pae_zoo import models
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import launch
+from pae_zoo.experiment.session import read_flags
 from pae_zoo.experiment.workdir import Run
 
 # `--seeds` and `--out` set these; help would end a run before it begins.
@@ -79,7 +80,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def make_plans(points: Sequence[Point], seeds: Sequence[int], out: Path, common: Sequence[str]) -> list[Plan]:
     """Returns all runs, their flags checked by the launcher's own parser; raises UserError."""
-    common = launch.expand_flagfiles(common)
+    common = launch.begin(common)
     for word in common:
         name = word.lstrip("-").split("=")[0]
         if name in RESERVED:
@@ -98,7 +99,11 @@ def make_plans(points: Sequence[Point], seeds: Sequence[int], out: Path, common:
             # The grid's flags come last: absl takes the last value.
             flags = [*common, *(f"--{k}={v}" for k, v in point), f"--seed={seed}"]
             module = models.find(launch.value_of(flags, "model", "vae"))
-            hparams, _ = launch.parse_model(module, flags)
+            hparams, unread = read_flags(module, flags)
+            lost = [name for name, _ in point if name in unread]
+            if lost:
+                raise UserError(f"--grid sets {lost[0]}, which has no effect: {unread[lost[0]]}. Leave it out, or "
+                                "choose networks that read it.")
             plans.append(Plan(point, seed, out / folder / str(seed), flags, hparams))
     if len({plan.workdir for plan in plans}) < len(plans):
         raise UserError("--grid has points whose folders would have the same name; they differ only in unusual letters")

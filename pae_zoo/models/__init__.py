@@ -22,16 +22,21 @@ def _modules() -> dict[str, ModuleType]:
 MODULES = _modules()
 
 
-def register(name: str, module: ModuleType) -> None:
-    """Makes a model known: a module, or another object, with `MODEL`, `HParams` and a docstring.
+_OWN = frozenset(MODULES)
 
-    Raises UserError for a name that is taken, and for what lacks one of them.
-    """
+
+def check(name: str, module: ModuleType) -> None:
+    """Raises UserError for a name of the package's, and for what lacks `MODEL`, `HParams` or a docstring."""
     lacking = [part for part in ("MODEL", "HParams", "__doc__") if not getattr(module, part, None)]
     if lacking:
         raise UserError(f"The model {name!r} needs MODEL, HParams and a docstring; {', '.join(lacking)} is missing.")
-    if MODULES.get(name, module) is not module:
+    if name in _OWN and MODULES[name] is not module:
         raise UserError(f"There is a model {name!r} already; take another name.")
+
+
+def register(name: str, module: ModuleType) -> None:
+    """Makes a model known: a module, or another object, with `MODEL`, `HParams` and a docstring; see `check`."""
+    check(name, module)
     MODULES[name] = module
 
 

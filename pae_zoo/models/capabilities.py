@@ -16,7 +16,8 @@ class Capability(NamedTuple):
 
 
 CAPABILITIES: dict[str, Capability] = {
-    "moments": Capability((), "mean and variance of codes in closed form", "no closed form of its codes' moments"),
+    "moments": Capability((), "moments of codes in closed form (the mean alone where codes are certain)",
+                          "no closed form of its codes' moments"),
     "elbo": Capability(("elbo",), "a lower bound of log p(x)", "no evidence lower bound"),
     "likelihood": Capability(("importance_estimate", "log_likelihood"), "importance-sampled log p(x)",
                              "no likelihood to estimate"),

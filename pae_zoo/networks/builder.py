@@ -18,10 +18,18 @@ KINDS = _FAMILIES.keys()
 DEFAULT_OUTPUT: dict[str, str] = {kind: family.output for kind, family in _FAMILIES.items()}
 
 
-def register(family: Family) -> None:
-    """Makes a kind of network known, with the options that it reads; raises UserError for a name that is taken."""
-    if family.kind in _FAMILIES and _FAMILIES[family.kind] != family:
+_OWN = frozenset(_FAMILIES)
+
+
+def check(family: Family) -> None:
+    """Raises UserError for a kind of network under a name of the package's."""
+    if family.kind in _OWN and _FAMILIES[family.kind] != family:
         raise UserError(f"There is a network kind {family.kind!r} already; take another name.")
+
+
+def register(family: Family) -> None:
+    """Makes a kind of network known, with the options that it reads; see `check`."""
+    check(family)
     _FAMILIES[family.kind] = family
     DEFAULT_OUTPUT[family.kind] = family.output
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,8 @@ def test_a_record_holds_the_options_of_the_kinds_that_are_chosen():
 def test_flags_that_are_not_read_are_told_or_refused(capsys, tmp_path):
     given = ["--model=ae", "--smoke", "--epochs=1", "--hidden_units=4", "--tasks=reconstruction"]
     assert launch.run(main.main, [*given, "--num_filters=9", f"--workdir={tmp_path / 'run'}"]) == 0
-    assert "--num_filters has no effect: networks of kind conv read it" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--num_filters has no effect: networks of kind conv read it" in told
     assert "num_filters" not in (tmp_path / "run" / "config.json").read_text()
     assert launch.run(main.main, [*given, "--num_filters=0", f"--workdir={tmp_path / 'other'}"]) == 2
     assert "--num_filters=0 is out of range" in capsys.readouterr().err
@@ -187,6 +189,7 @@ def test_parts_from_outside_are_trained_evaluated_and_applied_by_the_commands(tm
     # A run from elsewhere imports nothing by itself: the command must name the module.
     alone = call("evaluate", "--workdir=run")
     assert alone.returncode == 2 and "--plugin=my_parts: give that here too" in alone.stderr
+    assert "pae_zoo.evaluate --plugin=my_parts --workdir=run" in trained.stdout
     missing = call("main", "--plugin=no_such_parts", "--model=vae")
     assert missing.returncode == 2 and "there is no module no_such_parts" in missing.stderr
 
@@ -194,17 +197,73 @@ def test_parts_from_outside_are_trained_evaluated_and_applied_by_the_commands(tm
 def test_what_is_registered_is_checked():
     import pae_zoo
 
-    with pytest.raises(UserError, match="already"):
-        pae_zoo.register("vae", model=models.find("ae"))
-    with pytest.raises(UserError, match="already"):
-        pae_zoo.register("mlp", network=networks.Family("x", "y", lambda *args: [], lambda *args: []))
-    with pytest.raises(UserError, match="already"):
-        pae_zoo.register("gaussian", likelihood=pae_zoo.likelihoods.Bernoulli)
-    with pytest.raises(UserError, match="needs a function run"):
-        pae_zoo.register("my_task", task=models)
-    with pytest.raises(UserError, match="MODEL, HParams"):
-        pae_zoo.register("my_model", model=evaluation)
-    with pytest.raises(UserError, match="Nothing is given"):
-        pae_zoo.register("my_model")
-    with pytest.raises(UserError, match="is no name"):
-        pae_zoo.register("my model", model=models.find("ae"))
+    @dataclasses.dataclass(frozen=True)
+    class Bare:
+        number: int = 3
+
+    @dataclasses.dataclass(frozen=True)
+    class Taken:
+        beta: float = hp.option(7.0, "Another beta.", group=hp.EVALUATION)
+
+    @dataclasses.dataclass(frozen=True)
+    class Apart:
+        my_number: int = hp.option(3, "A number.")
+
+    class Unregistered(pae_zoo.likelihoods.Gaussian):
+        """Not registered with Keras."""
+
+    def run(context):
+        """A task."""
+
+    def task(flags):
+        return types.SimpleNamespace(run=run, Flags=flags)
+
+    family = networks.Family("x", "y", lambda *args: [], lambda *args: [])
+    model = types.SimpleNamespace(MODEL=models.find("ae").MODEL, HParams=Bare, __doc__="A model.")
+    for given, words in [
+        (("vae", dict(model=models.find("ae"))), "already"),
+        (("mlp", dict(network=family)), "already"),
+        (("gaussian", dict(likelihood=pae_zoo.likelihoods.Bernoulli)), "already"),
+        (("ood", dict(task=task(Apart))), "already"),
+        (("my_task", dict(task=models)), "needs a function run"),
+        (("my_task", dict(task=task(Bare))), "number is not declared by"),
+        (("my_task", dict(task=task(Taken))), "there is a flag --beta already"),
+        (("my_task", dict(task=task(Apart))), "my_number needs group=hp.EVALUATION"),
+        (("my_model", dict(model=evaluation)), "MODEL, HParams"),
+        (("my_model", dict(model=model)), "number is not declared by"),
+        (("my_model", dict(model=types.SimpleNamespace(MODEL="VAE", HParams=Bare, __doc__="x"))), "must be a subclass"),
+        (("my_noise", dict(likelihood=Unregistered)), "not registered with Keras"),
+        (("my_noise", dict(likelihood=object())), "must be a subclass"),
+        (("my_net", dict(network="conv")), "must be a pae_zoo.networks.Family"),
+        (("my_model", {}), "Nothing is given"),
+        (("my model", dict(model=models.find("ae"))), "is no name"),
+        ((3, dict(model=models.find("ae"))), "is no name"),
+        (("my_net", dict(network=family, task=models)), "needs a function run"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            pae_zoo.register(given[0], **given[1])
+    assert "my_net" not in networks.KINDS  # all or nothing
+
+
+def test_a_name_of_ones_own_is_registered_again(monkeypatch):
+    import pae_zoo
+
+    monkeypatch.setattr(evaluation, "_REGISTERED", {})
+    for number in range(2):
+        task = types.SimpleNamespace(run=lambda context: iter(()))
+        task.run.__doc__ = f"Task {number}."
+        pae_zoo.register("my_task", task=task)
+        assert evaluation.describe()["my_task"] == f"Task {number}."
+
+
+def test_a_sweep_takes_plugins_and_what_a_run_passes_on(tmp_path):
+    (tmp_path / "my_parts.py").write_text(PLUGIN)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pae_zoo.sweep", "--grid", "loudness=2", "--seeds=0", "--out=sw", "--",
+               "--plugin=my_parts", "--model=my_vae", "--smoke", "--epochs=1", "--hidden_units=4", "--tasks=my_task"]
+    for words in (" s  ", "already finished"):
+        found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert found.returncode == 0 and words in found.stdout, found.stdout + found.stderr
+    refused = subprocess.run([*command[:4], "num_filters=4,8", *command[5:]], cwd=tmp_path, env=environment,
+                             capture_output=True, text=True)
+    assert refused.returncode == 2 and "num_filters, which has no effect" in refused.stderr
