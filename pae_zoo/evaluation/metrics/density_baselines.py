@@ -108,6 +108,18 @@ def kernel(train: np.ndarray, valid: np.ndarray, seed: int) -> Density:
     return Density(lambda codes: fits[best].score_samples(white.whiten(codes)) - white.log_det, sample, note)
 
 
+def resampled(codes: np.ndarray) -> Density:
+    """The codes themselves, drawn without repeats where there are enough: what no density samples better than."""
+
+    def log_prob(points):
+        raise NotImplementedError("Codes that are drawn again have no density.")
+
+    def sample(num, generator):
+        return codes[generator.choice(len(codes), num, replace=num > len(codes))]
+
+    return Density(log_prob, sample, f"{len(codes)} codes themselves")
+
+
 #: the densities by the names of their keys; each is fitted to (training codes, validation codes, seed)
 BASELINES = {"gaussian": gaussian, "mixture": mixture, "kernel": kernel}
 

@@ -101,6 +101,30 @@ class Reference:
         return frechet.distance(self.moments, frechet.moments(found))
 
     @functools.cached_property
+    def reconstructions(self) -> np.ndarray:
+        """Features of the reconstructions of the test images (n, d): the best that the decoder can do."""
+        x = self.context.dataset.test.x[self.chosen]
+        decoded = self.context.stream(self.context.reconstruction, x, "frechet reconstructions")
+        return self.features_of(decoded, self.num, "reconstructions")
+
+    @functools.cached_property
+    def _reconstructed(self):
+        return frechet.moments(self.reconstructions)
+
+    def frechet_r(self, found: np.ndarray) -> float:
+        """Returns the Frechet distance of features (n, d) to those of `reconstructions`; NaN if either holds NaN."""
+        if not (np.isfinite(found).all() and np.isfinite(self.reconstructions).all()):
+            return float("nan")
+        return frechet.distance(self._reconstructed, frechet.moments(found))
+
+    def reconstructed_floor(self) -> float:
+        """Returns the Frechet distance of reconstructions of training images to those of test images."""
+        train = self.context.dataset.train.x
+        chosen = self.context.choose(len(train), self.num, "frechet floor")
+        decoded = self.context.stream(self.context.reconstruction, train[chosen], "frechet reconstructed floor")
+        return self.frechet_r(self.features_of(decoded, len(chosen), "reconstructed training data"))
+
+    @functools.cached_property
     def _neighbourhoods(self) -> neighbours.Neighbourhoods:
         return neighbours.neighbourhoods(self.features)
 
@@ -144,18 +168,19 @@ def frechet_to_test(context: Context, images: Images) -> float:
 
 
 def sample_quality(context: Context, name: str, images: Images) -> Iterator[tuple[str, Any]]:
-    """Yields <name>/frechet, /precision, /recall, /density, /coverage of images (n, H, W, C) against test images.
+    """Yields <name>/frechet, /frechet_r, /precision, /recall, /density, /coverage of images (n, H, W, C).
 
-    n should be `num_images(context)`. All are "unsupported" where no feature network fits the data.
+    They are compared with test images, `frechet_r` with reconstructions of test images. n should be
+    `num_images(context)`. All are "unsupported" where no feature network fits the data.
     """
-    keys = [f"{name}/{measure}" for measure in ("frechet", *MEASURES)]
+    keys = [f"{name}/{measure}" for measure in ("frechet", "frechet_r", *MEASURES)]
     try:
         against = reference(context)
     except NotImplementedError as error:
         yield from context.unsupported(keys, error)
         return
     found = against.features_of(images, against.num, name)
-    yield from zip(keys, (against.frechet(found), *against.compare(found).values()))
+    yield from zip(keys, (against.frechet(found), against.frechet_r(found), *against.compare(found).values()))
 
 
 # ---- of the model ----------------------------------------------------------------------------------------
@@ -169,6 +194,7 @@ def model_quality(context: Context) -> Iterator[tuple[str, Any]]:
         against = reference(context)
     except NotImplementedError as error:
         keys = [f"generation/frechet/{kind}" for kind in KINDS]
+        keys += [f"generation/frechet_r/{kind}" for kind in ("samples", "floor")]
         yield from context.unsupported([*keys, *(f"generation/{measure}" for measure in MEASURES), NEAREST], error)
         return
     model, num, distances = context.model, against.num, {}
@@ -179,14 +205,16 @@ def model_quality(context: Context) -> Iterator[tuple[str, Any]]:
         found = against.features_of(_first_kept(samples, shown), num, "samples")
     except NotImplementedError as error:
         found = None
-        keys = ["generation/frechet/samples", *(f"generation/{measure}" for measure in MEASURES), NEAREST]
+        keys = ["generation/frechet/samples", "generation/frechet_r/samples"]
+        keys += [*(f"generation/{measure}" for measure in MEASURES), NEAREST]
         yield from context.unsupported(keys, error)
     else:
         distances["samples"] = against.frechet(found)
+        yield "generation/frechet_r/samples", against.frechet_r(found)
         yield from ((f"generation/{measure}", value) for measure, value in against.compare(found).items())
 
-    decoded = context.stream(context.reconstruction, context.dataset.test.x[against.chosen], "frechet reconstructions")
-    distances["reconstructions"] = against.frechet(against.features_of(decoded, num, "reconstructions"))
+    distances["reconstructions"] = against.frechet(against.reconstructions)
+    yield "generation/frechet_r/floor", against.reconstructed_floor()
     raw = _drawn(
         context, lambda seed: model.decode_mean(seeds.normal((size, model.latent_dim), seed)), "frechet raw prior", num
     )

@@ -9,8 +9,8 @@ import numpy as np
 
 from pae_zoo.evaluation.context import Context
 from pae_zoo.evaluation.metrics import detection
-from pae_zoo.evaluation.metrics.density_baselines import BASELINES, Density
-from pae_zoo.evaluation.support import quality
+from pae_zoo.evaluation.metrics.density_baselines import BASELINES, Density, resampled
+from pae_zoo.evaluation.support import code_quality, quality
 from pae_zoo.evaluation.tasks import ood
 from pae_zoo.plotting import figures
 
@@ -18,7 +18,7 @@ check_data = ood.check_data
 DRAWS = 10_000
 MANIFOLD_DATA = 1000
 SHOWN = 12
-MODEL = "model"
+MODEL, TRAINING_CODES = "model", "training_codes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,10 @@ class Flags(ood.Flags, quality.FrechetFlags):
 def run(context: Context) -> Iterator[tuple[str, Any]]:
     """Log density of test codes under the model and under a Gaussian, a mixture and kernels fitted to the same codes.
 
+    Samples of each, and the training codes themselves, are compared with codes and, decoded, with test images.
+
     Codes are draws from `encode`, the codes themselves where it is deterministic. Beside the densities: how close
-    codes come to N(0, I) in the base space, how close decoded samples come to test data, and how well each density
+    codes come to the prior in the base space, how close decoded samples come to test data, and how well each density
     tells other data apart. Baselines are fitted to training codes, bandwidths chosen on validation codes.
     """
     model = _model_density(context)
@@ -47,7 +49,8 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         context.say(f"density/{name}: {densities[name].note}.")
         yield f"density/{name}/nll", -densities[name].log_prob(codes["test"]).mean()
     yield from _manifold(context)
-    yield from _samples(context, densities, codes["test"])
+    sampled = {**densities, TRAINING_CODES: resampled(codes["train"])}
+    yield from _samples(context, sampled, codes["test"])
     yield from _outliers(context, densities, codes["test"])
 
 
@@ -67,21 +70,26 @@ def _model_density(context: Context) -> Density:
 
 
 def _gaussianisation(context: Context, codes: np.ndarray) -> Iterator[tuple[str, float]]:
-    """How far test codes in the base space are from N(0, I)."""
+    """How far test codes in the base space are from the prior, in units of its means and stds."""
 
     def to_base(z, seed):
         return context.model.base_from_latent(z)
 
-    u = context.map_batches(to_base, codes, "base").astype(np.float64)
+    prior = context.model.prior()
+    drawn = prior.sample(DRAWS, seed=context.seed_for("base")).numpy().astype(np.float64)
+    try:
+        centre, scale = (np.asarray(moment, np.float64) for moment in (prior.mean(), prior.stddev()))
+    except NotImplementedError:  # a prior whose moments have no closed form
+        centre, scale = drawn.mean(axis=0), drawn.std(axis=0)
+    u = (context.map_batches(to_base, codes, "base").astype(np.float64) - centre) / scale
     mean, std = u.mean(axis=0), u.std(axis=0)
     yield "density/base_mean_abs_max", np.abs(mean).max()
     yield "density/base_std_min", std.min()
     yield "density/base_std_max", std.max()
     square = np.square(u).sum(axis=1)
     yield "density/base_square", square.mean() / u.shape[1]
-    generator = np.random.default_rng(context.seed)
-    groups = {"codes of test data": square, "draws of N(0, I)": generator.chisquare(u.shape[1], len(u))}
-    title = f"{context.dataset.name}: squared length of base variables, K = {u.shape[1]}"
+    groups = {"codes of test data": square, "draws of the prior": np.square((drawn - centre) / scale).sum(axis=1)}
+    title = f"{context.dataset.name}: squared length of standardised base variables, K = {u.shape[1]}"
     context.figure("density_base", figures.histogram(groups, title, "|u|^2"))
 
 
@@ -105,6 +113,8 @@ def _samples(context: Context, densities: dict[str, Density], codes: np.ndarray)
     spread = codes.std(axis=0)
     yield "density/sample_mean_error", (np.abs(latents[MODEL].mean(axis=0) - codes.mean(axis=0)) / spread).max()
     yield "density/sample_std_error", np.abs(latents[MODEL].std(axis=0) / spread - 1.0).max()
+    by_key = {f"density/{name}": z for name, z in latents.items()}
+    yield from code_quality.latent_quality(context, "density", by_key)
     if not context.is_image:
         return
     raw = np.random.default_rng(context.seed).normal(size=(SHOWN, codes.shape[1])).astype(np.float32)

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import numpy as np
 
 from pae_zoo.evaluation.context import Context, Projection, to_unit
-from pae_zoo.evaluation.support import quality
+from pae_zoo.evaluation.support import code_quality, quality
 from pae_zoo.plotting import figures
 
 SHOWN_SAMPLES = 100
@@ -44,6 +44,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     if prior is not None:
         yield "generation/prior_mean_abs", np.abs(prior.mean(axis=0, dtype=np.float64)).mean()
         yield "generation/prior_std_mean", prior.std(axis=0, dtype=np.float64).mean()
+        yield from code_quality.latent_quality(context, "generation", {"generation": prior})
     yield from draw_latent_map(context, codes)
     if context.is_image:
         draw_interpolations(context, codes)

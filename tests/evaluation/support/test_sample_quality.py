@@ -12,6 +12,7 @@ from pae_zoo.evaluation.context import to_unit
 from pae_zoo.evaluation.metrics import frechet
 from pae_zoo.evaluation.support import quality
 
+AGAINST_RECONSTRUCTIONS = ["generation/frechet_r/samples", "generation/frechet_r/floor"]
 DISTANCES = [f"generation/frechet/{kind}" for kind in quality.KINDS]
 SHARES = [f"generation/{measure}" for measure in quality.MEASURES]
 
@@ -49,6 +50,10 @@ def test_numbers_are_those_of_the_definition(with_features):
     decoded = np.rint(255 * context.reconstruct(x)) / 255
     by_hand = [frechet.moments(reference.extractor.features(y.astype(np.float32))) for y in (to_unit(x), decoded)]
     assert results["generation/frechet/reconstructions"] == pytest.approx(frechet.distance(*by_hand), rel=1e-5)
+    # Reconstructions are no distance from themselves, test images as far as they are from the test images.
+    assert reference.frechet_r(reference.reconstructions) < 1e-9
+    assert reference.frechet_r(reference.features) == pytest.approx(frechet.distance(*by_hand), rel=1e-5)
+    assert results["generation/frechet_r/samples"] > results["generation/frechet_r/floor"] > 0
 
 
 def test_a_test_split_that_is_the_training_split(with_features, capsys):
@@ -73,7 +78,7 @@ def test_the_same_seed_gives_the_same_numbers(with_features):
 
 def test_a_model_without_samples_has_the_other_distances(with_features, plain_autoencoder, capsys):
     results = dict(quality.model_quality(with_features(plain_autoencoder)))
-    for key in [DISTANCES[0], *SHARES, quality.NEAREST]:
+    for key in [DISTANCES[0], AGAINST_RECONSTRUCTIONS[0], *SHARES, quality.NEAREST]:
         assert results[key] == "unsupported", key
     assert all(results[key] >= 0 for key in DISTANCES[1:])
     assert "A plain autoencoder has no density." in capsys.readouterr().err
@@ -82,7 +87,8 @@ def test_a_model_without_samples_has_the_other_distances(with_features, plain_au
 def test_data_without_a_network_are_told_what_to_do(make_context, capsys):
     context = make_context()
     results = dict(quality.model_quality(context))
-    assert set(results) == {*DISTANCES, *SHARES, quality.NEAREST} and set(results.values()) == {"unsupported"}
+    assert set(results) == {*DISTANCES, *AGAINST_RECONSTRUCTIONS, *SHARES, quality.NEAREST}
+    assert set(results.values()) == {"unsupported"}
     told = capsys.readouterr().err
     assert "tools/train_features.py" in told and "--fid_weights" in told and told.count("\n") == 1
     with pytest.raises(NotImplementedError, match="No feature network"):
@@ -108,8 +114,9 @@ def test_what_other_tasks_ask(with_features, monkeypatch):
     apply = reference.extractor.apply
     object.__setattr__(reference.extractor, "apply", lambda x: seen.append(len(x)) or apply(x))
     results = dict(quality.sample_quality(context, "density/gmm", to_unit(x[:50])))
-    assert seen == [50]
-    assert list(results) == [f"density/gmm/{name}" for name in ("frechet", *quality.MEASURES)]
+    # Those of reconstructions are computed once, for the distance to them.
+    assert seen == [50, 32, 32, 6]
+    assert list(results) == [f"density/gmm/{name}" for name in ("frechet", "frechet_r", *quality.MEASURES)]
     assert results["density/gmm/precision"] == 1.0 and results["density/gmm/frechet"] > 0
 
 

@@ -56,9 +56,13 @@ def test_keys_of_a_pae(make_context, feature_file):
     model.flow.adapt(model.stage_codes(context.dataset.train.x))
     found = evaluate(context, ["density"])
     for name in (density.MODEL, *density_baselines.BASELINES):
-        for key in ("nll", "frechet", "coverage", "auroc/noise"):
+        for key in ("nll", "frechet", "frechet_r", "c2st", "class_gap", "coverage", "auroc/noise"):
             assert np.isfinite(found[f"density/{name}/{key}"]), (name, key)
     assert np.isfinite(found["density/manifold"])
+    # The training codes themselves are sampled from, and are no density.
+    assert np.isfinite(found[f"density/{density.TRAINING_CODES}/frechet_r"])
+    assert found[f"density/{density.TRAINING_CODES}/variance_ratio"] == pytest.approx(1.0, abs=0.05)
+    assert f"density/{density.TRAINING_CODES}/nll" not in found
     # A flow that is still the identity behind its whitening is the Gaussian of the codes.
     assert found["density/model/nll"] == pytest.approx(found["density/gaussian/nll"], abs=0.2)
     assert found["density/base_square"] == pytest.approx(1.0, abs=0.1)
