@@ -119,7 +119,8 @@ class _SharedGaussian(Likelihood):
         """Returns 1/sigma^2, a scalar or one per value of a datum; `scale` overrides sigma."""
         return (self.sigma(dtype) if scale is None else tf.cast(scale, dtype)) ** -2
 
-    def score_and_fisher(self, output, y, scale=None):
+    def score_and_fisher(self, output: tf.Tensor, y: tf.Tensor,
+                         scale: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:
         output, y = self._both(output, y)
         precision = tf.broadcast_to(self.shared_precision(output.dtype, scale), tf.shape(output))
         return precision * (y - output), precision
@@ -318,7 +319,8 @@ class GaussianDecoder(Likelihood):
         terms = log_variance + residual**2 * tf.exp(-log_variance)
         return -0.5 * self._sum(terms) - 0.5 * self.num_values * LOG_2PI
 
-    def score_and_fisher(self, output, y, scale=None):
+    def score_and_fisher(self, output: tf.Tensor, y: tf.Tensor,
+                         scale: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:
         """See `Likelihood.score_and_fisher`; g = [mean, r], and the Fisher information of s is 1/2."""
         self._no_scale(scale)
         output, y = self._both(output, y)
@@ -364,7 +366,8 @@ class Bernoulli(Likelihood):
         output = _full_precision(output)
         return tf.sigmoid(output) * tf.sigmoid(-output)
 
-    def score_and_fisher(self, output, y, scale=None):
+    def score_and_fisher(self, output: tf.Tensor, y: tf.Tensor,
+                         scale: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:
         self._no_scale(scale)
         output, y = self._both(output, y)
         mean = tf.sigmoid(output)

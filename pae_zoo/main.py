@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from typing import Any
 
 from pae_zoo import data, evaluation, models, networks
 from pae_zoo.core import hparams as hp
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
     return finish(session)
 
 
-def default_workdir(hparams) -> str:
+def default_workdir(hparams: Any) -> str:
     """Returns runs/<model>/<dataset slug>/<seed>."""
     return f"runs/{hparams.model}/{data.slug(hparams.dataset)}/{hparams.seed}"
 

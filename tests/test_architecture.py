@@ -1,5 +1,6 @@
 """Arrows between rooms point down; every module has a room with a rule; the picture of it is the one in the docs."""
 
+import ast
 import sys
 from pathlib import Path
 
@@ -61,3 +62,54 @@ def test_no_source_file_is_longer_than_500_lines():
 def test_forward_mode_stands_in_one_place():
     found = [p.name for p in rooms.PACKAGE.rglob("*.py") if "ForwardAccumulator" in p.read_text(encoding="utf-8")]
     assert found == ["forward_mode.py"]
+
+
+# Public functions without an annotation that are left, by file: the numbers may only fall.
+UNANNOTATED = {
+    "flows/bijector.py": 3, "flows/builder.py": 1, "flows/coupling.py": 3, "flows/flow.py": 11, "flows/linear.py": 8,
+    "models/bbb_ae.py": 5, "models/iaf.py": 8, "models/lae.py": 8, "models/pae.py": 12,
+    "models/parts/flow_latent.py": 4, "models/savae.py": 4,
+}  # fmt: skip
+
+
+def unannotated(tree: ast.Module) -> list[str]:
+    """Returns the public functions and methods that lack the type of an argument or of what they return."""
+    found = []
+
+    def look(node, method: bool) -> None:
+        for one in node.body:
+            if isinstance(one, ast.ClassDef):
+                look(one, True)
+            elif isinstance(one, (ast.If, ast.Try, ast.With)):
+                look(one, method)
+            elif isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef)) and not one.name.startswith("_"):
+                static = any(isinstance(mark, ast.Name) and mark.id == "staticmethod" for mark in one.decorator_list)
+                plain = [*one.args.posonlyargs, *one.args.args][1 if method and not static else 0 :]
+                stars = [star for star in (one.args.vararg, one.args.kwarg) if star]
+                arguments = [*plain, *one.args.kwonlyargs, *stars]
+                if one.returns is None or any(argument.annotation is None for argument in arguments):
+                    found.append(one.name)
+
+    look(tree, False)
+    return found
+
+
+@pytest.mark.parametrize("line, told", [
+    ("def f(x: int) -> int: ...", []),
+    ("def f(x) -> int: ...", ["f"]),
+    ("def f(x: int): ...", ["f"]),
+    ("def f(*x) -> int: ...", ["f"]),
+    ("def f(*, x) -> int: ...", ["f"]),
+    ("def _f(x): ...", []),
+    ("class A:\n    def f(self) -> int: ...", []),
+    ("class A:\n    @staticmethod\n    def f(x) -> int: ...", ["f"]),
+])
+def test_what_is_not_annotated_is_found(line, told):
+    assert unannotated(ast.parse(line)) == told
+
+
+def test_public_functions_have_types():
+    for path in sorted(rooms.PACKAGE.rglob("*.py")):
+        name = path.relative_to(rooms.PACKAGE).as_posix()
+        found = unannotated(ast.parse(path.read_text(encoding="utf-8")))
+        assert len(found) <= UNANNOTATED.get(name, 0), f"annotate the arguments and returns of {found} in {name}"

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import stat
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Union
 
 import numpy as np
 
@@ -99,7 +99,7 @@ def _clear_one(path: str) -> None:
             os.close(handle)
 
 
-def check_place(path, flag: str, is_file: bool = False) -> None:
+def check_place(path: Union[str, Path], flag: str, is_file: bool = False) -> None:
     """Raises UserError, naming `flag`, unless a folder (or a file) can be written at `path`; leaves nothing behind.
 
     The folders that are missing are made on trial in a neighbour, with a small file in the deepest, and removed: so

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 
-def jvp(function: Callable[..., Any], points, tangents) -> tuple[Any, Any]:
+def jvp(function: Callable[..., Any], points: Any, tangents: Any) -> tuple[Any, Any]:
     """Returns function(points) and its derivative along `tangents`, both structures like the value's.
 
     Args:

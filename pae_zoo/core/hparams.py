@@ -12,7 +12,7 @@ import os
 import re
 import typing
 from collections.abc import Callable, Collection
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 from absl import flags
 
@@ -24,8 +24,9 @@ MOST, SMALLEST, LARGEST = 2**31 - 1, 1.2e-38, 3.4e38
 MOST_LAYERS = 200
 
 
-def option(default: Any, help: str, *, low=None, above=None, high=None, choices=None, group="",
-           operational=False, smoke=None, path=False) -> Any:
+def option(default: Any, help: str, *, low: Optional[float] = None, above: Optional[float] = None,
+           high: Optional[float] = None, choices: Optional[Sequence[Any]] = None, group: str = "",
+           operational: bool = False, smoke: Optional[int] = None, path: bool = False) -> Any:
     """Declares one hyper-parameter of a dataclass.
 
     Args:
@@ -57,7 +58,7 @@ def compose(name: str, *records: type) -> type:
     return chosen[0] if len(chosen) == 1 else dataclasses.make_dataclass(name, [], bases=tuple(chosen), frozen=True)
 
 
-def flag_fields(cls) -> list[dataclasses.Field]:
+def flag_fields(cls: type) -> list[dataclasses.Field]:
     """Returns the fields of a record that are flags."""
     return [field for field in dataclasses.fields(cls) if field.metadata.get("flag", False)]
 
@@ -81,13 +82,13 @@ class _IntListParser(flags.ListParser):
 class _WordListParser(flags.ListParser):
     """Parses comma-separated words, none of them empty."""
 
-    def parse(self, argument):
+    def parse(self, argument: Any) -> Any:
         if isinstance(argument, (list, tuple)):
             return list(argument)
         return [w.strip() for w in argument.split(",") if w.strip()]
 
 
-def define_flags(cls, values: flags.FlagValues) -> None:
+def define_flags(cls: type, values: flags.FlagValues) -> None:
     """Declares one absl flag per field of the dataclass `cls` in `values`."""
     for field in flag_fields(cls):
         if field.name in values:  # another record has it too
@@ -108,7 +109,7 @@ def define_flags(cls, values: flags.FlagValues) -> None:
             flags.DEFINE(parser, name, list(default), text, flag_values=values, serializer=flags.CsvListSerializer(","))
 
 
-def from_flags(cls, values: flags.FlagValues):
+def from_flags(cls: type, values: flags.FlagValues) -> Any:
     """Returns an instance of `cls` from parsed flags, checked; raises UserError."""
     found = {}
     for field in flag_fields(cls):
@@ -140,12 +141,12 @@ def _at_home(hparams):
     return dataclasses.replace(hparams, **found)
 
 
-def check(hparams):
+def check(hparams: Any) -> Any:
     """Returns `hparams` if every field lies in its range; raises UserError naming the first that does not."""
     return check_options(hparams, "--")
 
 
-def check_options(record, sign: str = ""):
+def check_options(record: Any, sign: str = "") -> Any:
     """Returns a record if every option in it lies in its range; raises UserError for the first that does not.
 
     `sign` is put before its name: -- for flags.
@@ -183,7 +184,7 @@ def _check_one(name: str, value: Any, field: dataclasses.Field) -> None:
         raise UserError(f"{name} lists {len(value)} widths; allowed: at most {MOST_LAYERS}.")
 
 
-def typed_options(record) -> dict[str, Any]:
+def typed_options(record: Any) -> dict[str, Any]:
     """Returns the options of a record as their fields' types; raises UserError for one of another type."""
     kinds = typing.get_type_hints(type(record))
     found = {}
@@ -210,7 +211,7 @@ def allowed_range(field: dataclasses.Field) -> str:
     return "allowed: " + " and ".join(parts) if parts else ""
 
 
-def to_config(hparams) -> dict[str, dict[str, Any]]:
+def to_config(hparams: Any) -> dict[str, dict[str, Any]]:
     """Returns the hyper-parameters as plain values for config.json: those of the training, and of evaluation."""
     found: dict[str, dict[str, Any]] = {"hparams": {}, "evaluation": {}}
     for field in dataclasses.fields(hparams):
@@ -224,8 +225,8 @@ def to_config(hparams) -> dict[str, dict[str, Any]]:
 RENAMED: dict[str, str] = {}
 
 
-def from_config(cls, config: dict[str, Any], evaluation: Optional[dict[str, Any]] = None,
-                say: Callable[[str], Any] = print):
+def from_config(cls: type, config: dict[str, Any], evaluation: Optional[dict[str, Any]] = None,
+                say: Callable[[str], Any] = print) -> Any:
     """Rebuilds an instance of `cls` from the two parts of `to_config`; raises UserError for unknown keys or types.
 
     Unknown flags of evaluation come from another version and are told, not refused.
@@ -265,7 +266,7 @@ def _typed(name: str, kind: type, value: Any, remedy: str = "Restore the file, o
     return tuple(value) if isinstance(value, (list, tuple)) else kind(value)
 
 
-def flagfile_lines(hparams) -> list[str]:
+def flagfile_lines(hparams: Any) -> list[str]:
     """Returns the lines of a flagfile that repeats the run: every flag that is not at its default."""
     lines = [f"--model={hparams.model}"]
     for field in dataclasses.fields(hparams):
@@ -279,7 +280,7 @@ def flagfile_lines(hparams) -> list[str]:
     return lines
 
 
-def differences(old, new) -> list[str]:
+def differences(old: Any, new: Any) -> list[str]:
     """Returns 'name: old -> new' for each hyper-parameter that would change the result of a training."""
     found = []
     for field in dataclasses.fields(new):
@@ -290,7 +291,7 @@ def differences(old, new) -> list[str]:
     return found
 
 
-def smoke(hparams):
+def smoke(hparams: Any) -> Any:
     """Returns `hparams` shrunk to a run of seconds; what was set below the fields' smoke limits stays."""
     changed = {}
     for field in dataclasses.fields(hparams):
@@ -305,7 +306,7 @@ def smoke(hparams):
     return dataclasses.replace(hparams, **changed)
 
 
-def help_text(cls, hidden: Collection[str] = (), heading: str = "Flags") -> str:
+def help_text(cls: type, hidden: Collection[str] = (), heading: str = "Flags") -> str:
     """Returns the flags of `cls` under their headings, each with default, range and help, but for those `hidden`.
 
     `heading` stands over flags that have no group.

@@ -1,7 +1,7 @@
 """Arrays that callers give, in the one shape that a model computes with: nothing is left to broadcasting."""
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 import tensorflow as tf
@@ -9,9 +9,11 @@ import tensorflow as tf
 from pae_zoo.core.errors import UserError
 
 Shape = tuple[Optional[int], ...]
+#: what is taken where numbers are given
+TensorLike = Union[tf.Tensor, np.ndarray, Sequence[Any], float]
 
 
-def shaped(x, event_shape: Sequence[int], what: str = "x"):
+def shaped(x: TensorLike, event_shape: Sequence[int], what: str = "x") -> Any:
     """Returns x as (batch, *event_shape): a tensor for a tensor, else an array.
 
     Also taken are x without its only channel, (batch, *event_shape[:-1]), and a single datum without the batch axis, of
@@ -19,20 +21,20 @@ def shaped(x, event_shape: Sequence[int], what: str = "x"):
     UserError for any other shape; `what` is the name in the message.
     """
     event = tuple(int(size) for size in event_shape)
-    x = x if tf.is_tensor(x) else np.asarray(x)
-    if getattr(x.shape, "rank", 0) is None:
-        return tf.ensure_shape(x, (None, *event))
-    received, forms = tuple(x.shape), _forms(event)
+    values: Any = x if tf.is_tensor(x) else np.asarray(x)
+    if getattr(values.shape, "rank", 0) is None:
+        return tf.ensure_shape(values, (None, *event))
+    received, forms = tuple(values.shape), _forms(event)
     form = next((form for form in forms if _fits(received, form)), None)
     if form is None:
         allowed = ", ".join(map(_text, forms[:-1])) + f" or {_text(forms[-1])}"
         raise UserError(f"{what} has shape {_text(received)}; one datum is {_text(event)}. Give {what} as {allowed}.")
     if None in received[1:]:
-        x = tf.ensure_shape(x, form)
+        values = tf.ensure_shape(values, form)
     if form == forms[0]:
-        return x
+        return values
     sizes = (-1 if form[0] is None else 1, *event)
-    return tf.reshape(x, sizes) if tf.is_tensor(x) else x.reshape(sizes)
+    return tf.reshape(values, sizes) if tf.is_tensor(values) else values.reshape(sizes)
 
 
 def ending(values: tf.Tensor, shape: Sequence[int], what: str) -> tf.Tensor:

@@ -116,6 +116,6 @@ def unread(name: str) -> Any:
     return dataclasses.field(default=field.default, metadata={**field.metadata, "flag": False})
 
 
-def own_fields(cls) -> list[dataclasses.Field]:
+def own_fields(cls: type) -> list[dataclasses.Field]:
     """Returns the fields of a record that a model alone has: those under no heading that others share."""
     return [field for field in dataclasses.fields(cls) if not field.metadata["group"]]

@@ -50,7 +50,7 @@ def split(seed: Seed, num: int) -> list[tf.Tensor]:
     return tf.unstack(tf.random.split(as_seed(seed), num, alg=_ALG), num=num)
 
 
-def fold_in(seed: Seed, data) -> tf.Tensor:
+def fold_in(seed: Seed, data: Union[int, tf.Tensor]) -> tf.Tensor:
     """Returns a seed of shape (2,) that depends on `seed` and the integer `data`."""
     seed, data = as_seed(seed), tf.cast(data, tf.int32)
     return _traced_fold_in(seed, data) if tf.executing_eagerly() else _fold_in(seed, data)
@@ -86,13 +86,13 @@ _traced_fold_in = tf.function(_fold_in, [_SEED, tf.TensorSpec((), tf.int32)], au
 _traced_integers = tf.function(_integers, [tf.TensorSpec([None], tf.int32), _SEED], autograph=False)
 
 
-def uniform(shape, seed: Seed, dtype=tf.float32) -> tf.Tensor:
+def uniform(shape: Union[Sequence[Any], tf.Tensor], seed: Seed, dtype: tf.DType = tf.float32) -> tf.Tensor:
     """Draws from the open interval (0, 1), in steps of 2^-23, with the given shape."""
     top = tf.bitwise.right_shift(tf.bitcast(_bits(shape, seed), tf.uint32), tf.constant(9, tf.uint32))
     return (tf.cast(tf.cast(top, tf.int32), dtype) + 0.5) * tf.cast(2.0**-23, dtype)
 
 
-def normal(shape, seed: Seed, dtype=tf.float32) -> tf.Tensor:
+def normal(shape: Union[Sequence[Any], tf.Tensor], seed: Seed, dtype: tf.DType = tf.float32) -> tf.Tensor:
     """Draws from the standard normal by inversion, with the given shape (|value| < 5.3).
 
     The first rows do not depend on how many rows are drawn, so a padded batch sees the same noise.

@@ -2,7 +2,9 @@
 
 import contextlib
 import inspect
-from typing import Any, Optional
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional, Union
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ import tensorflow as tf
 
 from pae_zoo.core import fit_data, seeds
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 
 # Streams of a step's seed; each model has others, under names that begin with its own.
 PREPROCESS, AUGMENT, VALIDATION = "preprocess", "augment", "validation"
@@ -17,17 +20,17 @@ PREPROCESS, AUGMENT, VALIDATION = "preprocess", "augment", "validation"
 ADAPT_DATA = 10_000
 
 
-def to_float(x, dtype: Optional[tf.DType] = None) -> tf.Tensor:
+def to_float(x: TensorLike, dtype: Optional[tf.DType] = None) -> tf.Tensor:
     """Returns x as floats of `dtype` (None: 64 bits where x has them, else 32): uint8 is divided by 255, others cast.
 
     Raises UserError for what are no real numbers.
     """
-    x = tf.convert_to_tensor(x)
-    if not (x.dtype.is_floating or x.dtype.is_integer or x.dtype.is_bool):
-        raise UserError(f"Data are real numbers; received values of type {x.dtype.name}. Convert them first.")
+    values: tf.Tensor = tf.convert_to_tensor(x)
+    if not (values.dtype.is_floating or values.dtype.is_integer or values.dtype.is_bool):
+        raise UserError(f"Data are real numbers; received values of type {values.dtype.name}. Convert them first.")
     if dtype is None:
-        dtype = x.dtype if x.dtype == tf.float64 else tf.float32
-    return tf.cast(x, dtype) / 255.0 if x.dtype == tf.uint8 else tf.cast(x, dtype)
+        dtype = values.dtype if values.dtype == tf.float64 else tf.float32
+    return tf.cast(values, dtype) / 255.0 if values.dtype == tf.uint8 else tf.cast(values, dtype)
 
 
 class Trainable(keras.Model):
@@ -96,12 +99,12 @@ class Trainable(keras.Model):
         convolutional = any(len(weight.shape) == 4 for weight in self.trained_variables)
         return not convolutional or bool(tf.config.list_logical_devices("GPU"))
 
-    def next_seed(self, seed=None) -> tf.Tensor:
+    def next_seed(self, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns `seed` as a tensor, or a fresh seed of this model's generator when it is None."""
         return seeds.as_seed(self.seed_generator.next() if seed is None else seed)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         # Keras' own tracker of "loss" is replaced by ours: it would hide the value and log 0.0.
         return list(self._trackers.values())
 
@@ -111,7 +114,8 @@ class Trainable(keras.Model):
 
     # ---- Keras' entry points -----------------------------------------------------------------------
 
-    def compile(self, optimizer="adam", jit_compile=True, **kwargs) -> None:
+    def compile(self, optimizer: Union[str, keras.optimizers.Optimizer] = "adam", jit_compile: Union[bool, str] = True,
+                **kwargs: Any) -> None:
         """Keras' compile; the objective is the model's own, so `loss` and `metrics` are refused."""
         for name in ("loss", "metrics", "weighted_metrics"):
             if kwargs.get(name):
@@ -144,8 +148,10 @@ class Trainable(keras.Model):
         """Returns a batch of data as floats, as `objective` takes it."""
         return to_float(x)
 
-    def fit(self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, validation_split=0.0,
-            validation_data=None, shuffle=True, class_weight=None, sample_weight=None, **options):
+    def fit(self, x: Any = None, y: Any = None, batch_size: Optional[int] = None, epochs: int = 1,
+            verbose: Union[str, int, None] = "auto", callbacks: Any = None, validation_split: float = 0.0,
+            validation_data: Any = None, shuffle: bool = True, class_weight: Optional[Mapping] = None,
+            sample_weight: Any = None, **options: Any) -> keras.callbacks.History:
         """Keras' fit, after a look at the training data, which Keras' validation is no part of.
 
         Takes what Keras takes, and dicts with a usual key. y of the shape of x are targets that x is to be
@@ -181,7 +187,8 @@ class Trainable(keras.Model):
             self.after_fit(history, train, held_out, steps, verbose)
         return history
 
-    def after_fit(self, history, train, held_out, steps: Optional[int], verbose) -> None:
+    def after_fit(self, history: keras.callbacks.History, train: fit_data.Source, held_out: Optional[fit_data.Source],
+                  steps: Optional[int], verbose: Union[str, int, None]) -> None:
         """Does what follows plain `fit`, on its sources of data (`fit_data`); adds losses of stages to the history."""
 
     def _look_at(self, train, steps: Optional[int]) -> None:
@@ -213,8 +220,9 @@ class Trainable(keras.Model):
                 raise UserError(f"monitor={callback.monitor!r} is no metric of {type(self).__name__}; there are "
                                 f"{', '.join(self._trackers)}, and val_ before them. Or set the mode, min or max.")
 
-    def evaluate(self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, steps=None,
-                 callbacks=None, return_dict=False, **kwargs):
+    def evaluate(self, x: Any = None, y: Any = None, batch_size: Optional[int] = None,
+                 verbose: Union[str, int, None] = "auto", sample_weight: Any = None, steps: Optional[int] = None,
+                 callbacks: Any = None, return_dict: bool = False, **kwargs: Any) -> Any:
         """Keras' evaluate, of what `fit` takes; NaN in x is NaN in the result. Batch n has noise of its own."""
         given = dict(batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks, return_dict=return_dict)
         if self._feed is not None or kwargs:  # `fit` has looked at the data
@@ -223,14 +231,16 @@ class Trainable(keras.Model):
         with fit_data.telling(source, steps=steps):
             return super().evaluate(**dict(zip(("x", "y", "sample_weight"), source.keras())), **given)
 
-    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+    def predict(self, x: Any, batch_size: Optional[int] = None, verbose: Union[str, int, None] = "auto",
+                steps: Optional[int] = None, callbacks: Any = None) -> Any:
         """Keras' predict, of what `fit` takes."""
         source = fit_data.read(self.form(), x, checked=False)
         with fit_data.telling(source, steps=steps):
             return super().predict(source.keras()[0], batch_size=batch_size, verbose=verbose, steps=steps,
                                    callbacks=callbacks)
 
-    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Optional[Mapping] = None,
+                       return_dict: bool = False) -> Any:
         """Keras' train_on_batch; a model that needs the number of its training data must be adapted before."""
         if self._counts_data() and not self._is_adapted():
             raise UserError(f"{type(self).__name__} needs the number of its training data. Call adapt with them, or "
@@ -238,12 +248,13 @@ class Trainable(keras.Model):
         source = fit_data.read(self.form(), x, y, sample_weight, class_weight)
         return super().train_on_batch(*source.keras(), return_dict=return_dict)
 
-    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Keras' test_on_batch, of what `fit` takes."""
         source = fit_data.read(self.form(), x, y, sample_weight, checked=False)
         return super().test_on_batch(*source.keras(), return_dict=return_dict)
 
-    def export(self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs):
+    def export(self, filepath: Union[str, Path], format: str = "tf_saved_model", verbose: Union[str, int, None] = None,
+               input_signature: Any = None, **kwargs: Any) -> None:
         """Keras' export of the call of the model; `pae_zoo.export` serves all methods. The input is named "x"."""
         if input_signature is None:
             spec = tf.TensorSpec((None, *self.event_shape), self.compute_dtype, name="x")
@@ -256,7 +267,7 @@ class Trainable(keras.Model):
     # ---- steps -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def feeding(self, feed):
+    def feeding(self, feed: Any) -> Iterator["Trainable"]:
         """Inside, `fit` takes the blocks of batches that a `pae_zoo.data.pipelines.Feed` describes."""
         self._feed = feed
         self.train_function = self.test_function = None
@@ -270,7 +281,8 @@ class Trainable(keras.Model):
         """Returns the seed (base, t) of training step t, shape (2,), int32."""
         return tf.stack([tf.constant(self.seed & 0x7FFFFFFF, tf.int32), tf.cast(self.step, tf.int32)])
 
-    def update(self, x: tf.Tensor, sample_weight=None, target=None) -> tf.Tensor:
+    def update(self, x: tf.Tensor, sample_weight: Optional[tf.Tensor] = None,
+               target: Optional[tf.Tensor] = None) -> tf.Tensor:
         """Takes one optimizer step on the batch x and returns its loss, a scalar.
 
         `sample_weight` (batch,): a batch of weights 0 leaves everything as it is. `target` (batch, *event) is what x is
@@ -316,7 +328,7 @@ class Trainable(keras.Model):
                 "reach. Use regularisers of weights, or another model.")
         return tf.add_n([tf.reduce_sum(loss) for loss in losses]) if losses else None
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         if self._feed is None:
             x, target, weight = self._batch(data)
             self.update(x, weight, target)
@@ -332,7 +344,7 @@ class Trainable(keras.Model):
         tf.while_loop(lambda i, finite: (i < data["count"]) & finite, body, (0, True))
         return {m.name: m.result() for m in self.metrics}
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         # The noise of a batch is its own, and the same in every epoch: epochs compare, and batches average it out.
         seed, first = seeds.stream((self.seed & 0x7FFFFFFF, 0), VALIDATION), tf.identity(self._batches)
         if self._feed is None:
@@ -369,7 +381,7 @@ class Trainable(keras.Model):
         optimizer = keras.saving.serialize_keras_object(self.optimizer)
         return {"optimizer": optimizer, "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly}
 
-    def compile_from_config(self, config) -> None:
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**{**config, "optimizer": keras.saving.deserialize_keras_object(config["optimizer"])})
         self.optimizer.build(self.trained_variables)
 

@@ -91,7 +91,7 @@ class LaplaceCallback(keras.callbacks.Callback):
 
     # ---- while Keras trains ------------------------------------------------------------------------
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Optional[dict[str, Any]] = None) -> None:
         model: Any = self.model
         self._graph, likelihood = _network(model, self.likelihood)
         self.options["likelihood"] = likelihood
@@ -124,12 +124,12 @@ class LaplaceCallback(keras.callbacks.Callback):
     def _forward(self, x: np.ndarray) -> tf.Tensor:
         return record.forward(self.graph, self.graph.cast(x), self.options.get("fallback", False)).output
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Optional[dict[str, Any]] = None) -> None:
         self._batches += 1
         if self._batches % self.every == 0:
             self.refresh()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Optional[dict[str, Any]] = None) -> None:
         if logs is not None and self.refreshes:
             if self.options["structure"] == "diag":
                 logs["curvature_sum"] = float(tf.reduce_sum(self.estimate()))
@@ -137,7 +137,7 @@ class LaplaceCallback(keras.callbacks.Callback):
         if self.path is not None and self.refreshes:
             self.posterior(optimise=False).save(self.path)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Optional[dict[str, Any]] = None) -> None:
         if self.final:
             self.fit_all()
             if self.path is not None:

@@ -6,7 +6,7 @@ shape; with `seed=None` the images come back unchanged.
 """
 
 import math
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import keras
 import tensorflow as tf
@@ -47,7 +47,7 @@ class Augmentation(keras.layers.Layer):
         super().__init__(**kwargs)
         self.built = True  # there are no weights to build
 
-    def call(self, x, seed=None):
+    def call(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns the changed images, or x itself without a seed.
 
         As Keras has it, a seed given by position must be a tensor; `layer(x, seed=(0, 1))` takes a pair too.
@@ -58,11 +58,11 @@ class Augmentation(keras.layers.Layer):
         y.set_shape(x.shape)
         return y
 
-    def apply(self, x: tf.Tensor, seed) -> tf.Tensor:
+    def apply(self, x: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
         """Returns the images (batch, H, W, C) changed at random."""
         raise NotImplementedError(f"{type(self).__name__} does not implement apply.")
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Optional[int]]) -> tuple:
         return tuple(input_shape)
 
 
@@ -79,12 +79,12 @@ class Rotate(Augmentation):
             raise ValueError(f"degrees of Rotate must not be negative; received {degrees}.")
         self.degrees, self.per_batch = float(degrees), bool(per_batch)
 
-    def apply(self, x, seed):
+    def apply(self, x: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
         count = 1 if self.per_batch else tf.shape(x)[0]
         angle = (2 * seeds.uniform([count], seed, x.dtype) - 1) * (self.degrees * math.pi / 180)
         return rotate(x, tf.broadcast_to(angle, [tf.shape(x)[0]]))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "degrees": self.degrees, "per_batch": self.per_batch}
 
 
@@ -105,7 +105,7 @@ def rotate(x: tf.Tensor, angle: tf.Tensor) -> tf.Tensor:
 class Flip(Augmentation):
     """Mirrors each image left to right with probability 1/2."""
 
-    def apply(self, x, seed):
+    def apply(self, x: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
         mirrored = seeds.uniform([tf.shape(x)[0], 1, 1, 1], seed, x.dtype) < 0.5
         return tf.where(mirrored, tf.reverse(x, axis=[2]), x)
 
@@ -123,7 +123,7 @@ class Crop(Augmentation):
             raise ValueError(f"margin of Crop must not be negative; received {margin}.")
         self.margin = int(margin)
 
-    def apply(self, x, seed):
+    def apply(self, x: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
         batch, height, width = tf.unstack(tf.shape(x)[:3])
         margin = tf.minimum(self.margin, tf.minimum(height, width) // 4)
         rows, columns = [], []
@@ -137,7 +137,7 @@ class Crop(Augmentation):
             x, tf.broadcast_to(rows[0][:, :, None], grid), tf.broadcast_to(columns[0][:, None, :], grid)
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "margin": self.margin}
 
 
@@ -151,11 +151,11 @@ class Brightness(Augmentation):
             raise ValueError(f"delta of Brightness must lie in [0, 1]; received {delta}.")
         self.delta = float(delta)
 
-    def apply(self, x, seed):
+    def apply(self, x: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
         shift = (2 * seeds.uniform([tf.shape(x)[0], 1, 1, 1], seed, x.dtype) - 1) * self.delta
         return tf.clip_by_value(x + shift, 0.0, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "delta": self.delta}
 
 
@@ -167,19 +167,19 @@ class AugmentationChain(Augmentation):
         super().__init__(**kwargs)
         self.steps = list(steps)
 
-    def apply(self, x, seed):
+    def apply(self, x: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
         for index, step in enumerate(self.steps):
             x = step.call(x, seeds.fold_in(seed, index))
         return x
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "steps": [keras.saving.serialize_keras_object(step) for step in self.steps],
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "AugmentationChain":
         return cls([keras.saving.deserialize_keras_object(step) for step in config.pop("steps")], **config)
 
 
@@ -193,7 +193,7 @@ _STEPS = {
 NAMES = tuple(_STEPS)
 
 
-def build_augmentation(names: Sequence[str], **options) -> Optional[Augmentation]:
+def build_augmentation(names: Sequence[str], **options: Any) -> Optional[Augmentation]:
     """Returns a layer that applies the named augmentations (`NAMES`) in order, or None for no names.
 
     Options: `rotate_degrees` (default 5), `rotate_per_batch` (False), `crop_margin` (6 pixels),

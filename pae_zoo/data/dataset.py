@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
-    def unit(self, indices=slice(None)) -> np.ndarray:
+    def unit(self, indices: Any = slice(None)) -> np.ndarray:
         """Returns the chosen rows as float32: uint8 is divided by 255, floats come as they are."""
         rows = self.x[indices]
         if rows.dtype == np.uint8:

@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import warnings
-from typing import IO, Any, Iterator, Optional, Sequence, cast
+from typing import IO, TYPE_CHECKING, Any, Iterator, Optional, Sequence, cast
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.data.framing import Geometry
 from pae_zoo.data.places import Place
 from pae_zoo.data.rows import check_room
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Decoders that may run, whatever a file is called; Pillow has others, some of which start programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -28,7 +31,7 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 
 
 @contextlib.contextmanager
-def opened(file: io.BufferedIOBase, name: str):
+def opened(file: io.BufferedIOBase, name: str) -> Iterator["Image.Image"]:
     """Opens an image of which only the header was read; raises UserError, in the block too, for what is none.
 
     Refused are more pixels than Pillow takes for safe, in the image or in a tile of it, packed data that grow beyond

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Optional
 
 import numpy as np
@@ -98,7 +99,7 @@ def images_or_vectors(array: np.ndarray, where: str) -> np.ndarray:
     return array[..., None] if array.ndim == 3 else array
 
 
-def find(folder: pathlib.Path):
+def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
     """Returns a reader if `folder` holds an .npz file, else None; raises UserError for several."""
     files = sorted(folder.glob("*.npz"))
     if not files:

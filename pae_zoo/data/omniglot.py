@@ -5,6 +5,7 @@ Lake et al., "Human-level concept learning through probabilistic program inducti
 
 import pathlib
 import re
+from collections.abc import Collection
 from typing import Callable, Optional
 
 import numpy as np
@@ -42,7 +43,7 @@ def _read_set(folder: pathlib.Path, archives: list, unpacked: list) -> Raw:
     return raw
 
 
-def drawn_by(names: list[str], drawers) -> Optional[np.ndarray]:
+def drawn_by(names: list[str], drawers: Collection[int]) -> Optional[np.ndarray]:
     """Returns the rows whose names end in _DD with DD in `drawers`; None unless all have that form."""
     matches = [re.search(r"_(\d\d)\.\w+$", name) for name in names]
     numbers = [int(match[1]) for match in matches if match]

@@ -6,7 +6,7 @@ set stays on the host and a block holds the data. Both give the same batches in 
 """
 
 import math
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
 import numpy as np
 import tensorflow as tf
@@ -95,7 +95,7 @@ class Feed:
         blocks = self._blocks(rows, batches, length, {"weight": weight})
         return self._with_data(blocks, self.valid, math.ceil(batches / length))
 
-    def batch(self, block: dict, i) -> tf.Tensor:
+    def batch(self, block: dict, i: Union[int, tf.Tensor]) -> tf.Tensor:
         """Returns batch i of a block, (batch_size, *event), in the dtype of the data."""
         if "x" in block:
             return block["x"][i]

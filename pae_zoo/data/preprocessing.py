@@ -1,7 +1,7 @@
 """Preprocessing chains: from pixels in [0, 1] to what networks see, with the change of density."""
 
 import math
-from typing import Iterator, Sequence
+from typing import Any, Iterator, Optional, Sequence
 
 import keras
 import numpy as np
@@ -16,6 +16,7 @@ from pae_zoo.data.preprocessing_steps import (
     Dequantise,
     Logit,
     Preprocessor,
+    Range,
     Scale,
     Standardise,
     unit_chunks,
@@ -35,7 +36,7 @@ class Chain(Preprocessor):
         super().__init__(**kwargs)
         self.steps = list(steps)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Any]) -> None:
         if self.built:
             return
         for step in self.steps:
@@ -45,19 +46,19 @@ class Chain(Preprocessor):
     def _seeds(self, seed) -> list:
         return [None if seed is None else seeds.fold_in(seed, index) for index in range(len(self.steps))]
 
-    def forward(self, x, seed=None):
+    def forward(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         for step, step_seed in zip(self.steps, self._seeds(seed)):
             x = step.forward(x, step_seed)
         return tf.identity(x)
 
-    def forward_and_log_det(self, x, seed=None):
+    def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         total = self._zeros(x)
         for step, step_seed in zip(self.steps, self._seeds(seed)):
             x, log_det = step.forward_and_log_det(x, step_seed)
             total += log_det
         return x, total
 
-    def inverse(self, y):
+    def inverse(self, y: tf.Tensor) -> tf.Tensor:
         for step in reversed(self.steps):
             y = step.inverse(y)
         return tf.identity(y)
@@ -70,7 +71,7 @@ class Chain(Preprocessor):
     def has_statistics(self) -> bool:
         return any(step.has_statistics for step in self.steps)
 
-    def value_range(self, x_range=(0.0, 1.0)):
+    def value_range(self, x_range: Range = (0.0, 1.0)) -> Range:
         for step in self.steps:
             x_range = step.value_range(x_range)
         return x_range
@@ -94,12 +95,12 @@ class Chain(Preprocessor):
                 chunk = step.forward(chunk, seed)
             yield chunk.numpy()
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         steps = [keras.saving.serialize_keras_object(step) for step in self.steps]
         return {**super().get_config(), "steps": steps}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "Chain":
         steps = [keras.saving.deserialize_keras_object(step) for step in config.pop("steps")]
         return cls(steps, **config)
 
@@ -128,7 +129,7 @@ def needing_pixels(names: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name in _STEPS and _STEPS[name][0] in _NEED_UNIT]
 
 
-def build_chain(names: Sequence[str], **options) -> Chain:
+def build_chain(names: Sequence[str], **options: Any) -> Chain:
     """Returns the chain of the named steps (`NAMES`), in order.
 
     Options: `low`, `high` (scale), `margin` (logit), `std_floor` (standardise). Raises UserError for an unknown
@@ -160,7 +161,7 @@ def build_chain(names: Sequence[str], **options) -> Chain:
     return Chain(steps)
 
 
-def bits_per_dim(log_prob_u, num_dims: int):
+def bits_per_dim(log_prob_u: Any, num_dims: int) -> Any:
     """Returns -(log p - D log 256) / (D log 2): bits per dimension of 8-bit data from log p of u in nats.
 
     u lies in [0, 1]^D. The uniform density, log p = 0, gives 8. Takes arrays or tensors of any shape.

@@ -6,7 +6,7 @@ a random step takes its deterministic form.
 """
 
 import math
-from typing import Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional, Sequence
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ class Preprocessor(keras.layers.Layer):
         super().__init__(trainable=kwargs.pop("trainable", False), **kwargs)
         self.event_shape = None
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Any]) -> None:
         """Creates the statistics for data of shape (batch, *event)."""
         if self.built:
             return
@@ -40,26 +40,26 @@ class Preprocessor(keras.layers.Layer):
     def _add_statistics(self) -> None:
         """Hook: creates the non-trainable weights of shape `event_shape`."""
 
-    def call(self, x, seed=None):
+    def call(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns `forward(x, seed)`."""
         return self.forward(x, seed)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Optional[int]]) -> tuple:
         return tuple(input_shape)
 
-    def forward(self, x, seed=None) -> tf.Tensor:
+    def forward(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns y, shape and dtype of x."""
         return self.forward_and_log_det(x, seed)[0]
 
-    def log_det(self, x, seed=None) -> tf.Tensor:
+    def log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns log |dy/dx| per datum in nats, (batch,); the same seed means the same noise as `forward`."""
         return self.forward_and_log_det(x, seed)[1]
 
-    def forward_and_log_det(self, x, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns y and log |dy/dx|."""
         raise NotImplementedError(f"{type(self).__name__} does not implement forward_and_log_det.")
 
-    def inverse(self, y) -> tf.Tensor:
+    def inverse(self, y: tf.Tensor) -> tf.Tensor:
         """Returns x with forward(x) = y, where there is one."""
         raise NotImplementedError(f"{type(self).__name__} does not implement inverse.")
 
@@ -117,18 +117,18 @@ class Scale(Preprocessor):
         self.low, self.high = float(low), float(high)
         self._log_width = _log(self.high - self.low, "high - low of Scale")
 
-    def forward_and_log_det(self, x, seed=None):
+    def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         y = self.low + (self.high - self.low) * x
         return y, self._sum(tf.fill(tf.shape(x), tf.cast(self._log_width, x.dtype)))
 
-    def inverse(self, y):
+    def inverse(self, y: tf.Tensor) -> tf.Tensor:
         return (y - self.low) / (self.high - self.low)
 
     def value_range(self, x_range: Range = (0.0, 1.0)) -> Range:
         width = self.high - self.low
         return x_range and (self.low + width * x_range[0], self.low + width * x_range[1])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "low": self.low, "high": self.high}
 
 
@@ -141,16 +141,16 @@ class Centre(Preprocessor):
     def _add_statistics(self):
         self.mean = self.add_weight(shape=self.event_shape, initializer="zeros", trainable=False, name="mean")
 
-    def forward_and_log_det(self, x, seed=None):
+    def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         return x - tf.cast(self.mean, x.dtype), self._zeros(x)
 
-    def inverse(self, y):
+    def inverse(self, y: tf.Tensor) -> tf.Tensor:
         return y + tf.cast(self.mean, y.dtype)
 
-    def value_range(self, x_range=(0.0, 1.0)):
+    def value_range(self, x_range: Range = (0.0, 1.0)) -> Range:
         return x_range and (x_range[0] - x_range[1], x_range[1] - x_range[0])
 
-    def adapt_chunks(self, chunks):
+    def adapt_chunks(self, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
         self.mean.assign(_moments(chunks)[0])
 
 
@@ -175,20 +175,20 @@ class Standardise(Preprocessor):
     def _statistics(self, dtype):
         return tf.cast(self.mean, dtype), tf.maximum(tf.cast(self.std, dtype), tf.cast(self.floor, dtype))
 
-    def forward_and_log_det(self, x, seed=None):
+    def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         mean, std = self._statistics(x.dtype)
         return (x - mean) / std, self._sum(tf.zeros_like(x) - tf.math.log(std))
 
-    def inverse(self, y):
+    def inverse(self, y: tf.Tensor) -> tf.Tensor:
         mean, std = self._statistics(y.dtype)
         return y * std + mean
 
-    def adapt_chunks(self, chunks):
+    def adapt_chunks(self, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
         mean, variance = _moments(chunks)
         self.mean.assign(mean)
         self.std.assign(np.sqrt(variance))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "floor": self.floor}
 
 
@@ -216,18 +216,18 @@ class Dequantise(Preprocessor):
     deterministic form and is off by (U - 1/2) / 255 for the random one.
     """
 
-    def forward_and_log_det(self, x, seed=None):
+    def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         noise = 0.5 if seed is None else seeds.uniform(tf.shape(x), seed, x.dtype)
         return (255.0 * x + noise) / 256.0, self._zeros(x)
 
-    def inverse(self, y):
+    def inverse(self, y: tf.Tensor) -> tf.Tensor:
         return (256.0 * y - 0.5) / 255.0
 
     @property
-    def is_stochastic(self):
+    def is_stochastic(self) -> bool:
         return True
 
-    def value_range(self, x_range=(0.0, 1.0)):
+    def value_range(self, x_range: Range = (0.0, 1.0)) -> Range:
         return x_range and (255 * x_range[0] / 256, (255 * x_range[1] + 1) / 256)
 
 
@@ -244,12 +244,12 @@ class Logit(Preprocessor):
         if not 0 < self.margin < 0.5:
             raise ValueError(f"margin of Logit must lie in (0, 0.5); received {margin}.")
 
-    def forward_and_log_det(self, x, seed=None):
+    def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         v = self.margin + (1 - 2 * self.margin) * x
         log_v, log_rest = tf.math.log(v), tf.math.log1p(-v)
         return log_v - log_rest, self._sum(math.log(1 - 2 * self.margin) - log_v - log_rest)
 
-    def inverse(self, y):
+    def inverse(self, y: tf.Tensor) -> tf.Tensor:
         return (tf.sigmoid(y) - self.margin) / (1 - 2 * self.margin)
 
     def value_range(self, x_range: Range = (0.0, 1.0)) -> Range:
@@ -258,7 +258,7 @@ class Logit(Preprocessor):
         low, high = (self.margin + (1 - 2 * self.margin) * bound for bound in x_range)
         return (math.log(low / (1 - low)), math.log(high / (1 - high))) if 0 < low and high < 1 else None
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "margin": self.margin}
 
 
@@ -278,7 +278,7 @@ class Binarise(Preprocessor):
             raise ValueError(f"mode of Binarise must be one of {self.MODES}; received {mode!r}.")
         self.mode = mode
 
-    def forward_and_log_det(self, x, seed=None):
+    def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         if self.mode == "dynamic" and seed is not None:
             bits = seeds.uniform(tf.shape(x), seed, x.dtype) < x
         else:
@@ -286,15 +286,15 @@ class Binarise(Preprocessor):
         # What is not finite is neither 0 nor 1.
         return tf.where(tf.math.is_finite(x), tf.cast(bits, x.dtype), x), self._zeros(x)
 
-    def inverse(self, y):
+    def inverse(self, y: tf.Tensor) -> tf.Tensor:
         return tf.identity(y)
 
     @property
-    def is_stochastic(self):
+    def is_stochastic(self) -> bool:
         return self.mode == "dynamic"
 
-    def value_range(self, x_range=(0.0, 1.0)):
+    def value_range(self, x_range: Range = (0.0, 1.0)) -> Range:
         return (0.0, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "mode": self.mode}

@@ -6,7 +6,7 @@ before decoding means that `num_train=1000` of a large set of pictures decodes a
 
 import dataclasses
 import math
-from typing import Callable, Optional, Protocol, Sequence
+from typing import Any, Callable, Optional, Protocol, Sequence
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def permute_in_place(array: np.ndarray, order: np.ndarray) -> None:
         source[here] = -1
 
 
-def check_labels(labels, count: int, where: str) -> np.ndarray:
+def check_labels(labels: Any, count: int, where: str) -> np.ndarray:
     """Returns labels as int64 of shape (count,); raises UserError for another length or for fractions."""
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:

@@ -64,7 +64,7 @@ def flag_records() -> dict[str, type]:
     return {name: module.Flags for name, module in _modules().items() if hasattr(module, "Flags")}
 
 
-def check(flags) -> None:
+def check(flags: Any) -> None:
     """Raises UserError for a mistake in the flags of the tasks, before anything is done.
 
     flags: a record that is composed of theirs; each of them checks its own in a method `check`.
@@ -83,7 +83,7 @@ def check_tasks(names: Sequence[str]) -> None:
             raise unknown("task", name, known)
 
 
-def check_data(flags, names: Sequence[str], dataset: Optional[Dataset] = None) -> None:
+def check_data(flags: Any, names: Sequence[str], dataset: Optional[Dataset] = None) -> None:
     """Raises UserError unless what the tasks `names` take and write is there and, where known, fits the data.
 
     For before a training, whose work a task must not lose by what it could have been told at once.
@@ -94,7 +94,7 @@ def check_data(flags, names: Sequence[str], dataset: Optional[Dataset] = None) -
         check_one(flags, dataset)
 
 
-def over_runs(names: Sequence[str], runs: Sequence, options) -> Iterator[str]:
+def over_runs(names: Sequence[str], runs: Sequence, options: Any) -> Iterator[str]:
     """Yields what the tasks `names` find by comparing `runs`, each of which they were done for, as lines to print.
 
     runs: work directories, with `.workdir`. options: the flags. Raises UserError for runs that do not compare.

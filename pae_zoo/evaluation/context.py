@@ -4,7 +4,7 @@ import functools
 import math
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -69,7 +69,7 @@ class Context:
         self.notes.append(line)
         print(line, file=sys.stderr, flush=True)
 
-    def unsupported(self, keys, error: NotImplementedError) -> list[tuple[str, str]]:
+    def unsupported(self, keys: Iterable[str], error: NotImplementedError) -> list[tuple[str, str]]:
         """Says why the model does not offer `keys` and returns them marked as such."""
         keys = list(keys)
         self.say(f"{', '.join(keys)}: unsupported. {sentence(error)}")
@@ -188,7 +188,7 @@ class Context:
         parts = list(self.stream(fn, x, purpose))
         return tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
-    def progress(self, total: int, description: str, unit: str = "batch"):
+    def progress(self, total: int, description: str, unit: str = "batch") -> Any:
         """Returns a progress bar on stderr; loops that end soon show none, logs get a line now and then."""
         from tqdm import tqdm
 

@@ -21,7 +21,7 @@ class Board:
         self._writer = None
 
     @property
-    def writer(self):
+    def writer(self) -> Any:
         if self._writer is None:
             import tensorflow as tf
 

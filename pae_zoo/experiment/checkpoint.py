@@ -6,8 +6,9 @@ position; here every variable of model and optimizer is kept, with the position 
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 import keras
 import numpy as np
@@ -41,12 +42,12 @@ def state(model: keras.Model) -> list:
     return variables + [v for m in model.metrics for v in m.variables if id(v) not in known]
 
 
-def arrays_of(variables) -> list[np.ndarray]:
+def arrays_of(variables: Iterable[Any]) -> list[np.ndarray]:
     """Returns the values of variables, copied."""
     return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
-def check(variables, arrays: list[np.ndarray], what: object) -> None:
+def check(variables: Sequence[Any], arrays: list[np.ndarray], what: object) -> None:
     """Raises UserError, naming the file `what`, unless arrays are values of variables, in order."""
     start_anew = "Restore the file, or delete the work directory to start anew."
     fit = len(arrays) == len(variables) and all(
@@ -59,7 +60,7 @@ def check(variables, arrays: list[np.ndarray], what: object) -> None:
         raise UserError(f"{what} holds values that are not finite: it is damaged. {start_anew}")
 
 
-def assign(variables, arrays: list[np.ndarray], what: object) -> None:
+def assign(variables: Sequence[Any], arrays: list[np.ndarray], what: object) -> None:
     """Assigns arrays to variables in order; raises UserError if they do not match."""
     check(variables, arrays, what)
     for variable, array in zip(variables, arrays):

@@ -60,6 +60,6 @@ def pictures(paths: Iterable) -> list[str]:
     return [f"  picture: {path}" for path in sorted(map(str, paths))]
 
 
-def flag(name: str, value) -> str:
+def flag(name: str, value: object) -> str:
     """Returns --name=value as a shell takes it."""
     return f"--{name}={shlex.quote(str(value))}"

@@ -4,7 +4,7 @@ import dataclasses
 import signal
 import sys
 import time
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import keras
 import numpy as np
@@ -16,6 +16,9 @@ from pae_zoo.data.pipelines import Feed
 from pae_zoo.experiment import checkpoint
 from pae_zoo.experiment.checkpoint import Position
 from pae_zoo.experiment.workdir import Run
+
+if TYPE_CHECKING:
+    from pae_zoo.models.base import Autoencoder
 
 # One call of the compiled step should not keep a signal or the progress bar waiting longer than this.
 SECONDS_PER_CALL = 2.0
@@ -34,12 +37,12 @@ class NotFinite(UserError):
     """The loss became NaN or infinite."""
 
 
-def total_steps(hparams, steps_per_epoch: int) -> int:
+def total_steps(hparams: Any, steps_per_epoch: int) -> int:
     """Returns the number of training steps that the flags ask for."""
     return hparams.max_steps or hparams.epochs * steps_per_epoch
 
 
-def make_optimizer(hparams, steps: int) -> keras.optimizers.Optimizer:
+def make_optimizer(hparams: Any, steps: int) -> keras.optimizers.Optimizer:
     """Returns the Keras optimizer that the flags describe, for a training of `steps` steps."""
     rate = hparams.learning_rate
     schedules = keras.optimizers.schedules
@@ -59,7 +62,7 @@ def make_optimizer(hparams, steps: int) -> keras.optimizers.Optimizer:
     return getattr(keras.optimizers, classes[hparams.optimizer])(**options)
 
 
-def steps_per_call(model, x: np.ndarray) -> int:
+def steps_per_call(model: "Autoencoder", x: np.ndarray) -> int:
     """Returns how many steps one compiled call should take, from the time of a few forward passes on x."""
     # A pass over one datum costs what starting its operations one by one costs, which a compiled step saves.
     full, one = _pass_seconds(model, _floats(x)), _pass_seconds(model, _floats(x[:1]))
@@ -81,7 +84,7 @@ def _floats(x: np.ndarray) -> tf.Tensor:
     return tf.convert_to_tensor(x.astype(np.float32) / 255.0 if x.dtype == np.uint8 else x)
 
 
-def uses_xla(model, hparams) -> bool:
+def uses_xla(model: "Autoencoder", hparams: Any) -> bool:
     """Whether the training step is compiled with XLA: as --jit_compile says, where it pays."""
     return hparams.jit_compile and model.xla_pays
 
@@ -139,13 +142,13 @@ class Keeper(_Callback):
         self.resumed_seconds = position.seconds
         self.epoch = position.epoch
 
-    def on_epoch_begin(self, epoch, logs: Any = None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
         if self.pending_metrics is not None:  # a resumed epoch goes on with the means it had
             checkpoint.assign(self._metric_variables(), self.pending_metrics, self.run.arrays_path("last"))
             self.pending_metrics = None
 
-    def on_train_batch_end(self, batch, logs: Any = None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         steps = int(np.asarray(self.trained.step))
         loss = float(logs["loss"])
         if not np.isfinite(loss):
@@ -155,11 +158,11 @@ class Keeper(_Callback):
         if self.position.step_in_epoch < self.feed.steps_per_epoch and steps < self.steps:
             self._pause()  # the end of an epoch has its own pause, after validation
 
-    def on_epoch_end(self, epoch, logs: Any = None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         position = self.position
         position.epoch, position.step_in_epoch = epoch + 1, 0
         position.seconds = self.resumed_seconds + time.monotonic() - self.resumed_at
-        line = {"epoch": epoch + 1, "step": position.steps}
+        line: dict[str, float] = {"epoch": epoch + 1, "step": position.steps}
         line.update({f"train/{k}": float(v) for k, v in logs.items() if not k.startswith("val_")})
         line.update({f"valid/{k[4:]}": float(v) for k, v in logs.items() if k.startswith("val_")})
         line["learning_rate"] = float(np.asarray(self.trained.optimizer.learning_rate))
@@ -236,7 +239,7 @@ class UpstreamTags(_Callback):
         self.keeper = keeper
         self.writer = tf.summary.create_file_writer(str(keeper.run.tensorboard / "upstream"))
 
-    def on_epoch_end(self, epoch, logs: Any = None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         line = self.keeper.history_lines[-1]
         with self.writer.as_default(step=line["step"]):
             for key, tag in self.trained.upstream_tags.items():
@@ -266,11 +269,11 @@ class Progress(_Callback):
                         dynamic_ncols=True, desc=f"{self.label}training")
         self.printed = 0.0
 
-    def on_train_batch_end(self, batch, logs: Any = None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.bar.update(self.position.steps - self.bar.n)
         self.bar.set_postfix_str(f"loss {float(logs['loss']):.4g}", refresh=False)
 
-    def on_epoch_end(self, epoch, logs: Any = None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         text = f"loss {float(logs['loss']):.5g}, valid {float(logs['val_loss']):.5g}"
         epoch_text = f"{self.label}epoch {epoch + 1}/{self.epochs}"
         self.bar.set_description_str(f"{epoch_text}, valid {float(logs['val_loss']):.5g}")
@@ -283,7 +286,7 @@ class Progress(_Callback):
         self.bar.close()
 
 
-def train(model, feed: Feed, hparams, run: Run) -> Position:
+def train(model: "Autoencoder", feed: Feed, hparams: Any, run: Run) -> Position:
     """Trains `model` until the flags are met, from the run's checkpoint if there is one.
 
     Leaves checkpoints/, metrics.jsonl and tensorboard/, and in the model the weights best on validation.

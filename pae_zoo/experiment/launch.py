@@ -6,7 +6,8 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Callable, Sequence, Union
 
 import keras
 from absl import flags
@@ -14,6 +15,9 @@ from absl import flags
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError, one_line, suggestion
 from pae_zoo.experiment import flagfiles, record, saved
+
+if TYPE_CHECKING:
+    from pae_zoo.data import Dataset
 
 #: in the work directory of a run: what an error that nobody foresaw came from
 TRACEBACK = "error.txt"
@@ -84,7 +88,7 @@ def _kept(error: Exception, argv: Sequence[str]) -> str:
     return "Give --verbosity=1 to see the traceback."
 
 
-def works_in(workdir) -> None:
+def works_in(workdir: Union[str, Path]) -> None:
     """Says that the command works in `workdir`, where the traceback of an error is to be kept."""
     _workdirs.append(Path(workdir))
 
@@ -138,7 +142,7 @@ def wants_help(argv: Sequence[str]) -> bool:
     return any(word.lstrip("-") in ("help", "helpfull", "helpshort", "h") and word.startswith("-") for word in argv)
 
 
-def parse(cls, argv: Sequence[str]) -> tuple:
+def parse(cls: type, argv: Sequence[str]) -> tuple:
     """Parses expanded argv (without the program) into an instance of the dataclass `cls`.
 
     Returns (instance, names of the flags that were given). Raises UserError for an unknown flag, a wrong
@@ -165,7 +169,7 @@ def parse(cls, argv: Sequence[str]) -> tuple:
     return _options[0], given
 
 
-def parse_model(module, argv: Sequence[str]) -> tuple:
+def parse_model(module: ModuleType, argv: Sequence[str]) -> tuple:
     """Parses expanded argv into the record of a model with its kinds of network and the tasks (`record`).
 
     Returns (instance, names of the flags that were given); raises UserError as `parse` does.
@@ -196,7 +200,7 @@ def set_device(device: str, precision: str = "float32") -> str:
     return f"CPU, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
 
 
-def load_dataset(hparams):
+def load_dataset(hparams: Any) -> "Dataset":
     """Returns the data set that the flags describe, and prints what was left out of it; raises UserError."""
     from pae_zoo import data
 

@@ -4,7 +4,8 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Collection
-from typing import Any
+from types import ModuleType
+from typing import Any, Sequence
 
 from pae_zoo import data, evaluation
 from pae_zoo.core import hparams as hp
@@ -15,7 +16,7 @@ from pae_zoo.experiment import console, fitting, launch
 from pae_zoo.experiment import record as records_of
 from pae_zoo.experiment.checkpoint import Position
 from pae_zoo.experiment.workdir import Run
-from pae_zoo.models.base import Stage
+from pae_zoo.models.base import Autoencoder, Stage
 
 # Shared training flags belong to the first stage; a later one starts from these and its own settings.
 NEUTRAL = dict(max_steps=0, optimizer="adam", lr_schedule="constant", weight_decay=0.0, clip_norm=0.0, patience=0)
@@ -33,7 +34,7 @@ class Session:
     device: str
 
 
-def prepare(hparams, module) -> Session:
+def prepare(hparams: Any, module: ModuleType) -> Session:
     """Checks everything that can be wrong before anything is written; raises UserError."""
     run = Run(hparams.workdir)
     launch.works_in(run.workdir)
@@ -52,7 +53,7 @@ def prepare(hparams, module) -> Session:
     return Session(hparams, run, dataset, model, feed, device)
 
 
-def read_flags(module, argv) -> tuple[Any, dict[str, str]]:
+def read_flags(module: ModuleType, argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
     """Returns the record of a training command, what a run of --init_workdir passes on included, from expanded argv.
 
     Beside it, {flag that was given and is not read: why}. Raises UserError.
@@ -62,7 +63,7 @@ def read_flags(module, argv) -> tuple[Any, dict[str, str]]:
     return hparams, records_of.unread(module, hparams, given)
 
 
-def inherit(hparams, model_class, given: Collection[str]):
+def inherit(hparams: Any, model_class: type[Autoencoder], given: Collection[str]) -> Any:
     """Returns `hparams` with the data and network flags that a run of --init_workdir passes on, where not `given`."""
     if not hparams.init_workdir:
         return hparams
@@ -171,7 +172,7 @@ def _step_seconds(history: list[dict[str, Any]]) -> dict[str, float]:
     return {"time/entire_training_step": statistics.median(steps)} if steps else {}
 
 
-def first_stage(session: Session):
+def first_stage(session: Session) -> Any:
     """Returns the hyper-parameters of the first stage of training: no step where another run takes its place."""
     if not type(session.model).skips_first_stage(session.hparams):
         return session.hparams
@@ -207,7 +208,7 @@ def _tell_early_stop(position: Position, hparams, run: Run) -> None:
               f"{hparams.patience} epochs", flush=True)
 
 
-def tasks_of(hparams, model_class) -> tuple[str, ...]:
+def tasks_of(hparams: Any, model_class: type[Autoencoder]) -> tuple[str, ...]:
     """Returns the tasks of --tasks; without any: reconstruction, and likelihood where the model offers it."""
     likelihood = ("likelihood",) if "likelihood" in model_class.offers else ()
     return hparams.tasks or ("reconstruction", *likelihood, *model_class.default_tasks)

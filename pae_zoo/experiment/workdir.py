@@ -8,7 +8,7 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from pae_zoo.core import files, reading
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import saved
+
+if TYPE_CHECKING:
+    from pae_zoo.models.base import Autoencoder
 
 PACKAGES = (
     "pae_zoo", "tensorflow", "tensorflow-probability", "keras", "numpy", "scipy", "scikit-learn", "matplotlib",
@@ -113,7 +116,8 @@ class Run:
 
     # ---- configuration -----------------------------------------------------------------------------
 
-    def write_config(self, hparams, event_shape: Optional[tuple[int, ...]] = None, model=None) -> None:
+    def write_config(self, hparams: Any, event_shape: Optional[tuple[int, ...]] = None,
+                     model: Optional["Autoencoder"] = None) -> None:
         """Writes config.json and flags.cfg; of a datum's shape and the model that is trained what is known."""
         known: dict[str, Any] = {} if event_shape is None else {"event_shape": list(event_shape)}
         if model is not None:
@@ -124,7 +128,7 @@ class Run:
         lines = ["# Repeats this run: python -m pae_zoo.main --flagfile=flags.cfg --workdir=NEW"]
         self.write_text("flags.cfg", "\n".join(lines + hp.flagfile_lines(hparams)) + "\n")
 
-    def read_hparams(self):
+    def read_hparams(self) -> Any:
         """Returns the hyper-parameters in config.json; raises UserError."""
         from pae_zoo.experiment import record
 
@@ -137,7 +141,7 @@ class Run:
                 raise ValueError("its flags of evaluation are no object")
             return record.read(config, tasks)
 
-    def load_model(self):
+    def load_model(self) -> "Autoencoder":
         """Returns the trained model of the run; raises UserError if there is none, or another's."""
         if not os.path.lexists(self.model_path):
             raise UserError(f"{self.model_path} does not exist: the training is not finished. "
@@ -279,7 +283,7 @@ def git_commit() -> Optional[str]:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def workdirs(options) -> list[str]:
+def workdirs(options: Any) -> list[str]:
     """Returns the work directories that the flags name; raises UserError if there are none."""
     found = [options.workdir] if options.workdir else []
     for pattern in options.workdirs:

@@ -8,6 +8,7 @@ from typing import Optional
 import numpy as np
 
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 
 
 class Family:
@@ -21,15 +22,15 @@ class Family:
         """The number m of functions."""
         return self._mixing.shape[1]
 
-    def basis(self, t) -> np.ndarray:
+    def basis(self, t: TensorLike) -> np.ndarray:
         """Returns phi(t) for t (...) in [0, 1], float64, shape (..., m)."""
         return self._raw(np.asarray(t, np.float64), 0) @ self._mixing
 
-    def derivative(self, t) -> np.ndarray:
+    def derivative(self, t: TensorLike) -> np.ndarray:
         """Returns phi'(t) for t (...), shape (..., m)."""
         return self._raw(np.asarray(t, np.float64), 1) @ self._mixing
 
-    def second_derivative(self, t) -> np.ndarray:
+    def second_derivative(self, t: TensorLike) -> np.ndarray:
         """Returns phi''(t) for t (...), shape (..., m)."""
         return self._raw(np.asarray(t, np.float64), 2) @ self._mixing
 
@@ -145,7 +146,7 @@ class Curves:
         line = self.start[:, None] + t[..., None] * (self.end - self.start)[:, None]
         return line + self.family.basis(t) @ self.weights
 
-    def velocity(self, t) -> np.ndarray:
+    def velocity(self, t: TensorLike) -> np.ndarray:
         """Returns dc/dt at times t, (T,) or (B, T): (B, T, d), float64."""
         slopes = self.family.derivative(np.atleast_1d(np.asarray(t, np.float64)))
         return (self.end - self.start)[:, None] + slopes @ self.weights

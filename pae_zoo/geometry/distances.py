@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from pae_zoo.core.errors import UserError, unknown
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.geometry.solver import Solver
 
 # Pairs given to the solver at once; it cuts them further by its own memory.
@@ -25,7 +26,7 @@ class Distances(NamedTuple):
 
 
 def pairwise_distances(
-    solver: Solver, points, length: str = "rms", progress: Optional[Callable[[int], Any]] = None
+    solver: Solver, points: TensorLike, length: str = "rms", progress: Optional[Callable[[int], Any]] = None
 ) -> Distances:
     """Returns the lengths of the geodesics between all n (n - 1) / 2 pairs of points (n, d).
 

@@ -5,6 +5,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.geometry.maps import connect, coupled
 from pae_zoo.geometry.solver import Solver
 
@@ -27,7 +28,7 @@ class FrechetMean(NamedTuple):
 
 
 def frechet_mean(
-    solver: Solver, points, weights: Optional[np.ndarray] = None, steps: int = 50, tolerance: float = 1e-3,
+    solver: Solver, points: TensorLike, weights: Optional[np.ndarray] = None, steps: int = 50, tolerance: float = 1e-3,
     start: Optional[np.ndarray] = None,
 ) -> FrechetMean:  # fmt: skip
     """Returns the weighted Frechet mean of points (n, d) under the expected metric, by Riemannian gradient descent.

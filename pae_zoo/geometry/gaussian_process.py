@@ -24,7 +24,8 @@ class Factors(NamedTuple):
     offset: Any
 
 
-def factorise(latents, data, length_scale: float, signal_std: float, noise_std: float) -> Factors:
+def factorise(latents: np.ndarray, data: np.ndarray, length_scale: float, signal_std: float,
+              noise_std: float) -> Factors:
     """Returns the factors of N latents (N, d) and data (N, ...), as numpy arrays.
 
     Raises UserError for numbers that do not pair or are not finite, and for scales that are not positive.
@@ -35,7 +36,8 @@ def factorise(latents, data, length_scale: float, signal_std: float, noise_std: 
     return Factors(latents, whitening.T @ (whitening @ (data - offset)), np.tril(whitening), offset)
 
 
-def log_evidence(latents, data, length_scale: float, signal_std: float, noise_std: float) -> float:
+def log_evidence(latents: np.ndarray, data: np.ndarray, length_scale: float, signal_std: float,
+                 noise_std: float) -> float:
     """Returns log p(X - mean | Z) of data X (N, ...), nats, the sum over the outputs.
 
     For latents on a ring it grows with the length scale, far beyond where the process still knows of the hole in the
@@ -94,7 +96,7 @@ class GaussianProcess(Manifold):
             raise UserError(f"num_outputs={num_outputs} is less than the {size} numbers of one datum; take at least "
                             "as many, or leave it out.")
 
-    def mean(self, z):
+    def mean(self, z: tf.Tensor) -> tf.Tensor:
         return _in_float64(z, lambda z: self._mean(self._kernel(z)))
 
     def variance(self, z: tf.Tensor) -> tf.Tensor:
@@ -106,7 +108,7 @@ class GaussianProcess(Manifold):
         mean, std = self.mean(z), self.uncertainty(z)
         return mean, tf.broadcast_to(std[..., None], tf.shape(mean))
 
-    def uncertainty(self, z):
+    def uncertainty(self, z: tf.Tensor) -> tf.Tensor:
         return tf.sqrt(self.variance(z))
 
     def jacobian(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -116,17 +118,17 @@ class GaussianProcess(Manifold):
         """
         return _in_float64(z, self._jacobian)
 
-    def metric(self, z):
+    def metric(self, z: tf.Tensor) -> tf.Tensor:
         return tf.add(*self.metric_parts(z))
 
-    def metric_parts(self, z):
+    def metric_parts(self, z: tf.Tensor) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
         def parts(z):
             mean, covariance = self._jacobian(z)
             return tf.matmul(mean, mean, transpose_a=True), self.num_outputs * covariance
 
         return _in_float64(z, parts)
 
-    def segments(self, z):
+    def segments(self, z: tf.Tensor) -> Segments:
         def parts(z):
             kernel = self._kernel(z)
             white = self._whiten(kernel)
@@ -138,7 +140,7 @@ class GaussianProcess(Manifold):
         return _in_float64(z, parts)
 
     @property
-    def size(self):
+    def size(self) -> int:
         # Differences to the latents, k_z and W k_z, of two floats each.
         num, dim = self.factors.latents.shape
         return 2 * int(num) * (int(dim) + 2) + self.num_outputs

@@ -7,6 +7,7 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.geometry.latent_graph import LatentGraph, components
 from pae_zoo.geometry.manifold import Manifold
 
@@ -64,7 +65,7 @@ class GridGraph(LatentGraph):
         super().__init__(manifold, nodes, np.concatenate(edges), points_per_edge=points_per_edge, **options)
 
     @classmethod
-    def around(cls, manifold: Manifold, points, margin: float = 0.1, **options) -> "GridGraph":
+    def around(cls, manifold: Manifold, points: TensorLike, margin: float = 0.1, **options: Any) -> "GridGraph":
         """Returns the grid over a box that holds points (n, d) and their mean +- 3 std, wider by `margin` a side."""
         points = np.asarray(points, np.float64)
         if points.ndim != 2 or points.shape[1] != manifold.latent_dim or not len(points):
@@ -75,7 +76,7 @@ class GridGraph(LatentGraph):
         wider = margin * (high - low) + 1e-6
         return cls(manifold, low - wider, high + wider, **options)
 
-    def near(self, points):
+    def near(self, points: np.ndarray) -> np.ndarray:
         slack = 1e-6 * (self.high - self.low)
         outside = ((points < self.low - slack) | (points > self.high + slack)).any(axis=1)
         if outside.any():
@@ -132,7 +133,7 @@ class KNNGraph(LatentGraph):
             edges = np.concatenate([edges, _bridges(nodes, edges)])
         super().__init__(manifold, nodes, edges, **options)
 
-    def near(self, points):
+    def near(self, points: np.ndarray) -> np.ndarray:
         return self._index.kneighbors(points, return_distance=False)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError, unknown
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.geometry.batching import RowMap
 from pae_zoo.geometry.manifold import Manifold
 
@@ -77,7 +78,7 @@ class LatentGraph:
         self.edges, self.costs = edges[finite], (costs + self._tie_break * latent)[finite]
         self._check_connected(len(edges) - len(self.edges))
 
-    def paths(self, start, end) -> list[np.ndarray]:
+    def paths(self, start: TensorLike, end: TensorLike) -> list[np.ndarray]:
         """Returns a cheapest path for each pair of start and end (B, d): B arrays (m_i, d) with both ends.
 
         Ends are joined to the nodes near them, and pairs that share one of these to each other; the path of a pair does
@@ -87,7 +88,7 @@ class LatentGraph:
         return [np.concatenate([a[None], self.nodes[found.nodes], b[None]])
                 for a, b, found in zip(start, end, self._search(start, end))]
 
-    def distances(self, start, end) -> np.ndarray:
+    def distances(self, start: TensorLike, end: TensorLike) -> np.ndarray:
         """Returns the costs of the paths from start to end (B, d), (B,), float64; errors as `paths`."""
         return np.array([found.cost for found in self._search(*self._ends(start, end))])
 

@@ -1,5 +1,7 @@
 """Lengths of curves: the mean's, a member's on average, and the one under the expected metric."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -81,7 +83,7 @@ class Lengths:
         return safe_sqrt(self.manifold.segments(z).expected)
 
 
-def lengths(manifold: Manifold, curves: Curves, num_points: int = NUM_POINTS, **options) -> dict[str, np.ndarray]:
+def lengths(manifold: Manifold, curves: Curves, num_points: int = NUM_POINTS, **options: Any) -> dict[str, np.ndarray]:
     """Returns the lengths (B,) of curves by name; see `Lengths`, which is for repeated calls."""
     return Lengths(manifold, num_points, **options)(curves)
 

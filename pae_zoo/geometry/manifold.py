@@ -81,7 +81,7 @@ class Embedded(Manifold):
         """Returns the features of z (n, d)."""
         raise NotImplementedError(f"{type(self).__name__} does not define its features.")
 
-    def segments(self, z):
+    def segments(self, z: tf.Tensor) -> Segments:
         flat, lead = flatten(z, self.dtype)
         mean, spread = self.features(flat)
         mean = tf.reshape(mean, (*lead, mean.shape[-1]))
@@ -114,23 +114,23 @@ class Embedded(Manifold):
         signature = tf.nest.map_structure(lambda part: tf.TensorSpec(part.shape, part.dtype), values)
         return values, tf.map_fn(product, tf.eye(size, dtype=z.dtype), fn_output_signature=signature)
 
-    def metric(self, z):
+    def metric(self, z: tf.Tensor) -> tf.Tensor:
         mean, spread = self.metric_parts(z)
         return mean if spread is None else mean + spread
 
-    def metric_parts(self, z):
+    def metric_parts(self, z: tf.Tensor) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
         flat, lead = flatten(z, self.dtype)
         shape = (*lead, self.latent_dim, self.latent_dim)
         _, (mean, spread) = self.derivatives(flat)
         found = tf.reshape(_products(mean[:, None]), shape)
         return found, None if spread is None else tf.reshape(_products(spread), shape)
 
-    def mean(self, z):
+    def mean(self, z: tf.Tensor) -> tf.Tensor:
         flat, lead = flatten(z, self.dtype)
         mean = self.features(flat).mean
         return tf.reshape(mean, (*lead, mean.shape[-1]))
 
-    def uncertainty(self, z):
+    def uncertainty(self, z: tf.Tensor) -> tf.Tensor:
         flat, lead = flatten(z, self.dtype)
         spread = self.features(flat).spread
         if spread is None:
@@ -139,7 +139,7 @@ class Embedded(Manifold):
         return tf.reshape(tf.reduce_mean(std, axis=-1), lead)
 
     @property
-    def size(self):
+    def size(self) -> int:
         probe = self.features(tf.zeros((1, self.latent_dim), self.dtype))
         return sum(math.prod(part.shape) for part in probe if part is not None)
 
@@ -150,7 +150,7 @@ class Deterministic(Embedded):
     def __init__(self, decoder: Callable[[tf.Tensor], Any], latent_dim: int, dtype: tf.DType = tf.float32):
         self.decoder, self.latent_dim, self.dtype = decoder, latent_dim, dtype
 
-    def features(self, z):
+    def features(self, z: tf.Tensor) -> Features:
         return Features(_flat(self.decoder(z), self.dtype), None)
 
 
@@ -176,14 +176,14 @@ class Ensemble(Embedded):
         found = tf.cast(self.decoder.mean_and_members(z)[1], self.dtype)
         return tf.reshape(found, (found.shape[0], -1, math.prod(found.shape[2:])))
 
-    def features(self, z):
+    def features(self, z: tf.Tensor) -> Features:
         found = self.members(z)
         if found.shape[0] == 1:
             return Features(found[0], None)
         mean = tf.reduce_mean(found, axis=0)
         return Features(mean, (found - mean) / math.sqrt(found.shape[0]))
 
-    def uncertainty(self, z):
+    def uncertainty(self, z: tf.Tensor) -> tf.Tensor:
         flat, lead = flatten(z, self.dtype)
         mean, spread = self.features(flat)
         if spread is None:
@@ -202,7 +202,7 @@ class MeanAndStd(Embedded):
     def __init__(self, decoder: Any, latent_dim: int, dtype: tf.DType = tf.float32):
         self.decoder, self.latent_dim, self.dtype = decoder, latent_dim, dtype
 
-    def features(self, z):
+    def features(self, z: tf.Tensor) -> Features:
         mean, std = self.decoder.mean_and_std(z)
         return Features(_flat(mean, self.dtype), _flat(std, self.dtype)[None])
 
@@ -213,7 +213,7 @@ class MeanAlone(Embedded):
     def __init__(self, manifold: Embedded):
         self.manifold, self.latent_dim, self.dtype = manifold, manifold.latent_dim, manifold.dtype
 
-    def features(self, z):
+    def features(self, z: tf.Tensor) -> Features:
         return Features(self.manifold.features(z).mean, None)
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.forward_mode import jvp
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.geometry.manifold import Embedded, Manifold
 from pae_zoo.geometry.solver import Solver
 
@@ -43,13 +44,16 @@ class ExponentialMap:
         """Returns exp_p(time v) for p and v (B, d), shape (B, d)."""
         return self.path(p, v, time)[0][-1]
 
-    def path(self, p, v, time: float = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
+    def path(self, p: TensorLike, v: TensorLike, time: float = 1.0) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns points and velocities at num_steps + 1 even times from 0 to `time`, each (num_steps + 1, B, d)."""
-        p, v = (tf.cast(tf.convert_to_tensor(value), self.manifold.dtype) for value in (p, v))
-        if p.shape.rank != 2 or p.shape != v.shape or p.shape[1] != self.manifold.latent_dim:
+        point, velocity = self._given(p), self._given(v)
+        if point.shape.rank != 2 or point.shape != velocity.shape or point.shape[1] != self.manifold.latent_dim:
             raise UserError(f"The exponential map takes points and velocities (B, {self.manifold.latent_dim}); "
-                            f"received shapes {tuple(p.shape)} and {tuple(v.shape)}.")
-        return self._flow(p, v, tf.cast(time, p.dtype))
+                            f"received shapes {tuple(point.shape)} and {tuple(velocity.shape)}.")
+        return self._flow(point, velocity, tf.cast(time, point.dtype))
+
+    def _given(self, value: TensorLike) -> tf.Tensor:
+        return tf.cast(tf.convert_to_tensor(value), self.manifold.dtype)
 
     def _integrate(self, p, v, time):
         step = time / self.num_steps
@@ -76,7 +80,8 @@ class ExponentialMap:
         return points.stack(), velocities.stack()
 
 
-def expmap(manifold: Manifold, p, v, num_steps: int = 100, time: float = 1.0, jit_compile: bool = False) -> tf.Tensor:
+def expmap(manifold: Manifold, p: TensorLike, v: TensorLike, num_steps: int = 100, time: float = 1.0,
+           jit_compile: bool = False) -> tf.Tensor:
     """Returns exp_p(time v) for p and v (B, d), shape (B, d); `ExponentialMap` is for repeated calls."""
     return ExponentialMap(manifold, num_steps, jit_compile)(p, v, time)
 
@@ -156,7 +161,7 @@ def coupled(solver: Solver) -> Solver:
     return solver.coupled
 
 
-def connect(solver: Solver, p, q) -> Connections:
+def connect(solver: Solver, p: TensorLike, q: TensorLike) -> Connections:
     """Returns the geodesics from p (B, d) to q (B, d) of the expected metric, seen from both ends.
 
     A curve is followed at constant speed: its velocity at an end is rescaled to L c' / |c'|_G, so that the parameter
@@ -185,7 +190,7 @@ def _connect(solver: Solver, p, q) -> tuple[Connections, np.ndarray]:
     return Connections(vectors[:, 0], vectors[:, 1], distance, found.converged), metric
 
 
-def logmap(solver: Solver, p, q) -> np.ndarray:
+def logmap(solver: Solver, p: TensorLike, q: TensorLike) -> np.ndarray:
     """Returns log_p(q) for p and q (B, d), (B, d): exp_p of it is q, its length under G(p) the distance.
 
     The geodesics are those of the expected metric, whatever the solver's own energy (see `coupled`). `connect` also
@@ -194,18 +199,18 @@ def logmap(solver: Solver, p, q) -> np.ndarray:
     return connect(solver, p, q).at_start
 
 
-def squared_distance(solver: Solver, p, q) -> tf.Tensor:
+def squared_distance(solver: Solver, p: TensorLike, q: TensorLike) -> tf.Tensor:
     """Returns d^2(p, q) under the expected metric for p and q (B, d), shape (B,), with exact first derivatives.
 
     The gradient is -2 G(p) log_p(q) by p and -2 G(q) log_q(p) by q: the first variation of the length, without a
     derivative through the search. Runs eagerly, in the float type of p. Where p = q both are 0.
     """
-    p = tf.convert_to_tensor(p)
-    q = tf.cast(q, p.dtype)
-    found, metric = _connect(solver, p.numpy(), q.numpy())
+    start: tf.Tensor = tf.convert_to_tensor(p)
+    end: tf.Tensor = tf.cast(q, start.dtype)
+    found, metric = _connect(solver, start.numpy(), end.numpy())
     vectors = np.stack([found.at_start, found.at_end], axis=1)
     # Outside of the function with its own gradient, which must not meet the decoder's variables.
-    forces = tf.constant(-2 * np.einsum("beij,bej->ebi", metric, vectors), p.dtype)
+    forces = tf.constant(-2 * np.einsum("beij,bej->ebi", metric, vectors), start.dtype)
 
     @tf.custom_gradient
     def squared(p, q):

@@ -20,14 +20,14 @@ class MetricField(Manifold):
         self._size = latent_dim**2 if size is None else size
 
     @property
-    def size(self):
+    def size(self) -> int:
         return self._size
 
-    def metric(self, z):
+    def metric(self, z: tf.Tensor) -> tf.Tensor:
         flat, lead = flatten(z, self.dtype)
         return tf.reshape(tf.cast(self._metric(flat), self.dtype), (*lead, self.latent_dim, self.latent_dim))
 
-    def segments(self, z):
+    def segments(self, z: tf.Tensor) -> Segments:
         z = tf.cast(z, self.dtype)
         step = differences(z)
         found = tf.einsum("...i,...ij,...j->...", step, self.metric(z[..., :-1, :] + 0.5 * step), step)

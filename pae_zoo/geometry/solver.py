@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError, unknown
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.geometry import curves as curves_lib
 from pae_zoo.geometry import descent, energies, gauss_newton, sampled
 from pae_zoo.geometry.batching import batch_size
@@ -158,7 +159,7 @@ class Solver:
         self._program = tf.function(functools.partial(self._minimise), jit_compile=settings.jit_compile,
                                     autograph=False)  # fmt: skip
 
-    def solve(self, start, end, progress: Optional[Callable[[int], Any]] = None) -> Geodesics:
+    def solve(self, start: TensorLike, end: TensorLike, progress: Optional[Callable[[int], Any]] = None) -> Geodesics:
         """Returns the geodesics from start (B, d) to end (B, d); the number of pairs does not change any of them.
 
         progress: called with the number of pairs done, after each batch. Raises UserError for shapes that do not fit
@@ -170,7 +171,7 @@ class Solver:
         line = self._from(self._initial("line", start, end), None)
         return _lower(line, self._from(self._initial("graph", start, end), progress))
 
-    def straight(self, start, end) -> Geodesics:
+    def straight(self, start: TensorLike, end: TensorLike) -> Geodesics:
         """Returns the straight lines between start (B, d) and end (B, d) with their energies and lengths."""
         lines = curves_lib.straight(*self._ends(start, end), self.family)
         return self._from(lines, None, steps=0)
@@ -295,9 +296,8 @@ class Solver:
         return found.weights, found.trace[0], found.energy, found.steps, found.converged, found.trace, constant
 
 
-def solve_geodesics(
-    decoder: Any, start, end, settings: Settings = Settings(), graph: Any = None, latent_dim: Optional[int] = None
-) -> Geodesics:
+def solve_geodesics(decoder: Any, start: TensorLike, end: TensorLike, settings: Settings = Settings(),
+                    graph: Any = None, latent_dim: Optional[int] = None) -> Geodesics:
     """Returns the geodesics from start (B, d) to end (B, d) in the latent space of a decoder.
 
     decoder: see `manifold.as_manifold`: any callable z (n, d) -> (n, ...) of TensorFlow operations will do, or an

@@ -109,7 +109,7 @@ class Mixture(NamedTuple):
             terms.append(tf.math.log(self.weights[index])[:, None] + log_normal)
         return tf.transpose(tf.reduce_logsumexp(tf.stack(terms), axis=0))
 
-    def sample(self, num: int, seed) -> tf.Tensor:
+    def sample(self, num: int, seed: seeds.Seed) -> tf.Tensor:
         """Returns draws (num, batch, K); the noise is shared by all data of the batch."""
         choice_seed, noise_seed = seeds.split(seed, 2)
         size, dtype = self.modes.mean.shape[-1], self.weights.dtype
@@ -155,7 +155,7 @@ def mixture(runs: Laplace, single: bool = False, radius: float = 1.0) -> Mixture
     return Mixture(tf.nn.softmax(log_weight, axis=0), runs, kept_runs, kept[0])
 
 
-def resample(draws: tf.Tensor, log_weight: tf.Tensor, num: int, seed) -> tuple[tf.Tensor, tf.Tensor]:
+def resample(draws: tf.Tensor, log_weight: tf.Tensor, num: int, seed: seeds.Seed) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns (num, batch, K) of `draws` (S, batch, K), chosen by weight, and the effective sample size, (batch,).
 
     Sampling-importance-resampling (Rubin 1988) with one uniform number for each datum, so that a draw of weight w

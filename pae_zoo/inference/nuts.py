@@ -58,7 +58,7 @@ class Chains(NamedTuple):
     step_size: tf.Tensor
 
 
-def sample(problem: Problem, starts: tf.Tensor, mean: tf.Tensor, factor: tf.Tensor, seed,
+def sample(problem: Problem, starts: tf.Tensor, mean: tf.Tensor, factor: tf.Tensor, seed: seeds.Seed,
            settings: Sampler = Sampler()) -> Chains:
     """Runs NUTS (Hoffman & Gelman, arXiv 1111.4246) with dual averaging from starts (chains, batch, K).
 

@@ -79,12 +79,12 @@ class ExplicitSystem(System):
         score, fisher = super()._score_and_fisher(outputs)
         return score, fisher + self.floor
 
-    def at(self, mu):
+    def at(self, mu: tf.Tensor) -> Local:
         outputs, rows = jacobians.linearise(self.decoder, mu, self.backend)
         score, fisher = self._score_and_fisher(outputs)
         return Local(algebra.weighted_gram(rows, fisher), tf.linalg.matvec(rows, score) - mu)
 
-    def products(self, mu):
+    def products(self, mu: tf.Tensor) -> tuple[algebra.Product, tf.Tensor]:
         if self.backend == "layerwise":
             chain = chains.read(self.decoder)
             local = chain.at(mu)
@@ -203,13 +203,13 @@ class GramSystem(System):
         layer = LastLayer(self.decoder, self.likelihood, self.y.dtype, self.scale)
         self.hidden, self.metric, self.pull = layer.hidden, layer.metric, layer.pull(self.y)
 
-    def at(self, mu):
+    def at(self, mu: tf.Tensor) -> Local:
         local = self.hidden.at(mu)
         rows = self.hidden.jacobian(local)
         slack = self.pull - tf.matmul(local.value, self.metric)
         return Local(algebra.shared_gram(rows, self.metric), tf.linalg.matvec(rows, slack) - mu)
 
-    def products(self, mu):
+    def products(self, mu: tf.Tensor) -> tuple[algebra.Product, tf.Tensor]:
         local = self.hidden.at(mu)
         slack = self.pull - tf.matmul(local.value, self.metric)
         last = chains.Dense(self.metric, None, self.metric.dtype.name)

@@ -1,7 +1,9 @@
 """ae: deterministic autoencoder, trained for reconstruction alone (plain or hybrid objective)."""
 
 import dataclasses
+from typing import Any, Optional
 
+import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
@@ -68,14 +70,14 @@ class AE(codes.Codes):
             )
 
     @classmethod
-    def options(cls, hparams, total_steps: int) -> dict:
+    def options(cls, hparams: Any, total_steps: int) -> dict:
         found = super().options(hparams, total_steps)
         if hparams.objective_type == "hybrid":
             found["hybrid_steps"] = total_steps
         return found
 
     @classmethod
-    def length_matters(cls, hparams) -> bool:
+    def length_matters(cls, hparams: Any) -> bool:
         return super().length_matters(hparams) or hparams.objective_type == "hybrid"
 
     def training_codes(self, z: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -83,7 +85,8 @@ class AE(codes.Codes):
             return z
         return z + self.code_noise * seeds.normal(tf.shape(z), seeds.stream(seed, CODE_NOISE), z.dtype)
 
-    def extra_log_prob(self, z, residual, training, weight):
+    def extra_log_prob(self, z: tf.Tensor, residual: tf.Tensor, training: bool,
+                       weight: Optional[tf.Tensor]) -> Optional[tf.Tensor]:
         return self._hybrid_term(z, residual, training, weight) if self.objective_type == "hybrid" else None
 
     def _hybrid_term(self, z: tf.Tensor, residual: tf.Tensor, training: bool, weight=None) -> tf.Tensor:
@@ -106,12 +109,12 @@ class AE(codes.Codes):
     def schedule_steps(self) -> int:
         return max(super().schedule_steps, self.hybrid_steps // 2)
 
-    def measure(self, x, train=None, batch_size=500):
+    def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
         # The hybrid objective has set the pixels' std itself, and has been trained with it.
         if self.objective_type == "plain":
             super().measure(x, train, batch_size)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "objective_type": self.objective_type,

@@ -5,7 +5,8 @@ networks and the likelihood see. Every public method takes and returns x; only `
 """
 
 import dataclasses
-from typing import Any, Callable, NamedTuple, Optional
+from collections.abc import Collection
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import keras
 import numpy as np
@@ -16,10 +17,12 @@ from pae_zoo import likelihoods, networks
 from pae_zoo.core import fit_data, inputs, records, seeds, trainable
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.core.trainable import to_float
 from pae_zoo.data import preprocessing as preprocessing_lib
 from pae_zoo.models import capabilities
 from pae_zoo.models.parts import builder, geometry_decoders
+from pae_zoo.models.parts.importance import ImportanceEstimate
 
 tfd = tfp.distributions
 
@@ -107,7 +110,7 @@ class Autoencoder(trainable.Trainable):
 
     # ---- what each model defines -----------------------------------------------------------------
 
-    def encode(self, x, seed=None) -> tfd.Distribution:
+    def encode(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tfd.Distribution:
         """Returns the distribution of the latent of x (batch, *event): event shape (latent_dim,).
 
         `seed` is for distributions that are found by noise; with None they depend on x alone.
@@ -118,43 +121,45 @@ class Autoencoder(trainable.Trainable):
         """Returns the distribution that decoding starts from, event shape (latent_dim,)."""
         raise capabilities.lacking(self, "prior")
 
-    def log_prob_latent(self, z) -> tf.Tensor:
+    def log_prob_latent(self, z: TensorLike) -> tf.Tensor:
         """Returns the log density that the model gives to latents z (..., K), nats, shape (...)."""
         return self.prior().log_prob(self.latents(z))
 
-    def log_density_manifold(self, x, seed=None) -> tf.Tensor:
+    def log_density_manifold(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns the density of the reconstructions of x on the surface of all of them, nats, shape (batch,)."""
         raise capabilities.lacking(self, "surface")
 
-    def elbo(self, x, seed=None) -> tf.Tensor:
+    def elbo(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns a lower bound of log p(x) in nats per datum, shape (batch,), a density of x."""
         raise capabilities.lacking(self, "elbo")
 
-    def importance_estimate(self, x, num_samples: int, seed=None):
+    def importance_estimate(self, x: TensorLike, num_samples: int,
+                            seed: Optional[seeds.Seed] = None) -> ImportanceEstimate:
         """Returns the importance-sampled estimate of log p(x) with its diagnostics."""
         raise capabilities.lacking(self, "likelihood")
 
-    def predictive(self, x, num_samples: int, seed=None) -> dict[str, tf.Tensor]:
+    def predictive(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
         """Returns moments of the posterior predictive of x."""
         raise capabilities.lacking(self, "predictive")
 
-    def predictive_log_prob(self, x, num_samples: int, seed=None) -> tf.Tensor:
+    def predictive_log_prob(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns log p(x) under the mean of what the model draws for x, nats, shape (batch,), a density of x."""
         raise capabilities.lacking(self, "draws")
 
-    def draw_reconstructions(self, x, num_samples: int, seed=None) -> tf.Tensor:
+    def draw_reconstructions(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns `num_samples` drawn reconstructions of x, in the space of x, shape (num_samples, batch, *event)."""
         raise capabilities.lacking(self, "draws")
 
-    def draw_codes(self, x, num_samples: int, seed=None) -> tf.Tensor:
+    def draw_codes(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns `num_samples` drawn latents of x, shape (num_samples, batch, latent_dim)."""
         raise capabilities.lacking(self, "draws")
 
-    def decode_grid(self, z, num_samples: int, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
+    def decode_grid(self, z: TensorLike, num_samples: int,
+                    seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and std over drawn decoders of the mean of y at latents z (batch, K), each (batch, *event)."""
         raise capabilities.lacking(self, "grid")
 
-    def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
+    def ood_scores(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
         """Returns named scores of shape (batch,), each higher for more unusual x."""
         raise capabilities.lacking(self, "scores")
 
@@ -162,7 +167,7 @@ class Autoencoder(trainable.Trainable):
         """Returns the observation model of a model that is given `likelihood`: here the same one."""
         return likelihood
 
-    def geometry_decoder(self, num_members: int = 0, seed=None):
+    def geometry_decoder(self, num_members: int = 0, seed: Optional[seeds.Seed] = None) -> Any:
         """Returns the decoder that geodesics live on, z (n, K) -> what is known of y (n, *event), deterministic.
 
         One of: an object with `mean_and_members(z) -> (mean, members (S, n, *event))`, for decoders that are uncertain;
@@ -184,7 +189,7 @@ class Autoencoder(trainable.Trainable):
         types = {self.encoder.variable_dtype, *(weight.dtype for weight in self.encoder.weights)}
         return tf.float64 if "float64" in types else tf.float32
 
-    def preprocess(self, x, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
+    def preprocess(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns (y, log |dy/dx|) of shapes (batch, *event) and (batch,); seed=None is deterministic.
 
         Every method that takes x takes it through here: uint8 is divided by 255, any other numbers are cast to
@@ -193,7 +198,7 @@ class Autoencoder(trainable.Trainable):
         x = to_float(inputs.shaped(x, self.event_shape), self.float_type)
         return self.preprocessing.forward_and_log_det(x, seed)
 
-    def latents(self, z) -> tf.Tensor:
+    def latents(self, z: TensorLike) -> tf.Tensor:
         """Returns latents z (..., K) that a caller gives, of `float_type`; raises UserError for another last axis.
 
         A latent that is not finite becomes NaN as a whole.
@@ -230,7 +235,7 @@ class Autoencoder(trainable.Trainable):
         """Returns the latent that stands for each datum y (batch, *event), deterministic: (batch, K)."""
         return self.encoder_outputs(y, training)[0]
 
-    def latent_path(self, x, seed=None) -> tf.Tensor:
+    def latent_path(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns the latents that the model goes through on its way to the code of x, (steps, batch, K)."""
         raise capabilities.lacking(self, "path")
 
@@ -252,11 +257,11 @@ class Autoencoder(trainable.Trainable):
     def _outputs_type(self, z: tf.Tensor) -> tf.DType:
         return tf.float64 if z.dtype == tf.float64 else self.float_type
 
-    def decode(self, z) -> tfd.Distribution:
+    def decode(self, z: TensorLike) -> tfd.Distribution:
         """Returns p(y|z), a `tfd` distribution over one preprocessed datum, for z (..., K)."""
         return self.likelihood(self.decoder_outputs(self.latents(z)))
 
-    def decode_mean(self, z) -> tf.Tensor:
+    def decode_mean(self, z: TensorLike) -> tf.Tensor:
         """Returns E[y|z] mapped back to x, shape (batch, *event); images are clipped to [0, 1]."""
         return self.to_data(self.likelihood.mean(self.decoder_outputs(self.latents(z))))
 
@@ -265,12 +270,12 @@ class Autoencoder(trainable.Trainable):
         x = self.preprocessing.inverse(y)
         return tf.clip_by_value(x, 0.0, 1.0) if len(self.event_shape) == 3 else x
 
-    def call(self, x, training: bool = False) -> tf.Tensor:
+    def call(self, x: TensorLike, training: bool = False) -> tf.Tensor:
         """Returns the reconstruction of x (batch, *event), deterministic, in the space of x."""
         y, _ = self.preprocess(x)
         return self.to_data(self.likelihood.mean(self.decoder_outputs(self.point(y, training), training)))
 
-    def sample(self, num: int, seed=None, observation_noise: bool = False) -> tf.Tensor:
+    def sample(self, num: int, seed: Optional[seeds.Seed] = None, observation_noise: bool = False) -> tf.Tensor:
         """Draws `num` data: decoder means of prior draws, shape (num, *event).
 
         With `observation_noise`, draws from p(y|z) instead of taking its mean.
@@ -281,7 +286,7 @@ class Autoencoder(trainable.Trainable):
             return self.to_data(self.decode(z).sample(seed=noise_seed))
         return self.decode_mean(z)
 
-    def sample_latent(self, num, seed) -> tf.Tensor:
+    def sample_latent(self, num: int, seed: seeds.Seed) -> tf.Tensor:
         """Draws `num` latents that `decode` takes, shape (num, latent_dim)."""
         return self.latent_from_base(self.prior().sample(num, seed=seed))
 
@@ -293,7 +298,7 @@ class Autoencoder(trainable.Trainable):
         """Maps latents z (..., K) back to the space of `prior()`: the inverse of `latent_from_base`."""
         return self.latents(z)
 
-    def log_likelihood(self, x, num_samples: int, seed=None) -> tf.Tensor:
+    def log_likelihood(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns the importance-sampled log p(x), nats, shape (batch,), with the model's own proposal."""
         return self.importance_estimate(x, num_samples, seed).log_likelihood
 
@@ -355,17 +360,17 @@ class Autoencoder(trainable.Trainable):
     # ---- building from flags -----------------------------------------------------------------------
 
     @classmethod
-    def options(cls, hparams, total_steps: int) -> dict[str, Any]:
+    def options(cls, hparams: Any, total_steps: int) -> dict[str, Any]:
         """Returns the constructor's arguments that the model's own flags give, by equal names."""
         return {f.name: getattr(hparams, f.name) for f in records.own_fields(type(hparams))}
 
     @classmethod
-    def length_matters(cls, hparams) -> bool:
+    def length_matters(cls, hparams: Any) -> bool:
         """Whether the number of training steps shapes the training, so that a run cannot be made longer."""
         return hparams.lr_schedule != "constant"
 
     @classmethod
-    def from_hparams(cls, hparams, event_shape: tuple[int, ...], total_steps: int) -> "Autoencoder":
+    def from_hparams(cls, hparams: Any, event_shape: tuple[int, ...], total_steps: int) -> "Autoencoder":
         """Builds the model that the flags describe for data of shape `event_shape`; raises UserError."""
         encoder, decoder, preprocessing = builder.parts(hparams, event_shape, codes_only=cls.codes_only)
         return cls(
@@ -374,22 +379,23 @@ class Autoencoder(trainable.Trainable):
         )
 
     @classmethod
-    def inherit(cls, hparams, before, given):
+    def inherit(cls, hparams: Any, before: Any, given: Collection[str]) -> Any:
         """Returns `hparams` with data and network flags of the run to start from, `before`, but for those `given`."""
         names = {f.name for f in dataclasses.fields(before) if f.metadata["group"] in (hp.DATA, hp.NETWORK)}
         known = names & {f.name for f in dataclasses.fields(hparams)}
         return dataclasses.replace(hparams, **{name: getattr(before, name) for name in known - set(given)})
 
     @classmethod
-    def skips_first_stage(cls, hparams) -> bool:
+    def skips_first_stage(cls, hparams: Any) -> bool:
         """Whether the run of --init_workdir takes the place of the first stage of training."""
         return False
 
-    def later_stages(self, hparams) -> list[Stage]:
+    def later_stages(self, hparams: Any) -> list[Stage]:
         """Returns the stages of training after the first, in order; here there are none."""
         return []
 
-    def fit_stage(self, history, train, held_out, steps: Optional[int], verbose, stage: Stage) -> None:
+    def fit_stage(self, history: keras.callbacks.History, train: fit_data.Source, held_out: Optional[fit_data.Source],
+                  steps: Optional[int], verbose: Union[str, int, None], stage: Stage) -> None:
         """Fits a later stage after plain `fit` of the first, with the arguments of `after_fit`.
 
         In between `measure` sees up to 10,000 validation data if there are some, else training data. The history gets
@@ -434,7 +440,7 @@ class Autoencoder(trainable.Trainable):
 
     # ---- saving ------------------------------------------------------------------------------------
 
-    def build(self, input_shape=None) -> None:
+    def build(self, input_shape: Any = None) -> None:
         # Parts are built before the model is; Keras calls this again on loading.
         self.built = True
 
@@ -444,7 +450,7 @@ class Autoencoder(trainable.Trainable):
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Optional[dict[str, Any]] = None) -> "Autoencoder":
         config = dict(config)
         for name in cls.parts:
             config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)

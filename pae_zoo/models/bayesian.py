@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from pae_zoo import likelihoods, networks
 from pae_zoo.core import fit_data, seeds, trainable
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import codes
+from pae_zoo.core.inputs import TensorLike
+from pae_zoo.models import base, codes
 from pae_zoo.models.parts import geometry_decoders, weights
 
 # Streams of a seed beside those of the networks, which are numbered from 0 on.
@@ -60,7 +62,7 @@ class BayesianAE(codes.Codes):
         """Returns (variables, values): what the network that `seed` draws has in the place of these weights."""
         raise NotImplementedError(f"{type(self).__name__} draws no weights.")
 
-    def over_networks(self, num_samples: int, seed: tf.Tensor, step: Callable, state: Any) -> Any:
+    def over_networks(self, num_samples: int, seed: seeds.Seed, step: Callable, state: Any) -> Any:
         """Returns the state after step(state, s + 1, network s) for each s below `num_samples`; a nest of tensors."""
         check_samples(num_samples)
 
@@ -70,7 +72,7 @@ class BayesianAE(codes.Codes):
 
         return tf.while_loop(lambda s, _: s < num_samples, body, (0, state), parallel_iterations=1)[1]
 
-    def draw(self, y: tf.Tensor, num_samples: int, seed) -> tuple[tf.Tensor, tf.Tensor]:
+    def draw(self, y: tf.Tensor, num_samples: int, seed: seeds.Seed) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns (z (S, batch, K), the decoder's outputs (S, batch, ...)) of S drawn networks at y (batch, *event)."""
         check_samples(num_samples)
 
@@ -86,7 +88,7 @@ class BayesianAE(codes.Codes):
 
     # ---- moments -----------------------------------------------------------------------------------
 
-    def moments(self, y: tf.Tensor, num_samples: int, seed) -> dict[str, tf.Tensor]:
+    def moments(self, y: tf.Tensor, num_samples: int, seed: seeds.Seed) -> dict[str, tf.Tensor]:
         """Returns what is known of y (batch, *event) from `num_samples` networks, variances with divisor S.
 
         Keys: those of `predictive`; "mean_log_prob" and "log_mean_prob", the mean over networks of log p(y | theta_s)
@@ -129,7 +131,7 @@ class BayesianAE(codes.Codes):
         """Returns how many networks are behind `moments` for `num_samples` asked; 0 where none is drawn."""
         return self.num_networks(num_samples)
 
-    def predictive(self, x, num_samples: int, seed=None) -> dict[str, tf.Tensor]:
+    def predictive(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
         """Returns moments of the mean over networks of p(y'|x, theta_s), y' a new observation, in the space of y.
 
         Keys: "mean", "aleatoric_variance" (mean of Var[y'|theta_s]), "epistemic_variance" (variance of E[y'|theta_s]),
@@ -139,23 +141,24 @@ class BayesianAE(codes.Codes):
         found = self.moments(self.preprocess(x)[0], num_samples, self.next_seed(seed))
         return {name: value for name, value in found.items() if not name.endswith("_prob")}
 
-    def predictive_log_prob(self, x, num_samples: int, seed=None) -> tf.Tensor:
+    def predictive_log_prob(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns log 1/S sum_s p(x | theta_s), nats, shape (batch,), a density of x; x is also what is encoded."""
         seed = self.next_seed(seed)
         y, log_det = self.preprocess(x, seeds.stream(seed, PREPROCESS))
         return self.moments(y, num_samples, seed)["log_mean_prob"] + log_det
 
-    def draw_codes(self, x, num_samples: int, seed=None) -> tf.Tensor:
+    def draw_codes(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns the codes of x in drawn networks, shape (num_samples, batch, latent_dim)."""
         return self.draw(self.preprocess(x)[0], num_samples, self.next_seed(seed))[0]
 
-    def draw_reconstructions(self, x, num_samples: int, seed=None) -> tf.Tensor:
+    def draw_reconstructions(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns the reconstructions of x by drawn networks, in the space of x, shape (num_samples, batch, *event)."""
         outputs = self.draw(self.preprocess(x)[0], num_samples, self.next_seed(seed))[1]
         frames = self.likelihood.mean(tf.reshape(outputs, (-1, *outputs.shape[2:])))
         return tf.reshape(self.to_data(frames), (num_samples, -1, *self.event_shape))
 
-    def decode_grid(self, z, num_samples: int, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
+    def decode_grid(self, z: TensorLike, num_samples: int,
+                    seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and std over drawn decoders of E[y|z] at latents z (batch, K), each (batch, *event)."""
         z = self.latents(z)
         start = self._zeros(z, *self.event_shape)
@@ -167,7 +170,7 @@ class BayesianAE(codes.Codes):
         mean, square = self.over_networks(num_samples, self.next_seed(seed), step, (start, start))
         return mean, tf.sqrt(square / float(self.num_networks(num_samples)))
 
-    def geometry_decoder(self, num_members=0, seed=None):
+    def geometry_decoder(self, num_members: int = 0, seed: Optional[seeds.Seed] = None) -> Any:
         """Returns `num_members` drawn decoders (0: ten) with `mean_and_members(z)`, those of the networks of the seed.
 
         They are drawn here and kept, with their weights stacked; later changes of the model do not reach them.
@@ -196,7 +199,7 @@ class BayesianAE(codes.Codes):
 
     # ---- scores ------------------------------------------------------------------------------------
 
-    def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
+    def ood_scores(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
         """Returns four scores from `test_samples` networks, each (batch,), higher = more unusual.
 
         latent: sum over k of the std of z_k; output: sum over values of the std of E[y|theta]; likelihood: mean over
@@ -213,7 +216,7 @@ class BayesianAE(codes.Codes):
             "typicality": tf.abs(likelihood - tf.cast(tf.convert_to_tensor(self.typical), likelihood.dtype)),
         }
 
-    def measure(self, x: np.ndarray, train=None, batch_size: int = 500) -> None:
+    def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
         """Measures on held-out x: observation stds that were not trained, then the mean score of up to 2,000 data."""
         super().measure(x, train, batch_size)
         self.measure_typical(x, batch_size)
@@ -270,14 +273,15 @@ class BayesianAE(codes.Codes):
 
     reads_again = True
 
-    def training_examples(self, train, steps: Optional[int] = None) -> np.ndarray:
+    def training_examples(self, train: fit_data.Source, steps: Optional[int] = None) -> np.ndarray:
         """Returns the training data that `measure` is given after `fit`, with `steps` batches an epoch if given.
 
         Args: train, the source of them (`fit_data`). Shape (n, *event); of batches the first 10,000 data.
         """
         return fit_data.examples(train, trainable.ADAPT_DATA)
 
-    def after_fit(self, history, train, held_out, steps, verbose):
+    def after_fit(self, history: keras.callbacks.History, train: fit_data.Source, held_out: Optional[fit_data.Source],
+                  steps: Optional[int], verbose: Union[str, int, None]) -> None:
         """Calls `measure` on up to 10,000 validation data if they are given, else on training data."""
         x = self.training_examples(train, steps)
         measured = x if held_out is None else fit_data.examples(held_out, trainable.ADAPT_DATA)
@@ -286,7 +290,7 @@ class BayesianAE(codes.Codes):
 
     # ---- building ----------------------------------------------------------------------------------
 
-    def weights_from(self, other, part):
+    def weights_from(self, other: base.Autoencoder, part: str) -> list[tf.Tensor]:
         found = super().weights_from(other, part)
         if part != "encoder":
             return found
@@ -296,20 +300,20 @@ class BayesianAE(codes.Codes):
         return [*found[:-2], *last]
 
     @classmethod
-    def options(cls, hparams, total_steps: int) -> dict[str, Any]:
+    def options(cls, hparams: Any, total_steps: int) -> dict[str, Any]:
         return {**super().options(hparams, total_steps), "test_samples": hparams.test_samples}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "test_samples": self.test_samples}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Optional[dict[str, Any]] = None) -> "BayesianAE":
         # Earlier versions wrote the settings of `ae` too, at the values that leave them out.
         left_out = ("objective_type", "hybrid_steps", "code_noise")
         kept = {key: value for key, value in config.items() if key not in left_out}
         return super().from_config(kept, custom_objects)
 
-    def serving_signatures(self):
+    def serving_signatures(self) -> dict[str, Any]:
         """Returns the signature predictive: mean and std of E[y|theta] and of the code over `test_samples` networks."""
 
         def predictive(x, seed):

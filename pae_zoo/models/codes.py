@@ -6,6 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from pae_zoo.core import seeds, trainable
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import base
 
 tfd = tfp.distributions
@@ -22,11 +23,11 @@ class Codes(base.Autoencoder):
     tracked = ("nll", "mse")
     objective_takes = ("target", "weight")
 
-    def encode(self, x, seed=None) -> tfd.Distribution:
+    def encode(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tfd.Distribution:
         """Returns the code of x as a `tfd.VectorDeterministic`, event shape (latent_dim,)."""
         return tfd.VectorDeterministic(self.codes(x))
 
-    def codes(self, x) -> tf.Tensor:
+    def codes(self, x: TensorLike) -> tf.Tensor:
         """Returns the codes of x, shape (batch, latent_dim)."""
         return self.encoder_outputs(self.preprocess(x)[0])[0]
 
@@ -40,7 +41,8 @@ class Codes(base.Autoencoder):
         """Returns what is maximised beside log p(y|z), (batch,), given y - E[y|z] (batch, *event); None: nothing."""
         return None
 
-    def objective(self, x, seed, training, target=None, weight=None):
+    def objective(self, x: tf.Tensor, seed: tf.Tensor, training: bool, target: Optional[tf.Tensor] = None,
+                  weight: Optional[tf.Tensor] = None) -> dict[str, tf.Tensor]:
         preprocess_seed = seeds.stream(seed, trainable.PREPROCESS) if training else None
         y, _ = self.preprocess(x, preprocess_seed)
         z, _ = self.encoder_outputs(y, training)
@@ -55,7 +57,7 @@ class Codes(base.Autoencoder):
         axes = list(range(1, y.shape.rank))
         return {"loss": -log_prob, "nll": -log_prob, "mse": tf.reduce_mean(tf.square(y - mean), axis=axes)}
 
-    def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
+    def ood_scores(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
         """Returns {"reconstruction": -log p(y|code)}, nats per datum, shape (batch,)."""
         y, _ = self.preprocess(x)
         outputs = self.decoder_outputs(self.encoder_outputs(y)[0])

@@ -1,6 +1,7 @@
 """deep_ensemble_ae: several autoencoders that differ in their initial weights alone, trained side by side."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Optional
 
 import keras
@@ -12,6 +13,8 @@ from pae_zoo import networks
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records, seeds, trainable
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
+from pae_zoo.models import base
 from pae_zoo.models.bayesian import BayesianAE, Network, check_samples
 from pae_zoo.models.parts import builder, geometry_decoders
 
@@ -90,30 +93,30 @@ class DeepEnsembleAE(BayesianAE):
             lambda z: self.member_outputs((z - shift) @ tf.transpose(rotation), number),
         )
 
-    def mean_and_members(self, z) -> tuple[tf.Tensor, tf.Tensor]:
+    def mean_and_members(self, z: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the mean over members of E[y|z] at aligned z (n, K) and that of every member, (S, n, *event)."""
         z = self.latents(z)
         outputs = tf.stack([self.member(number).decode(z) for number in range(self.num_members)])
         members = self.likelihood.mean(outputs)
         return tf.reduce_mean(members, axis=0), members
 
-    def geometry_decoder(self, num_members=0, seed=None):
+    def geometry_decoder(self, num_members: int = 0, seed: Optional[seeds.Seed] = None) -> Any:
         """Returns copies of the first `num_members` members (0: all), aligned, with `mean_and_members(z)`."""
         num = min(num_members or self.num_members, self.num_members)
         stacked = networks.StackedDecoder.stack([decoder for _, decoder in self._pairs()[:num]])
         alignment = tuple(tf.identity(weight)[:num] for weight in (self.rotations, self.shifts))
         return geometry_decoders.Members(stacked, self.likelihood.mean, alignment)
 
-    def over_networks(self, num_samples, seed, step, state):
+    def over_networks(self, num_samples: int, seed: seeds.Seed, step: Callable, state: Any) -> Any:
         check_samples(num_samples)
         for number in range(self.num_members):
             state = step(state, tf.constant(number + 1.0), self.member(number))
         return state
 
-    def num_networks(self, num_samples):
+    def num_networks(self, num_samples: int) -> int:
         return self.num_members
 
-    def draw(self, y, num_samples, seed):
+    def draw(self, y: tf.Tensor, num_samples: int, seed: seeds.Seed) -> tuple[tf.Tensor, tf.Tensor]:
         check_samples(num_samples)
         codes, outputs = [], []
         for number in range(self.num_members):
@@ -126,7 +129,7 @@ class DeepEnsembleAE(BayesianAE):
         order %= self.num_members
         return tf.gather(tf.stack(codes), order), tf.gather(tf.stack(outputs), order)
 
-    def call(self, x, training=False):
+    def call(self, x: TensorLike, training: bool = False) -> tf.Tensor:
         """Returns the mean of the members' reconstructions of x (batch, *event), in the space of x."""
         y, _ = self.preprocess(x)
         means = [
@@ -139,18 +142,21 @@ class DeepEnsembleAE(BayesianAE):
 
     objective_takes = ("target",)
 
-    def objective(self, x, seed, training, target=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def objective(self, x: tf.Tensor, seed: seeds.Seed, training: bool,  # pyright: ignore[reportIncompatibleMethodOverride]
+                  target: Optional[tf.Tensor] = None) -> dict[str, tf.Tensor]:
         preprocess_seed = seeds.stream(seed, trainable.PREPROCESS) if training else None
         seen, _ = self.preprocess(x, preprocess_seed)
         y = seen if target is None else self.preprocess(target, preprocess_seed)[0]
-        axes, log_prob, square = list(range(1, y.shape.rank)), 0.0, 0.0
+        axes = list(range(1, y.shape.rank))
+        log_prob: Any = 0.0
+        square: Any = 0.0
         for number in range(self.num_members):
             outputs = self.member_outputs(self.member_codes(seen, number, training), number, training)
             log_prob += self.likelihood.log_prob(outputs, y, scale=self.scale_now())
             square += tf.reduce_mean(tf.square(y - self.likelihood.mean(outputs)), axis=axes)
         return {"loss": -log_prob, "nll": -log_prob / self.num_members, "mse": square / self.num_members}
 
-    def measure(self, x, train=None, batch_size=500):
+    def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
         """Aligns the members on the training data (held-out x if they are not given), then measures as the others."""
         self._align(x if train is None else train, batch_size)
         super().measure(x, train, batch_size)
@@ -172,7 +178,7 @@ class DeepEnsembleAE(BayesianAE):
 
     # ---- building ----------------------------------------------------------------------------------
 
-    def initialise_from(self, other) -> None:
+    def initialise_from(self, other: base.Autoencoder) -> None:
         """Takes the weights of another ensemble of as many members, or those of member 0 from another model."""
         super().initialise_from(other)
         if not isinstance(other, DeepEnsembleAE):
@@ -184,13 +190,13 @@ class DeepEnsembleAE(BayesianAE):
             mine.set_weights(theirs.get_weights())
 
     @classmethod
-    def options(cls, hparams, total_steps: int) -> dict[str, Any]:
+    def options(cls, hparams: Any, total_steps: int) -> dict[str, Any]:
         found = super().options(hparams, total_steps)
         del found["num_members"]
         return found
 
     @classmethod
-    def from_hparams(cls, hparams, event_shape, total_steps):
+    def from_hparams(cls, hparams: Any, event_shape: tuple[int, ...], total_steps: int) -> base.Autoencoder:
         if hparams.clip_norm:
             raise UserError(
                 f"--clip_norm={hparams.clip_norm} would bind the members of deep_ensemble_ae to one another, since the "

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Optional
 
 import keras
 import numpy as np
@@ -13,7 +13,8 @@ from pae_zoo import likelihoods, networks
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import inputs, seeds, trainable
 from pae_zoo.core.errors import UserError
-from pae_zoo.models import vae
+from pae_zoo.core.inputs import TensorLike
+from pae_zoo.models import base, vae
 from pae_zoo.models.parts import builder, geometry_decoders, importance
 from pae_zoo.models.parts.mixtures import MemberMixture
 
@@ -70,12 +71,12 @@ class EnsembleVAE(vae.VAE):
         # Stacked kernels have one axis more than those that the base class looks for.
         return super().xla_pays and (not self.decoder.takes_turns or bool(tf.config.list_logical_devices("GPU")))
 
-    def observation_model(self, likelihood):
+    def observation_model(self, likelihood: likelihoods.Likelihood) -> likelihoods.Likelihood:
         return likelihood if isinstance(likelihood, MemberMixture) else MemberMixture(likelihood, name="likelihood")
 
     # ---- decoders ----------------------------------------------------------------------------------
 
-    def decoder_outputs(self, z, training=False):
+    def decoder_outputs(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the outputs of all members for z (..., K), with the members in front: (S, ..., *event)."""
         z = inputs.ending(z, (self.latent_dim,), "z")
         flat = z if z.shape.rank == 2 else tf.reshape(z, (-1, self.latent_dim))
@@ -89,18 +90,19 @@ class EnsembleVAE(vae.VAE):
         leading = [size if size is not None else tf.shape(z)[i] for i, size in enumerate(z.shape[:-1])]
         return tf.reshape(outputs, (*outputs.shape[:axis], *leading, *outputs.shape[axis + 1 :]))
 
-    def mean_and_members(self, z) -> tuple[tf.Tensor, tf.Tensor]:
+    def mean_and_members(self, z: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the mean over members of E[y|z] and that of every member, (n, *event) and (S, n, *event)."""
         members = self.likelihood.member_means(self.decoder_outputs(self.latents(z)))
         return tf.reduce_mean(members, axis=0), members
 
-    def decode_member(self, z, member) -> tf.Tensor:
+    def decode_member(self, z: TensorLike, member: TensorLike) -> tf.Tensor:
         """Returns E[y|z] of chosen members, (n, *event); `member` is an integer or one for each of z (n, K)."""
         members = self.mean_and_members(z)[1]
         chosen = tf.broadcast_to(tf.cast(member, tf.int32), tf.shape(members)[1:2])
         return tf.gather(keras.ops.moveaxis(members, 0, 1), chosen, axis=1, batch_dims=1)
 
-    def decode_grid(self, z, num_samples, seed=None):
+    def decode_grid(self, z: TensorLike, num_samples: int,
+                    seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and std over all members of E[y|z] at z (batch, K), whatever number and seed are asked for."""
         mean, members = self.mean_and_members(z)
         return mean, tf.math.reduce_std(members, axis=0)
@@ -109,7 +111,7 @@ class EnsembleVAE(vae.VAE):
         """Returns how many decoders `decode_grid` has behind it: all of them."""
         return self.num_members
 
-    def geometry_decoder(self, num_members=0, seed=None):
+    def geometry_decoder(self, num_members: int = 0, seed: Optional[seeds.Seed] = None) -> Any:
         """Returns the first `num_members` members (0: all) with `mean_and_members(z)`; `seed` changes nothing."""
         some = 0 < num_members < self.num_members
         stacked = self.decoder.first(num_members) if some else self.decoder
@@ -117,7 +119,7 @@ class EnsembleVAE(vae.VAE):
 
     # ---- objective ---------------------------------------------------------------------------------
 
-    def reconstruction_log_prob(self, z, y, seed, training):
+    def reconstruction_log_prob(self, z: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, training: bool) -> tf.Tensor:
         component, scale = self.likelihood.component, self.scale_now()
         if not training or self.assignment == "all":
             return tf.reduce_mean(component.log_prob(self.decoder_outputs(z, training), y, scale=scale), axis=0)
@@ -147,26 +149,26 @@ class EnsembleVAE(vae.VAE):
 
     # ---- evaluation --------------------------------------------------------------------------------
 
-    def importance_estimate(self, x, num_samples, seed=None, chunk=0):
-        x = inputs.shaped(x, self.event_shape)
+    def importance_estimate(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None,
+                            chunk: int = 0) -> importance.ImportanceEstimate:
+        given = inputs.shaped(x, self.event_shape)
         # A latent is decoded S times here, so fewer of them are held at once.
-        shape: Any = x.shape
-        batch = shape[0]
+        batch = given.shape[0]
         if not chunk and isinstance(batch, int):
             chunk = max(1, importance.DECODES_PER_CHUNK // (batch * self.num_members))
-        return super().importance_estimate(x, num_samples, seed, chunk)
+        return super().importance_estimate(given, num_samples, seed, chunk)
 
     def _output_moments(self, outputs):
         # Over drawn latents and all members, which are equally uncertain about y.
         mean, between = tf.nn.moments(self.likelihood.member_means(outputs), axes=[0, 1])
         return mean, tf.reduce_mean(self.likelihood.component.variance(outputs), axis=[0, 1]), between
 
-    def ood_scores(self, x, seed=None):
+    def ood_scores(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
         """Returns the scores of `VAE.ood_scores` and "output": the sum over values of the members' std at the code."""
         spread = self.decode_grid(self.point(self.preprocess(x)[0]), self.num_members)[1]
         return {**super().ood_scores(x, seed), "output": tf.reduce_sum(spread, axis=list(range(1, spread.shape.rank)))}
 
-    def measure(self, x, train=None, batch_size=500):
+    def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
         """Measures on held-out x each member's squared error, and the stds of "gaussian_pixel" as mean over members."""
 
         def squares(x):
@@ -182,7 +184,7 @@ class EnsembleVAE(vae.VAE):
         if isinstance(self.likelihood.component, likelihoods.GaussianPixel):
             self.likelihood.component.assign_scale(tf.sqrt(tf.reduce_mean(total, axis=0)))
 
-    def findings(self):
+    def findings(self) -> dict[str, float]:
         """Returns the members' squared errors on validation data, sums over a datum's values: each, and their spread.
 
         Keys: members/squared_error/0, 1, ...; members/squared_error_spread, the largest over the least, minus 1.
@@ -195,20 +197,20 @@ class EnsembleVAE(vae.VAE):
 
     # ---- building ----------------------------------------------------------------------------------
 
-    def inherited_parts(self, other):
+    def inherited_parts(self, other: base.Autoencoder) -> tuple[str, ...]:
         # The one decoder of another model would make all members alike: they keep initial weights of their own.
         if isinstance(other, EnsembleVAE):
             return super().inherited_parts(other)
         return ("encoder", "preprocessing", "likelihood")
 
     @classmethod
-    def options(cls, hparams, total_steps: int) -> dict[str, Any]:
+    def options(cls, hparams: Any, total_steps: int) -> dict[str, Any]:
         found = super().options(hparams, total_steps)
         del found["num_members"]
         return found
 
     @classmethod
-    def from_hparams(cls, hparams, event_shape, total_steps):
+    def from_hparams(cls, hparams: Any, event_shape: tuple[int, ...], total_steps: int) -> base.Autoencoder:
         encoder, first, preprocessing = builder.parts(hparams, event_shape)
         others = [builder.decoder(hparams, event_shape, member) for member in range(1, hparams.num_members)]
         return cls(
@@ -217,10 +219,10 @@ class EnsembleVAE(vae.VAE):
             **cls.options(hparams, total_steps),
         )  # fmt: skip
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "assignment": self.assignment}
 
-    def serving_signatures(self):
+    def serving_signatures(self) -> dict[str, Any]:
         """Returns the signature decode_members: images of all members (n, S, *event) at z, their mean and std."""
 
         def decode_members(z):

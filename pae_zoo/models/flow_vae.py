@@ -1,7 +1,7 @@
 """flow_vae: variational autoencoder whose prior is a normalizing flow, trained with it."""
 
 import dataclasses
-from typing import Optional
+from typing import Any, Optional, Union
 
 import tensorflow as tf
 from keras.saving import register_keras_serializable
@@ -47,7 +47,7 @@ class FlowVAE(FlowLatent, vae.VAE):
         self.take_flow(flow)
         self.beta_annealing_steps = int(beta_annealing_steps)
 
-    def beta_now(self):
+    def beta_now(self) -> Union[float, tf.Tensor]:
         if not self.beta_annealing_steps:
             return self.beta
         fraction = tf.minimum(tf.cast(self.step, self.float_type) / self.beta_annealing_steps, 1.0)
@@ -57,7 +57,7 @@ class FlowVAE(FlowLatent, vae.VAE):
     def schedule_steps(self) -> int:
         return max(super().schedule_steps, self.beta_annealing_steps)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "beta_annealing_steps": self.beta_annealing_steps}
 
 

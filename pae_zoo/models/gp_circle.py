@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Optional, Sequence
 
 import keras
 import numpy as np
@@ -14,6 +14,7 @@ from pae_zoo import likelihoods
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import inputs, records, seeds, trainable
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.data import preprocessing
 from pae_zoo.geometry import gaussian_process
 from pae_zoo.models import base
@@ -73,7 +74,7 @@ class WhitenedPCA(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)  # full precision under any policy
         self.latent_dim = int(latent_dim)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if self.built:
             return
         size = math.prod(input_shape[1:])
@@ -82,11 +83,11 @@ class WhitenedPCA(keras.layers.Layer):
         self.matrix = self.add_weight(name="matrix", shape=shape, initializer="zeros", trainable=False)
         self.built = True
 
-    def call(self, y):
+    def call(self, y: tf.Tensor) -> tf.Tensor:
         flat = tf.reshape(trainable.to_float(y), (-1, self.mean.shape[0]))
         return tf.matmul(flat - tf.cast(self.mean, flat.dtype), tf.cast(self.matrix, flat.dtype))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Optional[int]]) -> tuple:
         return (input_shape[0], self.latent_dim)
 
     def adapt(self, y: np.ndarray) -> np.ndarray:
@@ -134,7 +135,7 @@ class GaussianProcessLayer(keras.layers.Layer):
             raise UserError(f"--num_outputs={num_outputs} is less than the {size} numbers of one datum; take at least "
                             "as many, or 0.")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if self.built:
             return
         num, size = self.num_points, math.prod(self.event_shape)
@@ -171,12 +172,12 @@ class GaussianProcessLayer(keras.layers.Layer):
         variance = inputs.only_finite(tf.reshape(process.variance(z), (-1, *[1] * axes)), z, axes)
         return mean, tf.broadcast_to(variance, tf.shape(mean))
 
-    def call(self, z):
+    def call(self, z: tf.Tensor) -> tf.Tensor:
         z = tf.convert_to_tensor(z)
         mean, variance = self.mean_and_variance(z if z.dtype == tf.float64 else tf.cast(z, tf.float32))
         return tf.concat([mean, tf.math.log(variance + self.noise_std**2)], axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Sequence[Optional[int]]) -> tuple:
         return (input_shape[0], *self.event_shape[:-1], 2 * self.event_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
@@ -205,8 +206,9 @@ class GPCircle(base.Autoencoder):
     tracked = ("nll", "mse")
 
     @classmethod
-    def from_parts(cls, event_shape, latent_dim: int = 2, num_points: int = 100, length_scale: float = 0.5,
-                   signal_std: float = 1.0, noise_std: float = 0.1, num_outputs: int = 0, **kwargs) -> "GPCircle":
+    def from_parts(cls, event_shape: Sequence[int], latent_dim: int = 2, num_points: int = 100,
+                   length_scale: float = 0.5, signal_std: float = 1.0, noise_std: float = 0.1, num_outputs: int = 0,
+                   **kwargs: Any) -> "GPCircle":
         """Returns the model for data of shape `event_shape`; arguments as the flags, `kwargs` as `Autoencoder`.
 
         Raises UserError for more latents than the data can have.
@@ -241,11 +243,11 @@ class GPCircle(base.Autoencoder):
 
     # ---- the contract ------------------------------------------------------------------------------
 
-    def encode(self, x, seed=None) -> tfd.Distribution:
+    def encode(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tfd.Distribution:
         """Returns the whitened components of x as a `tfd.VectorDeterministic`, event shape (latent_dim,)."""
         return tfd.VectorDeterministic(self.codes(x))
 
-    def codes(self, x) -> tf.Tensor:
+    def codes(self, x: TensorLike) -> tf.Tensor:
         """Returns the whitened principal components of x, shape (batch, latent_dim)."""
         return self.point(self.preprocess(x)[0])
 
@@ -253,27 +255,28 @@ class GPCircle(base.Autoencoder):
         """Returns N(0, I): the latents of the data have mean 0 and covariance I, but need not be normal."""
         return standard_normal(self.latent_dim, self.float_type)
 
-    def log_prob_latent(self, z) -> tf.Tensor:
+    def log_prob_latent(self, z: TensorLike) -> tf.Tensor:
         """Returns log N(z; 0, I) of latents z (..., K), nats, shape (...)."""
         return standard_normal_log_prob(self.latents(z))
 
-    def objective(self, x, seed, training):
+    def objective(self, x: tf.Tensor, seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         y, _ = self.preprocess(x, seeds.stream(seed, trainable.PREPROCESS) if training else None)
         outputs = self.decoder_outputs(self.point(y))
         nll = -self.likelihood.log_prob(outputs, y)
         square = tf.square(y - self.likelihood.mean(outputs))
         return {"loss": nll, "nll": nll, "mse": tf.reduce_mean(square, axis=list(range(1, y.shape.rank)))}
 
-    def mean_and_std(self, z) -> tuple[tf.Tensor, tf.Tensor]:
+    def mean_and_std(self, z: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and std of the process at latents z (batch, K), without noise, in y: each (batch, *event)."""
         mean, variance = self.layer.mean_and_variance(self.latents(z))
         return mean, tf.sqrt(variance)
 
-    def decode_grid(self, z, num_samples: int, seed=None) -> tuple[tf.Tensor, tf.Tensor]:
+    def decode_grid(self, z: TensorLike, num_samples: int,
+                    seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `mean_and_std(z)`: mean and std over all decoders that the process stands for, none is drawn."""
         return self.mean_and_std(z)
 
-    def predictive(self, x, num_samples: int, seed=None) -> dict[str, tf.Tensor]:
+    def predictive(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
         """Returns moments of the predictive distribution at the code of x, in the space of y, in closed form.
 
         Keys: "mean", "aleatoric_variance" (of the noise), "epistemic_variance" (of the process), (batch, *event);
@@ -289,7 +292,7 @@ class GPCircle(base.Autoencoder):
         """Returns how many networks are behind the moments: none is drawn."""
         return 0
 
-    def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
+    def ood_scores(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
         """Returns two scores, each (batch,), higher = more unusual.
 
         reconstruction: -log p(y|z) at the code, nats; output: the sum over values of the std of the process there.
@@ -302,11 +305,12 @@ class GPCircle(base.Autoencoder):
             "output": tf.reduce_sum(self.mean_and_std(z)[1], axis=axes),
         }
 
-    def geometry_decoder(self, num_members: int = 0, seed=None) -> gaussian_process.GaussianProcess:
+    def geometry_decoder(self, num_members: int = 0,
+                         seed: Optional[seeds.Seed] = None) -> gaussian_process.GaussianProcess:
         """Returns the process itself, a manifold whose expected metric is known in closed form; nothing is drawn."""
         return self.layer.process
 
-    def serving_signatures(self):
+    def serving_signatures(self) -> dict[str, Any]:
         """Returns the signature predictive: mean and std of the process at the code, and the code."""
 
         def predictive(x):
@@ -319,7 +323,7 @@ class GPCircle(base.Autoencoder):
     # ---- building ----------------------------------------------------------------------------------
 
     @classmethod
-    def from_hparams(cls, hparams, event_shape, total_steps):
+    def from_hparams(cls, hparams: Any, event_shape: tuple[int, ...], total_steps: int) -> base.Autoencoder:
         if hparams.likelihood != "gaussian_decoder":
             raise UserError(f"--likelihood={hparams.likelihood} is not possible: a Gaussian process brings its own "
                             "variance at every latent, which is gaussian_decoder. Leave it out.")
@@ -329,7 +333,7 @@ class GPCircle(base.Autoencoder):
                               name=hparams.model)
 
     @classmethod
-    def length_matters(cls, hparams) -> bool:
+    def length_matters(cls, hparams: Any) -> bool:
         return False
 
 

@@ -1,10 +1,11 @@
 """hf: VAE whose posterior is turned by Householder reflections that depend on the datum."""
 
 import dataclasses
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
 from pae_zoo import flows, networks
@@ -12,6 +13,8 @@ from pae_zoo.core import distributions, seeds
 from pae_zoo.core import hparams as hp
 from pae_zoo.models import vae
 from pae_zoo.models.parts.posteriors import DiagonalPosterior, Posterior
+
+tfd = tfp.distributions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,25 +51,25 @@ class ReflectedPosterior(Posterior):
             z = flows.householder(z, normal)
         return z
 
-    def from_noise(self, noise):
+    def from_noise(self, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         z, log_q = self.diagonal.from_noise(noise)
         return self.turn(z), log_q
 
-    def log_prob(self, z):
+    def log_prob(self, z: tf.Tensor) -> tf.Tensor:
         return self.diagonal.log_prob(self.turn_back(z))
 
-    def point(self):
+    def point(self) -> tf.Tensor:
         return self.turn(self.diagonal.mean)
 
-    def kl_to_prior(self):
+    def kl_to_prior(self) -> tf.Tensor:
         return self.diagonal.kl_to_prior()
 
-    def distribution(self):
+    def distribution(self) -> tfd.Distribution:
         # Row k is s_k e_k; turned, all of them are the columns of M diag(s).
         rows = tf.transpose(tf.linalg.diag(self.diagonal.stddev), (1, 0, 2))
         return distributions.RootNormal(self.point(), tf.transpose(self.turn(rows), (1, 2, 0)))
 
-    def stopped(self):
+    def stopped(self) -> Posterior:
         return ReflectedPosterior(self.diagonal.stopped(), [tf.stop_gradient(normal) for normal in self.normals])
 
 
@@ -81,7 +84,7 @@ class ReflectionNormals(keras.layers.Layer):
         super().__init__(dtype=keras.config.dtype_policy().variable_dtype, **kwargs)
         self.num_flows, self.num_dims, self.seed = num_flows, num_dims, seed
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         if self.built:
             return
         sizes = [input_shape[-1]] + [self.num_dims] * self.num_flows
@@ -94,7 +97,7 @@ class ReflectionNormals(keras.layers.Layer):
                                                name=f"bias_{index}"))
         self.built = True
 
-    def call(self, hidden):
+    def call(self, hidden: tf.Tensor) -> list[tf.Tensor]:
         found = []
         for kernel, bias in zip(self.kernels, self.biases):
             hidden = tf.matmul(hidden, tf.convert_to_tensor(kernel)) + bias
@@ -118,11 +121,11 @@ class HF(vae.VAE):
         self.reflections = ReflectionNormals(self.num_flows, self.latent_dim, self.seed, name="reflections")
         self.reflections.build((None, networks.hidden_size(self.encoder, self.event_shape)))
 
-    def posterior(self, y, seed=None, training=False) -> ReflectedPosterior:
+    def posterior(self, y: tf.Tensor, seed: Optional[seeds.Seed] = None, training: bool = False) -> ReflectedPosterior:
         mean, raw, hidden = self.encoder_features(y, training)
         return ReflectedPosterior(self.diagonal(mean, raw), self.reflections(hidden))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_flows": self.num_flows}
 
 

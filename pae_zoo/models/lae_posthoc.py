@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
-from typing import Optional
+from collections.abc import Collection, Sequence
+from typing import Any, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -74,7 +74,7 @@ class LAEPosthoc(LaplaceAE):
     # The curvature and the evidence are those of x.
     objective_takes = ()
 
-    def training_examples(self, train, steps: Optional[int] = None) -> np.ndarray:
+    def training_examples(self, train: fit_data.Source, steps: Optional[int] = None) -> np.ndarray:
         return np.concatenate([x for x, _ in fit_data.weighted(train, steps)])
 
     def fit_posthoc(self, x: np.ndarray, batch_size: int = 256) -> dict[str, float]:
@@ -149,18 +149,18 @@ class LAEPosthoc(LaplaceAE):
     # ---- building ----------------------------------------------------------------------------------
 
     @classmethod
-    def skips_first_stage(cls, hparams) -> bool:
+    def skips_first_stage(cls, hparams: Any) -> bool:
         return bool(hparams.init_workdir)
 
     @classmethod
-    def inherit(cls, hparams, before, given):
+    def inherit(cls, hparams: Any, before: Any, given: Collection[str]) -> Any:
         """Returns what every model inherits; where sigma is constant in the run to start from, gamma alone is found."""
         found = super().inherit(hparams, before, given)
         if found.likelihood == "gaussian" and "optimize" not in given:
             return dataclasses.replace(found, optimize=tuple(word for word in found.optimize if word != SIGMA2))
         return found
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.posthoc}
 
 

@@ -1,8 +1,10 @@
 """mcdropout_ae: autoencoder whose dropout stays on at prediction, so that every pass is another network."""
 
 import dataclasses
+from typing import Sequence
 
 import keras
+import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo import networks
@@ -42,7 +44,7 @@ class MCDropoutAE(BayesianAE):
             raise UserError("The networks hold no dropout layer with a rate above 0, so all passes would be equal. Set "
                             "--dropout_rate above 0 and take networks that have dropout, such as mlp or conv.")
 
-    def network(self, seed) -> Network:
+    def network(self, seed: tf.Tensor) -> Network:
         """Returns the networks with the masks that `seed` draws, one for each datum."""
 
         def dropping(net):
@@ -54,7 +56,7 @@ class MCDropoutAE(BayesianAE):
 
         return Network(dropping(lambda y: self.encoder_outputs(y)[0]), dropping(self.decoder_outputs))
 
-    def stacked_decoders(self, drawn):
+    def stacked_decoders(self, drawn: Sequence[tf.Tensor]) -> networks.StackedDecoder:
         """Returns decoders with fixed masks, one for all latents: that of seed s is what `network` gives one datum."""
         return networks.StackedDecoder.masked(self.decoder, drawn)
 

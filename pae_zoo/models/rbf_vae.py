@@ -2,18 +2,20 @@
 
 import dataclasses
 import functools
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
+import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
 from pae_zoo import likelihoods
-from pae_zoo.core import distributions, records, trainable
+from pae_zoo.core import distributions, fit_data, records, seeds, trainable
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import base, vae
 from pae_zoo.models.parts import geometry_decoders, mixtures
 from pae_zoo.models.parts.rbf_precision import PUBLISHED, RECIPES, STURDY, RBFPrecision, rows
@@ -102,7 +104,7 @@ class RBFVAE(vae.VAE):
         self.rbf = RBFPrecision(self.latent_dim, self.likelihood.num_values, rbf_centres, rbf_alpha, rbf_floor,
                                 rbf_recipe, seed=self.seed, name="rbf")
 
-    def observation_model(self, likelihood):
+    def observation_model(self, likelihood: likelihoods.Likelihood) -> likelihoods.Likelihood:
         return likelihood if isinstance(likelihood, GivenGaussian) else GivenGaussian(likelihood, name="likelihood")
 
     # ---- decoder -----------------------------------------------------------------------------------
@@ -111,7 +113,7 @@ class RBFVAE(vae.VAE):
         """Returns what the decoder network gives for z (..., K)."""
         return super().decoder_outputs(z, training)
 
-    def decoder_outputs(self, z, training=False):
+    def decoder_outputs(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns [mean, log sigma^2] along the last axis for z (..., K), with any number of leading axes."""
         outputs = self.first_stage_outputs(z, training)
         component = self.likelihood.component
@@ -120,12 +122,12 @@ class RBFVAE(vae.VAE):
         variance = tf.where(self.rbf.fitted.value > 0, variance, component.variance(outputs))
         return self._drawn_from(tf.concat([mean, tf.math.log(variance)], axis=-1), z, training)
 
-    def mean_and_std(self, z) -> tuple[tf.Tensor, tf.Tensor]:
+    def mean_and_std(self, z: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mu(z) and sigma(z) for z (n, K), each (n, *event)."""
         outputs = self.decoder_outputs(self.latents(z))
         return self.likelihood.mean(outputs), tf.sqrt(self.likelihood.variance(outputs))
 
-    def mean_and_root_precision(self, z) -> tuple[tf.Tensor, tf.Tensor]:
+    def mean_and_root_precision(self, z: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mu(z) and beta(z)^1/2, each (n, *event): wrong as a std, kept to repeat the published baseline.
 
         The code of Syrota et al. (arXiv 2408.07507) takes beta for the variance in the metric of its RBF geodesics, so
@@ -135,13 +137,13 @@ class RBFVAE(vae.VAE):
         mean = self.likelihood.component.mean(self.first_stage_outputs(z))
         return mean, tf.cast(tf.reshape(tf.sqrt(self.rbf.precision(z)), tf.shape(mean)), mean.dtype)
 
-    def geometry_decoder(self, num_members=0, seed=None):
+    def geometry_decoder(self, num_members: int = 0, seed: Optional[seeds.Seed] = None) -> Any:
         """Returns an object with `mean_and_std(z)`; the arguments change nothing."""
         return geometry_decoders.MeanAndStd(self.mean_and_std)
 
     # ---- training ----------------------------------------------------------------------------------
 
-    def adapt(self, x):
+    def adapt(self, x: np.ndarray) -> None:
         # What would stop the second stage is told before the first one is trained.
         if len(x) < self.rbf.num_centres:
             raise UserError(f"{len(x)} training data cannot make {self.rbf.num_centres} clusters. Take --rbf_centres "
@@ -151,7 +153,7 @@ class RBFVAE(vae.VAE):
     # The second stage fits the residuals of x.
     objective_takes = ()
 
-    def reconstruction_log_prob(self, z, y, seed, training):
+    def reconstruction_log_prob(self, z: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, training: bool) -> tf.Tensor:
         outputs = self.first_stage_outputs(z, training)
         return self.likelihood.component.log_prob(outputs, y, scale=self.scale_now())
 
@@ -183,22 +185,23 @@ class RBFVAE(vae.VAE):
 
         return tf.function(functools.partial(row), autograph=False)
 
-    def later_stages(self, hparams) -> list[base.Stage]:
+    def later_stages(self, hparams: Any) -> list[base.Stage]:
         settings = {name: getattr(hparams, f"rbf_{name}") for name in _SETTINGS}
         return [base.Stage("rbf", self.rbf, self.stage_rows, settings)]
 
     reads_again = True
 
-    def after_fit(self, history, train, held_out, steps, verbose):
+    def after_fit(self, history: keras.callbacks.History, train: fit_data.Source, held_out: Optional[fit_data.Source],
+                  steps: Optional[int], verbose: Union[str, int, None]) -> None:
         """Fits the precision to the codes; the history has its loss as rbf_loss, ..."""
         stage = base.Stage("rbf", self.rbf, self.stage_rows, self.rbf_settings)
         self.fit_stage(history, train, held_out, steps, verbose, stage)
 
-    def findings(self):
+    def findings(self) -> dict[str, float]:
         """Returns how many clusters had no spread and took that of all codes: rbf/clusters_alone."""
         return {"rbf/clusters_alone": float(self.rbf.num_alone)}
 
-    def serving_signatures(self):
+    def serving_signatures(self) -> dict[str, Any]:
         """Returns the signature decode_with_std: at z the image, the mean of y and its std, in the units of y."""
 
         def decode_with_std(z):
@@ -210,20 +213,20 @@ class RBFVAE(vae.VAE):
     # ---- building ----------------------------------------------------------------------------------
 
     @classmethod
-    def options(cls, hparams, total_steps: int) -> dict[str, Any]:
+    def options(cls, hparams: Any, total_steps: int) -> dict[str, Any]:
         found = super().options(hparams, total_steps)
         settings = {name: found.pop(f"rbf_{name}") for name in _SETTINGS}
         return {**found, "rbf_settings": settings}
 
     @classmethod
-    def length_matters(cls, hparams) -> bool:
+    def length_matters(cls, hparams: Any) -> bool:
         return True  # the precision is fitted to the codes of the first stage as it ends
 
     @classmethod
-    def skips_first_stage(cls, hparams) -> bool:
+    def skips_first_stage(cls, hparams: Any) -> bool:
         return bool(hparams.init_workdir)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.rbf_flags, "rbf_settings": self.rbf_settings}
 
 

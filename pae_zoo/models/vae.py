@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Callable, Optional
+from collections.abc import Collection
+from typing import Any, Callable, Optional, Union
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -12,6 +13,7 @@ from pae_zoo import laplace
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records, seeds
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import base
 from pae_zoo.models.parts import importance
 from pae_zoo.models.parts.posteriors import DiagonalPosterior, Posterior, standard_normal, standard_normal_log_prob
@@ -133,7 +135,7 @@ class VAE(base.Autoencoder):
 
     # ---- distributions -----------------------------------------------------------------------------
 
-    def posterior(self, y: tf.Tensor, seed=None, training: bool = False) -> Posterior:
+    def posterior(self, y: tf.Tensor, seed: Optional[seeds.Seed] = None, training: bool = False) -> Posterior:
         """Returns q(z|y) for y (batch, *event); `seed` (None: a fixed one) is for proposals that are found by noise."""
         return self.encoder_posterior(y, training)
 
@@ -149,17 +151,17 @@ class VAE(base.Autoencoder):
         limited = tf.clip_by_value(raw, -LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT)
         return DiagonalPosterior(mean, tf.exp(0.5 * limited))
 
-    def point(self, y, training=False):
+    def point(self, y: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.posterior(y, training=training).point()
 
-    def latent_path(self, x, seed=None) -> tf.Tensor:
+    def latent_path(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns the means of q(z|x) from the encoder's to the last of its updates, (updates + 1, batch, K).
 
         A model without updates has the latent alone that stands for x.
         """
         return self.point(self.preprocess(x)[0])[None]
 
-    def encode(self, x, seed=None) -> tfd.Distribution:
+    def encode(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tfd.Distribution:
         """Returns q(z|x), event shape (latent_dim,), for x (batch, *event)."""
         return self.posterior(self.preprocess(x)[0], seed).distribution()
 
@@ -167,13 +169,14 @@ class VAE(base.Autoencoder):
         """Returns N(0, I), event shape (latent_dim,)."""
         return standard_normal(self.latent_dim, self.float_type)
 
-    def log_prob_latent(self, z) -> tf.Tensor:
+    def log_prob_latent(self, z: TensorLike) -> tf.Tensor:
         """Returns log p(z) of latents z (..., K), nats, shape (...): here log N(z; 0, I)."""
         return standard_normal_log_prob(self.latents(z))
 
     # ---- objective ---------------------------------------------------------------------------------
 
-    def objective(self, x, seed, training, target=None):
+    def objective(self, x: tf.Tensor, seed: tf.Tensor, training: bool,
+                  target: Optional[tf.Tensor] = None) -> dict[str, tf.Tensor]:
         preprocess_seed, proposal_seed, noise_seed = seeds.split(seed, 3)
         y, log_det = self.preprocess(x, preprocess_seed)
         posterior = self.posterior(y, proposal_seed, training)
@@ -215,7 +218,7 @@ class VAE(base.Autoencoder):
             return beta * tf.abs(kl - self.capacity_now())
         return beta * kl
 
-    def beta_now(self):
+    def beta_now(self) -> Union[float, tf.Tensor]:
         """Returns the weight of the KL term at the present step, a scalar."""
         return self.beta
 
@@ -231,7 +234,7 @@ class VAE(base.Autoencoder):
 
     # ---- evaluation --------------------------------------------------------------------------------
 
-    def elbo(self, x, seed=None) -> tf.Tensor:
+    def elbo(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns the evidence lower bound with one sample of z, nats per datum, shape (batch,)."""
         return self._elbo_terms(x, self.next_seed(seed))["elbo"]
 
@@ -244,7 +247,8 @@ class VAE(base.Autoencoder):
         kl = posterior.kl_to_prior() if self.kl == "analytic" else (log_q - self.log_prob_latent(z))[0]
         return {"elbo": log_prob - kl + log_det, "reconstruction": -log_prob, "kl": kl}
 
-    def importance_estimate(self, x, num_samples: int, seed=None, chunk: int = 0) -> importance.ImportanceEstimate:
+    def importance_estimate(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None,
+                            chunk: int = 0) -> importance.ImportanceEstimate:
         """Returns log p(x) by importance sampling from q(z|x), with the bound and the effective sample size.
 
         All have shape (batch,); values are nats, densities of x. See `pae_zoo.models.parts.importance`.
@@ -270,7 +274,7 @@ class VAE(base.Autoencoder):
             return laplace.QuadraticLikelihood(self.decoder, self.likelihood, y, centre)
         return lambda z: self.likelihood.log_prob(self.decoder_outputs(z), y)
 
-    def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
+    def ood_scores(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
         """Returns -elbo, -log p(y|z), KL and -log p(x) (importance-sampled), nats, each (batch,)."""
         elbo_seed, likelihood_seed = seeds.split(self.next_seed(seed), 2)
         terms = self._elbo_terms(x, elbo_seed)
@@ -281,7 +285,7 @@ class VAE(base.Autoencoder):
             "likelihood": -self.log_likelihood(x, OOD_SAMPLES, likelihood_seed),
         }
 
-    def predictive(self, x, num_samples: int, seed=None) -> dict[str, tf.Tensor]:
+    def predictive(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
         """Returns moments of p(y'|x) under q(z|x), y' a new observation, in the space of y.
 
         Keys: "mean", "aleatoric_variance" (mean of Var[y|z]), "epistemic_variance" (variance of E[y|z]), of
@@ -309,17 +313,17 @@ class VAE(base.Autoencoder):
         mean, between = tf.nn.moments(means, axes=[0])
         return mean, tf.reduce_mean(variances, axis=0), between
 
-    def predictive_log_prob(self, x, num_samples: int, seed=None) -> tf.Tensor:
+    def predictive_log_prob(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns the importance-sampled log p(x), nats, shape (batch,), a density of x."""
         return self.log_likelihood(x, num_samples, seed)
 
-    def draw_codes(self, x, num_samples: int, seed=None) -> tf.Tensor:
+    def draw_codes(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns draws of q(z|x), shape (num_samples, batch, latent_dim)."""
         y, _ = self.preprocess(x)
         proposal_seed, noise_seed = seeds.split(self.next_seed(seed), 2)
         return self.posterior(y, proposal_seed).from_noise(self._noise(y, num_samples, noise_seed))[0]
 
-    def draw_reconstructions(self, x, num_samples: int, seed=None) -> tf.Tensor:
+    def draw_reconstructions(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns the decoder's means at draws of q(z|x), in the space of x, shape (num_samples, batch, *event)."""
         z = self.draw_codes(x, num_samples, seed)
         frames = self.decode_mean(tf.reshape(z, (-1, self.latent_dim)))
@@ -336,14 +340,14 @@ class VAE(base.Autoencoder):
     # ---- building and saving -----------------------------------------------------------------------
 
     @classmethod
-    def inherit(cls, hparams, before, given):
+    def inherit(cls, hparams: Any, before: Any, given: Collection[str]) -> Any:
         """Returns what every model inherits, and how the encoder's second output is read: --posterior_std."""
         found = super().inherit(hparams, before, given)
         if "posterior_std" in given or not hasattr(before, "posterior_std"):
             return found
         return dataclasses.replace(found, posterior_std=before.posterior_std)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = ("beta", "kl", "num_latent_samples", "bound", "gradient", "capacity", "capacity_steps", "free_bits",
                "posterior_std")  # fmt: skip
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}

@@ -1,17 +1,18 @@
 """vlae: variational Laplace autoencoder, whose q(z|x) is the Gaussian of the decoder linearised at a mode."""
 
 import dataclasses
-from typing import Optional
+from typing import Any, Optional
 
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo import laplace
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import inputs
+from pae_zoo.core import inputs, seeds
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.laplace import algebra, memory
-from pae_zoo.models import vae
+from pae_zoo.models import base, vae
 from pae_zoo.models.parts.posteriors import (
     DiagonalPosterior,
     Posterior,
@@ -115,7 +116,7 @@ class VLAE(vae.VAE):
         )  # fmt: skip
 
     @classmethod
-    def from_hparams(cls, hparams, event_shape, total_steps):
+    def from_hparams(cls, hparams: Any, event_shape: tuple[int, ...], total_steps: int) -> base.Autoencoder:
         model = super().from_hparams(hparams, event_shape, total_steps)
         if hparams.covariance != "matrix_free":
             formed = hparams.num_updates if hparams.search == "newton" else int(hparams.cg_precondition)
@@ -136,7 +137,7 @@ class VLAE(vae.VAE):
     # The posterior is the one of x itself.
     objective_takes = ()
 
-    def posterior(self, y, seed=None, training=False) -> Posterior:
+    def posterior(self, y: tf.Tensor, seed: Optional[seeds.Seed] = None, training: bool = False) -> Posterior:
         """Returns N(mu_T, Lambda_T^-1), in the form that `covariance` says; the seed is not used."""
         system = self.system(y, training)
         start = self.encoder_outputs(y, training)[0]
@@ -190,13 +191,14 @@ class VLAE(vae.VAE):
             return laplace.GramSystem(self.decoder, self.likelihood, y, scale)
         return laplace.ExplicitSystem(self.decoder, self.likelihood, y, scale, self.linearisation, self.fisher_floor)
 
-    def latent_path(self, x, seed=None, num_updates: Optional[int] = None) -> tf.Tensor:
+    def latent_path(self, x: TensorLike, seed: Optional[seeds.Seed] = None,
+                    num_updates: Optional[int] = None) -> tf.Tensor:
         """Returns mu_0 .. mu_T for x, (T + 1, batch, K); `num_updates` takes the place of T."""
         y, _ = self.preprocess(x)
         found = laplace.run(self.search_settings(num_updates), self.system(y), self.encoder_outputs(y)[0])
         return tf.stack(found.path)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = [f.name for f in dataclasses.fields(HParams) if f.name not in _INHERITED]
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
@@ -216,14 +218,14 @@ class KrylovPosterior(Posterior):
         self.iterations = min(iterations, mean.shape[-1])
         self.diagnostics = {"jitter": tf.zeros_like(mean[:, 0])}  # nothing is factored
 
-    def from_noise(self, noise):
+    def from_noise(self, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         rows, tridiagonal, norm = algebra.lanczos(self.product, noise, self.iterations)
         root = algebra.function_of(tridiagonal, lambda s: (s**-0.5, -0.5 * s**-1.5))[..., 0]
         logs = algebra.function_of(tridiagonal, lambda s: (tf.math.log(s), 1.0 / s))[..., 0, 0]
         z = self.mean + norm[..., None] * tf.linalg.matvec(rows, root, transpose_a=True)
         return z, standard_normal_log_prob(noise) + 0.5 * tf.square(norm) * logs
 
-    def point(self):
+    def point(self) -> tf.Tensor:
         return self.mean
 
 

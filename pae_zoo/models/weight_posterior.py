@@ -2,15 +2,16 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from pae_zoo import curvature, likelihoods
+from pae_zoo import curvature, likelihoods, networks
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import inputs, records
+from pae_zoo.core import inputs, records, seeds
 from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.matrices.gauss_newton import DIAG, METHODS, UPSTREAM, Options
@@ -113,11 +114,11 @@ class LaplaceAE(BayesianAE):
         """Returns the network whose weights `seed` draws from the posterior."""
         return self.network_at(*self.drawn_weights(seed))
 
-    def drawn_weights(self, seed):
+    def drawn_weights(self, seed: tf.Tensor) -> tuple[Sequence, Sequence[tf.Tensor]]:
         mean = [tf.convert_to_tensor(variable) for variable in self.graph.variables]
         return self.graph.variables, self.posterior.sample_one(seed, self._prepared, mean)
 
-    def stacked_decoders(self, drawn):
+    def stacked_decoders(self, drawn: Sequence[tf.Tensor]) -> networks.StackedDecoder:
         with self._factored():
             return super().stacked_decoders(drawn)
 
@@ -143,17 +144,17 @@ class LaplaceAE(BayesianAE):
         finally:
             self._prepared = None
 
-    def over_networks(self, num_samples, seed, step, state):
+    def over_networks(self, num_samples: int, seed: seeds.Seed, step: Callable, state: Any) -> Any:
         with self._factored():
             return super().over_networks(num_samples, seed, step, state)
 
-    def draw(self, y, num_samples, seed):
+    def draw(self, y: tf.Tensor, num_samples: int, seed: seeds.Seed) -> tuple[tf.Tensor, tf.Tensor]:
         with self._factored():
             return super().draw(y, num_samples, seed)
 
     # ---- moments -----------------------------------------------------------------------------------
 
-    def moments(self, y, num_samples, seed):
+    def moments(self, y: tf.Tensor, num_samples: int, seed: seeds.Seed) -> dict[str, tf.Tensor]:
         if self.curvature_flags["predictive"] == MC:
             return super().moments(y, num_samples, seed)
         memory = self.curvature_flags["curvature_memory"]
@@ -180,12 +181,12 @@ class LaplaceAE(BayesianAE):
     def num_draws(self, num_samples: int) -> int:
         return 0 if self.curvature_flags["predictive"] == LINEARISED else num_samples
 
-    def measure(self, x, train=None, batch_size: int = 500) -> None:
+    def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
         """Sets the posterior's mean to the weights as they are, then measures on held-out x as `BayesianAE` does."""
         self.posterior.assign_mean([tf.convert_to_tensor(variable) for variable in self.graph.variables])
         super().measure(x, train, batch_size)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.curvature_flags}
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence, Union
 
 import keras
 import tensorflow as tf
@@ -69,7 +69,7 @@ class Dropout(keras.layers.Layer):
         keep = seeds.uniform(tf.shape(inputs), seed) >= self.rate
         return tf.where(keep, inputs / (1 - self.rate), tf.zeros((), inputs.dtype))
 
-    def mask(self, shape, seed: seeds.Seed) -> tf.Tensor:
+    def mask(self, shape: Union[Sequence[Any], tf.Tensor], seed: seeds.Seed) -> tf.Tensor:
         """Returns what inputs of `shape`, batch first, are multiplied by inside `dropout_noise(seed, always=True)`."""
         keep = seeds.uniform(shape, self._seed_from(seed)) >= self.rate
         return tf.cast(keep, tf.float32) / (1 - self.rate)

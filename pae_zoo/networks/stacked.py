@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.networks.layers import Affine, Dropout
 
 Values = list[tf.Tensor]
@@ -204,21 +205,21 @@ class StackedDecoder(keras.Model):
         """Whether some layer is applied member after member."""
         return any(step.kind == "single" for step in self._plan.steps)
 
-    def members(self, z, training: bool = False) -> tf.Tensor:
+    def members(self, z: TensorLike, training: bool = False) -> tf.Tensor:
         """Returns the outputs of all members at latents z (n, K), shape (S, n, *event)."""
-        z = tf.convert_to_tensor(z)
-        return self.each(tf.tile(z[None], (self.num_members, 1, 1)), training)
+        latents: tf.Tensor = tf.convert_to_tensor(z)
+        return self.each(tf.tile(latents[None], (self.num_members, 1, 1)), training)
 
-    def each(self, z, training: bool = False) -> tf.Tensor:
+    def each(self, z: TensorLike, training: bool = False) -> tf.Tensor:
         """Returns the outputs of member s at its own latents z[s], for z (S, n, K): (S, n, *event)."""
         return self._apply(self._values(), z, training)
 
-    def member(self, z, number, training: bool = False) -> tf.Tensor:
+    def member(self, z: TensorLike, number: int, training: bool = False) -> tf.Tensor:
         """Returns the outputs (n, *event) of one member at z (n, K); `number` may be a scalar tensor."""
         values = {name: [value[number][None] for value in values] for name, values in self._values().items()}
         return self._apply(values, tf.convert_to_tensor(z)[None], training, [number])[0]
 
-    def call(self, z, training: bool = False) -> tf.Tensor:
+    def call(self, z: TensorLike, training: bool = False) -> tf.Tensor:
         """Returns the mean of the members' outputs at z (n, K), shape (n, *event)."""
         return tf.reduce_mean(self.members(z, training), axis=0)
 
@@ -279,16 +280,16 @@ class StackedDecoder(keras.Model):
 
     # ---- saving ------------------------------------------------------------------------------------
 
-    def compute_output_shape(self, input_shape) -> tuple:
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         return (input_shape[0], *self.output_shape[1:])
 
-    def build(self, input_shape=None) -> None:
+    def build(self, input_shape: Any = None) -> None:
         self.built = True
 
     def get_build_config(self) -> dict[str, Any]:
         return {"input_shape": self.input_shape}
 
-    def build_from_config(self, config) -> None:
+    def build_from_config(self, config: dict[str, Any]) -> None:
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
@@ -296,7 +297,7 @@ class StackedDecoder(keras.Model):
         return {"network": network, "num_members": self.num_members, "name": self.name}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: Optional[dict[str, Any]] = None) -> "StackedDecoder":
         network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
         return cls(**{**config, "network": network})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 import numpy as np
@@ -259,7 +259,8 @@ class Clustering(NamedTuple):
     caption: str
 
 
-def clusters(panels: Mapping[str, Clustering], labels: Sequence[str], title: str, axis_labels: Sequence[str]) -> Figure:
+def clusters(panels: Mapping[str, Clustering], labels: Iterable[Any], title: str,
+             axis_labels: Sequence[str]) -> Figure:
     """Draws points as their labels (n,), coloured by cluster, with rings around the medoids; a panel per distance."""
     figure = new_figure(5.4 * len(panels) + 0.2, 5.6)
     figure.suptitle(title, fontsize=11)

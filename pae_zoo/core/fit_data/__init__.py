@@ -6,7 +6,7 @@ of whatever is given; `keras` of it is what Keras is handed, `batches` what fit 
 
 from pae_zoo.core.fit_data.batch import Batch, Form, parts, standard
 from pae_zoo.core.fit_data.reading import read, read_pair
-from pae_zoo.core.fit_data.sources import Arrays, Batches, count, examples, telling, weighted
+from pae_zoo.core.fit_data.sources import Arrays, Batches, Source, count, examples, telling, weighted
 
-__all__ = ["Arrays", "Batch", "Batches", "Form", "count", "examples", "parts", "read", "read_pair", "standard",
-           "telling", "weighted"]  # fmt: skip
+__all__ = ["Arrays", "Batch", "Batches", "Form", "Source", "count", "examples", "parts", "read", "read_pair",
+           "standard", "telling", "weighted"]  # fmt: skip

@@ -1,7 +1,7 @@
 """Arrays that Keras is given, in one form, their values looked at."""
 
 from collections.abc import Mapping
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from pae_zoo.core.fit_data.batch import REMEDY, Batch, Form, refused_targets, st
 _NUMBERS = "biuf"
 
 
-def arrays(form: Form, x, y, w, class_weight, checked: bool, where: str = "x") -> Batch:
+def arrays(form: Form, x: Any, y: Any, w: Any, class_weight: Optional[Mapping], checked: bool,
+           where: str = "x") -> Batch:
     """Returns arrays in one form, their values looked at; raises UserError."""
     if isinstance(x, (list, tuple)) and len(x) == 1 and hasattr(x[0], "shape") and (
             len(x[0].shape) == len(form.event_shape) + 1):

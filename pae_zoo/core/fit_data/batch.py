@@ -73,13 +73,13 @@ def parts(given: Any) -> tuple[Any, Any, Any]:
     return given, y, weight
 
 
-def standard(form: Form, x, y=None, w=None) -> Batch:
+def standard(form: Form, x: Any, y: Any = None, w: Any = None) -> Batch:
     """Returns a batch of arrays or tensors in one form, told by static shapes alone; raises UserError."""
     x = inputs.shaped(x, form.event_shape)
     return Batch(x, target_of(form, y), weights_of(w))
 
 
-def target_of(form: Form, y):
+def target_of(form: Form, y: Any) -> Any:
     """Returns y where it is a target, of the shape of x; None where it is labels, (b,) or (b, classes)."""
     if y is None or isinstance(y, (Mapping, tuple, list)):
         return None
@@ -97,7 +97,7 @@ def target_of(form: Form, y):
     return None
 
 
-def weights_of(w):
+def weights_of(w: Any) -> Any:
     """Returns weights of shape (b,), from (b,) or (b, 1); raises UserError for any other shape."""
     if w is None:
         return None

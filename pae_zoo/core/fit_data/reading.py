@@ -10,11 +10,11 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.core.fit_data import datasets
 from pae_zoo.core.fit_data.arrays import arrays
 from pae_zoo.core.fit_data.batch import Batch, Form, parts
-from pae_zoo.core.fit_data.sources import Arrays, Batches
+from pae_zoo.core.fit_data.sources import Arrays, Batches, Source
 
 
-def read(form: Form, x, y=None, w=None, class_weight: Optional[Mapping] = None, checked: bool = True,
-         keep: bool = False):
+def read(form: Form, x: Any, y: Any = None, w: Any = None, class_weight: Optional[Mapping] = None, checked: bool = True,
+         keep: bool = False) -> Source:
     """Returns the source of what Keras' fit takes: arrays, tables, lists, dicts, data sets, generators.
 
     Args:
@@ -55,7 +55,7 @@ def read(form: Form, x, y=None, w=None, class_weight: Optional[Mapping] = None, 
     return Batches(form, lambda: _numbered(form, given, table, checked), one_pass=once, keep=keep, length=length)
 
 
-def read_pair(form: Form, given, checked: bool = True):
+def read_pair(form: Form, given: Any, checked: bool = True) -> Source:
     """Returns the source of what Keras takes as validation_data: (x, y), (x, y, sample_weight), or x alone."""
     if isinstance(given, (tuple, list)) and 1 <= len(given) <= 3 and all(
             one is None or hasattr(one, "shape") for one in given):

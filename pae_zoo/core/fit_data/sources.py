@@ -5,7 +5,7 @@ import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Optional
+from typing import NoReturn, Optional, Union
 
 import keras
 import numpy as np
@@ -95,7 +95,7 @@ class Batches:
                             "steps_per_epoch.")
         return itertools.islice(self.batches(), steps if endless or self.one_pass else None)
 
-    def split(self, fraction: float):
+    def split(self, fraction: float) -> NoReturn:
         """Raises UserError: only arrays can be split."""
         raise UserError(f"validation_split={fraction} is for arrays; received a data set. Give validation_data.")
 
@@ -140,7 +140,10 @@ class Batches:
             raise
 
 
-def examples(source, num: int) -> np.ndarray:
+Source = Union[Arrays, Batches]
+
+
+def examples(source: Source, num: int) -> np.ndarray:
     """Returns the first `num` data of positive weight, in whole batches, (n, *event); (0, *event) if there is none."""
     found, count = [], 0
     for batch in source.batches():
@@ -151,14 +154,14 @@ def examples(source, num: int) -> np.ndarray:
     return np.concatenate(found) if found else np.zeros((0, *source.form.event_shape), np.float32)
 
 
-def weighted(source, steps: Optional[int] = None) -> Iterator[tuple[np.ndarray, Optional[np.ndarray]]]:
+def weighted(source: Source, steps: Optional[int] = None) -> Iterator[tuple[np.ndarray, Optional[np.ndarray]]]:
     """Yields (x, w) of an epoch, without data of weight 0; w is None where there are no weights."""
     for batch in source.epoch(steps):
         w = None if batch.w is None else np.asarray(batch.w)
         yield _weighty(batch.x, w), None if w is None else w[w > 0]
 
 
-def count(source, steps: Optional[int] = None) -> float:
+def count(source: Source, steps: Optional[int] = None) -> float:
     """Returns the number of data of an epoch, or the sum of their weights."""
     return float(sum(len(x) if w is None else w.sum(dtype=np.float64) for x, w in weighted(source, steps)))
 
@@ -169,7 +172,7 @@ def _weighty(x, w) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def telling(*sources, steps: Optional[int] = None) -> Iterator[None]:
+def telling(*sources: Optional[Source], steps: Optional[int] = None) -> Iterator[None]:
     """Turns a failure of Keras that bad data are the reason of into a UserError that says so.
 
     Without `steps` an epoch ends where the data do, which Keras would warn of.

@@ -135,7 +135,8 @@ def ggn(
     return function(graph.cast(x), seeds.as_seed((0, 0) if seed is None else seed), values)
 
 
-def check(graph: Graph, structure, method, likelihood, layers, seed, options: dict[str, Any]) -> Options:
+def check(graph: Graph, structure: str, method: str, likelihood: Union[str, Likelihood, hessians.OutputHessian],
+          layers: Union[str, Sequence[str]], seed: Any, options: dict[str, Any]) -> Options:
     """Returns the arguments of `ggn` as one object; raises UserError for what it refuses before any tracing."""
     chosen = _options(structure, method, likelihood, layers, seed, options)
     graph.select(chosen.layers)

@@ -56,17 +56,17 @@ class Gaussian(OutputHessian):
     name = "gaussian"
     is_shared = True
 
-    def diagonal(self, output):
+    def diagonal(self, output: tf.Tensor) -> Optional[tf.Tensor]:
         return tf.ones_like(output)
 
-    def probe(self, output, noise):
+    def probe(self, output: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         return noise
 
-    def root_rows(self, output, start, num):
+    def root_rows(self, output: tf.Tensor, start: tf.Tensor, num: int) -> tf.Tensor:
         return tf.broadcast_to(
             unit_rows(output, start, num), (num, pieces.size(output, 0), *output.shape[1:]))
 
-    def apply(self, output, v):
+    def apply(self, output: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         return v
 
 
@@ -75,7 +75,7 @@ class Bernoulli(OutputHessian):
 
     name = "bernoulli"
 
-    def diagonal(self, output):
+    def diagonal(self, output: tf.Tensor) -> Optional[tf.Tensor]:
         return tf.sigmoid(output) * tf.sigmoid(-output)
 
 
@@ -84,21 +84,21 @@ class Categorical(OutputHessian):
 
     name = "categorical"
 
-    def check(self, output):
+    def check(self, output: tf.Tensor) -> None:
         if output.shape[-1] < 2:
             raise UserError("likelihood='categorical' takes logits of two or more classes along the last axis; the "
                             f"network gives outputs of shape {tuple(output.shape[1:])}. Take 'bernoulli'.")
 
-    def diagonal(self, output):
+    def diagonal(self, output: tf.Tensor) -> Optional[tf.Tensor]:
         return None
 
-    def probe(self, output, noise):
+    def probe(self, output: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         # root^T noise = sum_k noise_k sqrt(p_k) (e_k - p).
         p = tf.nn.softmax(output, axis=-1)
         weighted = noise * tf.sqrt(p)[None]
         return weighted - p[None] * tf.reduce_sum(weighted, axis=-1, keepdims=True)
 
-    def apply(self, output, v):
+    def apply(self, output: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         p = tf.nn.softmax(output, axis=-1)[None]
         return p * (v - tf.reduce_sum(p * v, axis=-1, keepdims=True))
 
@@ -111,14 +111,14 @@ class FromLikelihood(OutputHessian):
         self.name = type(likelihood).__name__
         self.is_shared = likelihood.has_shared_precision and likelihood.shared_precision().shape.rank == 0
 
-    def check(self, output):
+    def check(self, output: tf.Tensor) -> None:
         event = (*self.likelihood.event_shape[:-1],
                  self.likelihood.event_shape[-1] * self.likelihood.channels_factor)
         if tuple(output.shape[1:]) != event:
             raise UserError(f"The likelihood {self.name} takes outputs of shape {event}; the network gives "
                             f"{tuple(output.shape[1:])}. Build it with the event_shape of one datum.")
 
-    def diagonal(self, output):
+    def diagonal(self, output: tf.Tensor) -> Optional[tf.Tensor]:
         data = tf.zeros((pieces.size(output, 0), *self.likelihood.event_shape), output.dtype)
         return tf.cast(self.likelihood.score_and_fisher(output, data)[1], output.dtype)
 

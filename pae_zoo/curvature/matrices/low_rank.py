@@ -3,6 +3,7 @@
 Tropp, Yurtsever, Udell & Cevher, arXiv 1706.05736, algorithm 3; Frangella, Tropp & Udell, arXiv 2110.02820.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Sequence
 
 import keras
@@ -53,7 +54,8 @@ def compute(
     return Sketch(tf.transpose(columns), seeds.as_seed(seed))
 
 
-def products(graph: Graph, x: tf.Tensor, hessian: OutputHessian, blocks: Sequence[Block], fallback: bool = False):
+def products(graph: Graph, x: tf.Tensor, hessian: OutputHessian, blocks: Sequence[Block],
+             fallback: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns the function v (P_c,) -> G v = sum_n J_n^T H_n J_n v, by one forward and one backward derivative."""
     variables = [variable for block in blocks for variable in block.variables]
     values = [tf.convert_to_tensor(variable) for variable in variables]

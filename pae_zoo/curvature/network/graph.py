@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError, unknown
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.networks import layers as zoo_layers
 
 # Layers whose activation is a part of them, and becomes a step of its own.
@@ -176,7 +177,7 @@ class Graph:
         shorter.chain = Chain(self.chain.steps[:-1])
         return shorter
 
-    def cast(self, x) -> tf.Tensor:
+    def cast(self, x: TensorLike) -> tf.Tensor:
         """Returns x in the precision of the weights, full precision at least."""
         dtype = tf.as_dtype(self.variables[0].dtype) if self.variables else tf.float32
         return tf.cast(x, dtype if dtype.size >= 4 else tf.float32)

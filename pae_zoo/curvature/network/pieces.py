@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from typing import Callable, Iterator, Sequence, Union
+from typing import Any, Callable, Iterator, Sequence, Union
 
 import tensorflow as tf
 
@@ -51,7 +51,7 @@ def total(
     return list(tf.while_loop(lambda index, _: index < num_pieces, add, state, parallel_iterations=1)[1])
 
 
-def one_by_one(function: Callable, elements, signature):
+def one_by_one(function: Callable, elements: Any, signature: Any) -> Any:
     """Returns function(row) for the rows of `elements`, tensors (n, ...), stacked: (n, ...).
 
     One row after another, so that memory is that of one. signature: dtype or `tf.TensorSpec` of one result.

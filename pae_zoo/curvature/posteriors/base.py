@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from pae_zoo.core import files, reading, seeds
 from pae_zoo.core.errors import UserError, unknown
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.curvature.network.graph import ALL, Graph, read
 from pae_zoo.curvature.network.layout import Layout, Source
 from pae_zoo.curvature.posteriors import evidence
@@ -118,7 +119,8 @@ class WeightPosterior(keras.layers.Layer):
                             f"{tuple(values.shape)}.")
         self.mean.assign(tf.cast(values, self.mean.dtype))
 
-    def assign_scales(self, prior_precision=None, noise_variance=None, kappa=None) -> None:
+    def assign_scales(self, prior_precision: Optional[TensorLike] = None, noise_variance: Optional[TensorLike] = None,
+                      kappa: Optional[TensorLike] = None) -> None:
         """Sets gamma (one number, or one for each chosen layer), sigma^2 and kappa, each unless None.
 
         Raises UserError unless they are finite and positive, where they are known when it is called.

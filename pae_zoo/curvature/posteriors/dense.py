@@ -1,6 +1,6 @@
 """Posteriors that keep the curvature's entries themselves: the diagonal, blocks of layers, the last layer."""
 
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +25,7 @@ class DiagPosterior(WeightPosterior):
     def _make(self):
         self.curvature = self._weight("curvature", (self.layout.num_chosen,))
 
-    def assign_curvature(self, curvature):
+    def assign_curvature(self, curvature: Any) -> None:
         curvature = tf.cast(curvature, self.curvature.dtype)
         if curvature.shape != self.curvature.shape:
             raise UserError(f"The diagonal has {self.layout.num_chosen} entries, one for each chosen weight; received "
@@ -40,30 +40,30 @@ class DiagPosterior(WeightPosterior):
         """Returns gamma of every chosen weight, (P_c,)."""
         return tf.concat([tf.fill((size,), prior) for size, prior in zip(self.layout.sizes, self.priors())], axis=0)
 
-    def precision(self):
+    def precision(self) -> Any:
         return self.scale() * tf.convert_to_tensor(self.curvature) + self.prior_diag()
 
-    def prepare(self):
+    def prepare(self) -> list[tf.Tensor]:
         return [tf.math.rsqrt(self.precision())]
 
-    def root(self, noise, prepared=None):
+    def root(self, noise: tf.Tensor, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         return (prepared or self.prepare())[0] * noise
 
-    def whiten(self, rows, prepared=None):
+    def whiten(self, rows: tf.Tensor, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         return (prepared or self.prepare())[0] * rows
 
-    def whiten_part(self, number, rows, prepared):
+    def whiten_part(self, number: int, rows: tf.Tensor, prepared: list[tf.Tensor]) -> tf.Tensor:
         return tf.split(prepared[0], self.layout.sizes)[number] * rows
 
-    def moments(self, number, seen, prepared):
+    def moments(self, number: int, seen: tf.Tensor, prepared: list[tf.Tensor]) -> Optional[tuple]:
         part = self.layout.chosen[number]
         std = tf.split(prepared[0], self.layout.sizes)[number]
         return tf.matmul(seen**2, matrix_form.to_matrix(std[None], part.form, part.shapes)[0] ** 2), None
 
-    def variances(self, prepared=None):
+    def variances(self, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         return 1.0 / self.precision()
 
-    def spectrum(self):
+    def spectrum(self) -> evidence.Spectrum:
         return evidence.Separate(np.split(self.curvature.numpy(), np.cumsum(self.layout.sizes)[:-1]))
 
     def _faults(self, state):
@@ -85,19 +85,19 @@ class _Triangular(WeightPosterior):
         """Returns the inverse of `_columns`."""
         return tf.transpose(columns[0])
 
-    def prepare(self):
+    def prepare(self) -> list[tf.Tensor]:
         return [
             tf.cast(triangular_factor(matrix, self.scale(tf.float64), prior), self.mean.dtype)
             for matrix, prior in zip(self._matrices(), self.priors(tf.float64))
         ]
 
-    def root(self, noise, prepared=None):
+    def root(self, noise: tf.Tensor, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         return self._solve(noise, prepared or self.prepare(), adjoint=True)
 
-    def whiten(self, rows, prepared=None):
+    def whiten(self, rows: tf.Tensor, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         return self._solve(rows, prepared or self.prepare(), adjoint=False)
 
-    def whiten_part(self, number, rows, prepared):
+    def whiten_part(self, number: int, rows: tf.Tensor, prepared: list[tf.Tensor]) -> tf.Tensor:
         return self._solve_part(rows, prepared[number], adjoint=False)
 
     def _solve(self, flat, prepared, adjoint):
@@ -108,7 +108,7 @@ class _Triangular(WeightPosterior):
         solved = tf.linalg.triangular_solve(lower, self._columns(flat), lower=True, adjoint=adjoint)
         return self._flat(solved)
 
-    def precision(self):
+    def precision(self) -> Any:
         return [
             self.scale() * matrix + prior * tf.eye(matrix.shape[-1], dtype=matrix.dtype)
             for matrix, prior in zip(self._matrices(), self.priors())
@@ -137,7 +137,7 @@ class BlockPosterior(_Triangular):
         sizes = enumerate(self.layout.sizes)
         self.curvature = [self._weight(f"curvature_{index}", (size, size)) for index, size in sizes]
 
-    def assign_curvature(self, curvature: Sequence[tf.Tensor]):
+    def assign_curvature(self, curvature: Sequence[tf.Tensor]) -> None:
         shapes = [tuple(block.shape) for block in curvature]
         if shapes != [tuple(variable.shape) for variable in self.curvature]:
             raise UserError(f"The curvature needs a block (P_l, P_l) for each chosen layer, of sizes "
@@ -146,13 +146,13 @@ class BlockPosterior(_Triangular):
         for variable, block in zip(self.curvature, curvature):
             variable.assign(tf.cast(block, variable.dtype))
 
-    def precision(self):
+    def precision(self) -> Any:
         return [matrix[0] for matrix in super().precision()]
 
-    def variances(self, prepared=None):
+    def variances(self, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         return tf.concat([diagonal[0] for diagonal in self._inverse_diagonals(prepared)], axis=0)
 
-    def spectrum(self):
+    def spectrum(self) -> evidence.Spectrum:
         return evidence.Separate([np.linalg.eigvalsh(one.numpy().astype(np.float64)) for one in self.curvature])
 
     def _matrices(self):
@@ -172,7 +172,7 @@ class LastLayerPosterior(_Triangular):
     structure = "last_layer"
 
     @property
-    def has_moments(self):
+    def has_moments(self) -> bool:
         return self.form != FULL
 
     def __init__(self, layout: Source, form: str = FULL, **kwargs: Any) -> None:
@@ -197,14 +197,14 @@ class LastLayerPosterior(_Triangular):
     def _part(self):
         return self.layout.chosen[0]
 
-    def assign_curvature(self, curvature: LastLayer):
+    def assign_curvature(self, curvature: LastLayer) -> None:
         if tuple(curvature.matrices.shape) != tuple(self.curvature.shape):
             raise UserError(f"The posterior of form {self.form!r} takes matrices of shape "
                             f"{tuple(self.curvature.shape)}; received {tuple(curvature.matrices.shape)}.")
         finite([curvature.matrices], "a posterior of the last layer")
         self.curvature.assign(tf.cast(curvature.matrices, self.curvature.dtype))
 
-    def variances(self, prepared=None):
+    def variances(self, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         (diagonal,) = self._inverse_diagonals(prepared)
         if self.form == FULL:
             return diagonal[0]
@@ -212,7 +212,7 @@ class LastLayerPosterior(_Triangular):
         matrix = tf.transpose(tf.broadcast_to(diagonal, (outputs, rows)))
         return matrix_form.to_flat(matrix[None], self._part.form, self._part.shapes)[0]
 
-    def spectrum(self):
+    def spectrum(self) -> evidence.Spectrum:
         values = np.linalg.eigvalsh(self.curvature.numpy().astype(np.float64)).reshape(-1)
         return evidence.Separate([np.tile(values, self._part.size // values.size)])
 
@@ -236,7 +236,7 @@ class LastLayerPosterior(_Triangular):
             columns = tf.transpose(tf.reshape(columns[0], (rows, outputs, -1)), (1, 0, 2))
         return matrix_form.to_flat(tf.transpose(columns, (2, 1, 0)), self._part.form, self._part.shapes)
 
-    def moments(self, number, seen, prepared):
+    def moments(self, number: int, seen: tf.Tensor, prepared: list[tf.Tensor]) -> Optional[tuple]:
         if self.form == FULL:
             return None
         (lower,) = prepared

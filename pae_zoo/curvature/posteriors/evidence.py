@@ -10,7 +10,7 @@ its eigenvalues, found once, so that any number of scales costs next to nothing.
 
 import dataclasses
 import math
-from typing import Optional, Protocol, Sequence
+from typing import Optional, Protocol, Sequence, Union
 
 import numpy as np
 
@@ -54,10 +54,10 @@ class Separate:
         self.values = [_eigenvalues(one) for one in values]
         self.sizes = np.array([one.size for one in self.values])
 
-    def log_det(self, gamma, scale):
+    def log_det(self, gamma: np.ndarray, scale: float) -> float:
         return float(sum(np.log(scale * one + g).sum() for one, g in zip(self.values, gamma)))
 
-    def effective(self, gamma, scale):
+    def effective(self, gamma: np.ndarray, scale: float) -> np.ndarray:
         return np.array([(scale * one / (scale * one + g)).sum() for one, g in zip(self.values, gamma)])
 
 
@@ -76,10 +76,10 @@ class LowRank:
     def _inner(self, gamma, scale):
         return np.eye(self.grams.shape[-1]) + np.tensordot(scale / gamma, self.grams, axes=1)
 
-    def log_det(self, gamma, scale):
+    def log_det(self, gamma: np.ndarray, scale: float) -> float:
         return float(self.sizes @ np.log(gamma) + np.linalg.slogdet(self._inner(gamma, scale))[1])
 
-    def effective(self, gamma, scale):
+    def effective(self, gamma: np.ndarray, scale: float) -> np.ndarray:
         solved = np.linalg.inv(self._inner(gamma, scale))
         return scale / gamma * np.einsum("lij,ji->l", self.grams, solved)
 
@@ -167,8 +167,8 @@ class Evidence:
         prior = 0.5 * float(self.spectrum.sizes @ np.log(gamma) - gamma @ self.norms)
         return self.fit.log_prob(variance) + prior - 0.5 * self.spectrum.log_det(gamma, self.kappa / variance)
 
-    def fixed_point(self, prior_precision=1.0, noise_variance: float = 1.0, *, per_layer: bool = False,
-                    learn_noise: bool = True) -> Scales:
+    def fixed_point(self, prior_precision: Union[float, Sequence[float], np.ndarray] = 1.0, noise_variance: float = 1.0,
+                    *, per_layer: bool = False, learn_noise: bool = True) -> Scales:
         """Returns the scales where gamma_l = P_eff_l / |theta_l|^2 and sigma^2 = SSE / (M - P_eff), to 1e-6 relative.
 
         The arguments are the start. One gamma is shared unless `per_layer`; sigma^2 is learned for Gaussian data,
@@ -190,8 +190,8 @@ class Evidence:
         raise UserError(f"The fixed point of the evidence was not reached in {MAX_ITERATIONS} steps (last change "
                         f"{change:.1e}); take method='gradient', or set the prior precision and the noise variance.")
 
-    def by_gradient(self, prior_precision=1.0, noise_variance: float = 1.0, *, per_layer: bool = False,
-                    learn_noise: bool = True) -> Scales:
+    def by_gradient(self, prior_precision: Union[float, Sequence[float], np.ndarray] = 1.0, noise_variance: float = 1.0,
+                    *, per_layer: bool = False, learn_noise: bool = True) -> Scales:
         """Returns the scales of the largest evidence, by L-BFGS on their logarithms; arguments of `fixed_point`.
 
         d log Z / d log gamma_l = (P_eff_l - gamma_l |theta_l|^2) / 2 and d log Z / d log sigma^2 = (SSE / sigma^2 +

@@ -1,6 +1,6 @@
 """Posterior with Kronecker-factored precision, exact in the eigenbasis of the factors."""
 
-from typing import Callable, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -40,7 +40,7 @@ class KronPosterior(WeightPosterior):
     def _shape(self, part: Part) -> tuple[int, ...]:
         return (part.size,) if part.form == matrix_form.NONE else matrix_form.matrix_shape(part.form, part.shapes)
 
-    def assign_curvature(self, curvature: Sequence):
+    def assign_curvature(self, curvature: Sequence) -> None:
         shapes = [tuple(value.shape) for value in self.values]
         received = [(one.input_factor.shape[0], one.output_factor.shape[0]) if isinstance(one, Kron) else
                     tuple(one.diagonal.shape) if isinstance(one, KronDiagonal) else type(one).__name__
@@ -59,26 +59,26 @@ class KronPosterior(WeightPosterior):
             self.left[str(index)].assign(tf.cast(left, self.mean.dtype))
             self.right[str(index)].assign(tf.cast(right, self.mean.dtype))
 
-    def prepare(self):
+    def prepare(self) -> list[tf.Tensor]:
         return [tf.math.rsqrt(one) for one in self._precisions()]
 
-    def root(self, noise, prepared=None):
+    def root(self, noise: tf.Tensor, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         prepared = prepared or self.prepare()
         pieces = enumerate(self._split(noise))
         return tf.concat([self._rotated(number, one, prepared[number], _root) for number, one in pieces], axis=-1)
 
-    def whiten(self, rows, prepared=None):
+    def whiten(self, rows: tf.Tensor, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         prepared = prepared or self.prepare()
         return tf.concat([self.whiten_part(number, one, prepared) for number, one in enumerate(self._split(rows))], -1)
 
-    def whiten_part(self, number, rows, prepared):
+    def whiten_part(self, number: int, rows: tf.Tensor, prepared: list[tf.Tensor]) -> tf.Tensor:
         return self._rotated(number, rows, prepared[number], _whiten)
 
-    def moments(self, number, seen, prepared):
+    def moments(self, number: int, seen: tf.Tensor, prepared: list[tf.Tensor]) -> Optional[tuple]:
         left, right = self._vectors(number)
         return tf.matmul(tf.matmul(seen, left) ** 2, prepared[number] ** 2), right
 
-    def variances(self, prepared=None):
+    def variances(self, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         found = []
         for index, (part, one) in enumerate(zip(self.layout.chosen, self._precisions())):
             variance = 1.0 / one
@@ -88,7 +88,7 @@ class KronPosterior(WeightPosterior):
             found.append(variance)
         return tf.concat(found, axis=0)
 
-    def precision(self):
+    def precision(self) -> Any:
         self._afford(sum(size**2 for size in self.layout.sizes), "Explicit precision matrices")
         found = []
         for index, (part, one) in enumerate(zip(self.layout.chosen, self._precisions())):
@@ -101,7 +101,7 @@ class KronPosterior(WeightPosterior):
                 found.append(tf.linalg.diag(one))
         return found
 
-    def spectrum(self):
+    def spectrum(self) -> evidence.Spectrum:
         return evidence.Separate([value.numpy() for value in self.values])
 
     def _precisions(self) -> list[tf.Tensor]:

@@ -41,7 +41,7 @@ class LowRankPosterior(WeightPosterior):
         self.vectors = self._weight("vectors", (self.layout.num_chosen, rank))
         self.values = self._weight("values", (rank,))
 
-    def assign_curvature(self, curvature: Sketch):
+    def assign_curvature(self, curvature: Sketch) -> None:
         if tuple(curvature.image.shape) != tuple(self.vectors.shape):
             raise UserError(f"The posterior takes a sketch of shape {tuple(self.vectors.shape)}; received "
                             f"{tuple(curvature.image.shape)}.")
@@ -49,7 +49,7 @@ class LowRankPosterior(WeightPosterior):
         self.vectors.assign(vectors)
         self.values.assign(values)
 
-    def prepare(self):
+    def prepare(self) -> list[tf.Tensor]:
         """Returns Gamma^(-1/2) (P_c,), X (P_c, r) and (1 + e)^(-1/2) (r,)."""
         roots = [tf.fill((size,), tf.sqrt(prior)) for size, prior in zip(self.layout.sizes, self.priors(tf.float64))]
         inverse = 1.0 / tf.concat(roots, axis=0)
@@ -62,19 +62,19 @@ class LowRankPosterior(WeightPosterior):
         shrink = tf.where(kept, tf.math.rsqrt(1.0 + tf.maximum(values, 0.0)), 0.0)
         return [tf.cast(one, self.mean.dtype) for one in (inverse, tf.matmul(wide, turn) * norm, shrink)]
 
-    def root(self, noise, prepared=None):
+    def root(self, noise: tf.Tensor, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         inverse, basis, shrink = prepared or self.prepare()
         return inverse * _shrunk(noise, basis, shrink)
 
-    def whiten(self, rows, prepared=None):
+    def whiten(self, rows: tf.Tensor, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         inverse, basis, shrink = prepared or self.prepare()
         return _shrunk(inverse * rows, basis, shrink)
 
-    def variances(self, prepared=None):
+    def variances(self, prepared: Optional[list[tf.Tensor]] = None) -> tf.Tensor:
         inverse, basis, shrink = prepared or self.prepare()
         return inverse**2 * (1.0 - tf.reduce_sum(basis**2 * (1.0 - shrink**2), axis=1))
 
-    def precision(self):
+    def precision(self) -> Any:
         size = self.layout.num_chosen
         self._afford(size**2, "An explicit precision matrix")
         vectors = tf.convert_to_tensor(self.vectors)
@@ -82,7 +82,7 @@ class LowRankPosterior(WeightPosterior):
         scaled = vectors * (self.scale() * tf.convert_to_tensor(self.values))
         return [tf.matmul(scaled, vectors, transpose_b=True) + tf.linalg.diag(priors)]
 
-    def spectrum(self):
+    def spectrum(self) -> evidence.Spectrum:
         cuts = np.cumsum(self.layout.sizes)[:-1]
         return evidence.LowRank(np.split(self.vectors.numpy(), cuts), self.values.numpy())
 

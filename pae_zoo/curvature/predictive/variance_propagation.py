@@ -6,7 +6,7 @@ weight or value; elsewhere covariances within a layer are lost.
 """
 
 import math
-from typing import Callable
+from typing import Callable, Sequence, Union
 
 import keras
 import tensorflow as tf
@@ -14,7 +14,7 @@ import tensorflow as tf
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.forward_mode import jvp
 from pae_zoo.curvature.matrices import record
-from pae_zoo.curvature.network.graph import Chain, Parallel, Step
+from pae_zoo.curvature.network.graph import Chain, Graph, Parallel, Step
 from pae_zoo.curvature.posteriors.base import WeightPosterior
 from pae_zoo.curvature.rules import linear, registry
 
@@ -31,7 +31,8 @@ AVERAGES = (keras.layers.AveragePooling1D, keras.layers.AveragePooling2D)
 GLOBAL_AVERAGES = (keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D)
 
 
-def variance(posterior: WeightPosterior, model, x: tf.Tensor) -> tf.Tensor:
+def variance(posterior: WeightPosterior, model: Union[Graph, keras.Model, Sequence[keras.Model]],
+             x: tf.Tensor) -> tf.Tensor:
     """Returns variances (B, *event) of the outputs at x (B, *event); the cost is that of about three forward passes.
 
     `model` is the posterior's network or the models at its beginning, at its weights as they are now. Raises UserError

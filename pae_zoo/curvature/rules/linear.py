@@ -81,12 +81,12 @@ class Linear:
 class _Dense(Linear):
     """The special case of one position, in which no gradient of one datum is ever made."""
 
-    def vjp(self, layer, a, delta):
+    def vjp(self, layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
         flat = tf.matmul(
             tf.reshape(delta, (-1, delta.shape[-1])), registry.weight(layer.kernel, a.dtype), transpose_b=True)
         return tf.reshape(flat, (*_leading(delta), *a.shape[1:]))
 
-    def sums(self, layer, a, delta):
+    def sums(self, layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> dict[int, tf.Tensor]:
         if a.shape.rank > 2:
             return super().sums(layer, a, delta)
         squares = tf.reduce_sum(delta**2, 0)

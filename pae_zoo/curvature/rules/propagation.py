@@ -191,7 +191,7 @@ def _unit_norm_input(layer, a, y, m):
     return _projected(m, y, axes) / tf.reduce_sum(a**2, axes, keepdims=True)
 
 
-def softmax_input(layer, a, y, m):
+def softmax_input(layer: keras.Layer, a: tf.Tensor, y: tf.Tensor, m: tf.Tensor) -> tf.Tensor:
     """J = diag(p) - p p^T along the last axis."""
     return y**2 * (m * (1 - 2 * y) + tf.reduce_sum(m * y**2, -1, keepdims=True))
 

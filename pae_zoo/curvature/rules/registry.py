@@ -1,7 +1,7 @@
 """What the curvature must know of one Keras layer, and where it is written down."""
 
 import dataclasses
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import keras
 import tensorflow as tf
@@ -178,13 +178,13 @@ def fold(delta: tf.Tensor) -> tf.Tensor:
     return tf.reshape(delta, (size(delta, 0) * size(delta, 1), *delta.shape[2:]))
 
 
-def tile(a: tf.Tensor, num_rows) -> tf.Tensor:
+def tile(a: tf.Tensor, num_rows: Union[int, tf.Tensor]) -> tf.Tensor:
     """Repeats a (B, ...) as (R B, ...), in the order of `fold`."""
     known_as_one = isinstance(num_rows, int) and num_rows == 1
     return a if known_as_one else tf.tile(a, (num_rows, *[1] * (a.shape.rank - 1)))
 
 
-def unfold(flat: tf.Tensor, num_rows) -> tf.Tensor:
+def unfold(flat: tf.Tensor, num_rows: Union[int, tf.Tensor]) -> tf.Tensor:
     """(R B, ...) -> (R, B, ...)."""
     return tf.reshape(flat, (num_rows, size(flat, 0) // num_rows, *flat.shape[1:]))
 

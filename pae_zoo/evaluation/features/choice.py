@@ -32,7 +32,7 @@ class FeatureFlags:
         check_file(self.fid_weights)
 
 
-def find(context) -> Extractor:
+def find(context: Any) -> Extractor:
     """Returns the extractor for the images of a task's context: that of --fid_weights, or the set's own.
 
     Raises NotImplementedError with a sentence where there is none, UserError for a bad --fid_weights.
@@ -47,7 +47,7 @@ def find(context) -> Extractor:
     return extractor
 
 
-def find_classifier(context) -> Classifier:
+def find_classifier(context: Any) -> Classifier:
     """Returns the classifier for the images of a task's context: that of --fid_weights=FILE.npz, or the set's own.
 
     Raises NotImplementedError with a sentence where there is none, or where the test data have no labels.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -133,7 +134,8 @@ class Imputer:
         """Returns how many steps the progress bar counts for so many data."""
         return -(-num_data // self.context.rows_at_once(num_data)) * (1 + (self.rounds + 1) * self.num_samples)
 
-    def fill(self, truth: np.ndarray, given: np.ndarray, where_seen: np.ndarray, bar) -> Iterator[tuple[slice, Filled]]:
+    def fill(self, truth: np.ndarray, given: np.ndarray, where_seen: np.ndarray,
+             bar: Any) -> Iterator[tuple[slice, Filled]]:
         """Yields (rows, result) for batches of truth, given and where_seen, each (n, *event)."""
         size = self.context.rows_at_once(len(given))
         first, one, mean = (self.context.compile(fn) for fn in (self._draws, self._one, self._mean))

@@ -97,7 +97,7 @@ def energy(context: Context, distances: bool = False) -> str:
     return asked
 
 
-def settings(context: Context, kind: str, **changes) -> Settings:
+def settings(context: Context, kind: str, **changes: Any) -> Settings:
     """Returns the settings of a solver for the energy `kind`, from the flags."""
     options = context.hparams
     values = dict(energy=kind, num_points=int(options.geodesic_points), steps=int(options.geodesic_steps) or None,
@@ -107,7 +107,7 @@ def settings(context: Context, kind: str, **changes) -> Settings:
 
 
 def solver(context: Context, kind: str, ends: np.ndarray, manifold: Optional[Manifold] = None,
-           **changes) -> Solver:  # fmt: skip
+           **changes: Any) -> Solver:  # fmt: skip
     """Returns a solver for the energy `kind`, with a graph over training codes and `ends` (n, d) if the flags ask.
 
     Where no graph can be laid, a line says why and the search starts from straight lines.

@@ -100,7 +100,8 @@ class LocalPosteriors:
         """How often `best` updates its progress bar."""
         return -(-STEPS // STEPS_PER_CALL)
 
-    def best(self, family: str, y: tf.Tensor, mean: np.ndarray, covariance: np.ndarray, seed, bar) -> Gaussians:
+    def best(self, family: str, y: tf.Tensor, mean: np.ndarray, covariance: np.ndarray, seed: seeds.Seed,
+             bar: Any) -> Gaussians:
         """Climbs the ELBO of y (batch, *event) in a family, "diagonal" or "full", from the moments of q(z|x).
 
         500 steps of Adam on the Gaussian's shift and root in units of the start, 16 samples a step, the rate falling
@@ -160,7 +161,7 @@ class LocalPosteriors:
 
     # ---- weights -----------------------------------------------------------------------------------
 
-    def log_weights(self, y: tf.Tensor, gaussians: Gaussians, num_samples: int, seed) -> np.ndarray:
+    def log_weights(self, y: tf.Tensor, gaussians: Gaussians, num_samples: int, seed: seeds.Seed) -> np.ndarray:
         """Returns log p(y, z_s) - log q(z_s), z_s ~ q, nats, (num_samples, batch) in float64; one seed, one noise."""
         chunk = max(1, min(num_samples, DECODES_AT_ONCE // len(gaussians.mean)))
         mean, root = (tf.constant(part, tf.float32) for part in gaussians)

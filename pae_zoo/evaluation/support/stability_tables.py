@@ -4,7 +4,7 @@ import csv
 import json
 import zlib
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Sequence, Union
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def _put_away(snapshot: dict[str, Any]) -> str:
     return f"{Path(TABLE).stem}-{crc:08x}.csv"
 
 
-def write(target: Path, columns, rows: list[dict[str, Any]]) -> None:
+def write(target: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
     """Writes rows as a CSV file, whole or not at all."""
     with files.file(Path(target)) as path, open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -81,12 +81,12 @@ def write(target: Path, columns, rows: list[dict[str, Any]]) -> None:
         writer.writerows([{name: _word(row[name]) for name in columns} for row in rows])
 
 
-def read_snapshot(workdir) -> Optional[dict[str, Any]]:
+def read_snapshot(workdir: Union[str, Path]) -> Optional[dict[str, Any]]:
     """Returns what the table of a run depends on, None if there is none; raises UserError for a broken file."""
     return _read(Path(workdir) / SNAPSHOT, lambda file: json.load(file))
 
 
-def read_rows(workdir) -> list[dict[str, str]]:
+def read_rows(workdir: Union[str, Path]) -> list[dict[str, str]]:
     """Returns the rows of a run's table, [] if there is none; raises UserError for a broken file."""
     return _read(Path(workdir) / TABLE, _rows) or []
 

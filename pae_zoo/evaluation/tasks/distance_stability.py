@@ -163,7 +163,7 @@ def _paths(context: Context, names: tuple[str, ...], ends: np.ndarray) -> dict[s
         manifold = _published_manifold(context)
         kind = "decorrelated" if isinstance(manifold, Ensemble) else "coupled"
         # What is published has so many points, whatever ours has, and starts from the straight line.
-        options = dict(manifold=manifold, reference_points=PUBLISHED_POINTS, init="line")
+        options: dict[str, Any] = dict(manifold=manifold, reference_points=PUBLISHED_POINTS, init="line")
         solver = latent_geometry.solver(context, kind, ends, **options)
         like = [path.solver for path in found.values()
                 if path.solver.manifold is manifold and path.solver.settings == solver.settings]  # fmt: skip

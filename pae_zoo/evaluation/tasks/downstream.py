@@ -3,7 +3,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -174,7 +174,7 @@ def choose_neighbours(points: np.ndarray, labels: np.ndarray, seed: list[int]) -
     return int(correct[:rows].argmax()) + 1
 
 
-def report(context: Context, counts: list[int], results: dict[str, Optional[np.ndarray]]) -> None:
+def report(context: Context, counts: list[int], results: dict[str, np.ndarray]) -> None:
     """Saves every accuracy as a table, and their means as a picture."""
     rows = [(kind, n, repeat, value) for kind, found in results.items()
             for n, values in zip(counts, found) for repeat, value in enumerate(values)]  # fmt: skip

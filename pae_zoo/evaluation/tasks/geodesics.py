@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.context import Context, Projection
@@ -150,11 +151,11 @@ def _pictures(context: Context, solver: Solver, kind: str, pairs: np.ndarray, co
     if context.is_image:
         _strips(context, pairs, solver, curves, lines, good)
     shown = np.flatnonzero(good)[:7]
-    speeds = [solver.lengths.local(found.curves[shown]).T for found in (curves.found, lines.found)]
-    found = curves.found
+    found, straight = curves.found, lines.found
+    speed, straight_speed = (solver.lengths.local(one.curves[shown]).T for one in (found, straight))
     some = f" (the first {len(shown)} of {len(pairs)} pairs)" if len(shown) < len(pairs) else ""
-    figure = geometry.traces(found.trace[:, shown], lines.found.energy[shown], *speeds, found.converged[shown],
-                                      f"{name}: the search for geodesics{some}", kind)  # fmt: skip
+    figure = geometry.traces(found.trace[:, shown], straight.energy[shown], speed, straight_speed,
+                             found.converged[shown], f"{name}: the search for geodesics{some}", kind)
     context.board.figure("geodesics_search", figure)
     context.figure("geodesics_search", figure)
 
@@ -208,7 +209,7 @@ def _background(context: Context, extent: tuple[float, float, float, float]) -> 
 
 
 def _magnified(context: Context, extent: tuple[float, float, float, float]) -> Background:
-    volume = log_volume(latent_geometry.metric(context, _grid(extent, SIDE))).numpy() / np.log(10.0)
+    volume = log_volume(tf.constant(latent_geometry.metric(context, _grid(extent, SIDE)))).numpy() / np.log(10.0)
     volume = np.where(np.isfinite(volume), volume, np.nan).reshape(SIDE, SIDE)
     return Background(Plane(extent, volume), r"log$_{10}$ of the magnification factor $\sqrt{\det E[G]}$")
 

@@ -83,7 +83,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         columns = scores.columns(labels)
         yield from ((f"imputation/{slug}/{key}", value) for key, value in scores.report(columns, labels))
         tables.append({"mask": [slug] * len(chosen), "index": chosen, **columns})
-        if classifier is not None:
+        if classifier is not None and labels is not None:
             bins, values = scores.calibrated("imputed", labels)
             panels[f"{text}: accuracy {values['accuracy']:.3f}, ECE {values['ece']:.3f}"] = bins
         if context.is_image:
@@ -97,10 +97,12 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         context.figure("imputation_confidence", figure)
 
 
-def check_data(flags, dataset: Optional[Dataset] = None) -> None:
+def check_data(flags: Any, dataset: Optional[Dataset] = None) -> None:
     """Raises UserError unless --imputation_masks fit the test data, where they are known."""
-    num = dataset and min(flags.imputation_images, len(dataset.test.x))
-    for text in imputing.parse(flags.imputation_masks).values() if dataset else ():
+    if dataset is None:
+        return
+    num = min(flags.imputation_images, len(dataset.test.x))
+    for text in imputing.parse(flags.imputation_masks).values():
         with contextlib.suppress(NotImplementedError):  # the task leaves such a mask out, and says so
             imputing.seen(text, dataset.event_shape, num, flags.seed)
 
@@ -143,13 +145,13 @@ class Scores:
             self._moments += [a.size, a.sum(), b.sum(), a @ a, b @ b, a @ b]
         if self.classifier is not None:
             parts = {"imputed": found.imputed, "reconstructed": found.reconstructed, "given": found.given[None]}
-            self.probabilities.append({name: self._averaged(part) for name, part in parts.items()})
+            self.probabilities.append({name: self._averaged(self.classifier, part) for name, part in parts.items()})
         if sum(map(len, self.shown)) < SHOWN_IMAGES:
             self.shown.append(_collage(truth, found.given, mean, found.imputed, std))
 
-    def _averaged(self, images: np.ndarray) -> np.ndarray:
+    def _averaged(self, classifier: extractor.Classifier, images: np.ndarray) -> np.ndarray:
         """Returns class probabilities (b, classes), averaged over images (S, b, H, W, C)."""
-        return np.mean([self.classifier.probabilities(image) for image in images], axis=0)
+        return np.mean([classifier.probabilities(image) for image in images], axis=0)
 
     def columns(self, labels: Optional[np.ndarray]) -> dict[str, np.ndarray]:
         """Returns the numbers of each datum."""
@@ -170,7 +172,7 @@ class Scores:
 
     def report(self, columns: dict, labels: Optional[np.ndarray]) -> Iterator[tuple[str, Any]]:
         """Yields the keys of one mask."""
-        if self.classifier is None:
+        if self.classifier is None or labels is None:
             yield from ((key, UNSUPPORTED) for key in CLASSIFIER_KEYS)
         else:
             yield from self.calibrated("imputed", labels)[1].items()

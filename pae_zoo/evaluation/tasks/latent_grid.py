@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pae_zoo.core import seeds
 from pae_zoo.evaluation.context import Context, Projection
 from pae_zoo.evaluation.metrics.calibration import spearman
 from pae_zoo.evaluation.tasks import ood
@@ -74,9 +75,9 @@ def points(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def nearest(queries: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Returns the distances (m,) of points (m, d) to the nearest of the codes (n, d)."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    return cKDTree(codes).query(queries)[0]
+    return KDTree(codes).query(queries)[0]
 
 
 def stds(context: Context, z: np.ndarray) -> np.ndarray:
@@ -94,11 +95,11 @@ class _Grid:
     def of(cls, context: Context) -> "_Grid":
         return context.once("latent_grid", lambda: cls(context.model, int(context.hparams.test_samples)))
 
-    def std(self, z, seed):
+    def std(self, z: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
         found = self.model.decode_grid(z, self.num_samples, seed)[1]
         return tf.reduce_mean(found, axis=list(range(1, found.shape.rank)))
 
-    def picture(self, z, seed):
+    def picture(self, z: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
         return self.model.to_data(self.model.decode_grid(z, self.num_samples, seed)[0])
 
 

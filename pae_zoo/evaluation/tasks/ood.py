@@ -92,7 +92,7 @@ def check_names(given: Sequence[str]) -> None:
             raise UserError(f"--ood_datasets: {str(error).rstrip('.')}{made}.") from error
 
 
-def check_data(hparams, dataset: Optional[data.Dataset] = None) -> None:
+def check_data(hparams: Any, dataset: Optional[data.Dataset] = None) -> None:
     """Raises UserError unless every set of --ood_datasets is there and, where known, of shapes that are converted."""
     event_shape = dataset and tuple(dataset.event_shape)
     given = [name for name in hparams.ood_datasets if name not in data.CORRUPTIONS]
@@ -227,7 +227,7 @@ def _finite(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: values[np.isfinite(values)] for name, values in scores.items()}
 
 
-def draw_codes(context: Context, name: str, x: np.ndarray) -> Iterator[tuple[str, float]]:
+def draw_codes(context: Context, name: str, x: np.ndarray) -> Iterator[tuple[str, Any]]:
     """Saves the codes of both sets in two dimensions and yields how far apart their means lie."""
     try:
         inside, _ = context.test_codes

@@ -54,7 +54,7 @@ def scores_of(found: Predictions, error: str) -> dict[str, np.ndarray]:
     scores = {"output": found.output, "latent": found.latent}
     if found.log_prob is not None:
         scores["likelihood"] = -found.log_prob
-    if error == "classifier":
+    if error == "classifier" and found.probabilities is not None:
         scores["confidence"] = -found.probabilities.max(axis=1)
     return scores
 

@@ -49,14 +49,14 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         draw(context, found, truth, noisy, seen, title)
 
 
-def check_data(flags, dataset: Optional[Dataset] = None) -> None:
+def check_data(flags: Any, dataset: Optional[Dataset] = None) -> None:
     """Raises UserError unless --mask fits the test data, where they are known."""
     if flags.mask and dataset is not None:
         num = min(flags.restoration_images, len(dataset.test.x))
         masks.make(masks.parse(flags.mask), dataset.event_shape, num, flags.seed)
 
 
-def measure(found: Restoration, truth: np.ndarray, seen: np.ndarray) -> Iterator[tuple[str, float]]:
+def measure(found: Restoration, truth: np.ndarray, seen: np.ndarray) -> Iterator[tuple[str, Any]]:
     """Yields the metrics of restorations against the clean data (n, *event)."""
     yield "restoration/map_log_joint", found.log_joint.mean(dtype=np.float64)
     yield "restoration/encoding_log_joint", found.encoding_log_joint.mean(dtype=np.float64)
@@ -77,13 +77,13 @@ def measure(found: Restoration, truth: np.ndarray, seen: np.ndarray) -> Iterator
     yield "restoration/modes", found.modes.mean()
     if found.draws_ess is not None:
         yield "restoration/draws_ess", np.median(found.draws_ess)
-    if found.r_hat is not None:
+    if found.r_hat is not None and found.ess is not None and found.divergences is not None:
         yield "restoration/r_hat_max", found.r_hat.max()
         yield "restoration/ess_min", found.ess.min()
         yield "restoration/divergences", found.divergences.sum()
 
 
-def write_table(context: Context, found: Restoration, truth, seen, chosen: np.ndarray) -> None:
+def write_table(context: Context, found: Restoration, truth: np.ndarray, seen: np.ndarray, chosen: np.ndarray) -> None:
     """Writes the numbers of every restored datum, with its index in the test split."""
     axes = tuple(range(1, truth.ndim))
 
@@ -107,7 +107,8 @@ def write_table(context: Context, found: Restoration, truth, seen, chosen: np.nd
     context.table("restoration.csv", columns)
 
 
-def draw(context: Context, found: Restoration, truth, noisy, seen, title: str) -> None:
+def draw(context: Context, found: Restoration, truth: np.ndarray, noisy: np.ndarray, seen: np.ndarray,
+         title: str) -> None:
     """Saves a row per image: truth, what is given, the maximum, mean, some draws, and the std of every pixel."""
     rows = slice(0, SHOWN_IMAGES)
     limit = max(float(found.std[rows].mean(axis=-1).max()), 1e-6)

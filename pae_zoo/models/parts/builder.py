@@ -12,7 +12,7 @@ from pae_zoo.data import preprocessing
 
 
 def parts(
-    hparams, event_shape: tuple[int, ...], member: int = 0, codes_only: bool = False
+    hparams: Any, event_shape: tuple[int, ...], member: int = 0, codes_only: bool = False
 ) -> tuple[keras.Model, keras.Model, keras.layers.Layer]:
     """Returns (encoder, decoder, preprocessing) for data of shape `event_shape`; raises UserError.
 
@@ -28,7 +28,7 @@ def parts(
 
 
 def decoder(
-    hparams, event_shape: tuple[int, ...], member: int = 0, chain: Optional[preprocessing.Chain] = None
+    hparams: Any, event_shape: tuple[int, ...], member: int = 0, chain: Optional[preprocessing.Chain] = None
 ) -> keras.Model:
     """Returns the decoder of `member` alone; `chain` is the preprocessing, where it is at hand."""
     if chain is None:

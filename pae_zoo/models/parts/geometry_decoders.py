@@ -6,6 +6,7 @@ from typing import Any, Optional
 import tensorflow as tf
 
 from pae_zoo import likelihoods, networks
+from pae_zoo.core.inputs import TensorLike
 
 #: members drawn where the caller does not say how many
 DEFAULT_MEMBERS = 10
@@ -29,15 +30,15 @@ class Members:
         """S."""
         return self.stacked.num_members
 
-    def members(self, z) -> tf.Tensor:
+    def members(self, z: TensorLike) -> tf.Tensor:
         """Returns the means of y of every member at latents z (n, K), (S, n, *event)."""
-        z = tf.convert_to_tensor(z)
+        latents: tf.Tensor = tf.convert_to_tensor(z)
         if self.alignment is None:
-            return self.mean(self.stacked.members(z))
+            return self.mean(self.stacked.members(latents))
         rotations, shifts = self.alignment
-        return self.mean(self.stacked.each(tf.matmul(z[None] - shifts[:, None], rotations, transpose_b=True)))
+        return self.mean(self.stacked.each(tf.matmul(latents[None] - shifts[:, None], rotations, transpose_b=True)))
 
-    def mean_and_members(self, z) -> tuple[tf.Tensor, tf.Tensor]:
+    def mean_and_members(self, z: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the mean over members (n, *event) and `members(z)`."""
         members = self.members(z)
         return tf.reduce_mean(members, axis=0), members

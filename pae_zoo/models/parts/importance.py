@@ -6,7 +6,7 @@ log p(x) ~ logsumexp_s [log p(x|z_s) + log p(z_s) - log q(z_s|x)] - log S with z
 
 import functools
 import math
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Union
 
 import tensorflow as tf
 
@@ -32,7 +32,8 @@ def latent_noise(shape: tuple, count: int, seed: tf.Tensor, dtype: tf.DType = tf
     return tf.transpose(seeds.normal((batch, count, *rest), seed, dtype), (1, 0, *range(2, 2 + len(rest))))
 
 
-def sample_noise(shape: tuple, seed: tf.Tensor, start, count: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
+def sample_noise(shape: tuple, seed: tf.Tensor, start: Union[int, tf.Tensor], count: int,
+                 dtype: tf.DType = tf.float32) -> tf.Tensor:
     """Returns standard normal noise (count, *shape) of samples start, start + 1, ...; start is a multiple of BLOCK.
 
     Each block of samples has its own seed, so the noise does not depend on how samples are cut into chunks;

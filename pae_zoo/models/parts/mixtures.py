@@ -51,7 +51,7 @@ class Wrapping(likelihoods.Likelihood):
         self.channels_factor = component.channels_factor
 
     @property
-    def scale(self):
+    def scale(self) -> Any:
         """The standard deviation of a Gaussian component."""
         return self.component.scale
 
@@ -64,7 +64,7 @@ class Wrapping(likelihoods.Likelihood):
         return {**config, "component": keras.saving.serialize_keras_object(self.component)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "Wrapping":
         return cls(**{**config, "component": keras.saving.deserialize_keras_object(config["component"])})
 
 

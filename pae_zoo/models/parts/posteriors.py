@@ -114,29 +114,29 @@ class DiagonalPosterior(Posterior):
         self.mean = mean
         self.stddev = stddev
 
-    def from_noise(self, noise):
+    def from_noise(self, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         z = self.mean + self.stddev * noise
         log_q = standard_normal_log_prob(noise) - tf.reduce_sum(tf.math.log(self.stddev), axis=-1)
         return z, log_q
 
-    def log_prob(self, z):
+    def log_prob(self, z: tf.Tensor) -> tf.Tensor:
         log_det = tf.reduce_sum(tf.math.log(self.stddev), axis=-1)
         return standard_normal_log_prob((z - self.mean) / self.stddev) - log_det
 
-    def point(self):
+    def point(self) -> tf.Tensor:
         return self.mean
 
-    def kl_to_prior(self):
+    def kl_to_prior(self) -> tf.Tensor:
         """Returns 1/2 sum(stddev^2 + mean^2 - 1 - log stddev^2), nats, (batch,)."""
         variance = tf.square(self.stddev)
         return 0.5 * tf.reduce_sum(
             variance + tf.square(self.mean) - 1.0 - 2.0 * tf.math.log(self.stddev), axis=-1
         )
 
-    def distribution(self):
+    def distribution(self) -> tfd.Distribution:
         return diag_normal(self.mean, self.stddev)
 
-    def stopped(self):
+    def stopped(self) -> "DiagonalPosterior":
         return DiagonalPosterior(tf.stop_gradient(self.mean), tf.stop_gradient(self.stddev))
 
 
@@ -157,11 +157,11 @@ class PrecisionPosterior(Posterior):
         """sum log diag R = 1/2 log |Lambda|, (batch,)."""
         return tf.reduce_sum(tf.math.log(tf.linalg.diag_part(self.factor)), axis=-1)
 
-    def from_noise(self, noise):
+    def from_noise(self, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         z = self.mean + self._columns(noise, lambda e: tf.linalg.triangular_solve(self.factor, e, adjoint=True))
         return z, standard_normal_log_prob(noise) + self.log_det
 
-    def log_prob(self, z):
+    def log_prob(self, z: tf.Tensor) -> tf.Tensor:
         noise = self._columns(z - self.mean, lambda d: tf.matmul(self.factor, d, transpose_a=True))
         return standard_normal_log_prob(noise) + self.log_det
 
@@ -173,7 +173,7 @@ class PrecisionPosterior(Posterior):
         columns = tf.transpose(tf.reshape(values, (-1, shape[-2], shape[-1])), (1, 2, 0))
         return tf.reshape(tf.transpose(solve(columns), (2, 0, 1)), shape)
 
-    def point(self):
+    def point(self) -> tf.Tensor:
         return self.mean
 
     def covariance_root(self) -> tf.Tensor:
@@ -181,14 +181,14 @@ class PrecisionPosterior(Posterior):
         eye = tf.eye(self.factor.shape[-1], batch_shape=[tf.shape(self.factor)[0]], dtype=self.factor.dtype)
         return tf.linalg.triangular_solve(self.factor, eye, adjoint=True)
 
-    def kl_to_prior(self):
+    def kl_to_prior(self) -> tf.Tensor:
         """Returns 1/2 (|R^-1|_F^2 + |mean|^2 - K + 2 sum log diag R), nats, (batch,)."""
         return gaussian_kl(self.mean, tf.reduce_sum(tf.square(self.covariance_root()), axis=[-2, -1]), self.log_det)
 
-    def distribution(self):
+    def distribution(self) -> tfd.Distribution:
         return distributions.RootNormal(self.mean, self.covariance_root())
 
-    def stopped(self):
+    def stopped(self) -> "Posterior":
         return PrecisionPosterior(tf.stop_gradient(self.mean), tf.stop_gradient(self.factor))
 
 
@@ -201,23 +201,23 @@ class RootPosterior(Posterior):
     def __init__(self, mean: tf.Tensor, root: tf.Tensor, inverse_root: tf.Tensor, log_det: tf.Tensor):
         self.mean, self.root, self.inverse_root, self.log_det = mean, root, inverse_root, log_det
 
-    def from_noise(self, noise):
+    def from_noise(self, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self.mean + tf.linalg.matvec(self.root, noise), standard_normal_log_prob(noise) + self.log_det
 
-    def log_prob(self, z):
+    def log_prob(self, z: tf.Tensor) -> tf.Tensor:
         return standard_normal_log_prob(tf.linalg.matvec(self.inverse_root, z - self.mean)) + self.log_det
 
-    def point(self):
+    def point(self) -> tf.Tensor:
         return self.mean
 
-    def kl_to_prior(self):
+    def kl_to_prior(self) -> tf.Tensor:
         """Returns 1/2 (|root|_F^2 + |mean|^2 - K + 2 log |root^-1|), nats, (batch,)."""
         return gaussian_kl(self.mean, tf.reduce_sum(tf.square(self.root), axis=[-2, -1]), self.log_det)
 
-    def distribution(self):
+    def distribution(self) -> tfd.Distribution:
         return distributions.RootNormal(self.mean, self.root)
 
-    def stopped(self):
+    def stopped(self) -> "Posterior":
         parts = (self.mean, self.root, self.inverse_root, self.log_det)
         return RootPosterior(*(tf.stop_gradient(part) for part in parts))
 

@@ -79,7 +79,7 @@ class RBFPrecision(trainable.Trainable):
 
     # ---- fitting -----------------------------------------------------------------------------------
 
-    def objective(self, x, seed, training):
+    def objective(self, x: tf.Tensor, seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         z, target = x[:, : self.latent_dim], x[:, self.latent_dim :]
         variance = self.variance(z)
         log_variance = tf.math.log(variance)
