@@ -22,7 +22,7 @@ MODEL, TRAINING_CODES = "model", "training_codes"
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags(ood.Flags, quality.FrechetFlags):
+class Flags(ood.SetFlags, quality.FrechetFlags):
     """The flags of the task density."""
 
 

@@ -18,6 +18,7 @@ from pae_zoo.data.framing import Geometry
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentence, to_unit
 from pae_zoo.evaluation.metrics import detection
 from pae_zoo.evaluation.support import predictions
+from pae_zoo.evaluation.support.outliers import Outliers
 from pae_zoo.plotting import figures
 
 SHOWN_POINTS = 2000
@@ -43,14 +44,17 @@ class Flags(SetFlags):
 
     ood_bootstrap: int = option(200, "Resamples behind the 95 % intervals of the task ood (0: none).",
                                 low=0, high=1_000_000, group=EVALUATION, smoke=20)
+    baselines: bool = option(False, "Beside the model's scores, simple detectors in the task ood: PCA error, nearest "
+                             "neighbours, Mahalanobis distance, mixture, isolation forest.", group=EVALUATION)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
     """AUROC, AUPRC, FPR at 95 % and 80 % TPR of every score, with intervals, against each of --ood_datasets.
 
     Positives are the OOD data, higher scores are more unusual. Without --ood_datasets the sets made from
-    the test images are used: constant, noise, hflip, vflip. Raises UserError for an unknown set, for one
-    whose shape cannot be converted, and for sets made from images when the data are vectors.
+    the test images are used: constant, noise, hflip, vflip. With --baselines simple detectors stand beside the scores.
+    Raises UserError for an unknown set, for one whose shape cannot be converted, and for sets made from images when the
+    data are vectors.
     """
     sets = load_sets(context)
     if not sets:
@@ -62,14 +66,21 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         context.say(f"ood: unsupported. {sentence(error)}")
         yield from ((f"ood/{name}", UNSUPPORTED) for name in sets)
         return
+    outliers = Outliers(context) if context.hparams.baselines else None
+    if outliers is not None:
+        inside |= outliers.of(context.dataset.test.x, "test")
     for name, (x, conversion) in sets.items():
         if conversion:
             context.say(f"ood/{name}: {conversion}.")
             yield f"ood/{name}/converted", conversion
         outside = context.map_batches(context.model.ood_scores, x, f"ood {name}")
+        if outliers is not None:
+            outside |= outliers.of(x, name)
         yield from compare(context, name, inside, outside)
         yield from draw_codes(context, name, x)
         draw_stds(context, name, x)
+    if outliers is not None:
+        yield from outliers.times()
 
 
 def names(context: Context) -> list[str]:
@@ -182,7 +193,7 @@ def _convert(x: np.ndarray, event_shape: tuple[int, ...]) -> np.ndarray:
 def compare(
     context: Context, name: str, inside: dict[str, np.ndarray], outside: dict[str, np.ndarray]
 ) -> Iterator[tuple[str, Any]]:
-    """Yields the figures of merit of every score; saves histograms, curves and the raw scores."""
+    """Yields the figures of merit of every score; saves histograms of the model's own, curves and the raw scores."""
     captions, roc, precision_recall = {}, {}, {}
     counts = [len(next(iter(scores.values()))) for scores in (inside, outside)]
     chance = counts[1] / sum(counts)
@@ -203,7 +214,7 @@ def compare(
         precision_recall[f"{score} ({found['auprc']:.3f})"] = (tpr, precision)
     title = f"{context.dataset.name} (test, n = {counts[0]:,}) against {name} (n = {counts[1]:,})"
     groups = (f"{context.dataset.name} (in)", f"{name} (out)")
-    figure = figures.score_histograms(_finite(inside), _finite(outside), groups, title, captions)
+    figure = figures.score_histograms(_shown(inside), _shown(outside), groups, title, captions)
     context.figure(f"ood_{name}_scores", figure)
     figure = figures.roc_and_precision_recall(roc, precision_recall, title, chance)
     context.figure(f"ood_{name}_curves", figure)
@@ -223,8 +234,9 @@ def intervals(context: Context, key: str, inside: np.ndarray, outside: np.ndarra
         yield f"{key}/{name}_high", high
 
 
-def _finite(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: values[np.isfinite(values)] for name, values in scores.items()}
+def _shown(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    own = {name: values for name, values in scores.items() if not name.startswith("baseline_")}
+    return {name: values[np.isfinite(values)] for name, values in own.items()}
 
 
 def draw_codes(context: Context, name: str, x: np.ndarray) -> Iterator[tuple[str, Any]]:

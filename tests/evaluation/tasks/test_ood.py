@@ -7,6 +7,8 @@ import pytest
 
 from pae_zoo import data
 from pae_zoo.core.errors import UserError
+from pae_zoo.evaluation.metrics import outlier_baselines
+from pae_zoo.evaluation.support.outliers import Outliers
 from pae_zoo.evaluation.tasks import ood
 
 
@@ -96,3 +98,27 @@ def test_conversions():
 def test_shapes_that_cannot_be_converted_are_refused(shapes):
     with pytest.raises(UserError, match="the model takes"):
         ood.convert("other", np.zeros((2, *shapes[0]), np.float32), shapes[1])
+
+
+def test_simple_detectors_stand_beside_the_scores(make_context, capsys):
+    context = make_context(ood_datasets=("noise",), baselines=True)
+    results = dict(ood.run(context))
+    for name in outlier_baselines.DETECTORS:
+        assert 0 <= results[f"ood/noise/baseline_{name}/auroc"] <= 1
+        assert results[f"ood/baselines/{name}/seconds"] >= 0
+    # Noise lies off every plane and away from every image.
+    assert results["ood/noise/baseline_pca_error/auroc"] == results["ood/noise/baseline_knn_pixels/auroc"] == 1.0
+    assert "fitted to 70 of 70 training data" in capsys.readouterr().err
+    with open(context.run.workdir / "ood_noise.csv") as file:
+        assert "baseline_mahalanobis" in next(csv.reader(file))
+
+
+def test_without_codes_the_pixels_are_left(make_context, linear_gaussian, capsys):
+    class Codeless(linear_gaussian):
+        def encode(self, x, seed=None):
+            raise NotImplementedError("There are no codes.")
+
+    outliers = Outliers(make_context(Codeless))
+    assert set(outliers.of(outliers.context.dataset.test.x, "test")) == {
+        "baseline_pca_error", "baseline_knn_pixels", "baseline_isolation_forest"}
+    assert "no baselines of codes. There are no codes." in capsys.readouterr().err
