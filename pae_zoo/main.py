@@ -20,14 +20,15 @@ def help_page(argv: list[str]) -> str:
         kinds = [launch.value_of(argv, role, "mlp") for role in ("encoder", "decoder")]
         flags = record.help_text(module, kinds, [task for task in tasks.split(",") if task])
         offers = capabilities.describe(module.MODEL)
-        return f"{models.describe()[name]}\n\nIt offers {offers}.\n\nUsage: {usage}\n\n{flags}\n"
+        return f"{models.line(name)}\n\nIt offers {offers}.\n\nUsage: {usage}\n\n{flags}\n"
     lists = {
         "Models": models.describe(), "Data sets": data.describe(), "Networks": networks.describe(),
         "Tasks": evaluation.describe(),
     }
     text = "\n\n".join(f"{head}:\n" + "\n".join(f"  {k:20} {v}" for k, v in d.items()) for head, d in lists.items())
+    published = f"Models that imitate published code, faults included: {', '.join(models.PUBLISHED)}"
     more = "All flags of a model: python -m pae_zoo.main --model=vae --helpfull"
-    return f"{__doc__}\n\nUsage: {usage}\n\n{text}\n\n{more}\n"
+    return f"{__doc__}\n\nUsage: {usage}\n\n{text}\n\n{published}\n\n{more}\n"
 
 
 def main(argv: list[str]) -> int:

@@ -100,7 +100,7 @@ def _known_flags(name: str, of_models: bool) -> dict[str, list]:
     from pae_zoo import evaluation
 
     found: list[type] = [records.SharedHParams]
-    found += [module.HParams for other, module in models.MODULES.items() if of_models and other != name]
+    found += [module.HParams for other, module in models.every().items() if of_models and other != name]
     found += [networks.options_of(kind) for kind in networks.KINDS if kind != name]
     found += [flags for other, flags in evaluation.flag_records().items() if other != name]
     known: dict[str, list] = {}

@@ -57,10 +57,13 @@ ROWS = {
     "savae": Row("savae", flags={"num_svi_steps": 2}),
 }
 
+#: the models that imitate published code, with the flags of those that they imitate
+PUBLISHED = {name: dataclasses.replace(ROWS[name.removesuffix("_published")], model=name) for name in models.PUBLISHED}
+
 
 def hparams(name: str, **changes):
     """Returns the hyper-parameters of the row `name`, tiny."""
-    row = ROWS[name]
+    row = {**ROWS, **PUBLISHED}[name]
     tiny = dict(model=row.model, hidden_units=(12,), latent_dim=LATENT_DIM, batch_size=16, epochs=3, seed=3)
     return record.make(**{**tiny, **row.flags, **changes})
 

@@ -67,9 +67,9 @@ def names(cls):
 def flags_of_main(line=""):
     """The flags of main with the model that `line` names, or of every model when it names none."""
     chosen = re.search(r"--model=(\w+)", line)
-    modules = models.MODULES.values()
-    if chosen and chosen[1] in models.MODULES:
-        modules = [models.MODULES[chosen[1]]]
+    modules = models.every().values()
+    if chosen and chosen[1] in models.every():
+        modules = [models.find(chosen[1])]
     return set(itertools.chain.from_iterable(names(record.widest(module)) for module in modules))
 
 
@@ -217,6 +217,16 @@ def test_a_models_page_lists_its_own_flags():
             else:
                 found = shown.lower() == "true" if kind is bool else kind(shown)
             assert found == field.default, f"{name}, --{field.name}: the page says {shown}, the code {field.default}"
+
+
+def test_the_page_of_a_model_tells_of_the_one_that_imitates_published_code():
+    for name, module in models.PUBLISHED.items():
+        itself = name.removesuffix("_published")
+        more = {field.name for field in records.own_fields(module.HParams)}
+        more -= {field.name for field in records.own_fields(models.MODULES[itself].HParams)}
+        page = read(MODEL_PAGES[itself])
+        lost = [word for word in (f"`--model={name}`", *(f"`--{flag}" for flag in sorted(more))) if word not in page]
+        assert not lost, f"{name_of(MODEL_PAGES[itself])} does not tell of {lost}"
 
 
 def blocks(path, language):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence, Union
 import keras
 from absl import flags
 
+from pae_zoo import models
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError, one_line, suggestion
 from pae_zoo.experiment import flagfiles, record, saved
@@ -157,6 +158,9 @@ def parse(cls: type, argv: Sequence[str]) -> tuple:
         rest = values(["pae_zoo", *argv])[1:]
     except flags.UnrecognizedFlagError as error:
         name = error.flagname.removeprefix("no")
+        moved = models.advice(name) or models.advice(error.flagname)
+        if moved:
+            raise UserError(f"unknown flag --{error.flagname}: {moved}")
         readers = record.models_with(name) or record.models_with(error.flagname)
         known = f": it is one of {', '.join(readers)}." if readers else suggestion(name, list(values)) or "."
         raise UserError(f"unknown flag --{error.flagname}{known} Use --helpfull to see all flags.")

@@ -51,6 +51,7 @@ def make(model: str, **values: Any) -> Any:
 def read(config: dict[str, Any], tasks: Any = None) -> Any:
     """Returns the record of a run from the two parts of its config.json; raises UserError."""
     try:
+        config = models.as_now(config)
         return narrow(hp.from_config(widest(models.find(config["model"])), config, tasks))
     except UserError as error:
         plugins = config.get("plugin")
@@ -70,9 +71,13 @@ def unread(module: ModuleType, hparams: Any, given: set[str]) -> dict[str, str]:
 
 
 def models_with(flag: str) -> list[str]:
-    """Returns the models that have a flag of their own of this name."""
-    found = models.MODULES.items()
-    return [name for name, module in found if flag in {field.name for field in records.own_fields(module.HParams)}]
+    """Returns the models that have a flag of their own of this name; imitations, where no other has it."""
+
+    def among(modules: dict[str, ModuleType]) -> list[str]:
+        return [name for name, module in modules.items()
+                if flag in {field.name for field in records.own_fields(module.HParams)}]
+
+    return among(models.MODULES) or among(models.PUBLISHED)
 
 
 def _readers() -> dict[str, list[str]]:

@@ -1,13 +1,17 @@
 """Models, found by the name of their module: one file per model.
 
-A module of this package that defines MODEL and HParams is a model; nothing else has to be edited.
+A module of this package that defines MODEL and HParams is a model; nothing else has to be edited. Those that imitate
+published code have a table of their own, `PUBLISHED`.
 """
 
 import importlib
 import pkgutil
 from types import ModuleType
+from typing import Any, Optional
 
 from pae_zoo.core.errors import UserError, unknown
+from pae_zoo.models.parts.former import Former
+from pae_zoo.models.published import PUBLISHED
 
 
 def _modules() -> dict[str, ModuleType]:
@@ -22,7 +26,12 @@ def _modules() -> dict[str, ModuleType]:
 MODULES = _modules()
 
 
-_OWN = frozenset(MODULES)
+_OWN = frozenset({**MODULES, **PUBLISHED})
+
+
+def every() -> dict[str, ModuleType]:
+    """Returns {name: module} of all models, those of `PUBLISHED` too."""
+    return {**MODULES, **PUBLISHED}
 
 
 def check(name: str, module: ModuleType) -> None:
@@ -30,7 +39,7 @@ def check(name: str, module: ModuleType) -> None:
     lacking = [part for part in ("MODEL", "HParams", "__doc__") if not getattr(module, part, None)]
     if lacking:
         raise UserError(f"The model {name!r} needs MODEL, HParams and a docstring; {', '.join(lacking)} is missing.")
-    if name in _OWN and MODULES[name] is not module:
+    if name in _OWN and every()[name] is not module:
         raise UserError(f"There is a model {name!r} already; take another name.")
 
 
@@ -42,14 +51,34 @@ def register(name: str, module: ModuleType) -> None:
 
 def find(name: str) -> ModuleType:
     """Returns the module of the model `name`; raises UserError with the known names."""
-    if name not in MODULES:
-        raise unknown("--model", name, MODULES)
-    return MODULES[name]
+    known = every()
+    if name not in known:
+        raise unknown("--model", name, known)
+    return known[name]
+
+
+def as_now(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the flags of a run, where settings of before made its model imitate with the model that does so now."""
+    former = _former(find(config["model"]))
+    imitates, rest = former.split(config) if former else (False, config)
+    return {**rest, "model": former.model} if former and imitates else rest
+
+
+def advice(flag: str) -> str:
+    """Returns what to do about a flag with which a model imitated before, '' for any other."""
+    found = [former for former in map(_former, MODULES.values()) if former and flag in former.settings]
+    return "; ".join(former.advice(flag) for former in found)
+
+
+def _former(module: ModuleType) -> Optional[Former]:
+    return getattr(module.MODEL, "former", None)
+
+
+def line(name: str) -> str:
+    """Returns one line on the model `name`; raises UserError with the known names."""
+    return (find(name).__doc__ or name).strip().splitlines()[0].removeprefix(f"{name}: ")
 
 
 def describe() -> dict[str, str]:
-    """Returns {name: one line} of every model."""
-    lines = {}
-    for name, module in MODULES.items():
-        lines[name] = (module.__doc__ or name).strip().splitlines()[0].removeprefix(f"{name}: ")
-    return lines
+    """Returns {name: one line} of the models that stand for themselves; `PUBLISHED` has the others."""
+    return {name: line(name) for name in MODULES}

@@ -22,6 +22,7 @@ from pae_zoo.core.trainable import to_float
 from pae_zoo.data import preprocessing as preprocessing_lib
 from pae_zoo.models import capabilities
 from pae_zoo.models.parts import builder, geometry_decoders
+from pae_zoo.models.parts import former as former_lib
 from pae_zoo.models.parts.importance import ImportanceEstimate
 
 tfd = tfp.distributions
@@ -70,6 +71,8 @@ class Autoencoder(trainable.Trainable):
     deterministic_encoder = False
     #: whether the encoder that flags build gives K outputs
     codes_only = False
+    #: settings of earlier versions with which the model imitated published code, and the model that does so now
+    former: Optional[former_lib.Former] = None
     #: whether draws are of whole networks, so that all data must be given one seed to meet the same networks
     draws_are_shared = False
 
@@ -451,7 +454,7 @@ class Autoencoder(trainable.Trainable):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Optional[dict[str, Any]] = None) -> "Autoencoder":
-        config = dict(config)
-        for name in cls.parts:
+        now, config = former_lib.of_config(cls, dict(config))
+        for name in now.parts:
             config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
-        return cls(**config)
+        return now(**config)

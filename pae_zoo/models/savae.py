@@ -7,12 +7,11 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds
-from pae_zoo.core.errors import UserError
 from pae_zoo.models import vae
 from pae_zoo.models.parts import importance
+from pae_zoo.models.parts.former import Former
 from pae_zoo.models.parts.posteriors import DiagonalPosterior
 
-UPDATES = ("ascent", "upstream")
 # Draws the noise of codes that have no seed of their own.
 FIXED_SEED = (0, 0)
 
@@ -29,9 +28,6 @@ class HParams(vae.HParams):
     svi_clip: float = hp.option(
         5.0, "Largest norm of a datum's gradient, that of the mean and of the log variance apart (0: off).", low=0.0)
     svi_momentum: float = hp.option(0.0, "Momentum of the steps.", low=0.0, high=0.999)
-    svi_update: str = hp.option(
-        "ascent", "Steps climb the bound of each datum, or 'upstream': the published code's descent, its gradient of "
-        "the batch mean and its clipping.", choices=UPDATES)
 
 
 @register_keras_serializable("pae_zoo")
@@ -46,24 +42,19 @@ class SAVAE(vae.VAE):
     or with beta, capacity or free bits their form of it). The steps are part of the graph: the loss at (mu_T, l_T)
     trains encoder and decoder through them, exact second derivatives included.
 
-    Args beyond `VAE`: num_svi_steps (T), svi_learning_rate (a), svi_clip (c; 0: off), svi_momentum, svi_update
-      ("ascent" or "upstream"): see the flags' help. "upstream" repeats the faults of the code of Park et al., ICML
-      2019: the sign is wrong, the gradient is that of the batch mean, and clip(g) = g / max(1, |g|^2 / c).
-
-    Raises UserError for an unknown svi_update.
+    Args beyond `VAE`: num_svi_steps (T), svi_learning_rate (a), svi_clip (c; 0: off), svi_momentum: see the flags'
+      help.
     """
 
+    former = Former("savae_published", "pae_zoo>SAVAEPublished", {"svi_update": ("ascent", "upstream")})
+
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", num_svi_steps: int = 4,
-                 svi_learning_rate: float = 1e-3, svi_clip: float = 5.0, svi_momentum: float = 0.0,
-                 svi_update: str = "ascent", **kwargs):
+                 svi_learning_rate: float = 1e-3, svi_clip: float = 5.0, svi_momentum: float = 0.0, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
-        if svi_update not in UPDATES:
-            raise UserError(f"svi_update is one of {', '.join(UPDATES)}; received {svi_update!r}.")
         self.num_svi_steps = int(num_svi_steps)
         self.svi_learning_rate = float(svi_learning_rate)
         self.svi_clip = float(svi_clip)
         self.svi_momentum = float(svi_momentum)
-        self.svi_update = svi_update
 
     # The posterior is the one of x itself.
     objective_takes = ()
@@ -107,23 +98,23 @@ class SAVAE(vae.VAE):
             outputs = self.decoder_outputs(z, training)
             log_prob = self.likelihood.log_prob(outputs, y, scale=self.scale_now() if training else None)[0]
             kl = posterior.kl_to_prior() if self.kl == "analytic" else (log_q - self.log_prob_latent(z))[0]
-            bound = log_prob - self.kl_penalty(kl)
-            # The sum: data of a batch do not share a step. Upstream descends from their mean.
-            target = -tf.reduce_mean(bound) if self.svi_update == "upstream" else tf.reduce_sum(bound)
+            target = self.climbed(log_prob - self.kl_penalty(kl))
         return [self.clip(gradient) for gradient in tape.gradient(target, values)]
+
+    def climbed(self, bound: tf.Tensor) -> tf.Tensor:
+        """Returns what the steps climb, a number, from the one-sample bounds of the data, (batch,)."""
+        return tf.reduce_sum(bound)  # the sum: data of a batch do not share a step
 
     def clip(self, gradient: tf.Tensor) -> tf.Tensor:
         """Returns each row of a gradient (batch, K) with its L2 norm limited to svi_clip."""
         if not self.svi_clip:
             return gradient
         square = tf.reduce_sum(tf.square(gradient), axis=-1, keepdims=True)
-        if self.svi_update == "upstream":
-            return gradient / tf.maximum(1.0, square / self.svi_clip)
         # The maximum before the root: the derivative of a norm at 0 is not finite.
         return gradient * self.svi_clip / tf.sqrt(tf.maximum(square, self.svi_clip**2))
 
     def get_config(self):
-        own = ("num_svi_steps", "svi_learning_rate", "svi_clip", "svi_momentum", "svi_update")
+        own = ("num_svi_steps", "svi_learning_rate", "svi_clip", "svi_momentum")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 

@@ -112,7 +112,7 @@ FULL = {
     "decoder's variance": lambda: battery.build("vlae", likelihood="gaussian_decoder", activation="tanh"),
     "maf": lambda: battery.build("pae", flow=("maf",)),
     "own networks, linearised": lambda: own("lae", predictive="linearised", likelihood="gaussian"),
-    "upstream's steps": lambda: battery.build("savae", svi_update="upstream", kl="mc"),
+    "published steps": lambda: battery.build("savae_published", kl="mc"),
     **{f"linearised {structure}": lambda structure=structure: battery.build(
         "lae_posthoc", curvature_structure=structure, predictive="linearised")
        for structure in ("block", "kron", "low_rank", "last_layer")},
