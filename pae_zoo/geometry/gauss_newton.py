@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from pae_zoo.core import cholesky
 from pae_zoo.geometry.curves import Family, Polyline
 from pae_zoo.geometry.descent import Energy, Found, filled
 from pae_zoo.geometry.energies import Weights
@@ -243,11 +244,10 @@ def _invert(metric, ridge):
     root = tf.math.rsqrt(scale)
     scaled = metric * root[:, :, None] * root[:, None, :]
     scaled = tf.linalg.set_diag(scaled, tf.linalg.diag_part(scaled) + ridge)
-    usable = tf.reduce_all(tf.math.is_finite(scaled), axis=(1, 2))
-    safe = tf.where(usable[:, None, None], scaled, tf.eye(scaled.shape[-1], dtype=scaled.dtype))
+    scaled, usable = cholesky.finite_or_identity(scaled)
     # With the inverse a step is a product; a solution with the factor, one column at a time, took longer than decoding.
     eye = tf.eye(scaled.shape[-1], batch_shape=tf.shape(scaled)[:1], dtype=scaled.dtype)
-    inverse = tf.linalg.cholesky_solve(tf.linalg.cholesky(safe), eye)
+    inverse = tf.linalg.cholesky_solve(cholesky.guarded(scaled)[0], eye)
     inverse = 0.5 * (inverse + tf.linalg.matrix_transpose(inverse))
     return tf.where(usable[:, None], root, tf.zeros_like(root)), inverse, usable
 

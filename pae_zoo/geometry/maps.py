@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from pae_zoo.core import cholesky
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.forward_mode import jvp
 from pae_zoo.core.inputs import TensorLike
@@ -123,13 +124,12 @@ def _acceleration_by_metric(manifold: Manifold, c: tf.Tensor, u: tf.Tensor) -> t
 
 def _solve(metric: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
     """Returns G^-1 v for G (B, d, d) and v (B, d); NaN where G is not finite, finite where it is singular."""
-    finite = tf.reduce_all(tf.math.is_finite(metric), axis=(-2, -1))
+    metric, finite = cholesky.finite_or_identity(metric)
     eye = tf.eye(metric.shape[-1], dtype=metric.dtype)
-    metric = tf.where(finite[:, None, None], metric, eye)
     scale = tf.linalg.trace(metric)[:, None, None]
     ridge = scale * (1e-7 if metric.dtype == tf.float32 else 1e-14)
-    root = tf.linalg.cholesky(metric + tf.where(scale > 0, ridge, tf.ones_like(ridge)) * eye)
-    found = tf.linalg.cholesky_solve(root, vector[..., None])[..., 0]
+    lower, _ = cholesky.guarded(metric + tf.where(scale > 0, ridge, tf.ones_like(ridge)) * eye)
+    found = cholesky.solve(lower, vector)
     return tf.where(finite[:, None], found, float("nan") * tf.ones_like(found))
 
 

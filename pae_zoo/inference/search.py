@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from pae_zoo.core import cholesky
 from pae_zoo.core.errors import UserError
 from pae_zoo.inference.derivatives import value_and_gradient
 from pae_zoo.inference.problem import Problem
@@ -146,8 +147,7 @@ def normalised(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     Units of u that differ by orders of magnitude leave no trace in the first. A diagonal that is not positive, and
     a matrix that is not finite, count as 1.
     """
-    finite = tf.reduce_all(tf.math.is_finite(matrix), axis=(-2, -1), keepdims=True)
-    matrix = tf.where(finite, matrix, tf.eye(matrix.shape[-1], dtype=matrix.dtype))
+    matrix, _ = cholesky.finite_or_identity(matrix)
     diagonal = tf.linalg.diag_part(matrix)
     scale = tf.math.rsqrt(tf.where(diagonal > 0, diagonal, tf.ones_like(diagonal)))
     return matrix * scale[..., None] * scale[..., None, :], scale
@@ -157,4 +157,4 @@ def _solve(matrix: tf.Tensor, vector: tf.Tensor, damping: tf.Tensor) -> tf.Tenso
     """Returns (M + damping I)^-1 v for a normalised M (..., K, K), v (..., K) and damping (...)."""
     vector = tf.where(tf.math.is_finite(vector), vector, tf.zeros_like(vector))
     damped = matrix + damping[..., None, None] * tf.eye(matrix.shape[-1], dtype=matrix.dtype)
-    return tf.linalg.cholesky_solve(tf.linalg.cholesky(damped), vector[..., None])[..., 0]
+    return cholesky.solve(cholesky.guarded(damped)[0], vector)

@@ -4,6 +4,7 @@ from typing import Callable, NamedTuple
 
 import tensorflow as tf
 
+from pae_zoo.core import cholesky as guards
 from pae_zoo.inference import derivatives
 
 # Added to the diagonal, in units of its mean, when a factorisation fails: the first that helps is taken.
@@ -29,29 +30,29 @@ def symmetrise(matrix: tf.Tensor) -> tf.Tensor:
 def cholesky(matrix: tf.Tensor) -> Factor:
     """Returns the Cholesky factor of symmetrised matrices (batch, K, K), with jitter where rounding made it fail.
 
-    TensorFlow returns NaN or garbage for a matrix that is not positive definite, in silence. So the diagonal of each
-    factor is checked, and where it is not finite and positive, 1e-6, 1e-4 or 1e-2 of the mean diagonal is added, the
-    first that helps. The gradient is that of the matrix factored; a matrix that no jitter mends gives NaN.
+    Where there is no factor, 1e-6, 1e-4 or 1e-2 of the mean diagonal is added, the first that helps. The gradient is
+    that of the matrix factored; a matrix that no jitter mends gives NaN.
     """
     return Factor(*_cholesky(symmetrise(matrix)))
 
 
 @tf.custom_gradient
 def _cholesky(matrix):
-    lower = tf.linalg.cholesky(matrix)
+    lower, found = guards.guarded(matrix)
     eye = tf.eye(matrix.shape[-1], dtype=matrix.dtype)
     scale = tf.reduce_mean(tf.linalg.diag_part(matrix), axis=-1)
 
     def retry():
-        best, level = lower, tf.zeros_like(scale)
+        best, level, done = lower, tf.zeros_like(scale), found
         for jitter in JITTER_LEVELS:
-            found = tf.linalg.cholesky(matrix + (jitter * scale)[:, None, None] * eye)
-            better = ~_is_factor(best) & _is_factor(found)
-            best = tf.where(better[:, None, None], found, best)
+            other, mended = guards.guarded(matrix + (jitter * scale)[:, None, None] * eye)
+            better = ~done & mended
+            best = tf.where(better[:, None, None], other, best)
             level = tf.where(better, tf.constant(jitter, level.dtype), level)
-        return tf.where(_is_factor(best)[:, None, None], best, tf.constant(float("nan"), best.dtype)), level
+            done |= better
+        return best, level
 
-    lower, level = tf.cond(tf.reduce_all(_is_factor(lower)), lambda: (lower, tf.zeros_like(scale)), retry)
+    lower, level = tf.cond(tf.reduce_all(found), lambda: (lower, tf.zeros_like(scale)), retry)
 
     def gradient(upstream, _):
         # P = R^T Rbar, lower half with its diagonal halved; the gradient is the symmetric part of R^-T P R^-1.
@@ -64,16 +65,6 @@ def _cholesky(matrix):
     return (lower, level), gradient
 
 
-def _is_factor(lower: tf.Tensor) -> tf.Tensor:
-    diagonal = tf.linalg.diag_part(lower)
-    return tf.reduce_all(tf.math.is_finite(diagonal) & (diagonal > 0), axis=-1)
-
-
-def solve_with(lower: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Returns (R R^T)^-1 b for b (batch, K) by two triangular solves."""
-    return tf.linalg.cholesky_solve(lower, b[..., None])[..., 0]
-
-
 def solve(matrix: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, Factor]:
     """Returns (matrix^-1 b, the factor) for matrices (batch, K, K) and b (batch, K).
 
@@ -83,10 +74,10 @@ def solve(matrix: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, Factor]:
 
     @tf.custom_gradient
     def apply(matrix, b):
-        x = solve_with(factor.lower, b)
+        x = guards.solve(factor.lower, b)
 
         def gradient(upstream):
-            y = solve_with(factor.lower, upstream)
+            y = guards.solve(factor.lower, upstream)
             return -symmetrise(y[:, :, None] * x[:, None, :]), y
 
         return x, gradient

@@ -5,6 +5,7 @@ from typing import Callable, NamedTuple, Optional
 
 import tensorflow as tf
 
+from pae_zoo.core import cholesky
 from pae_zoo.core.errors import UserError
 from pae_zoo.laplace import algebra
 from pae_zoo.laplace.systems import System
@@ -125,7 +126,7 @@ class _Runner:
         factor = self.factor
 
         def precondition(r):
-            return r if factor is None else tf.cast(algebra.solve_with(factor, tf.cast(r, factor.dtype)), r.dtype)
+            return r if factor is None else tf.cast(cholesky.solve(factor, tf.cast(r, factor.dtype)), r.dtype)
 
         return algebra.conjugate_gradients(product, gradient, self.search.iterations, precondition)
 

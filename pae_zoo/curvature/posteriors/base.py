@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.core import files, reading, seeds
+from pae_zoo.core import cholesky, files, reading, seeds
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.curvature.network.graph import ALL, Graph, read
@@ -333,17 +333,15 @@ def triangular_factor(matrix: tf.Tensor, scale: tf.Tensor, prior: tf.Tensor) -> 
     matrix = 0.5 * (matrix + tf.linalg.matrix_transpose(matrix))
     scale, prior = tf.cast(scale, tf.float64), tf.cast(prior, tf.float64)
     eye = tf.eye(matrix.shape[-1], dtype=tf.float64)
-    lower = tf.linalg.cholesky(scale * matrix + prior * eye)
-    diagonal = tf.linalg.diag_part(lower)
-    ok = tf.reduce_all(tf.math.is_finite(diagonal) & (diagonal > 0))
+    lower, positive = cholesky.guarded(scale * matrix + prior * eye)
 
     def without_rounding():
         values, vectors = tf.linalg.eigh(matrix)
         values = tf.where(values > rounding * tf.reduce_max(values, axis=-1, keepdims=True), values, 0.0)
         scaled = vectors * (scale * values + prior)[..., None, :]
-        return tf.linalg.cholesky(tf.matmul(scaled, vectors, transpose_b=True))
+        return cholesky.guarded(tf.matmul(scaled, vectors, transpose_b=True))[0]
 
-    return tf.cond(ok, lambda: lower, without_rounding)
+    return tf.cond(tf.reduce_all(positive), lambda: lower, without_rounding)
 
 
 def variables_of(source: Any) -> list:
