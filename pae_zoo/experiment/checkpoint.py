@@ -36,8 +36,9 @@ class Position:
 
 
 def state(model: keras.Model) -> list:
-    """Returns every variable of the model: weights, random states, and its metrics, which Keras leaves out."""
-    variables = list(model.variables)
+    """Returns every variable of the model that training moves: weights, random states, metrics too, unlike Keras."""
+    last = {id(v) for v in getattr(model, "measured_last", [])}
+    variables = [v for v in model.variables if id(v) not in last]
     known = {id(v) for v in variables}
     return variables + [v for m in model.metrics for v in m.variables if id(v) not in known]
 

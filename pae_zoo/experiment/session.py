@@ -119,8 +119,9 @@ def fit(session: Session) -> Position:
 
 
 def run_stages(session: Session) -> dict[str, Any]:
-    """Trains the later stages of the model and returns what metrics.json says of them."""
+    """Trains the later stages of the model, measures its scores, and returns what metrics.json says of the stages."""
     found = [_train_stage(session, stage) for stage in session.model.later_stages(session.hparams)]
+    session.model.measure_scores(session.dataset.valid.x)
     return {key: value for one in found for key, value in one.items()}
 
 

@@ -322,6 +322,18 @@ class Autoencoder(trainable.Trainable):
         """
         self.measure_noise(x, batch_size)
 
+    def measure_scores(self, x: np.ndarray) -> None:
+        """Measures on held-out x, when all stages have been trained, what scores are compared with; here nothing."""
+
+    @property
+    def measured_last(self) -> list[keras.Variable]:
+        """The weights that `measure_scores` sets: no checkpoint of a training holds them."""
+        return []
+
+    def score_notes(self) -> list[str]:
+        """Returns a sentence for each score that `ood_scores` leaves out though the class has it."""
+        return []
+
     def measure_noise(self, x: np.ndarray, batch_size: int = 500) -> None:
         """Sets the stds of "gaussian_pixel" to the root mean square of the residuals of x, value by value."""
         component = getattr(self.likelihood, "component", self.likelihood)
@@ -419,6 +431,7 @@ class Autoencoder(trainable.Trainable):
         fitted = stage.part.fit(inputs, epochs=stage.settings["epochs"], verbose=verbose, sample_weight=weights,
                                 batch_size=min(stage.settings["batch_size"], len(inputs)))  # fmt: skip
         history.history.update({f"{stage.name}_{name}": values for name, values in fitted.history.items()})
+        self.measure_scores(measured)
 
     def inherited_parts(self, other: "Autoencoder") -> tuple[str, ...]:
         """Returns the names of the parts whose weights `initialise_from` takes from another trained model."""

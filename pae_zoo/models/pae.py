@@ -18,6 +18,7 @@ from pae_zoo.inference import derivatives
 from pae_zoo.models import ae, base
 from pae_zoo.models.parts.flow_latent import FlowFlags, FlowLatent
 from pae_zoo.models.parts.posteriors import standard_normal, standard_normal_log_prob
+from pae_zoo.models.parts.robust_scores import RobustScores
 
 tfd = tfp.distributions
 
@@ -70,6 +71,7 @@ class PAE(FlowLatent, ae.AE):
         self.take_flow(flow)
         if not self.flow.whiten:
             raise UserError("The flow of a PAE whitens the codes; received whiten=False. Build it with whiten=True.")
+        self.robust_scores = RobustScores(3, name="robust_scores")
         self.flow_settings = {**_FLOW_SETTINGS, **(flow_settings or {})}
         if set(self.flow_settings) != set(_FLOW_SETTINGS):
             raise UserError(f"flow_settings takes {', '.join(_FLOW_SETTINGS)}; received {sorted(flow_settings or ())}.")
@@ -131,24 +133,58 @@ class PAE(FlowLatent, ae.AE):
     # ---- scores ------------------------------------------------------------------------------------
 
     def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
-        """Returns five scores at the code z = e(x), each (batch,), higher = more unusual, no search involved.
+        """Returns scores at the code z = e(x), each (batch,), higher = more unusual, no search involved.
 
         latent_density -log p(z); reconstruction -log p(y|z); joint -log p(y, z), their sum; gaussian_density
         -log N(z; m, S) with the mean and covariance of the training codes; squared_error |y - E[y|z]|^2. All but the
         last are in nats (Boehm & Seljak, arXiv 2006.05479, section 5).
+
+        typical and either take -log p(z) and the log of an error less their medians, over their spread, on validation
+        data: typical adds those of -log p(z) and log squared_error; either, large where one of the two is, is
+        log(exp a + exp b) of -log p(z) and of the log of the squared error over the variance of each value. A model
+        that was saved before there were these two has not measured them, and leaves them out.
         """
+        statistics, found = self._scores(x)
+        if self.robust_scores.measured:
+            latent, error, weighted = tf.unstack(self.robust_scores(statistics), axis=-1)
+            found |= {"typical": latent + error, "either": tf.reduce_logsumexp(tf.stack([latent, weighted]), axis=0)}
+        return found
+
+    def _scores(self, x) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns -log p(z) and the logs of two errors, (batch, 3), and the scores that need no measurement."""
         y, _ = self.preprocess(x)
         z, _ = self.encoder_outputs(y)
         outputs = self.decoder_outputs(z)
         latent, reconstruction = -self.log_prob_latent(z), -self.likelihood.log_prob(outputs, y)
-        residual = y - self.likelihood.mean(outputs)
-        return {
+        square, axes = tf.square(y - self.likelihood.mean(outputs)), list(range(1, y.shape.rank))
+        error = tf.reduce_sum(square, axis=axes)
+        weighted = error
+        if not self.likelihood.is_discrete:
+            weighted = tf.reduce_sum(square / self.likelihood.variance(outputs), axis=axes)
+        least = np.finfo(np.float32).tiny
+        logs = [tf.math.log(tf.maximum(value, least)) for value in (error, weighted)]
+        return tf.stack([latent, *logs], axis=-1), {
             "latent_density": latent,
             "reconstruction": reconstruction,
             "joint": latent + reconstruction,
             "gaussian_density": -self.gaussian_log_prob(z),
-            "squared_error": tf.reduce_sum(tf.square(residual), axis=list(range(1, y.shape.rank))),
+            "squared_error": error,
         }
+
+    def measure_scores(self, x: np.ndarray, batch_size: int = 500) -> None:
+        """Measures the spread of `typical` and `either` on held-out x (n, *event)."""
+        parts = [self._scores(x[i : i + batch_size])[0].numpy() for i in range(0, len(x), batch_size)]
+        self.robust_scores.measure(np.concatenate(parts))
+
+    @property
+    def measured_last(self) -> list:
+        return [self.robust_scores.units]
+
+    def score_notes(self) -> list[str]:
+        if self.robust_scores.measured:
+            return []
+        return ["The scores typical and either are left out: the model was saved before there were these. "
+                "model.measure_scores(x) with validation data x adds them."]
 
     # ---- training ----------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +16,8 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import launch
 from pae_zoo.experiment.workdir import Run
 from pae_zoo.models import pae as pae_lib
+
+BEFORE = Path(__file__).resolve().parents[1] / "fixtures" / "before" / "pae"
 
 
 def call(*argv):
@@ -80,6 +83,45 @@ def test_scores_are_what_their_names_say(model):
     np.testing.assert_allclose(scores["gaussian_density"], -model.gaussian_log_prob(z), rtol=1e-5)
     residual = (np.asarray(y) - np.asarray(model(x))).reshape(9, -1)
     np.testing.assert_allclose(scores["squared_error"], (residual**2).sum(1), rtol=1e-4)
+
+
+def robust_z(values, reference):
+    low, median, high = np.quantile(reference, (0.25, 0.5, 0.75))
+    return (values - median) / ((high - low) / 1.349)
+
+
+def test_sums_of_scores_are_in_units_of_their_spread(model, tmp_path):
+    """Plain `fit` measures the spread last, on training data where no others are held out; it is saved."""
+    of_both, x = model.ood_scores(images(256)), images(9, seed=5)
+    scores = {name: np.asarray(values) for name, values in model.ood_scores(x).items()}
+    latent = robust_z(scores["latent_density"], of_both["latent_density"])
+    error = robust_z(np.log(scores["squared_error"]), np.log(of_both["squared_error"]))
+    np.testing.assert_allclose(scores["typical"], latent + error, rtol=1e-3, atol=1e-3)
+
+    def weighted(x):
+        residual = np.asarray(model.preprocess(x)[0]) - np.asarray(model(x))
+        return np.log(np.square(residual / np.asarray(model.likelihood.scale)).sum(axis=(1, 2, 3)))
+
+    weights = robust_z(weighted(x), weighted(images(256)))
+    np.testing.assert_allclose(scores["either"], np.logaddexp(latent, weights), rtol=1e-3, atol=1e-3)
+    model.save(tmp_path / "a.keras")
+    again = keras.saving.load_model(tmp_path / "a.keras")
+    np.testing.assert_allclose(again.ood_scores(x)["either"], scores["either"], rtol=1e-5)
+    assert not again.score_notes()
+
+
+def test_a_model_that_has_measured_nothing_leaves_them_out(tmp_path):
+    made = build("pae")
+    assert {"typical", "either"} & set(made.ood_scores(images(3))) == set()
+    assert "measure_scores(x)" in made.score_notes()[0]
+    made.measure_scores(images(40))
+    assert {"typical", "either"} < set(tf.function(made.ood_scores)(images(3)))
+
+
+def test_a_file_of_before_loads_without_the_spread():
+    loaded = keras.saving.load_model(BEFORE / "saved.keras")
+    assert not loaded.robust_scores.measured
+    assert "typical" not in loaded.ood_scores(np.load(BEFORE / "expected.npz")["x"])
 
 
 def test_the_gaussian_has_the_moments_of_the_codes():

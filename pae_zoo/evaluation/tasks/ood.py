@@ -66,6 +66,8 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         context.say(f"ood: unsupported. {sentence(error)}")
         yield from ((f"ood/{name}", UNSUPPORTED) for name in sets)
         return
+    for note in getattr(context.model, "score_notes", list)():
+        context.say(f"ood: {note}")
     outliers = Outliers(context) if context.hparams.baselines else None
     if outliers is not None:
         inside |= outliers.of(context.dataset.test.x, "test")
