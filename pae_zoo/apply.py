@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
     launch.set_device(options.device)
     model = run.load_model()
     applying.check_offered(options.outputs, type(model))
+    applying.check_model(model, options)
     form = results.check_out(options.out, options.outputs, model.event_shape)
     found = inputs.read(options.input, model.event_shape, hparams, options, given)
     batch_size = min(options.batch_size or hparams.batch_size, len(found.x))

@@ -7,7 +7,7 @@ from typing import Any
 from pae_zoo import data, evaluation, models, networks
 from pae_zoo.core import hparams as hp
 from pae_zoo.experiment import launch, record
-from pae_zoo.experiment.session import finish, prepare, read_flags
+from pae_zoo.experiment.session import default_tasks, finish, prepare, read_flags
 from pae_zoo.models import capabilities
 
 
@@ -16,9 +16,10 @@ def help_page(argv: list[str]) -> str:
     name = launch.value_of(argv, "model", "")
     usage = "python -m pae_zoo.main --model=MODEL --dataset=DATASET --workdir=DIR [--flagfile=CONFIG] [flags]"
     if name:
-        module, tasks = models.find(name), launch.value_of(argv, "tasks", "")
+        module = models.find(name)
+        asked = [task for task in launch.value_of(argv, "tasks", "").split(",") if task]
         kinds = [launch.value_of(argv, role, "mlp") for role in ("encoder", "decoder")]
-        flags = record.help_text(module, kinds, [task for task in tasks.split(",") if task])
+        flags = record.help_text(module, kinds, asked or default_tasks(module.MODEL))
         offers = capabilities.describe(module.MODEL)
         return f"{models.line(name)}\n\nIt offers {offers}.\n\nUsage: {usage}\n\n{flags}\n"
     lists = {

@@ -1,6 +1,10 @@
 """The list of the fast tests, tests/fast.txt, has one of every room and of every task."""
 
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
 
 TESTS = Path(__file__).resolve().parent
 # Of trained models, of files beside the code, and of what is installed.
@@ -18,3 +22,15 @@ def test_every_room_is_in_the_list():
     assert rooms == {Path(file).parent.as_posix() for file in files} - {"tests"}
     own = {path.as_posix() for path in there if path.parent.name in ("tests", "tasks")}
     assert own - LEFT_OUT <= files
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_a_room_of_the_list():
+    def make(*words):
+        return subprocess.run(["make", "-n", "test-fast", *words], cwd=TESTS.parent, capture_output=True, text=True)
+
+    last = make("ROOM=flows").stdout.splitlines()[-1]
+    chosen = [word.strip("'") for word in last.split() if "tests/" in word]
+    assert chosen == [line for line in (TESTS / "fast.txt").read_text().split() if line.startswith("tests/flows/")]
+    assert chosen and make().stdout.splitlines()[-1].endswith("'@tests/fast.txt'")
+    assert "no fast tests of ROOM=nowhere" in make("ROOM=nowhere").stderr

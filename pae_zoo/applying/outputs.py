@@ -12,7 +12,7 @@ from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import masks
 from pae_zoo.evaluation.context import Context, sentence, to_unit
-from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer
+from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer, observation_of
 from pae_zoo.models.capabilities import lacking
 
 
@@ -92,6 +92,19 @@ def check_offered(names: Sequence[str], model_class: type) -> None:
                             f"allowed: {', '.join(possible)}.")
 
 
+def check_model(model: Any, options: Any) -> None:
+    """Raises UserError when the model cannot restore what --mask and --noise of --outputs=restoration describe."""
+    if "restoration" in options.outputs:
+        try:
+            observation_of(model, options.noise)
+        except NotImplementedError as error:
+            raise _left_out("restoration", error) from error
+
+
+def _left_out(name: str, error: NotImplementedError) -> UserError:
+    return UserError(f"--outputs={name}: {sentence(error)} Leave {name} out of --outputs.")
+
+
 def check_outputs(names: Sequence[str]) -> None:
     """Raises UserError when `names` is empty or holds an unknown output."""
     known = [*OUTPUTS, *WHOLE]
@@ -134,7 +147,7 @@ def compute(
                 compiled: Any = context.compile(functions[name])
                 compiled.get_concrete_function(tf.constant(batch), seeds.as_seed((0, 0)))
         except NotImplementedError as error:
-            raise UserError(f"--outputs={name}: {sentence(error)} Leave {name} out of --outputs.") from error
+            raise _left_out(name, error) from error
     found: dict[str, np.ndarray] = {}
     try:
         for number, (name, function) in enumerate(functions.items(), start=1):

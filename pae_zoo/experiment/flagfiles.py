@@ -1,11 +1,13 @@
 """Flagfiles: the words of a command in a file, one a line; a file may include others.
 
-A line that ends in a comma goes on in the next one, unless that is a flag of its own. A file that another one includes
-is looked for beside that one first, then from the current folder. Names that start with `configs/` are those of the
-files that the package brings along where the current folder has none.
+A line that starts with # or // is a comment, and so is what follows one of them between spaces. `--name value` stands
+for `--name=value`. A line that ends in a comma goes on in the next one, unless that is a flag of its own. A file that
+another one includes is looked for beside that one first, then from the current folder. Names that start with `configs/`
+are those of the files that the package brings along where the current folder has none.
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from pae_zoo.core.errors import UserError
 MOST_BYTES, MOST_FILES = 1 << 20, 64
 #: where the package keeps its configs: a link to the folder of the checkout, or the files that were installed
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+_COMMENT = re.compile(r"\s(?:#|//)(?:\s.*)?$")
+_SPACED = re.compile(r"^(--?\w+)\s+(?=\S)")
 GIVE = "give the path of a text file with one flag per line"
 
 
@@ -81,7 +85,8 @@ def _place(name: str, within: tuple[str, ...]) -> str:
 def lines(text: str) -> Iterator[str]:
     """Yields the flags of a file's text: no comments, and in one piece what commas spread over lines."""
     kept = ""
-    for line in map(str.strip, text.removeprefix("\ufeff").splitlines()):
+    for line in text.removeprefix("\ufeff").splitlines():
+        line = _SPACED.sub(r"\1=", _COMMENT.sub("", line).strip())
         if not line or line.startswith(("#", "//")):
             continue
         if kept.endswith(",") and not line.startswith("-"):

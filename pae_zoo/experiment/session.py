@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Collection
 from types import ModuleType
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 from pae_zoo import data, evaluation
 from pae_zoo.core import hparams as hp
@@ -32,6 +32,7 @@ class Session:
     model: Any
     feed: Feed
     device: str
+    start: Optional[Autoencoder] = None  # the model of --init_workdir, until its weights are taken
 
 
 def prepare(hparams: Any, module: ModuleType) -> Session:
@@ -49,8 +50,18 @@ def prepare(hparams: Any, module: ModuleType) -> Session:
     evaluation.check_data(hparams, tasks_of(hparams, module.MODEL), dataset)
     with sizes.affordable(hparams):
         model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
+    start = _start(hparams, run, model)
     feed = _feed(model, dataset.train.x, dataset.valid.x, hparams, augment)
-    return Session(hparams, run, dataset, model, feed, device)
+    return Session(hparams, run, dataset, model, feed, device, start)
+
+
+def _start(hparams, run: Run, model: Autoencoder) -> Optional[Autoencoder]:
+    """Returns the model that a fresh run starts from, None without one; raises UserError where it does not fit."""
+    if not hparams.init_workdir or run.has_checkpoint:
+        return None
+    start = Run(hparams.init_workdir).load_model()
+    model.check_start(start)
+    return start
 
 
 def read_flags(module: ModuleType, argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
@@ -109,8 +120,9 @@ def fit(session: Session) -> Position:
     hparams, run, model, dataset = session.hparams, session.run, session.model, session.dataset
     if not run.has_checkpoint:
         model.adapt(dataset.train.x)
-        if hparams.init_workdir:
-            model.initialise_from(Run(hparams.init_workdir).load_model())
+        if session.start is not None:
+            model.initialise_from(session.start)
+            session.start = None
     run.write_config(hparams, dataset.event_shape, model)
     position = fitting.train(model, session.feed, first_stage(session), run)
     _tell_early_stop(position, hparams, run)
@@ -210,9 +222,14 @@ def _tell_early_stop(position: Position, hparams, run: Run) -> None:
 
 
 def tasks_of(hparams: Any, model_class: type[Autoencoder]) -> tuple[str, ...]:
-    """Returns the tasks of --tasks; without any: reconstruction, and likelihood where the model offers it."""
+    """Returns the tasks of --tasks; without any those of the model."""
+    return hparams.tasks or default_tasks(model_class)
+
+
+def default_tasks(model_class: type[Autoencoder]) -> tuple[str, ...]:
+    """Returns the tasks of a model for which none are asked: reconstruction, likelihood where offered, its own."""
     likelihood = ("likelihood",) if "likelihood" in model_class.offers else ()
-    return hparams.tasks or ("reconstruction", *likelihood, *model_class.default_tasks)
+    return ("reconstruction", *likelihood, *model_class.default_tasks)
 
 
 def _here(run: Run) -> str:

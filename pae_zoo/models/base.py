@@ -437,8 +437,8 @@ class Autoencoder(trainable.Trainable):
         """Returns the names of the parts whose weights `initialise_from` takes from another trained model."""
         return ("encoder", "decoder", "preprocessing", "likelihood")
 
-    def initialise_from(self, other: "Autoencoder") -> None:
-        """Takes the weights of `inherited_parts` from another trained model; raises UserError where shapes differ."""
+    def check_start(self, other: "Autoencoder") -> None:
+        """Raises UserError unless `initialise_from` can take its weights from another trained model."""
         for part in self.inherited_parts(other):
             mine, theirs = getattr(self, part).weights, self.weights_from(other, part)
             if [w.shape for w in mine] != [w.shape for w in theirs]:
@@ -446,7 +446,12 @@ class Autoencoder(trainable.Trainable):
                     f"--init_workdir holds a model whose {part} does not fit this one ({len(theirs)} weights, here "
                     f"{len(mine)}, or other shapes). Use the same network, latent, likelihood and preprocessing flags."
                 )
-            for weight, value in zip(mine, theirs):
+
+    def initialise_from(self, other: "Autoencoder") -> None:
+        """Takes the weights of `inherited_parts` from another trained model; raises UserError as `check_start` does."""
+        self.check_start(other)
+        for part in self.inherited_parts(other):
+            for weight, value in zip(getattr(self, part).weights, self.weights_from(other, part)):
                 weight.assign(value)
         self.adapted.assign(1)
 

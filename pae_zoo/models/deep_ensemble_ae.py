@@ -178,14 +178,17 @@ class DeepEnsembleAE(BayesianAE):
 
     # ---- building ----------------------------------------------------------------------------------
 
+    def check_start(self, other: base.Autoencoder) -> None:
+        super().check_start(other)
+        if isinstance(other, DeepEnsembleAE) and other.num_members != self.num_members:
+            raise UserError(f"--init_workdir holds an ensemble of {other.num_members} members, this one has "
+                            f"{self.num_members}. Take --num_members={other.num_members}.")
+
     def initialise_from(self, other: base.Autoencoder) -> None:
         """Takes the weights of another ensemble of as many members, or those of member 0 from another model."""
         super().initialise_from(other)
         if not isinstance(other, DeepEnsembleAE):
             return
-        if other.num_members != self.num_members:
-            raise UserError(f"--init_workdir holds an ensemble of {other.num_members} members, this one has "
-                            f"{self.num_members}. Take --num_members={other.num_members}.")
         for mine, theirs in zip(self.members, other.members):
             mine.set_weights(theirs.get_weights())
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any, Optional, Sequence
 
 import keras
@@ -331,6 +332,15 @@ class GPCircle(base.Autoencoder):
         own = {f.name: getattr(hparams, f.name) for f in records.own_fields(type(hparams))}
         return cls.from_parts(event_shape, hparams.latent_dim, **own, preprocessing=chain, seed=hparams.seed,
                               name=hparams.model)
+
+    @classmethod
+    def inherit(cls, hparams: Any, before: Any, given: Collection[str]) -> Any:
+        """Returns what every model inherits, from a run of this model alone; raises UserError for any other."""
+        if before.model != hparams.model:
+            raise UserError(f"--init_workdir={hparams.init_workdir} is a run of {before.model}, from which "
+                            f"{hparams.model} can take nothing: its components and its process are computed from the "
+                            "data. Leave it out.")
+        return super().inherit(hparams, before, given)
 
     @classmethod
     def length_matters(cls, hparams: Any) -> bool:

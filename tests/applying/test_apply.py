@@ -295,6 +295,9 @@ RESTORE = ["--workdir={vae}", "--input=npz:{six}", "--crop=", "--outputs=restora
         ([*RESTORE, "--out={new}", "--mask={small}"], "has the shape 3x5x8; needed: 6x6x1"),
         ([*RESTORE, "--out={new}", "--mask=none", "--noise=-0.1"], "out of range"),
         ([*RESTORE, "--out={new}", "--mask=none", "--noise=0.1"], "is not affine"),
+        # Before data are read, which would be refused too.
+        (["--workdir={vae}", "--input=npz:{nan}", "--out={new}", "--outputs=restoration", "--mask=none", "--noise=0.1"],
+         "is not affine"),
         ([*RESTORE, "--out={new}.csv", "--mask=none"], "a table holds no restorations"),
         (["--workdir={ae}", "--input=npz:{good}", "--out={new}.npz", "--mask=none"], "are for --outputs=restoration"),
     ],
@@ -313,6 +316,13 @@ def test_bad_input_is_one_line_and_writes_nothing(ae, vae, tmp_path, capsys, fla
     error = capsys.readouterr().err
     assert status == 2 and words in error and error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_that_cannot_restore_is_told_before_data_are_read(tmp_path, capsys):
+    _, workdir = finished(tmp_path / "run", "ensemble_vae")
+    flags = (f"--workdir={workdir}", "--input=npz:no_such.npz", f"--out={tmp_path}/a", "--outputs=restoration")
+    assert command(*flags, "--mask=none") == 2
+    assert "MemberMixture is a mixture" in capsys.readouterr().err
 
 
 def test_vectors_and_their_reconstructions(tmp_path):

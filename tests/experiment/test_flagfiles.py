@@ -33,6 +33,21 @@ def test_a_file_is_found_beside_the_one_that_includes_it_and_then_from_here(tmp_
         assert flagfiles.expand([f"--flagfile={name}"]) == ["--seed=2", "--seed=1", "--seed=3"]
 
 
+def test_spaces_and_comments_behind_flags(tmp_path):
+    (tmp_path / "b.cfg").write_text("--seed=3 // why\n")
+    lines = {
+        "--latent_dim 2": "--latent_dim=2",
+        "-epochs   3  # few": "-epochs=3",
+        "--scale=0.5\t# note": "--scale=0.5",
+        "--grey #": "--grey",
+        "--flagfile b.cfg  # more": "--seed=3",
+        "--dataset=npz:a #1 b.npz": "--dataset=npz:a #1 b.npz",
+        "--data_dir=http://x": "--data_dir=http://x",
+    }
+    (tmp_path / "a.cfg").write_text("\n".join([*lines, "--flow=swap,  # first", "  lu  # then", " " * 5 + "# alone"]))
+    assert flagfiles.expand([f"--flagfile={tmp_path}/a.cfg"]) == [*lines.values(), "--flow=swap,lu"]
+
+
 def test_a_list_goes_on_in_the_next_line(tmp_path):
     (tmp_path / "a.cfg").write_text("--flow=swap,\n  # why\n\n  lu,affine,\n    swap\n--classes=0,\n--seed=1,")
     found = flagfiles.expand([f"--flagfile={tmp_path}/a.cfg"])

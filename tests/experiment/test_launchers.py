@@ -21,6 +21,7 @@ from pae_zoo import evaluate, evaluation, main, models
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records
 from pae_zoo.experiment import launch, record
+from pae_zoo.experiment.session import default_tasks
 from pae_zoo.experiment.workdir import Run, workdirs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +67,8 @@ def test_helpfull_lists_shared_and_own_flags_only(name, capsys):
     mine = {f.name for f in hp.flag_fields(record.record(module, kinds))}
     mine -= set().union(*({f.name for f in hp.flag_fields(flags)} for flags in evaluation.flag_records().values()))
     mine |= {f.name for f in hp.flag_fields(module.HParams)}
+    of_tasks = evaluation.flag_records()
+    mine |= {f.name for task in default_tasks(module.MODEL) if task in of_tasks for f in hp.flag_fields(of_tasks[task])}
     others = {f.name for m in models.MODULES.values() for f in records.own_fields(m.HParams)} - mine
     shown = {line.split("=")[0].strip().removeprefix("--").removeprefix("[no]")
              for line in text.splitlines() if line.startswith("  --")}
@@ -178,9 +181,15 @@ def test_init_workdir_starts_from_another_run(finished, tmp_path, capsys):
     assert call("--model=vae", *SMOKE, start_from, f"--workdir={workdir}", *few) == 0
     mine, theirs = (keras.saving.load_model(d / "model.keras") for d in (workdir, finished))
     np.testing.assert_allclose(mine.decoder.get_weights()[0], theirs.decoder.get_weights()[0], atol=1e-6)
-    line = refused(capsys, "--model=vae", "--smoke", "--latent_dim=3", f"--init_workdir={finished}",
-                   f"--workdir={tmp_path / 'misfit'}")
-    assert "does not fit" in line
+
+
+def test_a_start_that_does_not_fit_is_told_before_anything_is_done(finished, tmp_path, capsys):
+    misfit = tmp_path / "misfit"
+    start_from = (f"--init_workdir={finished}", f"--workdir={misfit}", "--smoke")
+    assert "does not fit" in refused(capsys, "--model=vae", "--latent_dim=3", *start_from)
+    line = refused(capsys, "--model=gp_circle", *start_from)
+    assert "is a run of vae, from which gp_circle can take nothing" in line and "likelihood" not in line
+    assert not misfit.exists()
 
 
 def test_next_commands_are_quoted_for_a_shell(finished, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 import tensorflow as tf
@@ -88,6 +88,35 @@ class Restoration:
     divergences: Optional[np.ndarray] = None
 
 
+def observation_of(model: Any, noise: float) -> Union[inference.Gaussian, inference.Bernoulli]:
+    """Returns what a model takes data with noise of std `noise` in the pixels for.
+
+    Raises NotImplementedError for a mixture for a likelihood, UserError for noise that has no Gaussian form in y.
+    """
+    likelihood = model.likelihood
+    if not likelihood.has_independent_values:
+        raise NotImplementedError("Restoration sums over the values that are seen, and "
+                                  f"{type(likelihood).__name__} is a mixture, not a product over values.")
+    if not likelihood.is_discrete:
+        return inference.Gaussian(likelihood.mean, likelihood.variance, noise and _noise_of_y(model, noise),
+                                  likelihood.has_shared_precision)
+    if noise:
+        raise UserError(f"--noise={noise}: {type(likelihood).__name__} has no Gaussian noise to add to; leave --noise "
+                        "out, or train with a Gaussian likelihood.")
+    return inference.Bernoulli()
+
+
+def _noise_of_y(model: Any, noise: float) -> tf.Tensor:
+    """Returns the std of the noise in units of y, one per value: the preprocessing must be affine."""
+    shape = (1, *model.event_shape)
+    low, between, high = (model.preprocess(tf.fill(shape, value))[0].numpy()[0] for value in (0.0, 0.3, 1.0))
+    slope = high - low
+    if np.abs(between - low - 0.3 * slope).max() > 1e-4 * np.abs(slope).max():
+        raise UserError(f"--noise={noise}: the model's --preprocess is not affine, so that Gaussian noise in the "
+                        "pixels is not Gaussian for it; leave --noise out.")
+    return tf.constant(noise * np.abs(slope), tf.float32)
+
+
 class Restorer:
     """Finds u behind data of which some values are hidden and the others noisy.
 
@@ -103,30 +132,8 @@ class Restorer:
     def __init__(self, context: Context, options: Any, seed):
         self.context, self.model, self.options, self.seed = context, context.model, options, seed
         self.prior = self.model.prior()
-        likelihood = self.model.likelihood
-        if not likelihood.has_independent_values:
-            raise NotImplementedError("Restoration sums over the values that are seen, and "
-                                      f"{type(likelihood).__name__} is a mixture, not a product over values.")
-        if not likelihood.is_discrete:
-            constant = likelihood.has_shared_precision
-            noise = options.noise and self._noise_of_y(options.noise)
-            self.observation = inference.Gaussian(likelihood.mean, likelihood.variance, noise, constant)
-        elif options.noise:
-            raise UserError(f"--noise={options.noise}: {type(likelihood).__name__} has no Gaussian noise to add to; "
-                            "leave --noise out, or train with a Gaussian likelihood.")
-        else:
-            self.observation = inference.Bernoulli()
+        self.observation = observation_of(self.model, options.noise)
         self._curvatures = tf.function(self._both_curvatures, autograph=False)
-
-    def _noise_of_y(self, noise: float) -> tf.Tensor:
-        """Returns the std of the noise in units of y, one per value: the preprocessing must be affine."""
-        shape = (1, *self.model.event_shape)
-        low, between, high = (self.model.preprocess(tf.fill(shape, value))[0].numpy()[0] for value in (0.0, 0.3, 1.0))
-        slope = high - low
-        if np.abs(between - low - 0.3 * slope).max() > 1e-4 * np.abs(slope).max():
-            raise UserError(f"--noise={noise}: the model's --preprocess is not affine, so that Gaussian noise in the "
-                            "pixels is not Gaussian for it; leave --noise out.")
-        return tf.constant(noise * np.abs(slope), tf.float32)
 
     # ---- the loop over data ------------------------------------------------------------------------
 
