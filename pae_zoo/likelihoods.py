@@ -436,6 +436,11 @@ def build(
     `scale` is the standard deviation of gaussian (0.1 if None), and the one that gaussian_learned (1) and
     gaussian_pixel (0.1) start from; the others have none and ignore it. `options` go to the class. Raises
     UserError for an unknown name or a scale that is not positive.
+
+    Examples:
+      >>> bernoulli = build("bernoulli", (3,))
+      >>> round(float(bernoulli.log_prob(tf.zeros((1, 3)), tf.ones((1, 3)))[0]), 3)  # -3 log 2
+      -2.079
     """
     cls = _class(name)
     if scale is not None and issubclass(cls, _SharedGaussian):

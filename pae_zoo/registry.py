@@ -28,6 +28,19 @@ def register(name: str, *, model: Any = None, network: Optional[networks.Family]
       likelihood: a subclass of `pae_zoo.likelihoods.Likelihood`, registered with Keras.
 
     Raises UserError for a name that is taken, for what lacks one of these, and for a flag whose name another has.
+
+    Examples:
+      >>> class Count:
+      ...     "Counts the test data."
+      ...
+      ...     @staticmethod
+      ...     def run(context):
+      ...         "Counts the test data."
+      ...         yield "count/test", len(context.dataset.test.x)
+      >>> register("count", task=Count)
+      >>> from pae_zoo import evaluation
+      >>> evaluation.describe()["count"]
+      'Counts the test data.'
     """
     from pae_zoo import evaluation  # here, for it draws pictures, which importing the package should not load
 

@@ -57,7 +57,15 @@ def fold_in(seed: Seed, data: Union[int, tf.Tensor]) -> tf.Tensor:
 
 
 def stream(seed: Seed, name: str) -> tf.Tensor:
-    """Returns the seed (2,) of one named use of noise, such as "lae/probes": others share no bits with it."""
+    """Returns the seed (2,) of one named use of noise, such as "lae/probes": others share no bits with it.
+
+    Examples:
+      >>> noise = normal((2, 3), stream((0, 1), "my_model/noise"))
+      >>> same = normal((2, 3), stream((0, 1), "my_model/noise"))
+      >>> other = normal((2, 3), stream((0, 1), "my_model/other"))
+      >>> bool(tf.reduce_all(noise == same)), bool(tf.reduce_any(noise == other))
+      (True, False)
+    """
     return fold_in(seed, number_of(name))
 
 
@@ -101,5 +109,10 @@ def normal(shape: Union[Sequence[Any], tf.Tensor], seed: Seed, dtype: tf.DType =
 
 
 def permutation(num: int, seed: Seed) -> tf.Tensor:
-    """Returns a random permutation of range(num), int64, shape (num,)."""
+    """Returns a random permutation of range(num), int64, shape (num,).
+
+    Examples:
+      >>> sorted(permutation(5, seed=7).numpy().tolist())
+      [0, 1, 2, 3, 4]
+    """
     return tf.argsort(tf.cast(_bits([num], seed), tf.int64), stable=True)

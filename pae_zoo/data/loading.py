@@ -45,6 +45,11 @@ def load(
     source is.
 
     Raises UserError, one line, for anything wrong with the arguments or the files.
+
+    Examples:
+      >>> digits = load("digits", classes=(0, 1), num_train=100)
+      >>> digits.train.x.shape, digits.event_shape, sorted(set(digits.train.y.tolist()))
+      ((100, 8, 8, 1), (8, 8, 1), [0, 1])
     """
     _check(num_train, num_test, image_size, validation_fraction)
     user = Geometry(parse_crop(crop), image_size, grey, invert)

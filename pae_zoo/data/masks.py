@@ -62,6 +62,10 @@ def make(mask: Mask, event_shape: Sequence[int], num: int, seed: int = 0) -> np.
 
     `pixels` hides that share of every datum's pixels, rounded, chosen anew for each one from the seed. Raises
     UserError for a mask of another size, one that hides everything, and a file that cannot be read.
+
+    Examples:
+      >>> make(parse("columns:0-1"), (2, 4, 1), num=1)[0, ..., 0].astype(int).tolist()
+      [[0, 0, 1, 1], [0, 0, 1, 1]]
     """
     shape = tuple(event_shape)
     pixels = shape[:2] if len(shape) == 3 else shape

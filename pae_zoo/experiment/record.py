@@ -43,7 +43,14 @@ def narrow(hparams: Any) -> Any:
 
 
 def make(model: str, **values: Any) -> Any:
-    """Returns the checked record of a model with some values, the others at their defaults; raises UserError."""
+    """Returns the checked record of a model with some values, the others at their defaults; raises UserError.
+
+    Examples:
+      >>> hparams = make("vae", latent_dim=3, likelihood="bernoulli")
+      >>> model = models.find("vae").MODEL.from_hparams(hparams, (8, 8, 1), total_steps=100)
+      >>> model.latent_dim, type(model.likelihood).__name__
+      (3, 'Bernoulli')
+    """
     module = models.find(model)
     return hp.check(narrow(widest(module)(**{"model": model, **values})))
 

@@ -83,7 +83,14 @@ class ExponentialMap:
 
 def expmap(manifold: Manifold, p: TensorLike, v: TensorLike, num_steps: int = 100, time: float = 1.0,
            jit_compile: bool = False) -> tf.Tensor:
-    """Returns exp_p(time v) for p and v (B, d), shape (B, d); `ExponentialMap` is for repeated calls."""
+    """Returns exp_p(time v) for p and v (B, d), shape (B, d); `ExponentialMap` is for repeated calls.
+
+    Examples:
+      >>> from pae_zoo.geometry.manifold import as_manifold
+      >>> plane = as_manifold(lambda z: 2.0 * z, latent_dim=2)
+      >>> expmap(plane, [[0.0, 0.0]], [[3.0, 4.0]], num_steps=10).numpy().round(3).tolist()
+      [[3.0, 4.0]]
+    """
     return ExponentialMap(manifold, num_steps, jit_compile)(p, v, time)
 
 

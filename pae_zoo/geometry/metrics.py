@@ -12,6 +12,10 @@ def log_volume(metric: tf.Tensor) -> tf.Tensor:
 
     Minus infinity where the decoder is constant along some direction (Bishop et al., "Magnification factors for the
     GTM algorithm", 1997), NaN where the metric is no number.
+
+    Examples:
+      >>> round(float(log_volume(tf.constant([[4.0, 0.0], [0.0, 9.0]]))), 3)  # log (2 * 3)
+      1.792
     """
     metric = tf.convert_to_tensor(metric)
     usable = tf.reduce_all(tf.math.is_finite(metric), axis=(-2, -1))

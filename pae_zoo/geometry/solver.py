@@ -302,6 +302,13 @@ def solve_geodesics(decoder: Any, start: TensorLike, end: TensorLike, settings: 
 
     decoder: see `manifold.as_manifold`: any callable z (n, d) -> (n, ...) of TensorFlow operations will do, or an
     object with `mean_and_members(z)` or `mean_and_std(z)`. Other arguments: see `Solver`.
+
+    Examples:
+      >>> def plane(z):
+      ...     return 2.0 * z
+      >>> found = solve_geodesics(plane, [[0.0, 0.0]], [[3.0, 4.0]], Settings(energy="mean", jit_compile=False))
+      >>> found.lengths["rms"].round(3).tolist(), found.converged.tolist()
+      ([10.0], [True])
     """
     if latent_dim is None and not hasattr(decoder, "latent_dim"):
         latent_dim = np.atleast_2d(start).shape[-1]

@@ -82,6 +82,15 @@ class VAE(base.Autoencoder):
       ("softplus" or "exp"): see the flags' help.
 
     Raises UserError for settings that exclude each other.
+
+    Examples:
+      >>> from pae_zoo import networks
+      >>> encoder = networks.build_encoder("mlp", (8, 8, 1), latent_dim=2)
+      >>> decoder = networks.build_decoder("mlp", (8, 8, 1), latent_dim=2)
+      >>> model = VAE(encoder, decoder, likelihood="gaussian")
+      >>> images = model.sample(3, seed=(0, 1))
+      >>> images.shape, model.encode(images).event_shape, model.elbo(images, seed=(0, 2)).shape
+      (TensorShape([3, 8, 8, 1]), TensorShape([2]), TensorShape([3]))
     """
 
     offers = frozenset({

@@ -119,6 +119,12 @@ def ggn(
 
     Raises UserError for options that contradict each other, layers without a rule, outputs that do not fit the
     likelihood, and what takes more than `memory`.
+
+    Examples:
+      >>> network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+      >>> x = tf.constant([[1.0, 2.0], [3.0, 4.0]])
+      >>> ggn(network, x, jit_compile=False).numpy().tolist()  # sums of squared inputs, and 1 for each datum
+      [10.0, 20.0, 2.0]
     """
     graph = model if isinstance(model, Graph) else read(model)
     if training:

@@ -35,6 +35,16 @@ def build(structure: str, layout: Source, curvature: Any = None, layers: Union[s
       options: dtype, and of the class.
 
     Raises UserError for another structure, and a curvature that does not fit.
+
+    Examples:
+      >>> import keras
+      >>> network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+      >>> posterior = build("diag", network, tf.constant([10.0, 20.0, 2.0]))
+      >>> posterior.assign_scales(prior_precision=1.0, noise_variance=1.0)
+      >>> print(posterior.variance_diag().numpy().round(3))  # 1 / (G + 1)
+      [0.091 0.048 0.333]
+      >>> posterior.sample(5, seed=(0, 1)).shape
+      TensorShape([5, 3])
     """
     if structure not in STRUCTURES:
         raise unknown("structure", structure, STRUCTURES)

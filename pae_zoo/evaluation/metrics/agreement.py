@@ -37,6 +37,10 @@ def intraclass_correlation(values: np.ndarray) -> float:
 
     1 where all models agree on distances that differ, at or below 0 where pairs differ no more than models do; NaN
     where all numbers are the same (Shrout & Fleiss, Psychological Bulletin 1979).
+
+    Examples:
+      >>> intraclass_correlation(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]))
+      1.0
     """
     values = np.asarray(values, np.float64)
     models, pairs = values.shape

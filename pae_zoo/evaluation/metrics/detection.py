@@ -36,7 +36,12 @@ def detection(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
-    """Returns P(outside > inside) + P(outside = inside) / 2 of scores (n,) and (m,)."""
+    """Returns P(outside > inside) + P(outside = inside) / 2 of scores (n,) and (m,).
+
+    Examples:
+      >>> auroc(np.array([1.0, 2.0, 3.0]), np.array([2.5, 4.0]))  # 5 of 6 pairs in order
+      0.8333333333333334
+    """
     return detection(inside, outside)["auroc"]
 
 

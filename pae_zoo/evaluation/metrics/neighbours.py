@@ -53,7 +53,13 @@ def compare(real: Neighbourhoods, fake: Neighbourhoods) -> dict[str, float]:
 
 
 def nearest(points: np.ndarray, pool: np.ndarray, num: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (distances, indices), each (n, num), of the `num` nearest of `pool` (m, d) to points (n, d)."""
+    """Returns (distances, indices), each (n, num), of the `num` nearest of `pool` (m, d) to points (n, d).
+
+    Examples:
+      >>> distances, rows = nearest(np.array([[0.0], [5.0]]), np.array([[4.0], [1.0]]))
+      >>> distances.tolist(), rows.tolist()
+      ([[1.0], [1.0]], [[1], [0]])
+    """
     from sklearn.neighbors import NearestNeighbors
 
     return NearestNeighbors(n_neighbors=num, algorithm="brute").fit(pool).kneighbors(points)
