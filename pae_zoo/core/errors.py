@@ -1,7 +1,7 @@
 """The one exception that a launcher turns into a line on stderr and exit status 2."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class UserError(ValueError):
@@ -19,6 +19,12 @@ def unknown(name: str, value: object, allowed: Iterable[object]) -> UserError:
     words = [str(word) for word in allowed]
     nearest = suggestion(str(value), words) or "."
     return UserError(f"{name}={value!r} is unknown; allowed: {', '.join(words)}{nearest}")
+
+
+def check_choice(value: object, allowed: Collection[object], name: str) -> None:
+    """Raises UserError for a value that is not one of those allowed."""
+    if value not in allowed:
+        raise unknown(name, value, allowed)
 
 
 def one_line(text: str, most: int = 1200) -> str:

@@ -223,6 +223,13 @@ def to_config(hparams: Any) -> dict[str, dict[str, Any]]:
 
 #: {name of a flag in a config.json of before: its name now}
 RENAMED: dict[str, str] = {}
+#: {name of a flag: {a value of before: the same now}}
+RENAMED_VALUES: dict[str, dict[str, str]] = {"mix_pattern": {"upstream": "dense"}}
+
+
+def value_now(name: str, value: Any) -> Any:
+    """Returns the value of a flag of before, or of a setting of its name, as it is called now."""
+    return RENAMED_VALUES.get(name, {}).get(value, value) if isinstance(value, str) else value
 
 
 def from_config(cls: type, config: dict[str, Any], evaluation: Optional[dict[str, Any]] = None,
@@ -242,7 +249,8 @@ def from_config(cls: type, config: dict[str, Any], evaluation: Optional[dict[str
     strange = sorted(set(asked) - set(known))
     if strange:
         say(f"config.json has flags of evaluation that this version does not know, left out: {', '.join(strange)}")
-    found = {name: _typed(name, kinds[name], value) for name, value in {**asked, **mine}.items() if name in known}
+    found = {name: _typed(name, kinds[name], value_now(name, value)) for name, value in {**asked, **mine}.items()
+             if name in known}
     return check(_at_home(cls(**found)))
 
 

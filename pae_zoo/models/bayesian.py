@@ -240,16 +240,16 @@ class BayesianAE(codes.Codes):
         Raises UserError for a decoder of variances, which nothing would train.
         """
         if isinstance(self.likelihood, likelihoods.GaussianDecoder):
-            raise UserError("The published objective is the squared error of the mean alone, so the variances of "
-                            "likelihood 'gaussian_decoder' would not be trained. Take the objective elbo, or the "
-                            "likelihood gaussian_learned.")
+            raise UserError("The published loss is the squared error of the mean alone, so the variances of likelihood "
+                            "'gaussian_decoder' would not be trained. Take the likelihood gaussian_learned, or the "
+                            "model without the published loss.")
         self.noise_is_trained = False
 
     @property
     def no_targets(self) -> str:
         if self.noise_is_trained:
             return super().no_targets
-        return "its observation noise is measured on x after training. Take the objective elbo"
+        return "its observation noise is measured on x after training. Take the model without the published loss"
 
     @property
     def trained_variables(self) -> list:

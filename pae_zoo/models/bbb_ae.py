@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Optional
 
 import keras
 import tensorflow as tf
@@ -11,13 +11,16 @@ from keras.saving import register_keras_serializable
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records, seeds, trainable
 from pae_zoo.core.distributions import LOG_2PI
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, check_choice
+from pae_zoo.models.base import Autoencoder
 from pae_zoo.models.bayesian import BayesianAE, Network
 from pae_zoo.models.parts import weights
+from pae_zoo.models.parts.former import Former
 
 # Stream of a step's seed that its networks are drawn from.
 NETWORKS = "bbb_ae/networks"
-RHO_RANGE, UPSTREAM_MEAN_RANGE = (-5.0, -4.0), (-0.2, 0.2)
+PRIORS = ("mixture", "gaussian")
+RHO_RANGE = (-5.0, -4.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,18 +29,12 @@ class HParams(records.SampleFlags, records.SharedHParams):
 
     weight_prior: str = hp.option(
         "mixture", "Prior of the weights: 'gaussian' N(0, --prior_std^2), its KL in closed form, or 'mixture' of that "
-        "and N(0, --prior_narrow_std^2), its KL from the drawn weights.", choices=("mixture", "gaussian"))
+        "and N(0, --prior_narrow_std^2), its KL from the drawn weights.", choices=PRIORS)
     prior_std: float = hp.option(1.0, "Std of the prior, of the wide component of the mixture.", above=0.0)
     prior_narrow_std: float = hp.option(0.0024787522, "Std of the narrow component of the mixture (e^-6).", above=0.0)
     prior_share: float = hp.option(0.5, "Share of the wide component of the mixture.", above=0.0, high=0.999)
     kl_weight: float = hp.option(1.0, "Weight of the KL term (1: the evidence lower bound).", low=0.0)
     train_samples: int = hp.option(1, "Networks drawn in each training step.", low=1, high=1000)
-    bbb_loss: str = hp.option(
-        "elbo", "What is minimised: the negative evidence lower bound, or 'legacy': the squared error per pixel of the "
-        "mean reconstruction plus the KL of a batch.", choices=("elbo", "legacy"))
-    bbb_init: str = hp.option(
-        "network", "Initial means of the weights: the network's own initial weights, or 'upstream': uniform between "
-        "-0.2 and 0.2.", choices=("network", "upstream"))
 
 
 @register_keras_serializable("pae_zoo")
@@ -49,10 +46,9 @@ class BBBAE(BayesianAE):
     the networks' own weights, which `encode`, `decode` and calling the model use.
 
     Args beyond `Autoencoder`: weight_prior ("mixture" or "gaussian"), prior_std, prior_narrow_std, prior_share,
-      kl_weight, train_samples, bbb_loss ("elbo" or "legacy"), bbb_init ("network" or "upstream"): see the flags' help.
+      kl_weight, train_samples: see the flags' help.
 
-    With the loss "legacy" the observation std is measured after training. Raises UserError for settings that do not
-    exist.
+    Raises UserError for settings that do not exist.
     """
 
     tracked = ("nll", "mse", "kl", "log_prior", "log_posterior")
@@ -63,15 +59,15 @@ class BBBAE(BayesianAE):
                           ("log_posterior", "log_variational_posterior"))
     }  # fmt: skip
 
+    former = Former("bbb_ae_published", "pae_zoo>BBBAEPublished",
+                    {"bbb_loss": ("elbo", "legacy"), "bbb_init": ("network", "upstream")},
+                    kept=("bbb_loss", "bbb_init"))
+
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", weight_prior: str = "mixture",
                  prior_std: float = 1.0, prior_narrow_std: float = math.exp(-6.0), prior_share: float = 0.5,
-                 kl_weight: float = 1.0, train_samples: int = 1, bbb_loss: str = "elbo", bbb_init: str = "network",
-                 **kwargs):
+                 kl_weight: float = 1.0, train_samples: int = 1, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
-        for value, allowed in ((weight_prior, ("mixture", "gaussian")), (bbb_loss, ("elbo", "legacy")),
-                               (bbb_init, ("network", "upstream"))):  # fmt: skip
-            if value not in allowed:
-                raise UserError(f"One of {', '.join(allowed)} is needed; received {value!r}.")
+        check_choice(weight_prior, PRIORS, "weight_prior")
         if not (prior_std > 0 and prior_narrow_std > 0 and 0 < prior_share < 1 and train_samples >= 1):
             raise UserError(
                 "The prior's stds must be above 0, its share between 0 and 1 and train_samples at least 1; received "
@@ -80,21 +76,16 @@ class BBBAE(BayesianAE):
         if not self.means:
             raise UserError("Encoder and decoder hold no weight that trains, so there is none to be uncertain of. Take "
                             "layers with weights, and set trainable=True where they are frozen.")
-        self.weight_prior, self.bbb_loss, self.bbb_init = weight_prior, bbb_loss, bbb_init
+        self.weight_prior = weight_prior
         self.prior_std, self.prior_narrow_std = float(prior_std), float(prior_narrow_std)
         self.prior_share, self.kl_weight = float(prior_share), float(kl_weight)
         self.train_samples = int(train_samples)
-        if bbb_loss == "legacy":
-            self.leave_noise_out()
         self.num_data = self.add_weight(name="num_data", shape=(), initializer="ones", trainable=False)
         self.rhos = [
             self.add_weight(name=f"rho_{index}", shape=mean.shape, dtype=mean.dtype,
-                            initializer=_uniform(RHO_RANGE, self.seed, 2 * index))
+                            initializer=uniform(RHO_RANGE, self.seed, 2 * index))
             for index, mean in enumerate(self.means)
         ]  # fmt: skip
-        if bbb_init == "upstream":
-            for index, mean in enumerate(self.means):
-                mean.assign(_uniform(UPSTREAM_MEAN_RANGE, self.seed, 2 * index + 1)(mean.shape, mean.dtype))
 
     @property
     def means(self) -> list[keras.Variable]:
@@ -107,7 +98,7 @@ class BBBAE(BayesianAE):
         """Returns softplus(rho) of every weight, of the shapes of `means`."""
         return [tf.nn.softplus(tf.convert_to_tensor(rho)) for rho in self.rhos]
 
-    def network(self, seed) -> Network:
+    def network(self, seed: tf.Tensor) -> Network:
         """Returns the network whose weights `seed` draws from q."""
         values = self.drawn_weights(seed)[1]
 
@@ -120,7 +111,7 @@ class BBBAE(BayesianAE):
 
         return Network(at(lambda y: self.encoder_outputs(y)[0]), at(self.decoder_outputs))
 
-    def drawn_weights(self, seed):
+    def drawn_weights(self, seed: tf.Tensor) -> tuple[list[keras.Variable], list[tf.Tensor]]:
         return self.means, weights.drawn(self.means, self.stds(), seed)
 
     def log_densities(self, values: list, noise: list, stds: list) -> tuple[tf.Tensor, tf.Tensor]:
@@ -149,13 +140,18 @@ class BBBAE(BayesianAE):
 
     objective_takes = ("target",)
 
-    def objective(self, x, seed, training, target=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def objective(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: tf.Tensor, seed: tf.Tensor, training: bool, target: Optional[tf.Tensor] = None
+    ) -> dict[str, tf.Tensor]:
         preprocess_seed = seeds.stream(seed, trainable.PREPROCESS) if training else None
         seen, _ = self.preprocess(x, preprocess_seed)
         y = seen if target is None else self.preprocess(target, preprocess_seed)[0]
         stds, base = self.stds(), seeds.stream(seed, NETWORKS)
         state = [*self.encoder.non_trainable_weights, *self.decoder.non_trainable_weights] if training else []
-        log_prob = log_q = log_p = mean = 0.0
+        log_prob: Any = 0.0
+        log_q: Any = 0.0
+        log_p: Any = 0.0
+        mean: Any = 0.0
         for number in range(self.train_samples):
             noise: list = []
             values = weights.drawn(self.means, stds, seeds.fold_in(base, number), noise)
@@ -167,32 +163,36 @@ class BBBAE(BayesianAE):
             log_q, log_p = log_q + found[0] / self.train_samples, log_p + found[1] / self.train_samples
         mse = tf.reduce_mean(tf.square(y - mean), axis=list(range(1, y.shape.rank)))
         share = self.kl_weight * (log_q - log_p) / tf.convert_to_tensor(self.num_data)
-        if self.bbb_loss == "elbo":
-            loss = share - log_prob
-        else:
-            loss = share * tf.cast(tf.shape(y)[0], share.dtype) + mse
+        loss = self.loss_of(-log_prob, mse, share)
         every = tf.zeros_like(log_prob)
         return {"loss": loss, "nll": -log_prob, "mse": mse, "kl": every + (log_q - log_p), "log_prior": every + log_p,
                 "log_posterior": every + log_q}  # fmt: skip
+
+    def loss_of(self, nll: tf.Tensor, mse: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+        """Returns the loss of each datum (batch,), from its -log p(y|w) and its squared error per value, both (batch,).
+
+        `share` is kl_weight KL(q || p) / N, what a datum has of the KL.
+        """
+        return nll + share
 
     def count_data(self, num: float) -> None:
         """Sets N, the number of training data or the sum of their weights."""
         self.num_data.assign(float(num))
 
-    def initialise_from(self, other) -> None:
+    def initialise_from(self, other: Autoencoder) -> None:
         """Takes the means of the weights from another trained model."""
         super().initialise_from(other)
         if isinstance(other, BBBAE):
             for rho, theirs in zip(self.rhos, other.rhos):
                 rho.assign(theirs)
 
-    def get_config(self):
-        own = ("weight_prior", "prior_std", "prior_narrow_std", "prior_share", "kl_weight", "train_samples", "bbb_loss",
-               "bbb_init")  # fmt: skip
+    def get_config(self) -> dict[str, Any]:
+        own = ("weight_prior", "prior_std", "prior_narrow_std", "prior_share", "kl_weight", "train_samples")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
-def _uniform(bounds: tuple[float, float], seed: int, index: int) -> keras.initializers.Initializer:
+def uniform(bounds: tuple[float, float], seed: int, index: int) -> keras.initializers.Initializer:
+    """Returns an initializer of uniform numbers, one of many of a seed: rho_i has the index 2 i, mu_i 2 i + 1."""
     return keras.initializers.RandomUniform(*bounds, seed=seeds.integer(seed, seeds.number_of(NETWORKS), index))
 
 

@@ -1,17 +1,22 @@
 """iaf: VAE whose posterior goes through an inverse autoregressive flow that depends on the datum."""
 
 import dataclasses
-from typing import Callable
+from typing import Any, Callable, Optional
 
 import keras
 import tensorflow as tf
+import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
 from pae_zoo import flows, networks
 from pae_zoo.core import hparams as hp
+from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.models import vae
+from pae_zoo.models.parts.former import Former
 from pae_zoo.models.parts.posteriors import DiagonalPosterior, Posterior, PosteriorDistribution
+
+tfd = tfp.distributions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +28,6 @@ class HParams(vae.HParams):
     num_flows: int = hp.option(4, "Blocks F of the flow (0: the vae).", low=0, high=1000)
     iaf_units: int = hp.option(500, "Width of the hidden layer of each block's masked network.",
                                low=1, high=2**20, smoke=16)
-    iaf_context: bool = hp.option(True, "Whether the flow sees the encoder's last hidden layer; the published code's "
-                                  "did not.")
-    iaf_start: str = hp.option("zero", "Start of the masked networks: zero (gates alone), or vlae: as in the published "
-                               "code.", choices=("zero", "vlae"))
 
 
 class FlowPosterior(Posterior):
@@ -41,22 +42,22 @@ class FlowPosterior(Posterior):
         self.diagonal = diagonal
         self.transform = transform
 
-    def from_noise(self, noise):
+    def from_noise(self, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         z, log_q = self.diagonal.from_noise(noise)
         z, log_det = self.transform(z)
         return z, log_q - log_det
 
-    def log_prob(self, z):
+    def log_prob(self, z: tf.Tensor) -> tf.Tensor:
         z, log_det = self.transform(z, inverse=True)
         return self.diagonal.log_prob(z) + log_det
 
-    def point(self):
+    def point(self) -> tf.Tensor:
         return self.transform(self.diagonal.mean)[0]
 
-    def moments(self, draws):
+    def moments(self, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.nn.moments(draws, axes=[0])
 
-    def distribution(self):
+    def distribution(self) -> tfd.Distribution:
         return PosteriorDistribution(self, self.diagonal.mean)
 
 
@@ -69,16 +70,19 @@ class IAF(vae.VAE):
     hidden layer, by a masked network of one hidden layer; the order of coordinates is reversed between blocks, and at
     the end where that restores it. Draws and their density are one pass, the density at any other z is K passes.
 
-    Args beyond `VAE`: num_flows (F), iaf_units (width of the hidden layer), iaf_context (False: the flow does not see
-      the datum), iaf_start ("zero" or "vlae"): see the flags' help.
+    Args beyond `VAE`: num_flows (F), iaf_units (width of the hidden layer).
 
     Raises UserError for kl="analytic" and gradient="sticking_the_landing", which need what a flow has not.
     """
 
     offers = vae.VAE.offers - {"moments"}
+    former = Former("iaf_published", "pae_zoo>IAFPublished",
+                    {"iaf_context": (True, False), "iaf_start": ("zero", "vlae")}, kept=("iaf_context", "iaf_start"))
+    #: whether the flow sees the encoder's last hidden layer, and how its masked networks start (`flows.MADE`)
+    sees_context, flow_start = True, "zero"
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", kl: str = "mc", num_flows: int = 4,
-                 iaf_units: int = 500, iaf_context: bool = True, iaf_start: str = "zero", **kwargs):
+                 iaf_units: int = 500, **kwargs):
         if kl != "mc":
             raise UserError(f"A flow as posterior has no analytic KL; kl must be 'mc', received {kl!r}.")
         if kwargs.get("gradient", "pathwise") != "pathwise":
@@ -87,27 +91,26 @@ class IAF(vae.VAE):
         super().__init__(encoder, decoder, likelihood=likelihood, kl=kl, **kwargs)
         self.num_flows = int(num_flows)
         self.iaf_units = int(iaf_units)
-        self.iaf_context = bool(iaf_context)
-        self.iaf_start = iaf_start
-        context_dim = networks.hidden_size(self.encoder, self.event_shape) if self.iaf_context else 0
+        context_dim = networks.hidden_size(self.encoder, self.event_shape) if self.sees_context else 0
         self.blocks = []
         for index in range(self.num_flows):
             block = flows.InverseAutoregressive(
                 hidden_units=(self.iaf_units,), activation="prelu", context_dim=context_dim, gate=True,
-                degrees="random", start=iaf_start, seed=(self.seed, index), name=f"iaf_{index}",
+                degrees="random", start=self.flow_start, seed=(self.seed, index), name=f"iaf_{index}",
                 dtype=keras.config.dtype_policy().variable_dtype,  # densities are never computed in half precision
             )
             block.build((None, self.latent_dim))
             self.blocks.append(block)
 
-    def posterior(self, y, seed=None, training=False) -> FlowPosterior:
+    def posterior(self, y: tf.Tensor, seed: Optional[seeds.Seed] = None, training: bool = False) -> FlowPosterior:
         mean, raw, hidden = self.encoder_features(y, training)
-        context = hidden if self.iaf_context else None
+        context = hidden if self.sees_context else None
         return FlowPosterior(
             self.diagonal(mean, raw), lambda z, inverse=False: self.transform(z, context, inverse)
         )
 
-    def transform(self, z: tf.Tensor, context=None, inverse: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+    def transform(self, z: tf.Tensor, context: Optional[tf.Tensor] = None,
+                  inverse: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         """Maps z (..., batch, K) through the flow or back: (z, log|det|) of shapes (..., batch, K) and (..., batch).
 
         `context` is the encoder's last hidden layer (batch, H), None without one.
@@ -126,8 +129,8 @@ class IAF(vae.VAE):
                 z = tf.reverse(z, axis=[-1])
         return (z if inverse or not last else tf.reverse(z, axis=[-1])), total
 
-    def get_config(self):
-        own = ("num_flows", "iaf_units", "iaf_context", "iaf_start")
+    def get_config(self) -> dict[str, Any]:
+        own = ("num_flows", "iaf_units")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 

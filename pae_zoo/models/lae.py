@@ -2,6 +2,8 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import keras
 import numpy as np
@@ -11,14 +13,16 @@ from keras.saving import register_keras_serializable
 from pae_zoo import curvature, likelihoods
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds, trainable
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, check_choice
+from pae_zoo.models.base import Autoencoder
 from pae_zoo.models.bayesian import Network
 from pae_zoo.models.parts import weights
-from pae_zoo.models.weight_posterior import CurvatureFlags, LaplaceAE, check_choice
+from pae_zoo.models.parts.former import Former
+from pae_zoo.models.weight_posterior import CurvatureFlags, LaplaceAE
 
 # Streams of a step's seed; trainable.py has the others.
 WEIGHTS, PROBES = "lae/weights", "lae/probes"
-OBJECTIVES, UPDATES = ("elbo", "upstream"), ("accumulate", "ema")
+UPDATES = ("accumulate", "ema")
 # Share of a training batch whose error at the mean weights is logged: it costs a forward pass.
 MEAN_SHARE = 8
 
@@ -27,12 +31,9 @@ MEAN_SHARE = 8
 class HParams(CurvatureFlags):
     """Flags of the Laplacian autoencoder with online curvature."""
 
-    objective: str = hp.option(
-        "elbo", "What is minimised: the negative evidence lower bound, or 'upstream': the published loss, the mean "
-        "squared error at the sampled weights times --curvature_constant.", choices=OBJECTIVES)
     train_samples: int = hp.option(1, "Networks drawn in a training step.", low=1, high=1000)
     hessian_update: str = hp.option(
-        "ema", "h <- m h + (1 - m) g (ema), or h <- m h + g (accumulate, as published), for the curvature g of a step.",
+        "ema", "h <- m h + (1 - m) g (ema), or h <- m h + g (accumulate, the paper's), for the curvature g of a step.",
         choices=UPDATES)
     hessian_memory_factor: float = hp.option(0.999, "The factor m.", low=0.0, high=0.999999)
     hessian_every: int = hp.option(1, "Steps between two refreshes of h; each then counts for all of them.", low=1)
@@ -40,9 +41,7 @@ class HParams(CurvatureFlags):
     one_hessian_per_sampling: bool = hp.option(
         False, "Curvature at the mean weights, once a step, instead of at each of the sampled ones.")
     curvature_constant: float = hp.option(
-        0.0, "Factor of the curvature for sigma = 1; 0: 1/sigma^2 with --objective=elbo, 0.5 with upstream (as "
-        "published).", low=0.0)
-    alpha: float = hp.option(0.0, "upstream: weight of the prior term (gamma |mu|^2 - P log gamma)/2.", low=0.0)
+        0.0, "Factor of the curvature for sigma = 1; 0: the objective's own, 1/sigma^2 for a Gaussian.", low=0.0)
 
 
 @register_keras_serializable("pae_zoo")
@@ -53,15 +52,11 @@ class LAE(LaplaceAE):
     generalised Gauss-Newton matrix over the data, and is refreshed in the training step itself:
 
         theta_k = mu + eps_k / sqrt(kappa h + gamma),   g = c (N/B) mean_k sum_b diag J_b(theta_k)^T H J_b(theta_k)
-        h <- m h + (1 - m) g   or, as published,   h <- m h + g
+        h <- m h + (1 - m) g   or, as in the paper,   h <- m h + g
 
     A refresh every n steps counts for n equal ones, h <- m^n h + (1 + m + ... + m^(n-1)) w g with w the weight of g
-    above. Objectives, per datum:
-
-        elbo      -mean_k log p(y|theta_k) + KL(q || N(0, 1/gamma)) / N
-        upstream  c mean_k MSE(theta_k) + alpha (gamma |mu|^2 - P log gamma) / 2
-
-    No gradient goes through h. With upstream's objective the observation std is measured after training.
+    above. The objective of a datum is -mean_k log p(y|theta_k) + KL(q || N(0, 1/gamma)) / N; no gradient goes through
+    h.
 
     Args beyond `AE`: the flags of the model, see `HParams`.
     """
@@ -70,21 +65,19 @@ class LAE(LaplaceAE):
     upstream_tags = {"train/loss": "train_loss", "train/mse": "mse_loss", "train/regularizer": "weight_decay",
                      "valid/loss": "val_loss", "valid/mse": "val_mse", "valid/regularizer": "val_regularizer"}
 
-    def __init__(self, encoder, decoder, likelihood="gaussian_learned", objective: str = "elbo", train_samples: int = 1,
+    former = Former("lae_published", "pae_zoo>LAEPublished", {"objective": ("elbo", "upstream")}, kept=("alpha",))
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", train_samples: int = 1,
                  hessian_update: str = "ema", hessian_memory_factor: float = 0.999, hessian_every: int = 1,
                  hessian_subset: int = 0, one_hessian_per_sampling: bool = False, curvature_constant: float = 0.0,
-                 alpha: float = 0.0, **kwargs):
+                 **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
-        check_choice(objective, OBJECTIVES, "objective")
         check_choice(hessian_update, UPDATES, "hessian_update")
-        self.objective_name = objective
         self.train_samples = int(train_samples)
         self.hessian_update, self.memory_factor = hessian_update, float(hessian_memory_factor)
         self.hessian_every, self.hessian_subset = int(hessian_every), int(hessian_subset)
         self.one_hessian_per_sampling = bool(one_hessian_per_sampling)
-        self.curvature_constant, self.alpha = float(curvature_constant), float(alpha)
-        if objective == "upstream":
-            self.leave_noise_out()
+        self.curvature_constant = float(curvature_constant)
         if isinstance(self.likelihood, likelihoods.GaussianPixel):
             raise UserError("likelihood 'gaussian_pixel' is measured after training, and the curvature of lae is that "
                             "of training. Take gaussian, gaussian_learned or gaussian_decoder, or lae_posthoc.")
@@ -95,7 +88,7 @@ class LAE(LaplaceAE):
         self.posterior.curvature.assign(tf.ones_like(self.posterior.curvature))
 
     @property
-    def hessian(self):
+    def hessian(self) -> keras.Variable:
         """The variable h, (P,): the curvature of `posterior`, whose sigma is 1."""
         return self.posterior.curvature
 
@@ -110,7 +103,7 @@ class LAE(LaplaceAE):
         """Returns the diagonal of Lambda = kappa h + gamma of the chosen weights, (P,): that of `posterior`."""
         return self.posterior.precision()
 
-    def draw_weights(self, seed) -> list[tf.Tensor]:
+    def draw_weights(self, seed: tf.Tensor) -> list[tf.Tensor]:
         """Returns one draw of the weights `uncertain`; its derivative by their means is the identity."""
         stds = self.graph.unflatten(tf.math.rsqrt(self.precision()), self.blocks)
         return weights.drawn(self.uncertain, [tf.stop_gradient(std) for std in stds], seed)
@@ -119,7 +112,7 @@ class LAE(LaplaceAE):
         """Returns the network whose weights `seed` draws from q."""
         return self.network_at(*self.drawn_weights(seed))
 
-    def drawn_weights(self, seed):
+    def drawn_weights(self, seed: tf.Tensor) -> tuple[list, list[tf.Tensor]]:
         return self.uncertain, self.draw_weights(seed)
 
     # ---- training ----------------------------------------------------------------------------------
@@ -127,7 +120,9 @@ class LAE(LaplaceAE):
     # The curvature is that of x.
     objective_takes = ("weight",)
 
-    def objective(self, x, seed, training, weight=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def objective(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: tf.Tensor, seed: tf.Tensor, training: bool, weight: Optional[tf.Tensor] = None
+    ) -> dict[str, tf.Tensor]:
         y, _ = self.preprocess(x, seeds.stream(seed, trainable.PREPROCESS) if training else None)
         base = seeds.stream(seed, WEIGHTS)
         draws = [self.draw_weights(seeds.fold_in(base, k)) for k in range(self.train_samples)]
@@ -137,12 +132,7 @@ class LAE(LaplaceAE):
         squares = [tf.reduce_mean(tf.square(y - self.likelihood.mean(one)), axis=axes) for one in outputs]
         mse = tf.add_n(squares) / len(squares)
         nll = -tf.add_n([self.likelihood.log_prob(one, y) for one in outputs]) / len(outputs)
-        if self.objective_name == "elbo":
-            regularizer = self.kl() / self.num_data.value
-            loss = nll + regularizer
-        else:
-            regularizer = self._prior_term()
-            loss = self._constant() * mse + self.alpha * regularizer
+        loss, regularizer = self.loss_of(nll, mse)
         # At the mean weights; of a part of a training batch, since it is another forward pass.
         rows = y[: -(-tf.shape(y)[0] // MEAN_SHARE)] if training else y
         mean = self.likelihood.mean(tf.stop_gradient(self.decoder_outputs(self.point(rows))))
@@ -153,7 +143,15 @@ class LAE(LaplaceAE):
         return {"loss": loss, "nll": nll, "mse": mse, "mse_mean": mse_mean,
                 "regularizer": tf.fill(tf.shape(mse), regularizer)}
 
-    def refresh(self, y: tf.Tensor, draws, seed) -> None:
+    def loss_of(self, nll: tf.Tensor, mse: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the loss of each datum (batch,), and its term that depends on the weights alone, a number.
+
+        nll and mse, (batch,), are means over drawn networks: of -log p(y|theta), and of the squared error per value.
+        """
+        regularizer = self.kl() / self.num_data.value
+        return nll + regularizer, regularizer
+
+    def refresh(self, y: tf.Tensor, draws: Sequence[Sequence[tf.Tensor]], seed: tf.Tensor) -> None:
         """Moves h by the curvature of y (batch, *event) at the drawn weights, in every n-th step."""
         if self.hessian_subset:
             y = y[: self.hessian_subset]
@@ -169,7 +167,7 @@ class LAE(LaplaceAE):
         else:
             self.hessian.assign(tf.cond(self.step % self.hessian_every == 0, moved, lambda: old))
 
-    def curvature_of(self, y: tf.Tensor, draws, seed) -> tf.Tensor:
+    def curvature_of(self, y: tf.Tensor, draws: Sequence[Sequence[Any]], seed: seeds.Seed) -> tf.Tensor:
         """Returns g = c (N/B) mean_k sum_b diag J^T H J of y (B, *event), estimating the whole data's, (P,)."""
         places = [self.uncertain] if self.one_hessian_per_sampling else draws
         found = []
@@ -183,8 +181,10 @@ class LAE(LaplaceAE):
         """Returns the factor c of the curvature for sigma = 1."""
         if self.curvature_constant:
             return tf.constant(self.curvature_constant, self.hessian.dtype)
-        if self.objective_name == "upstream":
-            return tf.constant(0.5, self.hessian.dtype)
+        return self.natural_constant()
+
+    def natural_constant(self) -> tf.Tensor:
+        """Returns the factor c that belongs to the objective: 1/sigma^2 for a Gaussian."""
         if self.is_gaussian:
             return tf.stop_gradient(self.likelihood.shared_precision(tf.as_dtype(self.hessian.dtype)))
         return tf.constant(1.0, self.hessian.dtype)
@@ -193,12 +193,6 @@ class LAE(LaplaceAE):
         """Returns KL(q || N(0, 1/gamma)) over the chosen weights, in nats."""
         ratio = self.posterior.prior_diag() / self.precision()
         return 0.5 * (self._weighted_square() + tf.reduce_sum(ratio - 1.0 - tf.math.log(ratio)))
-
-    def _prior_term(self) -> tf.Tensor:
-        """Returns (gamma |mu|^2 - P log gamma) / 2, -log p(mu) up to a constant."""
-        sizes = self.posterior.layout.sizes
-        logs = tf.add_n([size * tf.math.log(gamma) for size, gamma in zip(sizes, self.posterior.priors())])
-        return 0.5 * (self._weighted_square() - logs)
 
     def _weighted_square(self) -> tf.Tensor:
         """Returns the sum of gamma mu^2 over the chosen weights."""
@@ -221,19 +215,19 @@ class LAE(LaplaceAE):
     # ---- building ----------------------------------------------------------------------------------
 
     @classmethod
-    def from_hparams(cls, hparams, event_shape, total_steps):
+    def from_hparams(cls, hparams: Any, event_shape: tuple[int, ...], total_steps: int) -> Autoencoder:
         if hparams.dropout_rate:
             raise UserError(f"--dropout_rate={hparams.dropout_rate} would do nothing: the weights that lae draws in "
                             "training take the place of dropout. Leave it out.")
         return super().from_hparams(hparams, event_shape, total_steps)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
-            **super().get_config(), "objective": self.objective_name, "train_samples": self.train_samples,
+            **super().get_config(), "train_samples": self.train_samples,
             "hessian_update": self.hessian_update, "hessian_memory_factor": self.memory_factor,
             "hessian_every": self.hessian_every, "hessian_subset": self.hessian_subset,
             "one_hessian_per_sampling": self.one_hessian_per_sampling,
-            "curvature_constant": self.curvature_constant, "alpha": self.alpha,
+            "curvature_constant": self.curvature_constant,
         }  # fmt: skip
 
 

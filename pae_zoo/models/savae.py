@@ -1,12 +1,14 @@
 """savae: semi-amortised VAE, whose encoder's posterior is refined for each datum by steps of gradient ascent."""
 
 import dataclasses
+from typing import Any, Optional
 
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import vae
 from pae_zoo.models.parts import importance
 from pae_zoo.models.parts.former import Former
@@ -59,14 +61,15 @@ class SAVAE(vae.VAE):
     # The posterior is the one of x itself.
     objective_takes = ()
 
-    def posterior(self, y, seed=None, training=False) -> DiagonalPosterior:
+    def posterior(self, y: tf.Tensor, seed: Optional[seeds.Seed] = None, training: bool = False) -> DiagonalPosterior:
         return self.refinement(y, seed, training)[-1]
 
-    def latent_path(self, x, seed=None):
+    def latent_path(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         path = self.refinement(self.preprocess(x)[0], seed)
         return tf.stack([posterior.mean for posterior in path])
 
-    def refinement(self, y: tf.Tensor, seed=None, training: bool = False) -> list[DiagonalPosterior]:
+    def refinement(self, y: tf.Tensor, seed: Optional[seeds.Seed] = None,
+                   training: bool = False) -> list[DiagonalPosterior]:
         """Returns the posteriors of y (batch, *event) from the encoder's to that after the last step, T + 1 of them.
 
         `seed` draws the noise of the steps for each place in the batch; None takes the same fixed noise for all data,
@@ -113,7 +116,7 @@ class SAVAE(vae.VAE):
         # The maximum before the root: the derivative of a norm at 0 is not finite.
         return gradient * self.svi_clip / tf.sqrt(tf.maximum(square, self.svi_clip**2))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = ("num_svi_steps", "svi_learning_rate", "svi_clip", "svi_momentum")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 

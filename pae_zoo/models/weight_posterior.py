@@ -13,9 +13,10 @@ from pae_zoo import curvature, likelihoods, networks
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import inputs, records, seeds
 from pae_zoo.core.distributions import LOG_2PI
-from pae_zoo.core.errors import UserError, unknown
-from pae_zoo.curvature.matrices.gauss_newton import DIAG, METHODS, UPSTREAM, Options
+from pae_zoo.core.errors import UserError, check_choice
+from pae_zoo.curvature.matrices.gauss_newton import DENSE, DIAG, METHODS, Options
 from pae_zoo.curvature.posteriors import build as posteriors
+from pae_zoo.models.base import Autoencoder
 from pae_zoo.models.bayesian import BayesianAE, Network
 from pae_zoo.models.parts import weights
 
@@ -34,8 +35,8 @@ class CurvatureFlags(records.SampleFlags, records.SharedHParams):
     curvature_probes: int = hp.option(1, "mc, hybrid: probes for each datum.", low=1, high=10_000)
     mix_width: int = hp.option(1024, "mix: full matrices where a layer has at most so many outputs.", low=0)
     mix_pattern: str = hp.option(
-        WIDTH, "mix: where full matrices are kept: by --mix_width, or 'upstream': between the dense layers before a "
-        "reshape and after a flattening, as published.", choices=(WIDTH, UPSTREAM))
+        WIDTH, "mix: where full matrices are kept: by --mix_width, or 'dense': between the dense layers before a "
+        "reshape and after a flattening, whatever their widths.", choices=(WIDTH, DENSE))
     hybrid_layers: int = hp.option(2, "hybrid: layers from the last one that are exact.", low=0)
     curvature_memory: int = hp.option(2048, "MiB that the curvature may take.", low=1)
     bayesian_layers: tuple[str, ...] = hp.option(
@@ -79,7 +80,7 @@ class LaplaceAE(BayesianAE):
             bayesian_layers=tuple(bayesian_layers), prior_precision=float(prior_precision),
             hessian_scale=float(hessian_scale), predictive=predictive,
         )  # fmt: skip
-        check_choice(mix_pattern, (WIDTH, UPSTREAM), "mix_pattern")
+        check_choice(mix_pattern, (WIDTH, DENSE), "mix_pattern")
         check_choice(predictive, PREDICTIVES, "predictive")
         self.graph = curvature.read((self.encoder, self.decoder))
         self.is_gaussian = type(self.likelihood) in GAUSSIANS
@@ -93,8 +94,8 @@ class LaplaceAE(BayesianAE):
             structure=structure, method=method, layers=tuple(bayesian_layers),
             likelihood="gaussian" if self.is_gaussian else self.likelihood, num_probes=int(curvature_probes),
             mix_width=int(mix_width), hybrid_layers=int(hybrid_layers), rank=int(rank), memory=int(curvature_memory))
-        if mix_pattern == UPSTREAM:
-            self.curvature_options["mix_pattern"] = UPSTREAM
+        if mix_pattern == DENSE:
+            self.curvature_options["mix_pattern"] = DENSE
         Options(**self.curvature_options)  # raises for what does not fit together
         self.posterior = self._build_posterior()
         self.posterior.assign_scales(prior_precision=prior_precision, kappa=hessian_scale)
@@ -189,8 +190,6 @@ class LaplaceAE(BayesianAE):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.curvature_flags}
 
-
-def check_choice(value: str, allowed: Sequence[str], name: str) -> None:
-    """Raises UserError for a value that is not one of those allowed."""
-    if value not in allowed:
-        raise unknown(name, value, allowed)
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Optional[dict[str, Any]] = None) -> Autoencoder:
+        return super().from_config({name: hp.value_now(name, value) for name, value in config.items()}, custom_objects)

@@ -41,7 +41,7 @@ def test_a_model_of_before_predicts_the_same(name):
     np.testing.assert_allclose(model(expected["x"]), expected["call"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", some(RUNS, ["lae", "savae_published", "vae"]))
+@pytest.mark.parametrize("name", some(RUNS, ["lae", "lae_published", "vae"]))
 def test_a_run_of_before_goes_on_and_is_evaluated(name, tmp_path):
     run = shutil.copytree(BEFORE / name / "run", tmp_path / "run")
     if name not in INTERRUPTED:
@@ -53,7 +53,7 @@ def test_a_run_of_before_goes_on_and_is_evaluated(name, tmp_path):
     assert launch.run(evaluate.main, [f"--workdir={run}", "--tasks=reconstruction", "--ood_bootstrap=7"]) == 0
 
 
-@pytest.mark.parametrize("name", some(list(models.PUBLISHED), ["savae_published"]))
+@pytest.mark.parametrize("name", some(list(models.PUBLISHED), ["bbb_ae_published"]))
 def test_a_finished_run_of_before_that_imitated_is_evaluated_by_the_model_of_now(name, tmp_path):
     run = shutil.copytree(BEFORE / name / "run", tmp_path / "run")
     shutil.copyfile(BEFORE / name / "saved.keras", run / "model.keras")

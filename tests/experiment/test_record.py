@@ -101,6 +101,13 @@ def test_a_flag_that_was_renamed_is_read(monkeypatch):
     assert found.hidden_units == (7,) and found.geodesic_pairs == 4
 
 
+def test_a_value_that_was_renamed_is_read():
+    before = {"model": "lae", "curvature_method": "mix", "mix_pattern": "upstream"}
+    assert record.read(before).mix_pattern == "dense"
+    with pytest.raises(UserError, match="mix_pattern='nobody' is unknown; allowed: width, dense"):
+        record.read({**before, "mix_pattern": "nobody"})
+
+
 PLUGIN = '''
 import dataclasses
 import types

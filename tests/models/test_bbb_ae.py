@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from battery import EVENT_SHAPE, build, hparams, images
 
+from pae_zoo import models
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.models.bbb_ae import NETWORKS
@@ -67,8 +68,10 @@ def test_loss_is_the_negative_bound_of_a_datum():
         network = model.network(seeds.fold_in(base, number))
         log_probs.append(model.likelihood.log_prob(network.decode(network.encode(x)), x))
     np.testing.assert_allclose(found["nll"], -np.mean(log_probs, axis=0), rtol=1e-4)
-    legacy = build("bbb_ae", bbb_loss="legacy").objective(x, SEED, training=False)
-    np.testing.assert_allclose(legacy["loss"], legacy["mse"] + legacy["kl"] * 4 / 128, rtol=1e-5)
+    published = build("bbb_ae_published").objective(x, SEED, training=False)
+    np.testing.assert_allclose(published["loss"], published["mse"] + published["kl"] * 4 / 128, rtol=1e-5)
+    bound = build("bbb_ae_published", bbb_loss="elbo").objective(x, SEED, training=False)
+    np.testing.assert_allclose(bound["loss"], bound["nll"] + bound["kl"] / 128, rtol=1e-5)
 
 
 def test_gradient_is_that_at_the_drawn_weights():
@@ -92,13 +95,13 @@ def test_gradient_is_that_at_the_drawn_weights():
 
 
 def test_initial_weights():
-    model, upstream = build("bbb_ae"), build("bbb_ae", bbb_init="upstream")
+    model, published = build("bbb_ae"), build("bbb_ae_published")
     plain = builder.parts(hparams("bbb_ae"), EVENT_SHAPE, codes_only=True)[0]
     for mine, theirs in zip(model.means, plain.trainable_weights):
         np.testing.assert_array_equal(mine, theirs)
     rho = np.concatenate([np.ravel(r) for r in model.rhos])
     assert -5 <= rho.min() < -4.95 and -4.05 < rho.max() <= -4
-    means = np.concatenate([np.ravel(w) for w in upstream.means])
+    means = np.concatenate([np.ravel(w) for w in published.means])
     assert -0.2 <= means.min() < -0.19 and 0.19 < means.max() <= 0.2 and abs(means.mean()) < 0.02
 
 
@@ -118,21 +121,23 @@ def test_validation_is_deterministic():
     assert first == model.evaluate(x, verbose=0, return_dict=True)
 
 
-@pytest.mark.parametrize("changes", [dict(weight_prior="laplace"), dict(bbb_loss="mse"), dict(prior_share=1.0)])
-def test_settings_that_do_not_exist_are_refused(changes):
-    import pae_zoo
-
+@pytest.mark.parametrize("changes, words", [
+    (dict(weight_prior="laplace"), "weight_prior='laplace' is unknown; allowed: mixture, gaussian"),
+    (dict(prior_share=1.0), "its share between 0 and 1"),
+    (dict(bbb_loss="mse"), "bbb_loss='mse' is unknown; allowed: legacy, elbo"),
+])
+def test_settings_that_do_not_exist_are_refused(changes, words):
     model = build("bbb_ae", adapted=False)
-    with pytest.raises(UserError, match="received"):
-        pae_zoo.BBBAE(model.encoder, model.decoder, **changes)
+    with pytest.raises(UserError, match=words):
+        models.find("bbb_ae_published").MODEL(model.encoder, model.decoder, **changes)
 
 
-def test_the_legacy_loss_measures_its_noise_after_training():
-    model, x = build("bbb_ae", bbb_loss="legacy", likelihood="gaussian_learned"), images(64)
+def test_the_published_loss_measures_its_noise_after_training():
+    model, x = build("bbb_ae_published", likelihood="gaussian_learned"), images(64)
     model.measure(x, x)
     found = model.moments(tf.constant(x), model.test_samples, SEED)
     square = np.mean(np.square(found["mean"] - x) + found["epistemic_variance"])
     assert float(model.likelihood.scale) ** 2 == pytest.approx(square, rel=0.3)
     assert not set(map(id, model.likelihood.trainable_variables)) & set(map(id, model.trained_variables))
     with pytest.raises(UserError, match="gaussian_decoder"):
-        build("bbb_ae", bbb_loss="legacy", likelihood="gaussian_decoder")
+        build("bbb_ae_published", likelihood="gaussian_decoder")

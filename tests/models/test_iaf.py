@@ -12,7 +12,7 @@ from pae_zoo.core.errors import UserError
 
 def shaken(num_flows, **changes):
     """A model whose flow is far from its start."""
-    model = build("iaf", num_flows=num_flows, iaf_start="vlae", **changes)
+    model = build("iaf_published", num_flows=num_flows, **{"iaf_context": True, **changes})
     rng = np.random.default_rng(0)
     for block in model.blocks:
         for weight in block.trainable_weights:
@@ -76,6 +76,7 @@ def test_the_flow_depends_on_the_datum_when_it_is_told_to():
         first, second = (model.posterior(tf.constant(images(4, seed=seed))).transform(z)[0] for seed in (0, 5))
         changed = np.abs(first - second)
         assert (changed.min() > 0) if told else (changed.max() == 0)
+    assert build("iaf").sees_context and not build("iaf_published").sees_context
 
 
 def test_a_posterior_of_one_latent_integrates_to_one():

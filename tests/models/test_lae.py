@@ -12,8 +12,8 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.models.lae import WEIGHTS
 
 
-def small(**changes):
-    return build("lae", **{"hidden_units": (6,), "latent_dim": 2, **changes})
+def small(model="lae", **changes):
+    return build(model, **{"hidden_units": (6,), "latent_dim": 2, **changes})
 
 
 def test_curvature_starts_at_the_number_of_data_and_the_first_draws_have_its_width():
@@ -67,7 +67,7 @@ def test_a_subset_of_the_batch_is_unbiased():
 
 
 def test_gradient_is_the_mean_of_gradients_at_the_drawn_weights():
-    model = small(train_samples=3, objective="upstream", curvature_constant=1.0)
+    model = small("lae_published", train_samples=3, curvature_constant=1.0)
     x = tf.constant(images(5))
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(model.objective(x, (4, 5), training=False)["loss"])
@@ -133,8 +133,8 @@ def test_prediction_leaves_the_weights_alone_and_repeats():
             np.testing.assert_array_equal(weight.numpy(), value)
 
 
-def test_upstreams_objective_measures_sigma_after_training():
-    model = small(objective="upstream", hessian_update="accumulate")
+def test_the_published_loss_measures_sigma_after_training():
+    model = small("lae_published", hessian_update="accumulate")
     x = images(64)
     model.measure(x, x)
     y = model.moments(tf.constant(x), model.test_samples, (0, 0))
@@ -157,7 +157,7 @@ def test_dropout_and_noise_that_nothing_would_train_are_refused():
     with pytest.raises(UserError, match="--dropout_rate=0.1 would do nothing"):
         small(dropout_rate=0.1)
     with pytest.raises(UserError, match="gaussian_decoder"):
-        small(objective="upstream", likelihood="gaussian_decoder")
+        small("lae_published", likelihood="gaussian_decoder")
     with pytest.raises(UserError, match="measured after training"):
         small(likelihood="gaussian_pixel")
 
@@ -207,3 +207,10 @@ def test_the_scales_of_the_posterior_are_those_of_every_draw():
     squares = sum(np.sum(variable.numpy() ** 2) for variable in model.uncertain)
     ratio = 2.0 / model.precision().numpy().astype(np.float64)
     np.testing.assert_allclose(model.kl(), 0.5 * (2.0 * squares + np.sum(ratio - 1 - np.log(ratio))), rtol=1e-5)
+
+
+def test_the_pattern_of_dense_layers_is_loaded_under_its_name_of_before():
+    model = small(curvature_method="mix", mix_pattern="dense")
+    assert model.curvature_options["mix_pattern"] == "dense"
+    loaded = type(model).from_config({**model.get_config(), "mix_pattern": "upstream"})
+    assert loaded.get_config()["mix_pattern"] == "dense"

@@ -12,8 +12,8 @@ VARIANTS = [
     ("vae", {"bound": "iwae", "num_latent_samples": 2}), ("flow_vae", {"beta_annealing_steps": 4}),
     ("ae", {"code_noise": 0.1}), ("ae", {"likelihood": "gaussian_pixel", "objective_type": "hybrid"}),
     ("vae", {"likelihood": "bernoulli", "kl": "mc"}), ("vae", {"likelihood": "gaussian_decoder"}),
-    ("lae", {"objective": "upstream"}), ("lae", {"predictive": "linearised", "train_samples": 2}),
-    ("iaf", {"iaf_context": False}), ("savae", {"kl": "mc"}), ("bbb_ae", {"bbb_loss": "legacy"}),
+    ("lae_published", {"alpha": 0.1}), ("lae", {"predictive": "linearised", "train_samples": 2}),
+    ("iaf_published", {}), ("savae", {"kl": "mc"}), ("bbb_ae_published", {}),
     ("vlae", {"covariance": "low_rank", "rank": 2}), ("vlae", {"update_schedule": "line_search"}),
     ("ensemble_vae", {"assignment": "per_batch"}), ("pae", {"flow": ("maf",)}),
 ]  # fmt: skip

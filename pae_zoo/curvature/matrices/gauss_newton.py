@@ -19,7 +19,7 @@ from pae_zoo.likelihoods import Likelihood
 Model = Union[keras.Model, Sequence[keras.Model], Graph]
 DIAG, BLOCK, KRON, LOW_RANK, LAST_LAYER = "diag", "block", "kron", "low_rank", "last_layer"
 EXACT, APPROX, MIX, MC, HYBRID = "exact", "approx", "mix", "mc", "hybrid"
-UPSTREAM = "upstream"
+DENSE = "dense"
 #: which methods each structure can be computed by
 METHODS = {
     DIAG: (EXACT, APPROX, MIX, MC, HYBRID),
@@ -68,9 +68,9 @@ class Options:
             value = getattr(self, name)
             if isinstance(value, bool) or int(value) != value or value < least:
                 raise UserError(f"{name}={value!r} must be an integer of at least {least}.")
-        if self.mix_pattern not in (None, UPSTREAM) or (self.mix_pattern and self.method != MIX):
+        if self.mix_pattern not in (None, DENSE) or (self.mix_pattern and self.method != MIX):
             raise UserError(f"mix_pattern={self.mix_pattern!r} is unknown or not for method={self.method!r}; allowed: "
-                            f"{UPSTREAM!r} with method={MIX!r}, or None.")
+                            f"{DENSE!r} with method={MIX!r}, or None.")
         if not self.memory > 0:
             raise UserError(f"memory={self.memory!r} must be a number of MiB above 0.")
 
@@ -113,7 +113,7 @@ def ggn(
       seed: a pair of integers for "mc", "hybrid" and "low_rank".
       jit_compile: whether XLA compiles it; None: not where convolutions run on a CPU.
       training: must be False; the curvature is that of the network at inference.
-      options: num_probes (1), mix_width (1024), mix_pattern ("upstream": full matrices between the dense layers before
+      options: num_probes (1), mix_width (1024), mix_pattern ("dense": full matrices between the dense layers before
         a Reshape and after a Flatten, in place of mix_width), hybrid_layers (2), rank (32) of "low_rank", memory
         (2048) in MiB, and fallback (False), which differentiates layers without a rule automatically.
 

@@ -20,7 +20,7 @@ from pae_zoo.curvature.network import pieces
 from pae_zoo.curvature.network.graph import Block, Chain, Graph, Parallel, Step
 from pae_zoo.curvature.rules import propagation, registry
 
-UPSTREAM = "upstream"
+DENSE = "dense"
 # Full matrices of one location take about so many times their own bytes while they are carried.
 COPIES = 6
 
@@ -63,16 +63,16 @@ def diagonal(
       hessian: H by the output.
       blocks: the chosen weights, in order.
       full_width: M is carried in full between layers of up to so many values; 0: nowhere, the method "approx".
-      pattern: "upstream" carries M in full from the input of the last dense layer that a Reshape follows down to the
+      pattern: "dense" carries M in full from the input of the last dense layer that a Reshape follows down to the
         nearest dense layer that follows a Flatten, as the paper's code does, instead of by `full_width`. Warns where
         there is no such layer, so that nothing is carried in full.
       memory: MiB that full matrices may take; raises UserError where those of one datum take more.
       fallback: whether layers without a rule are differentiated automatically.
     """
     chosen = {graph.step_of(block) for block in blocks}
-    if pattern not in (None, UPSTREAM):
-        raise unknown("pattern", pattern, (None, UPSTREAM))
-    full = None if pattern is None else _upstream(graph)
+    if pattern not in (None, DENSE):
+        raise unknown("pattern", pattern, (None, DENSE))
+    full = None if pattern is None else _between_dense(graph)
 
     def some(x: tf.Tensor, mask: Optional[tf.Tensor]) -> list[tf.Tensor]:
         run = record.forward(graph, x, fallback)
@@ -285,7 +285,7 @@ def _softmax_rule(step: Step) -> Optional[Callable]:
     return propagation.softmax_input if step.activation is keras.activations.softmax else None
 
 
-def _upstream(graph: Graph) -> set[Union[Step, Parallel]]:
+def _between_dense(graph: Graph) -> set[Union[Step, Parallel]]:
     """Returns the steps whose inputs have a full M by the pattern of the paper's code; warns if there are none."""
     steps, top = graph.chain.steps, None
     for index in reversed(range(len(steps) - 1)):
@@ -296,7 +296,7 @@ def _upstream(graph: Graph) -> set[Union[Step, Parallel]]:
             top = index
     if top is None:
         warnings.warn(
-            "pattern='upstream' finds no Dense layer that a Reshape to other layers follows directly, so that nothing "
+            "pattern='dense' finds no Dense layer that a Reshape to other layers follows directly, so that nothing "
             "is carried in full: the result is that of method='approx'. Take mix_width instead.", UserWarning,
             stacklevel=4)
         return set()

@@ -222,14 +222,14 @@ def _folded(direct=True):
 def test_the_pattern_of_the_papers_code():
     models = _folded()
     # Between the dense layer before Reshape and the one after Flatten: the same as by width, 5 at most.
-    _check(_found(models, pattern="upstream"), _explicit(models, width=5))
-    assert not np.allclose(_found(models, pattern="upstream"), _found(models))
+    _check(_found(models, pattern="dense"), _explicit(models, width=5))
+    assert not np.allclose(_found(models, pattern="dense"), _found(models))
     shaped = reference.sequential((2,), L.Dense(5, activation="tanh"), L.Dense(16), L.Reshape((4, 4, 1)))
     flat = reference.sequential((4, 4, 1), L.Flatten(), L.Dense(5, activation="tanh"), L.Dense(2))
     # A Reshape that gives the output its shape is no part of the pattern: the paper's dense networks have none.
     for other in (_folded(direct=False), reference.dense_autoencoder(), [flat, shaped]):
         with pytest.warns(UserWarning, match="that of method='approx'"):
-            found = _found(other, pattern="upstream")
+            found = _found(other, pattern="dense")
         np.testing.assert_allclose(found, _found(other), rtol=1e-12)
     with pytest.raises(UserError, match="pattern='other' is unknown"):
         _found(models, pattern="other")

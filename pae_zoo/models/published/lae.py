@@ -1,0 +1,58 @@
+"""lae_published: lae with the loss of the code of Miani et al., arXiv 2206.15078, and its factor of the curvature."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+from keras.saving import register_keras_serializable
+
+from pae_zoo.core import hparams as hp
+from pae_zoo.models import lae
+
+
+@dataclasses.dataclass(frozen=True)
+class HParams(lae.HParams):
+    """Flags of the Laplacian autoencoder with the published loss."""
+
+    alpha: float = hp.option(0.0, "Weight of the prior term (gamma |mu|^2 - P log gamma)/2 in the loss.", low=0.0)
+
+
+@register_keras_serializable("pae_zoo")
+class LAEPublished(lae.LAE):
+    """`LAE` with the loss of the code of Miani et al., arXiv 2206.15078, per datum
+
+        c mean_k MSE(theta_k) + alpha (gamma |mu|^2 - P log gamma) / 2
+
+    for sigma = 1, whose curvature has the factor c = 1/2, half of what it should be, or `curvature_constant`. The
+    observation std is not in the loss: it is measured after training.
+
+    Args beyond `LAE`: alpha.
+
+    Raises UserError for a decoder of variances, which nothing would train.
+    """
+
+    former = None
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", alpha: float = 0.0, **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        self.alpha = float(alpha)
+        self.leave_noise_out()
+
+    def loss_of(self, nll: tf.Tensor, mse: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        regularizer = self._prior_term()
+        return self._constant() * mse + self.alpha * regularizer, regularizer
+
+    def natural_constant(self) -> tf.Tensor:
+        return tf.constant(0.5, self.hessian.dtype)
+
+    def _prior_term(self) -> tf.Tensor:
+        """Returns (gamma |mu|^2 - P log gamma) / 2, -log p(mu) up to a constant."""
+        sizes = self.posterior.layout.sizes
+        logs = tf.add_n([size * tf.math.log(gamma) for size, gamma in zip(sizes, self.posterior.priors())])
+        return 0.5 * (self._weighted_square() - logs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "alpha": self.alpha}
+
+
+MODEL = LAEPublished
