@@ -19,13 +19,13 @@ class _NoCache:
     def __get__(self, bijector, owner=None):
         return _NoCache(bijector)
 
-    def forward(self, x, **kwargs):
+    def forward(self, x: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._bijector._forward(x, **kwargs)
 
-    def inverse(self, y, **kwargs):
+    def inverse(self, y: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         return self._bijector._inverse(y, **kwargs)
 
-    def forward_attributes(self, x, **kwargs) -> dict:
+    def forward_attributes(self, x: tf.Tensor, **kwargs: Any) -> dict:
         return {}
 
     inverse_attributes = forward_attributes

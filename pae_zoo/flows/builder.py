@@ -40,7 +40,8 @@ def layer_types(spec: Union[str, Sequence[str]], depth: int = 8) -> tuple[str, .
     return words
 
 
-def build(names: Sequence[str], num_dims: int, seed: int = 0, dtype=None, **options: Any) -> list[FlowLayer]:
+def build(names: Sequence[str], num_dims: int, seed: int = 0, dtype: Any = None,
+          **options: Any) -> list[FlowLayer]:
     """Returns the built layers that `names` lists, from the base to the data.
 
     Each layer takes from `options` (hidden_units, activation, bins, bound) what it knows. Layer i is seeded with
