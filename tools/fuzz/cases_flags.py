@@ -27,7 +27,9 @@ def every_flag(flags):
                 one_flag(f"flags_{model[1:]}", f"pae_zoo.{model[1:]}", base, row)
             continue
         base = [f"--model={model}", "--dataset=npz:no_file.npz", "--workdir=run", "--download=false"]
-        own = shared.values() if model == "vae" else [row for row in flags[model] if row["name"] not in shared]
+        itself = model.removesuffix("_published")  # whose flags an imitation has too
+        known = {*shared, *(row["name"] for row in flags.get(itself, []) if itself != model)}
+        own = shared.values() if model == "vae" else [row for row in flags[model] if row["name"] not in known]
         for row in own:
             one_flag(f"flags_{model}", "pae_zoo.main", base, row)
 

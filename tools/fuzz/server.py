@@ -118,7 +118,7 @@ def describe_flags():
 
     models = importlib.import_module("pae_zoo.models")
     found = {}
-    records = {name: module.HParams for name, module in models.MODULES.items()}
+    records = {name: module.HParams for name, module in models.every().items()}
     for name in ("evaluate", "apply", "export"):
         records[f"/{name}"] = importlib.import_module(f"pae_zoo.{name}").Flags
     for name, record in records.items():
