@@ -54,11 +54,12 @@ def finished(tmp_path_factory):
 def test_help_without_a_model_lists_what_there_is(capsys):
     assert call("--help") == 0
     text = capsys.readouterr().out
-    for word in ("vae", "ae", "digits", "fashion_mnist", "npz:FILE", "mlp", "infogan", "reconstruction", "ood"):
+    for word in ("vae", "ae", "digits", "fashion_mnist", "npz:FILE", "mlp", "infogan", "reconstruction", "ood",
+                 *models.PUBLISHED):
         assert word in text
 
 
-@pytest.mark.parametrize("name", list(models.MODULES))
+@pytest.mark.parametrize("name", list(models.every()))
 def test_helpfull_lists_shared_and_own_flags_only(name, capsys):
     assert call(f"--model={name}", "--helpfull") == 0
     text = capsys.readouterr().out
