@@ -170,7 +170,7 @@ def test_data_sets_are_counted(monkeypatch):
     with pytest.raises(UserError, match="no end"):
         model.fit(batches.repeat(), verbose=0, shuffle=False)
     model = build("lae", adapted=False, hidden_units=(6,), latent_dim=2)
-    model.compile(jit_compile=False)
+    model.compile(jit_compile=False, run_eagerly=True)
     model.fit(batches, verbose=0, shuffle=False)
     assert float(model.num_data) == 50
 

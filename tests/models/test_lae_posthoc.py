@@ -134,7 +134,7 @@ def test_a_measured_noise_map_comes_before_the_fit():
 def test_a_data_set_is_seen_whole(monkeypatch):
     model, x = small(), images(50)
     monkeypatch.setattr("pae_zoo.core.trainable.ADAPT_DATA", 20)
-    model.compile()
+    model.compile(jit_compile=False, run_eagerly=True)
     model.fit(tf.data.Dataset.from_tensor_slices(x).batch(20), verbose=0, epochs=1, shuffle=False)
     expected = curvature.ggn((model.encoder, model.decoder), x)
     assert_close(model.posterior.curvature, expected)
@@ -142,7 +142,7 @@ def test_a_data_set_is_seen_whole(monkeypatch):
 
 def test_a_data_set_without_end_is_seen_for_one_epoch():
     model, x = small(), images(40)
-    model.compile(jit_compile=False)
+    model.compile(jit_compile=False, run_eagerly=True)
     model.fit(tf.data.Dataset.from_tensor_slices(x).batch(20).repeat(), verbose=0, steps_per_epoch=2, shuffle=False)
     assert_close(model.posterior.curvature, curvature.ggn((model.encoder, model.decoder), x))
 

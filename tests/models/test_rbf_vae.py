@@ -142,7 +142,7 @@ def test_a_cluster_of_one_code_takes_the_bandwidth_of_all(capsys):
 def fitted():
     """A model after both stages of plain fit."""
     model = build("rbf_vae", scale=0.1, hidden_units=(16,))
-    model.rbf_settings["epochs"] = 20
+    model.rbf_settings.update({"epochs": 20, "batch_size": 64})
     model.compile(keras.optimizers.Adam(5e-3), jit_compile=False)
     keras.utils.set_random_seed(0)  # of the order in which Keras takes the data
     history = model.fit(images(320), epochs=15, batch_size=32, verbose=0).history
