@@ -12,7 +12,9 @@ from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import masks
 from pae_zoo.evaluation.context import Context, sentence, to_unit
-from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer, observation_of
+from pae_zoo.evaluation.metrics import coverage
+from pae_zoo.evaluation.support.observing import observation_of
+from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer
 from pae_zoo.models.capabilities import lacking
 
 
@@ -49,15 +51,17 @@ def ood_scores(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) ->
 
 
 def restoration(context: Context, options: Any, x: np.ndarray) -> Callable[[], dict[str, np.ndarray]]:
-    """What --mask hides and --noise blurs: restoration_map, _mean, _std (pictures), _log_joint, _evidence, ..."""
+    """What --mask hides and --noise blurs: restoration_map, _mean, _std, _predictive_std, _q05.. (pictures), ..."""
     seen = masks.make(masks.parse(options.mask), x.shape[1:], len(x), options.seed)
     restorer = Restorer(context, options, context.seed_for("restoration"))
 
     def compute() -> dict[str, np.ndarray]:
         found = restorer.restore(to_unit(x), seen)
-        names = ("map", "mean", "std", "log_joint", "evidence", "information_gain", "chi2", "modes", "r_hat", "ess",
-                 "divergences")
-        return {f"restoration_{name}": getattr(found, name) for name in names if getattr(found, name) is not None}
+        names = ("map", "mean", "std", "predictive_std", "log_joint", "evidence", "information_gain", "chi2", "modes",
+                 "draws_ess", "acceptance", "r_hat", "ess", "divergences")
+        values = {name: getattr(found, name) for name in names if getattr(found, name) is not None}
+        values |= {name: found.quantiles[:, index] for index, name in enumerate(coverage.QUANTILES)}
+        return {f"restoration_{name}": value for name, value in values.items()}
 
     return compute
 

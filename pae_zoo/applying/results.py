@@ -12,6 +12,7 @@ import numpy as np
 
 from pae_zoo.core import files
 from pae_zoo.core.errors import UserError
+from pae_zoo.evaluation.metrics import coverage
 
 #: arrays that become pictures in a folder -> (the table's column of their paths, the value that is white)
 PICTURES = {
@@ -19,6 +20,8 @@ PICTURES = {
     "restoration_map": ("restoration_map", 1.0),
     "restoration_mean": ("restoration_mean", 1.0),
     "restoration_std": ("restoration_std", 0.5),  # no value in [0, 1] has a larger std
+    "restoration_predictive_std": ("restoration_predictive_std", 0.5),
+    **{f"restoration_{name}": (f"restoration_{name}", 1.0) for name in coverage.QUANTILES},
 }
 
 

@@ -46,6 +46,36 @@ class Gaussian:
         return found if self.constant_variance else [*found, math.sqrt(0.5) * tf.math.log(variance)]
 
 
+class Averaged:
+    """Means over blocks of side x side pixels of an image whose values are Gaussian, and noise in these means.
+
+    Args:
+      gaussian: the observation of each pixel, without noise.
+      side: of a block; height and width of an image are multiples of it.
+      noise: std of further Gaussian noise in the means: a number, or one per mean.
+
+    Data are images of means, (..., H / side, W / side, C).
+    """
+
+    def __init__(self, gaussian: Gaussian, side: int, noise: Any = 0.0):
+        self.gaussian, self.side = gaussian, side
+        self.inner = Gaussian(lambda outputs: block_means(gaussian.mean(outputs), side),
+                              lambda outputs: block_means(gaussian.variance(outputs), side) / side**2, noise,
+                              gaussian.constant_variance)
+        self.mean, self.variance = self.inner.mean, self.inner.variance
+        self.log_prob, self.features = self.inner.log_prob, self.inner.features
+
+
+def block_means(images: tf.Tensor, side: int) -> tf.Tensor:
+    """Returns the means of blocks of side x side pixels of images (..., H, W, C)."""
+    # Products, for forward derivatives of a reshaped mean are more than TensorFlow can trace.
+    for axis, equation in ((-3, "hi,...ijc->...hjc"), (-2, "wj,...hjc->...hwc")):
+        size = images.shape[axis]
+        matrix = np.repeat(np.eye(size // side), side, axis=1) / side
+        images = tf.einsum(equation, tf.constant(matrix, images.dtype), images)
+    return images
+
+
 class Bernoulli:
     """y_p ~ Bernoulli(sigmoid(g_p)) from logits g, the decoder's outputs; y may lie inside (0, 1)."""
 

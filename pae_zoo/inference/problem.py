@@ -1,12 +1,12 @@
 """The posterior of a base variable u given what is seen of a batch of data."""
 
 from collections.abc import Callable
-from typing import Union
+from typing import Optional, Union
 
 import tensorflow as tf
 
 from pae_zoo.inference.derivatives import hessian, jacobian
-from pae_zoo.inference.observation import Bernoulli, Gaussian
+from pae_zoo.inference.observation import Averaged, Bernoulli, Gaussian
 
 
 class Problem:
@@ -22,10 +22,14 @@ class Problem:
       observation: `Gaussian` or `Bernoulli`.
       y: data (batch, *event); hidden values do not matter, they need not even be finite.
       seen: (batch, *event) or (*event), True or 1 where y is known.
+      prior_precision: u (..., K) -> a positive definite matrix (..., K, K) that has the place of the Hessian of
+        -log p(u) in `gauss_newton`; None takes the Hessian, which a mixture need not have positive definite.
     """
 
-    def __init__(self, log_prior: Callable, decode: Callable, observation: Union[Gaussian, Bernoulli], y, seen):
+    def __init__(self, log_prior: Callable, decode: Callable, observation: Union[Gaussian, Averaged, Bernoulli], y,
+                 seen, prior_precision: Optional[Callable] = None):
         self.log_prior, self.decode, self.observation = log_prior, decode, observation
+        self.prior_precision = prior_precision
         y = tf.convert_to_tensor(y)
         seen = tf.broadcast_to(tf.cast(seen, tf.bool), tf.shape(y))
         self.seen = tf.cast(seen, y.dtype)
@@ -39,7 +43,11 @@ class Problem:
 
     def log_likelihood(self, u: tf.Tensor) -> tf.Tensor:
         """Returns log p(y_seen|u) in nats, a density of y, shape (..., batch)."""
-        values = self.observation.log_prob(self.decode(u), self.y)
+        return self.log_likelihood_of(self.decode(u))
+
+    def log_likelihood_of(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Returns log p(y_seen) in nats given outputs of the decoder (..., batch, *event), or (..., 1, *event)."""
+        values = self.observation.log_prob(outputs, self.y)
         return self._sum(values * tf.cast(self.seen, values.dtype))
 
     def log_joint(self, u: tf.Tensor) -> tf.Tensor:
@@ -73,8 +81,9 @@ class Problem:
         return tf.matmul(found, found, transpose_b=True)
 
     def gauss_newton(self, u: tf.Tensor) -> tf.Tensor:
-        """Returns the Hessian of -log p(u) plus `fisher`: I + J^T S^-1 J under a standard normal prior."""
-        return self.fisher(u) - hessian(self.log_prior, u)
+        """Returns the Hessian of -log p(u), or `prior_precision`, plus `fisher`: I + J^T S^-1 J under N(0, I)."""
+        curvature = -hessian(self.log_prior, u) if self.prior_precision is None else self.prior_precision(u)
+        return self.fisher(u) + curvature
 
     def _sum(self, values: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(values, axis=self._event_axes)

@@ -206,14 +206,17 @@ def test_restoration_of_hidden_pixels(vae, pictures, tmp_path, capsys):
     assert command(*flags, f"--input=npz:{tmp_path}/whole.npz", f"--out={tmp_path}/b.npz", "--batch_size=2") == 0
     with np.load(tmp_path / "b.npz") as file:
         found = dict(file)
-    scores = {"log_joint", "evidence", "information_gain", "chi2", "modes"}
-    assert set(found) == {"codes", "code_std", *(f"restoration_{n}" for n in ("map", "mean", "std", *scores))}
+    scores = {"log_joint", "evidence", "information_gain", "chi2", "modes", "acceptance"}
+    shown = {"map", "mean", "std", "predictive_std", "q05", "q10", "q25", "q75", "q90", "q95"}
+    assert set(found) == {"codes", "code_std", *(f"restoration_{n}" for n in (*shown, *scores))}
+    assert (found["restoration_q05"] <= found["restoration_q95"]).all()
+    assert (found["restoration_predictive_std"] > found["restoration_std"]).mean() > 0.9
     with open(tmp_path / "a" / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {"code_0", *(f"restoration_{name}" for name in scores)} < set(rows[0])
     for row, i in zip(rows, range(4), strict=True):
         assert float(row["restoration_log_joint"]) == pytest.approx(found["restoration_log_joint"][i], rel=1e-4)
-        for kind, white in (("map", 1.0), ("mean", 1.0), ("std", 0.5)):
+        for kind, white in (("map", 1.0), ("mean", 1.0), ("std", 0.5), ("q90", 1.0)):
             assert row[f"restoration_{kind}"] == f"restoration_{kind}/{i}.png"
             shown = np.asarray(Image.open(tmp_path / "a" / row[f"restoration_{kind}"]), float) / 255
             expected = np.clip(found[f"restoration_{kind}"][i, ..., 0] / white, 0, 1)

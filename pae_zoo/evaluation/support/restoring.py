@@ -1,28 +1,34 @@
 """Restores partly seen, noisy data under a model: what the task `restoration` and `pae_zoo.apply` share."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator
-from typing import Any, Optional, Union
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pae_zoo import inference
 from pae_zoo.core import seeds
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.data import masks
 from pae_zoo.evaluation.context import Context, sentence
+from pae_zoo.evaluation.metrics import coverage
+from pae_zoo.evaluation.support.observing import observation_of
+from pae_zoo.evaluation.support.restored import Pictures, Restoration
+from pae_zoo.inference.observation import block_means
 
-SHOWN_DRAWS = 4
 CHAINS = 4
 FILLING_ROUNDS = 3
 FILLING_DRAWS = 16
-# Bytes that the derivatives of a batch of data may take, and rows that the decoder gets at once.
-JACOBIAN_BYTES, DECODER_ROWS = 2**27, 2**13
-# Draws of a mixture that are resampled by the posterior, for each one that is kept.
-CANDIDATES = 8
+# Bytes that the derivatives of a batch of data may take.
+JACOBIAN_BYTES = 2**27
+# Draws of a mixture that are resampled by the posterior, for each one that is kept, and the least effective number of
+# them, for each one that is kept: with fewer a few draws would stand for all.
+CANDIDATES, LEAST_EFFECTIVE = 8, 0.5
+# Prior draws of which the search starts from the best, and values that are compared with data at once.
+BANK, BANK_VALUES, COMPARED_VALUES = 2**12, 2**25, 2**24
 # A mode counts when it has so much of the posterior's weight.
 LEAST_WEIGHT = 1e-3
 
@@ -36,11 +42,15 @@ class RestorationFlags:
                        group=EVALUATION, path=True)
     noise: float = option(0.0, "Std of the Gaussian noise in the data to be restored, for pixels in [0, 1].", low=0.0,
                           group=EVALUATION)
-    restoration_starts: int = option(8, "Prior draws that the search of the maximum starts from, besides the encoding.",
-                                     low=0, high=10_000, group=EVALUATION, smoke=1)
+    restoration_starts: int = option(8, "Prior draws, those that explain best what is seen, that the search of the "
+                                     "maximum starts from besides the encoding.",
+                                     low=0, high=4096, group=EVALUATION, smoke=1)
     restoration_posterior: str = option(
-        "mixture", "What restorations are drawn from: Laplace at the maximum, a mixture over the maxima, or NUTS.",
-        choices=("laplace", "mixture", "nuts"), group=EVALUATION)
+        "moved", "What restorations are drawn from: Laplace at the maximum, a mixture over the maxima, draws of the "
+        "mixture that are moved until they are posterior draws, or NUTS.",
+        choices=("laplace", "mixture", "moved", "nuts"), group=EVALUATION)
+    restoration_rounds: int = option(8, "Rounds of moves: 2 jumps from maximum to maximum, 8 Langevin steps each.",
+                                     low=1, high=10_000, group=EVALUATION, smoke=1)
     restoration_draws: int = option(200, "Posterior draws of each datum behind its mean and std (nuts: of each of 4 "
                                     "chains).", low=4, high=1_000_000, group=EVALUATION, smoke=8)
 
@@ -50,95 +60,36 @@ class RestorationFlags:
             masks.parse(self.mask)
 
 
-@dataclasses.dataclass
-class Restoration:
-    """What is known of n data; pictures are decoder means in the units of x, log densities nats of y.
-
-    Attributes:
-      map, mean, std: (n, *event): at the maximum; mean and standard deviation over posterior draws.
-      draws: (n, 4, *event), some of the draws.
-      log_joint, encoding_log_joint: (n,), log p(u, y_seen) at the maximum and at the encoding.
-      chi2: (n,), at the maximum, per seen value.
-      decrement: (n,), what a further Gauss-Newton step from the maximum promised.
-      evidence: (n,), log p(y_seen) by Laplace; NaN where the Hessian at the maximum is not positive definite.
-      information_gain: (n,), of the posterior of u over N(0, I).
-      modes: (n,), distinct maxima with at least a thousandth of the weight.
-      positive_definite: (n,), bool, at the maximum.
-      flagged_runs: (n,), share of the runs whose Hessian is not positive definite.
-      draws_ess: (n,), effective number of the candidates that mixture draws are resampled from; None for others.
-      r_hat, ess, divergences: (n,), worst over u, from NUTS; None for other posteriors.
-    """
-
-    map: np.ndarray
-    mean: np.ndarray
-    std: np.ndarray
-    draws: np.ndarray
-    log_joint: np.ndarray
-    encoding_log_joint: np.ndarray
-    chi2: np.ndarray
-    decrement: np.ndarray
-    evidence: np.ndarray
-    information_gain: np.ndarray
-    modes: np.ndarray
-    positive_definite: np.ndarray
-    flagged_runs: np.ndarray
-    draws_ess: Optional[np.ndarray] = None
-    r_hat: Optional[np.ndarray] = None
-    ess: Optional[np.ndarray] = None
-    divergences: Optional[np.ndarray] = None
-
-
-def observation_of(model: Any, noise: float) -> Union[inference.Gaussian, inference.Bernoulli]:
-    """Returns what a model takes data with noise of std `noise` in the pixels for.
-
-    Raises NotImplementedError for a mixture for a likelihood, UserError for noise that has no Gaussian form in y.
-    """
-    likelihood = model.likelihood
-    if not likelihood.has_independent_values:
-        raise NotImplementedError("Restoration sums over the values that are seen, and "
-                                  f"{type(likelihood).__name__} is a mixture, not a product over values.")
-    if not likelihood.is_discrete:
-        return inference.Gaussian(likelihood.mean, likelihood.variance, noise and _noise_of_y(model, noise),
-                                  likelihood.has_shared_precision)
-    if noise:
-        raise UserError(f"--noise={noise}: {type(likelihood).__name__} has no Gaussian noise to add to; leave --noise "
-                        "out, or train with a Gaussian likelihood.")
-    return inference.Bernoulli()
-
-
-def _noise_of_y(model: Any, noise: float) -> tf.Tensor:
-    """Returns the std of the noise in units of y, one per value: the preprocessing must be affine."""
-    shape = (1, *model.event_shape)
-    low, between, high = (model.preprocess(tf.fill(shape, value))[0].numpy()[0] for value in (0.0, 0.3, 1.0))
-    slope = high - low
-    if np.abs(between - low - 0.3 * slope).max() > 1e-4 * np.abs(slope).max():
-        raise UserError(f"--noise={noise}: the model's --preprocess is not affine, so that Gaussian noise in the "
-                        "pixels is not Gaussian for it; leave --noise out.")
-    return tf.constant(noise * np.abs(slope), tf.float32)
-
-
 class Restorer:
     """Finds u behind data of which some values are hidden and the others noisy.
 
     Args:
       context: gives the model, the compiler and the progress bar.
-      options: noise, restoration_starts, restoration_posterior and restoration_draws.
+      options: noise and those that begin with restoration_.
       seed: pair of integers; results do not depend on how data are batched, but for those of NUTS.
+      side: of the blocks whose means are known in the place of pixels; 0 for pixels.
 
-    Raises NotImplementedError for a model without a prior or with a mixture for a likelihood, UserError for noise that
-    has no Gaussian form in y.
+    Raises NotImplementedError for a model without a prior or with a mixture for a likelihood, UserError for noise or
+    blocks that have no Gaussian form in y.
     """
 
-    def __init__(self, context: Context, options: Any, seed):
+    def __init__(self, context: Context, options: Any, seed, side: int = 0):
         self.context, self.model, self.options, self.seed = context, context.model, options, seed
-        self.prior = self.model.prior()
-        self.observation = observation_of(self.model, options.noise)
+        self.prior, self.side = self.model.prior(), side
+        # A mixture's own curvature need not be positive definite; it says what to take in its place.
+        precision = getattr(self.prior, "precision", None)
+        self.prior_precision = precision if callable(precision) else None
+        self.pictures = Pictures(self.model, context.compile, seeds.stream(seed, "restoration/noise"))
+        self.observation = observation_of(self.model, options.noise, side)
         self._curvatures = tf.function(self._both_curvatures, autograph=False)
 
     # ---- the loop over data ------------------------------------------------------------------------
 
     def restore(self, x: np.ndarray, seen: np.ndarray) -> Restoration:
-        """Returns the restoration of x (n, *event), of which the values with True in `seen`, alike, are known."""
+        """Returns the restoration of x (n, *event), of which the values with True in `seen`, alike, are known.
+
+        Where means of blocks are known, each pixel of x has that of its block, and all are seen.
+        """
         parts = []
         size = min(self.batch_size(), len(x))
         pairs = zip(self.context.batches(x, size), self.context.batches(seen, size))
@@ -151,6 +102,13 @@ class Restorer:
         for name, first in parts[0].items():
             whole[name] = None if first is None else np.concatenate([part[name] for part in parts])
         return Restoration(**whole)
+
+    def simulated(self, num: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns latents (num, K) of the prior and data (num, *event) that the model makes of them, noise included."""
+        draw_seed, noise_seed = seeds.split(seeds.stream(self.seed, "restoration/simulated"), 2)
+        u = self.prior.sample(num, seed=draw_seed)
+        noise = tf.clip_by_value(seeds.uniform((num, *self.model.event_shape), noise_seed), 1e-6, 1.0 - 1e-6)
+        return self.model.latent_from_base(u).numpy(), self.pictures.predict(u, noise).numpy()
 
     def batch_size(self) -> int:
         """Returns how many data fit into memory with the derivatives of all their runs."""
@@ -170,7 +128,7 @@ class Restorer:
 
     def _restored(self, x: tf.Tensor, seen: tf.Tensor, number: int) -> Restoration:
         search_seed, draw_seed, chain_seed = seeds.split(self.seed, 3)
-        runs, at_encoding = self.context.compile(self._search)(x, seen, search_seed)
+        runs, at_encoding = self.context.compile(self._search)(x, seen, self._best_of_prior(x, seen), search_seed)
         # Outside XLA, which takes longer to compile second derivatives of a deep flow than they take to compute, and
         # whose CPU kernel for eigenvalues is slow.
         hessian, gauss_newton = self._curvatures(x, seen, runs.u)
@@ -181,70 +139,111 @@ class Restorer:
         # where the exact one of a decoder with kinks may be nearly flat and lead far away.
         proposal = inference.mixture(inference.laplace(runs.u, runs.log_joint, gauss_newton), single)
         best = proposal.modes.mean[0]
-        draws_ess = None
         chi2, picture = self.context.compile(self._at_maximum)(x, seen, best)
-        chains = None
-        if self.options.restoration_posterior == "nuts":
-            starts = proposal.sample(CHAINS, draw_seed)
-            chains = self.context.compile(self._chains)(
-                x, seen, starts, best, proposal.modes.factor[0], seeds.fold_in(chain_seed, number))
-            draws = tf.reshape(chains.draws, (-1, *best.shape))
-            mean, variance = (moment.numpy() for moment in tf.nn.moments(draws, axes=[0]))
-        else:
-            draws, draws_ess = self._draws(x, seen, proposal, single, draw_seed)
+        draws, told = self._draws(x, seen, proposal, draw_seed, seeds.fold_in(chain_seed, number))
+        pixel_mean, pixel_std, shown = self.pictures.moments(draws)
+        predictive_std, quantiles = self.pictures.predictive(draws)
+        if self.options.restoration_posterior in ("laplace", "mixture"):
             mean, covariance = proposal.moments()
             variance = tf.linalg.diag_part(covariance)
-        pixel_mean, pixel_std, shown = self._decoded_moments(draws)
+        else:
+            mean, variance = tf.nn.moments(draws, axes=[0])
         index = tf.argmax(runs.log_joint, axis=0)
         return Restoration(
-            picture.numpy(), pixel_mean, pixel_std, shown, mixture.modes.log_joint[0].numpy(), at_encoding.numpy(),
-            chi2.numpy(), tf.gather(tf.transpose(runs.decrement), index, batch_dims=1).numpy(),
-            mixture.evidence.numpy(), inference.information_gain(mean, variance).numpy(),
+            picture.numpy(), pixel_mean, pixel_std, predictive_std, quantiles,
+            np.moveaxis(coverage.quantiles(draws.numpy()), 0, 1), shown, mixture.modes.log_joint[0].numpy(),
+            at_encoding.numpy(), chi2.numpy(), tf.gather(tf.transpose(runs.decrement), index, batch_dims=1).numpy(),
+            mixture.evidence.numpy(), self._information_gain(draws, mean, variance).numpy(),
             np.sum(mixture.weights.numpy() >= LEAST_WEIGHT, axis=0), mixture.valid.numpy(),
-            np.mean(~modes.positive_definite.numpy(), axis=0),
-            **({} if chains is None else {
-                "r_hat": chains.r_hat.numpy().max(axis=-1), "ess": chains.effective_samples.numpy().min(axis=-1),
-                "divergences": chains.divergences.numpy(),
-            }),
-            **({} if draws_ess is None else {"draws_ess": draws_ess.numpy()}),
+            np.mean(~modes.positive_definite.numpy(), axis=0), **told,
         )
 
-    def _draws(self, x, seen, proposal: inference.Mixture, single: bool, seed):
-        """Returns draws (S, batch, K), those of a mixture resampled by the posterior, and their ESS or None."""
-        num = self.options.restoration_draws
-        if single:
-            return proposal.sample(num, seed), None
+    def _information_gain(self, draws: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+        if self.prior_precision is None:
+            return inference.information_gain(mean, variance)
+        # What N(0, I) has in closed form is a mean over draws for another prior.
+        entropy = 0.5 * tf.reduce_sum(tf.math.log(variance) + 1.0 + LOG_2PI, axis=-1)
+        return -entropy - tf.reduce_mean(self.prior.log_prob(draws), axis=0)
+
+    def _draws(
+        self, x: tf.Tensor, seen: tf.Tensor, proposal: inference.Mixture, seed: tf.Tensor, chain_seed: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, np.ndarray]]:
+        """Returns draws (S, batch, K) of the posterior that was asked for, and what is told of them, each (batch,)."""
+        kind, num = self.options.restoration_posterior, self.options.restoration_draws
+        if kind == "laplace":
+            return proposal.sample(num, seed), {}
+        if kind == "nuts":
+            best, factor = proposal.modes.mean[0], proposal.modes.factor[0]
+            chains = self.context.compile(self._chains)(
+                x, seen, proposal.sample(CHAINS, seed), best, factor, chain_seed)
+            told = {"r_hat": chains.r_hat.numpy().max(axis=-1), "ess": chains.effective_samples.numpy().min(axis=-1),
+                    "divergences": chains.divergences.numpy()}
+            return tf.reshape(chains.draws, (-1, *best.shape)), told
         draw_seed, choice_seed = seeds.split(seed, 2)
+        if kind == "moved":
+            found = self.context.compile(self._moves)(x, seen, proposal.sample(num, draw_seed), proposal, choice_seed)
+            return found.draws, {"acceptance": found.acceptance.numpy(), "jumps": found.jumps.numpy()}
         candidates = proposal.sample(CANDIDATES * num, draw_seed)
         log_joint = self.context.compile(self._log_joint)
         found = [log_joint(x, seen, candidates[i * num : (i + 1) * num]) for i in range(CANDIDATES)]
         log_weight = tf.concat(found, axis=0) - proposal.log_prob(candidates)
-        return inference.resample(candidates, log_weight, num, choice_seed)
+        draws, effective = inference.resample(candidates, log_weight, num, choice_seed)
+        enough = effective >= LEAST_EFFECTIVE * num
+        draws = tf.where(enough[:, None], draws, candidates[:num])
+        return draws, {"draws_ess": effective.numpy(), "resampled": enough.numpy()}
+
+    # ---- the bank of prior draws -------------------------------------------------------------------
+
+    @functools.cached_property
+    def _bank(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Prior draws (m, K) and the decoder's outputs there (m, ...); m is a power of two."""
+        most = max(BANK_VALUES // math.prod(self.model.event_shape), self.options.restoration_starts, 1)
+        num = min(BANK, 2 ** math.ceil(math.log2(most)))
+        u = self.prior.sample(num, seed=seeds.stream(self.seed, "restoration/bank"))
+        decode = self.context.compile(self._decode)
+        rows = min(num, 256)
+        return u, tf.concat([decode(u[i : i + rows]) for i in range(0, num, rows)], axis=0)
+
+    def _best_of_prior(self, x: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        """Returns the prior draws (starts, batch, K) that explain best what is seen of x, the best first."""
+        count = self.options.restoration_starts
+        if not count:
+            return tf.zeros((0, x.shape[0], self.model.latent_dim), x.dtype)
+        u, outputs = self._bank
+        rows = max(COMPARED_VALUES // (x.shape[0] * math.prod(self.model.event_shape)), 1)
+        rows = min(2 ** int(math.log2(rows)), len(u))
+        explain = self.context.compile(self._explained)
+        found = tf.concat([explain(x, seen, outputs[i : i + rows]) for i in range(0, len(u), rows)], axis=0)
+        found = tf.where(tf.math.is_nan(found), tf.constant(-float("inf"), found.dtype), found)
+        return tf.gather(u, tf.argsort(-found, axis=0, stable=True)[:count])
 
     # ---- compiled functions of one batch -----------------------------------------------------------
 
     def problem(self, x: tf.Tensor, seen: tf.Tensor) -> inference.Problem:
         """Returns the posterior of u given the seen values of x (batch, *event)."""
 
-        def decode(u):
-            return self.model.decoder_outputs(self.model.latent_from_base(u))
+        y = self.model.preprocess(x)[0]
+        if self.side:
+            y = block_means(y, self.side)
+            seen = tf.ones_like(y, tf.bool)
+        return inference.Problem(self.prior.log_prob, self._decode, self.observation, y, seen, self.prior_precision)
 
-        return inference.Problem(self.prior.log_prob, decode, self.observation, self.model.preprocess(x)[0], seen)
+    def _decode(self, u):
+        return self.model.decoder_outputs(self.model.latent_from_base(u))
 
-    def _search(self, x, seen, seed):
+    def _explained(self, x, seen, outputs):
+        return self.problem(x, seen).log_likelihood_of(outputs[:, None])
+
+    def _search(self, x, seen, starts, seed):
         problem = self.problem(x, seen)
-        start_seed, filling_seed, encode_seed = seeds.split(seed, 3)
+        filling_seed, encode_seed = seeds.split(seed, 2)
         encoding = self._encoding(x, seen, filling_seed, encode_seed)
-        starts, count = encoding[None], self.options.restoration_starts
-        if count:
-            draws = self.prior.sample(count, seed=start_seed)[:, None]
-            starts = tf.concat([starts, tf.broadcast_to(draws, (count, *encoding.shape))], axis=0)
-        runs = inference.find_modes(problem, starts)
+        runs = inference.find_modes(problem, tf.concat([encoding[None], starts], axis=0))
         return runs, problem.log_joint(encoding)
 
     def _encoding(self, x, seen, filling_seed, encode_seed) -> tf.Tensor:
         """Returns u of the encoder for x whose hidden values are filled in, at last by what it decodes to itself."""
-        filling = tf.reduce_mean(self._decode_mean(self.prior.sample(FILLING_DRAWS, seed=filling_seed)), axis=0)
+        filling = tf.reduce_mean(self.pictures.decode_mean(self.prior.sample(FILLING_DRAWS, seed=filling_seed)), axis=0)
         filling = tf.broadcast_to(filling, x.shape)
 
         def fill_in(i, filling, u):
@@ -256,13 +255,13 @@ class Restorer:
                                  f"{sentence(error)}")
                 z = posterior.sample(seed=encode_seed)
             u = self.model.base_from_latent(z)
-            return i + 1, self._decode_mean(u), u
+            return i + 1, self.pictures.decode_mean(u), u
 
         nothing = tf.zeros((x.shape[0], self.model.latent_dim), x.dtype)
         return tf.while_loop(lambda i, *_: i < FILLING_ROUNDS, fill_in, (0, filling, nothing))[2]
 
     def _at_maximum(self, x, seen, u):
-        return self.problem(x, seen).chi_square(u), self._decode_mean(u)
+        return self.problem(x, seen).chi_square(u), self.pictures.decode_mean(u)
 
     def _log_joint(self, x, seen, u):
         return self.problem(x, seen).log_joint(u)
@@ -271,35 +270,10 @@ class Restorer:
         problem = self.problem(x, seen)
         return problem.hessian(u), problem.gauss_newton(u)
 
+    def _moves(self, x, seen, draws, mixture, seed):
+        settings = inference.Moves(rounds=self.options.restoration_rounds)
+        return inference.move(self.problem(x, seen), draws, mixture, seed, settings)
+
     def _chains(self, x, seen, starts, mean, factor, seed):
         settings = inference.Sampler(draws=self.options.restoration_draws)
         return inference.sample(self.problem(x, seen), starts, mean, factor, seed, settings)
-
-    def _decode_mean(self, u: tf.Tensor) -> tf.Tensor:
-        """Returns pictures (rows, *event) in the units of x for u (rows, K)."""
-        return self.model.decode_mean(self.model.latent_from_base(u))
-
-    def _decoded_moments(self, draws: tf.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns mean and std over draws (S, batch, K) of their pictures, and some pictures (batch, 4, *event)."""
-        decode = self.context.compile(self._decode_mean)
-        num, batch, size = draws.shape
-        step = max(1, DECODER_ROWS // batch)
-        kept = np.linspace(0, num - 1, min(SHOWN_DRAWS, num)).astype(int)
-        total, squares, shown = 0.0, 0.0, []
-        for start, pictures in self._pictures(decode, draws, step):
-            total = total + pictures.sum(axis=0, dtype=np.float64)
-            squares = squares + np.square(pictures, dtype=np.float64).sum(axis=0)
-            shown += [pictures[k - start] for k in kept if start <= k < start + len(pictures)]
-        mean = total / num
-        std = np.sqrt(np.maximum(squares / num - mean**2, 0.0))
-        return mean.astype(np.float32), std.astype(np.float32), np.stack(shown, axis=1)
-
-    def _pictures(self, decode, draws: tf.Tensor, step: int) -> Iterator[tuple[int, np.ndarray]]:
-        num, batch, size = draws.shape
-        for start in range(0, num, step):
-            part = draws[start : start + step]
-            count = len(part)
-            if count < step <= num:  # one shape, one compilation
-                part = tf.concat([part, tf.repeat(part[-1:], step - count, axis=0)], axis=0)
-            pictures = decode(tf.reshape(part, (-1, size))).numpy()
-            yield start, pictures.reshape(len(part), batch, *pictures.shape[1:])[:count]

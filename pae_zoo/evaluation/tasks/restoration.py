@@ -2,58 +2,142 @@
 
 
 import dataclasses
+import time
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.data import Dataset, masks
 from pae_zoo.evaluation.context import Context, to_unit
-from pae_zoo.evaluation.support.restoring import Restoration, RestorationFlags, Restorer
+from pae_zoo.evaluation.metrics import coverage, similar
+from pae_zoo.evaluation.support.observing import averaged, check_blocks
+from pae_zoo.evaluation.support.restored import Restoration
+from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer
 from pae_zoo.plotting import figures
 
 SHOWN_IMAGES = 8
+# Training data that are searched for neighbours.
+MOST_SEARCHED = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags(RestorationFlags):
     """The flags of the task restoration."""
 
-    restoration_images: int = option(64, "Test data that the task restoration restores.", low=1, group=EVALUATION,
-                                     smoke=4)
+    restoration_images: int = option(64, "Test data that the task restoration restores, and data that it simulates.",
+                                     low=1, group=EVALUATION, smoke=4)
+    downsample: int = option(0, "Side of blocks of pixels whose means are seen in the place of the pixels (0: the "
+                             "pixels are seen).", low=0, high=1000, group=EVALUATION)
+
+    def check(self) -> None:
+        """Raises UserError when --mask cannot be read, or comes with --downsample."""
+        super().check()
+        if self.downsample and self.mask not in ("", "none"):
+            raise UserError(f"--downsample={self.downsample} with --mask={self.mask}: of an image that is downsampled "
+                            "all is seen; leave one of the two out.")
+
+
+class Corruption(NamedTuple):
+    """How data become incomplete: what is seen of them (n, *event), side of the blocks or 0, std of the noise."""
+
+    seen: np.ndarray
+    side: int
+    noise: float
+
+    @property
+    def counted(self) -> np.ndarray:
+        """The values (n, *event) that a restoration is judged by: the hidden ones, all where none is hidden."""
+        return self.seen if self.side or self.seen.all() else ~self.seen
+
+    def corrupt(self, x: np.ndarray, seed: int) -> np.ndarray:
+        """Returns x (n, *event) as it is given to be restored; the pixels of a block share its mean and noise."""
+        noise = np.random.default_rng([seed & 0xFFFFFFFF, 0x6E6F6973]).normal(size=x.shape).astype(np.float32)
+        if not self.side:
+            return x + np.float32(self.noise) * noise
+        # The mean of the noise of side x side pixels has a std of 1 / side.
+        return averaged(x, self.side) + np.float32(self.noise * self.side) * averaged(noise, self.side)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
-    """MAP and posterior of test data of which --mask hides a part and to which --noise is added.
+    """MAP and posterior of test data of which --mask hides a part and to which --noise is added, or blurred ones.
 
     The posterior is that of u, the variable that `prior()` describes, given the seen values (Boehm & Seljak, arXiv
     2006.05479, sections 3.3 and 3.4, and the notebooks on corrupted images). Without --mask half of a datum is hidden:
-    the left columns of an image, random values of a vector. Raises UserError for a mask that does not fit, and for
-    noise where the model has no Gaussian likelihood or its preprocessing is not affine.
+    the left columns of an image, random values of a vector. The same is done to as many data that the model itself
+    makes, of which its intervals must hold what they say. Raises UserError for a mask or blocks that do not fit, and
+    for noise where the model has no Gaussian likelihood or its preprocessing is not affine.
     """
     options, test = context.hparams, context.dataset.test
-    shape = context.dataset.event_shape
-    mask = masks.parse(options.mask) if options.mask else masks.default(shape)
-    restorer = Restorer(context, options, context.seed_for("restoration"))
+    shape, side = context.dataset.event_shape, options.downsample
+    mask = masks.parse("none" if side else options.mask) if side or options.mask else masks.default(shape)
+    restorer = Restorer(context, options, context.seed_for("restoration"), side)
     chosen = context.choose(len(test.x), options.restoration_images, "restoration")
     truth = to_unit(test.x[chosen])
-    seen = masks.make(mask, shape, len(chosen), context.seed)
-    generator = np.random.default_rng([context.seed & 0xFFFFFFFF, 0x6E6F6973])
-    noisy = truth + np.float32(options.noise) * generator.normal(size=truth.shape).astype(np.float32)
-    found = restorer.restore(noisy, seen)
-    yield from measure(found, truth, seen)
-    write_table(context, found, truth, seen, chosen)
+    how = Corruption(masks.make(mask, shape, len(chosen), context.seed), side, options.noise)
+    given = how.corrupt(truth, context.seed)
+    found = restorer.restore(given, how.seen)
+    yield from measure(found, truth, how.seen)
+    yield from covered("restoration", found, truth, context.draws(truth, "restoration codes"), how, context.model)
+    yield from simulate(context, restorer, how)
+    yield from neighbours(context, truth, given, how)
+    write_table(context, found, truth, how.seen, chosen)
+    if found.resampled is not None:
+        context.say(f"restoration: {found.resampled.sum()} of {len(truth)} data have enough effective candidates for "
+                    "their draws to be resampled; the draws of the others are those of the mixture.")
     if context.is_image:
-        title = f"{context.dataset.name} restored: mask {mask.text}, noise {options.noise:g}"
-        draw(context, found, truth, noisy, seen, title)
+        what = f"means of {side}x{side} pixels" if side else f"mask {mask.text}"
+        title = f"{context.dataset.name} restored: {what}, noise {options.noise:g}"
+        draw(context, found, truth, given, how.seen, title)
 
 
 def check_data(flags: Any, dataset: Optional[Dataset] = None) -> None:
-    """Raises UserError unless --mask fits the test data, where they are known."""
-    if flags.mask and dataset is not None:
+    """Raises UserError unless --mask and --downsample fit the test data, where they are known."""
+    if dataset is None:
+        return
+    if flags.downsample:
+        check_blocks(tuple(dataset.event_shape), flags.downsample)
+    elif flags.mask:
         num = min(flags.restoration_images, len(dataset.test.x))
         masks.make(masks.parse(flags.mask), dataset.event_shape, num, flags.seed)
+
+
+def covered(
+    name: str, found: Restoration, truth: np.ndarray, codes: np.ndarray, how: Corruption, model: Any
+) -> Iterator[tuple[str, Any]]:
+    """Yields how much of the truth (n, *event), and of its codes (n, K), lies in intervals of 50, 80 and 90 %."""
+    for key, value in coverage.shares(truth, np.moveaxis(found.quantiles, 1, 0), how.counted).items():
+        yield f"{name}/{key}", value
+    u = model.base_from_latent(codes).numpy()
+    for key, value in coverage.shares(u, np.moveaxis(found.code_quantiles, 1, 0), np.ones(u.shape, bool)).items():
+        yield f"{name}/codes/{key}", value
+
+
+def simulate(context: Context, restorer: Restorer, how: Corruption) -> Iterator[tuple[str, Any]]:
+    """Yields the coverage of data that the model makes, of which everything is known, and the time that it takes."""
+    latents, truth = restorer.simulated(len(how.seen))
+    start = time.perf_counter()
+    found = restorer.restore(how.corrupt(truth, context.seed + 1), how.seen)
+    # All has been compiled for the test data.
+    yield "restoration/seconds", (time.perf_counter() - start) / len(truth)
+    yield from covered("restoration/simulated", found, truth, latents, how, context.model)
+    yield "restoration/simulated/chi2/median", np.median(found.chi2)
+
+
+def neighbours(context: Context, truth: np.ndarray, given: np.ndarray, how: Corruption) -> Iterator[tuple[str, Any]]:
+    """Yields what the training data that are nearest to the given ones say in the model's place."""
+    train = context.dataset.train.x
+    clean = to_unit(train[context.choose(len(train), MOST_SEARCHED, "restoration neighbours")])
+    start = time.perf_counter()
+    shown = averaged(clean, how.side) if how.side else clean
+    flat = [values.reshape(len(values), -1) for values in (given, how.seen, shown, clean)]
+    mean, bounds = similar.restore(*flat)
+    yield "restoration/knn/seconds", (time.perf_counter() - start) / len(truth)
+    yield "restoration/knn/mse_mean", np.square(mean.reshape(truth.shape) - truth)[how.counted].mean(dtype=np.float64)
+    for key, value in coverage.shares(truth, bounds.reshape(-1, *truth.shape), how.counted).items():
+        yield f"restoration/knn/{key}", value
 
 
 def measure(found: Restoration, truth: np.ndarray, seen: np.ndarray) -> Iterator[tuple[str, Any]]:
@@ -68,15 +152,20 @@ def measure(found: Restoration, truth: np.ndarray, seen: np.ndarray) -> Iterator
         if where.any():
             yield f"restoration/mse_map/{part}", np.square(found.map - truth)[where].mean(dtype=np.float64)
             yield f"restoration/mse_mean/{part}", np.square(found.mean - truth)[where].mean(dtype=np.float64)
-            yield f"restoration/std/{part}", np.sqrt(np.square(found.std)[where].mean(dtype=np.float64))
+            for name, std in (("std", found.std), ("predictive_std", found.predictive_std)):
+                yield f"restoration/{name}/{part}", np.sqrt(np.square(std)[where].mean(dtype=np.float64))
     if found.positive_definite.any():
         yield "restoration/evidence", found.evidence[found.positive_definite].mean(dtype=np.float64)
     yield "restoration/not_positive_definite", np.sum(~found.positive_definite)
     yield "restoration/runs_not_positive_definite", found.flagged_runs.mean()
     yield "restoration/information_gain", found.information_gain.mean(dtype=np.float64)
     yield "restoration/modes", found.modes.mean()
-    if found.draws_ess is not None:
+    if found.draws_ess is not None and found.resampled is not None:
         yield "restoration/draws_ess", np.median(found.draws_ess)
+        yield "restoration/resampled", found.resampled.mean()
+    if found.acceptance is not None and found.jumps is not None:
+        yield "restoration/acceptance", np.median(found.acceptance)
+        yield "restoration/jumps", np.median(found.jumps)
     if found.r_hat is not None and found.ess is not None and found.divergences is not None:
         yield "restoration/r_hat_max", found.r_hat.max()
         yield "restoration/ess_min", found.ess.min()
@@ -101,7 +190,8 @@ def write_table(context: Context, found: Restoration, truth: np.ndarray, seen: n
         columns[f"mse_map_{part}"] = over(np.square(found.map - truth), where)
         columns[f"mse_mean_{part}"] = over(np.square(found.mean - truth), where)
         columns[f"std_{part}"] = np.sqrt(over(np.square(found.std), where))
-    for name in ("draws_ess", "r_hat", "ess", "divergences"):
+        columns[f"predictive_std_{part}"] = np.sqrt(over(np.square(found.predictive_std), where))
+    for name in ("draws_ess", "acceptance", "jumps", "r_hat", "ess", "divergences"):
         if getattr(found, name) is not None:
             columns[name] = getattr(found, name)
     context.table("restoration.csv", columns)
