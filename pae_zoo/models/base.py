@@ -330,6 +330,10 @@ class Autoencoder(trainable.Trainable):
         """The weights that `measure_scores` sets: no checkpoint of a training holds them."""
         return []
 
+    def count_params(self) -> int:
+        """Returns how many numbers the weights hold, without those of `measured_last`, which earlier models lack."""
+        return super().count_params() - sum(int(np.prod(weight.shape)) for weight in self.measured_last)
+
     def score_notes(self) -> list[str]:
         """Returns a sentence for each score that `ood_scores` leaves out though the class has it."""
         return []

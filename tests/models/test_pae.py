@@ -118,6 +118,12 @@ def test_a_model_that_has_measured_nothing_leaves_them_out(tmp_path):
     assert {"typical", "either"} < set(tf.function(made.ood_scores)(images(3)))
 
 
+def test_the_count_of_weights_is_that_of_before():
+    """A run of before notes it, and is read no more where it differs."""
+    made = build("pae")
+    assert made.count_params() == sum(int(np.prod(v.shape)) for v in made.weights) - 6
+
+
 def test_a_file_of_before_loads_without_the_spread():
     loaded = keras.saving.load_model(BEFORE / "saved.keras")
     assert not loaded.robust_scores.measured
