@@ -13,13 +13,14 @@ from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.data import Dataset, masks
 from pae_zoo.evaluation.context import Context, to_unit
 from pae_zoo.evaluation.metrics import coverage, similar
+from pae_zoo.evaluation.metrics.linear_restoration import LinearMixture
 from pae_zoo.evaluation.support.observing import averaged, check_blocks
 from pae_zoo.evaluation.support.restored import Restoration
 from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer
 from pae_zoo.plotting import figures
 
 SHOWN_IMAGES = 8
-# Training data that are searched for neighbours.
+# Training data that are searched for neighbours, and that a mixture is fitted to.
 MOST_SEARCHED = 20_000
 
 
@@ -46,6 +47,16 @@ class Corruption(NamedTuple):
     seen: np.ndarray
     side: int
     noise: float
+
+    @property
+    def blocks(self) -> Optional[np.ndarray]:
+        """The number of the block of each value, flat; None where pixels are seen."""
+        if not self.side:
+            return None
+        height, width, channels = self.seen.shape[1:]
+        rows, columns = (np.arange(size) // self.side for size in (height, width))
+        first = rows[:, None] * (columns[-1] + 1) + columns
+        return (channels * first[..., None] + np.arange(channels)).ravel()
 
     @property
     def counted(self) -> np.ndarray:
@@ -82,7 +93,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     yield from measure(found, truth, how.seen)
     yield from covered("restoration", found, truth, context.draws(truth, "restoration codes"), how, context.model)
     yield from simulate(context, restorer, how)
-    yield from neighbours(context, truth, given, how)
+    yield from baselines(context, truth, given, how)
     write_table(context, found, truth, how.seen, chosen)
     if found.resampled is not None:
         context.say(f"restoration: {found.resampled.sum()} of {len(truth)} data have enough effective candidates for "
@@ -126,18 +137,28 @@ def simulate(context: Context, restorer: Restorer, how: Corruption) -> Iterator[
     yield "restoration/simulated/chi2/median", np.median(found.chi2)
 
 
-def neighbours(context: Context, truth: np.ndarray, given: np.ndarray, how: Corruption) -> Iterator[tuple[str, Any]]:
-    """Yields what the training data that are nearest to the given ones say in the model's place."""
+def baselines(context: Context, truth: np.ndarray, given: np.ndarray, how: Corruption) -> Iterator[tuple[str, Any]]:
+    """Yields what the nearest training data, and a mixture over principal components, say in the model's place."""
     train = context.dataset.train.x
-    clean = to_unit(train[context.choose(len(train), MOST_SEARCHED, "restoration neighbours")])
-    start = time.perf_counter()
+    clean = to_unit(train[context.choose(len(train), MOST_SEARCHED, "restoration baselines")])
     shown = averaged(clean, how.side) if how.side else clean
-    flat = [values.reshape(len(values), -1) for values in (given, how.seen, shown, clean)]
-    mean, bounds = similar.restore(*flat)
-    yield "restoration/knn/seconds", (time.perf_counter() - start) / len(truth)
-    yield "restoration/knn/mse_mean", np.square(mean.reshape(truth.shape) - truth)[how.counted].mean(dtype=np.float64)
+    x, seen, shown, clean = (values.reshape(len(values), -1) for values in (given, how.seen, shown, clean))
+    start = time.perf_counter()
+    yield from _judged("knn", *similar.restore(x, seen, shown, clean), truth, how, start)
+    fitted = LinearMixture(clean, int(context.model.latent_dim), context.seed & 0xFFFFFFFF)
+    yield "restoration/linear_mixture/fit_seconds", time.perf_counter() - start
+    start = time.perf_counter()
+    yield from _judged("linear_mixture", *fitted.restore(x, seen, how.noise, how.blocks), truth, how, start)
+
+
+def _judged(
+    name: str, mean: np.ndarray, bounds: np.ndarray, truth: np.ndarray, how: Corruption, start: float
+) -> Iterator[tuple[str, Any]]:
+    yield f"restoration/{name}/seconds", (time.perf_counter() - start) / len(truth)
+    square = np.square(mean.reshape(truth.shape) - truth)
+    yield f"restoration/{name}/mse_mean", square[how.counted].mean(dtype=np.float64)
     for key, value in coverage.shares(truth, bounds.reshape(-1, *truth.shape), how.counted).items():
-        yield f"restoration/knn/{key}", value
+        yield f"restoration/{name}/{key}", value
 
 
 def measure(found: Restoration, truth: np.ndarray, seen: np.ndarray) -> Iterator[tuple[str, Any]]:

@@ -25,9 +25,10 @@ COMMON = {"map_log_joint", "encoding_log_joint", "improved", "map_decrement", "n
           "runs_not_positive_definite", "information_gain", "modes", "evidence", "chi2/q25", "chi2/median", "chi2/q75",
           "chi2/q95"}  # fmt: skip
 PARTS = {f"{name}/{part}" for name in ("mse_map", "mse_mean", "std", "predictive_std") for part in ("seen", "hidden")}
-COVERED = {f"{whose}{name}{error}" for whose in ("", "codes/", "simulated/", "simulated/codes/", "knn/")
-           for name in coverage.INTERVALS for error in ("", "_stderr")}  # fmt: skip
-COMMON |= COVERED | {"knn/mse_mean", "knn/seconds", "seconds", "simulated/chi2/median"}
+JUDGED = ("", "codes/", "simulated/", "simulated/codes/", "knn/", "linear_mixture/")
+COMMON |= {f"{whose}{name}{end}" for whose in JUDGED for name in coverage.INTERVALS for end in ("", "_stderr")}
+COMMON |= {"knn/mse_mean", "knn/seconds", "linear_mixture/mse_mean", "linear_mixture/seconds",
+           "linear_mixture/fit_seconds", "seconds", "simulated/chi2/median"}  # fmt: skip
 MOVED = {"acceptance", "jumps"}
 
 
@@ -167,6 +168,8 @@ def test_block_means_and_their_noise():
     assert (given[:, :3, :3] == given[:, :1, :1]).all()
     noise = given[:, ::3, ::3, 0] - x.reshape(500, 2, 3, 2, 3).mean(axis=(2, 4))
     assert noise.std() == pytest.approx(0.2, rel=0.05) and how.counted.all()
+    expected = np.repeat(np.repeat([[0, 1], [2, 3]], 3, axis=0), 3, axis=1)
+    np.testing.assert_array_equal(how.blocks.reshape(6, 6), expected)
 
 
 @pytest.mark.full
