@@ -36,7 +36,7 @@ class Row:
         return models.find(self.model).MODEL.offers
 
 
-FLOW = {"flow_depth": 1, "flow_units": (8,), "flow_bins": 4}
+FLOW = {"density": "mixture_flow", "density_components": 2, "flow_depth": 1, "flow_units": (8,), "flow_bins": 4}
 
 ROWS = {
     "ae": Row("ae"),

@@ -26,7 +26,8 @@ MOST_LAYERS = 200
 
 def option(default: Any, help: str, *, low: Optional[float] = None, above: Optional[float] = None,
            high: Optional[float] = None, choices: Optional[Sequence[Any]] = None, group: str = "",
-           operational: bool = False, smoke: Optional[int] = None, path: bool = False) -> Any:
+           operational: bool = False, smoke: Optional[int] = None, path: bool = False,
+           before: Any = None) -> Any:
     """Declares one hyper-parameter of a dataclass.
 
     Args:
@@ -36,12 +37,13 @@ def option(default: Any, help: str, *, low: Optional[float] = None, above: Optio
       group: heading under which `--helpfull` lists it.
       operational: True for what does not change the result, so that a resumed run may change it.
       smoke: the most that --smoke leaves of a number, or of each number of a tuple; None: all of it.
+      before: the value that a config.json without it means, where that is not the default.
       path: whether it names a file or folder, alone or as in npz:FILE, so that a leading ~ stands for a home folder.
     """
     if isinstance(default, int) and not isinstance(default, bool) and high is None and not choices:
         high = MOST
     metadata = dict(help=help, low=low, above=above, high=high, choices=choices, group=group,
-                    operational=operational, smoke=smoke, path=path, flag=True)
+                    operational=operational, smoke=smoke, path=path, before=before, flag=True)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -240,7 +242,8 @@ def from_config(cls: type, config: dict[str, Any], evaluation: Optional[dict[str
     """
     kinds = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}
-    mine = {RENAMED.get(name, name): value for name, value in config.items()}
+    meant = {name: field.metadata["before"] for name, field in known.items() if field.metadata["before"] is not None}
+    mine = {**meant, **{RENAMED.get(name, name): value for name, value in config.items()}}
     asked = {RENAMED.get(name, name): value for name, value in (evaluation or {}).items()}
     lost = sorted(set(mine) - set(known))
     if lost:

@@ -3,12 +3,11 @@
 import dataclasses
 from typing import Any
 
+from pae_zoo.core import optimizers
 from pae_zoo.core.hparams import DATA, EVALUATION, NETWORK, RUN, TRAINING, option
 
-OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 #: names of likelihoods, each added where it is registered
 LIKELIHOODS: list[str] = []
-SCHEDULES = ("constant", "cosine", "step", "exponential")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +92,13 @@ class SharedHParams(TaskFlags, PluginFlags):
     epochs: int = option(50, "Passes over the training data.", low=1, group=TRAINING, operational=True, smoke=2)
     max_steps: int = option(0, "Training steps in all; overrides --epochs (0: off).", low=0, group=TRAINING)
     batch_size: int = option(128, "Data per training step.", low=1, group=TRAINING, smoke=32)
-    optimizer: str = option("adam", "Optimizer of Keras.", choices=OPTIMIZERS, group=TRAINING)
+    optimizer: str = option("adam", "Optimizer of Keras.", choices=optimizers.OPTIMIZERS, group=TRAINING)
+    ema: float = option(0.0, "Decay of averages of the weights, which validation and the finished model take (0: none).",
+                        low=0.0, high=0.999999, group=TRAINING)
     adam_epsilon: float = option(1e-7, "Epsilon of Adam.", above=0.0, group=TRAINING)
     learning_rate: float = option(1e-3, "Initial learning rate.", above=0.0, group=TRAINING)
     lr_schedule: str = option("constant", "Learning rate: constant; cosine to 0; step: a tenth after 80 % of the "
-                              "steps; exponential to a hundredth.", choices=SCHEDULES, group=TRAINING)
+                              "steps; exponential to a hundredth.", choices=optimizers.SCHEDULES, group=TRAINING)
     weight_decay: float = option(0.0, "Decoupled weight decay.", low=0.0, group=TRAINING)
     clip_norm: float = option(0.0, "Largest global norm of the gradient (0: off).", low=0.0, group=TRAINING)
     patience: int = option(0, "Stop after so many epochs without a better validation loss (0: off).", low=0,

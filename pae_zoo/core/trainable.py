@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core import fit_data, seeds
+from pae_zoo.core.averaging import Averages
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 
@@ -18,6 +19,8 @@ from pae_zoo.core.inputs import TensorLike
 PREPROCESS, AUGMENT, VALIDATION = "preprocess", "augment", "validation"
 # Training data that `adapt` is given.
 ADAPT_DATA = 10_000
+# Validation data that `prepare` is given.
+MOST_PREPARED = 10_000_000
 
 
 def to_float(x: TensorLike, dtype: Optional[tf.DType] = None) -> tf.Tensor:
@@ -53,6 +56,8 @@ class Trainable(keras.Model):
     #: further arguments that `objective` takes: "target", what x is to be reconstructed as, (batch, *event), where it
     #: is not x itself; "weight", the weights of the batch, (batch,), for what is more than a mean over it
     objective_takes: tuple[str, ...] = ()
+    #: whether `prepare` fits something to all training data before the first step
+    prepares = False
     #: whether stages that follow the first read the training data again
     reads_again = False
     #: of one datum
@@ -66,6 +71,7 @@ class Trainable(keras.Model):
         self.adapted = self.add_weight(name="adapted", shape=(), dtype="int32", initializer="zeros", trainable=False)
         self._trackers = {n: keras.metrics.Mean(name=n) for n in ("loss", *self.tracked)}
         self._feed: Any = None
+        self.averages = Averages()
         # Batches since `reset_metrics`; a plain variable, which is no part of the model.
         self._batches = tf.Variable(0, trainable=False, dtype=tf.int64,
                                     aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
@@ -78,6 +84,21 @@ class Trainable(keras.Model):
         """Sets what is taken from training data x before the first step."""
         self.adapted.assign(1)
         self.count_data(len(x))
+
+    def prepare(self, x: np.ndarray, held_out: Optional[np.ndarray] = None, weights: Optional[np.ndarray] = None,
+                verbose: bool = False) -> dict[str, float]:
+        """Fits to training data x what steps do not find, after `adapt`; returns what it found, here nothing.
+
+        `held_out` are validation data, `weights` (n,) say how often each datum counts.
+        """
+        return {}
+
+    def prepared(self) -> dict[str, int]:
+        """Returns the sizes that `prepare` has chosen, which `restructure` makes again."""
+        return {}
+
+    def restructure(self, sizes: dict[str, int]) -> None:
+        """Makes the variables of the sizes that `prepared` told of."""
 
     @property
     def trained_variables(self) -> list:
@@ -115,8 +136,13 @@ class Trainable(keras.Model):
     # ---- Keras' entry points -----------------------------------------------------------------------
 
     def compile(self, optimizer: Union[str, keras.optimizers.Optimizer] = "adam", jit_compile: Union[bool, str] = True,
-                **kwargs: Any) -> None:
-        """Keras' compile; the objective is the model's own, so `loss` and `metrics` are refused."""
+                ema: float = 0.0, **kwargs: Any) -> None:
+        """Keras' compile; the objective is the model's own, so `loss` and `metrics` are refused.
+
+        `ema`: decay of averages of the weights (`averages`), by which validation goes and which `fit` leaves; 0: none.
+        """
+        if not 0.0 <= ema < 1.0:
+            raise UserError(f"ema is the decay of an average, from 0 to below 1; received {ema}.")
         for name in ("loss", "metrics", "weighted_metrics"):
             if kwargs.get(name):
                 raise UserError(
@@ -124,6 +150,14 @@ class Trainable(keras.Model):
                     f"received {name}={kwargs[name]!r}. Leave it out, or override `objective`."
                 )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        self.averages = Averages(ema)
+
+    def build_training(self) -> None:
+        """Makes the variables of the optimizer and the averages, once those that are trained exist."""
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trained_variables)
+        self.averages.build(self.trained_variables)
 
     def form(self) -> fit_data.Form:
         """Returns what `fit`, `evaluate` and `predict` take as data."""
@@ -161,19 +195,19 @@ class Trainable(keras.Model):
         the first row that is not. Metrics of any name can be monitored with mode "auto".
         """
         given = dict(epochs=epochs, verbose=verbose, callbacks=callbacks, **options)
-        if self.compiled and not self.optimizer.built:
-            # Here, for a step that makes variables of its own is traced twice.
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trained_variables)
         if self._feed is not None:
+            self.build_training()
             return super().fit(x, y, batch_size=batch_size, validation_data=validation_data, shuffle=shuffle, **given)
         train = fit_data.read(self.form(), x, y, sample_weight, class_weight, keep=self.reads_again)
         held_out = None if validation_data is None else fit_data.read_pair(self.form(), validation_data)
         if held_out is None and validation_split:
             train, held_out = train.split(validation_split)
         steps = options.get("steps_per_epoch")
-        with fit_data.telling(train):
-            self._look_at(train, steps)
+        with fit_data.telling(train, held_out):
+            self._look_at(train, held_out, steps, bool(verbose))
+        if self.compiled:
+            # Here, for a step that makes variables of its own is traced twice.
+            self.build_training()
         self._direct(callbacks)
         data = dict(zip(("x", "y", "sample_weight"), train.keras()))
         with fit_data.telling(train, held_out, steps=steps):
@@ -183,6 +217,7 @@ class Trainable(keras.Model):
         if epochs > options.get("initial_epoch", 0) and not history.history:
             raise UserError("The data hold no batch, so that nothing was trained. Give data, in batches of at most as "
                             "many.")
+        self.averages.take()
         with fit_data.telling(train, held_out):
             self.after_fit(history, train, held_out, steps, verbose)
         return history
@@ -191,16 +226,25 @@ class Trainable(keras.Model):
                   steps: Optional[int], verbose: Union[str, int, None]) -> None:
         """Does what follows plain `fit`, on its sources of data (`fit_data`); adds losses of stages to the history."""
 
-    def _look_at(self, train, steps: Optional[int]) -> None:
+    def _look_at(self, train, held_out, steps: Optional[int], verbose: bool) -> None:
         """Takes from training data what the first step needs: statistics once, their number in every fit."""
         if not self._is_adapted():
             first = fit_data.examples(train, ADAPT_DATA)
             if len(first):
                 self.adapt(first)
+                self._prepare(train, held_out, steps, verbose)
         if self._counts_data():
             number = fit_data.count(train, steps)
             if number:
                 self.count_data(number)
+
+    def _prepare(self, train, held_out, steps: Optional[int], verbose: bool) -> None:
+        if not self.prepares:
+            return
+        found = list(fit_data.weighted(train, steps))
+        weights = None if found[0][1] is None else np.concatenate([w for _, w in found if w is not None])
+        judge = None if held_out is None else fit_data.examples(held_out, MOST_PREPARED)
+        self.prepare(np.concatenate([x for x, _ in found]), judge, weights, verbose)
 
     def _is_adapted(self) -> bool:
         return bool(np.asarray(keras.ops.convert_to_numpy(self.adapted)))
@@ -226,7 +270,8 @@ class Trainable(keras.Model):
         """Keras' evaluate, of what `fit` takes; NaN in x is NaN in the result. Batch n has noise of its own."""
         given = dict(batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks, return_dict=return_dict)
         if self._feed is not None or kwargs:  # `fit` has looked at the data
-            return super().evaluate(x, y, sample_weight=sample_weight, **given, **kwargs)
+            with self.averages.inside():
+                return super().evaluate(x, y, sample_weight=sample_weight, **given, **kwargs)
         source = fit_data.read(self.form(), x, y, sample_weight, checked=False)
         with fit_data.telling(source, steps=steps):
             return super().evaluate(**dict(zip(("x", "y", "sample_weight"), source.keras())), **given)
@@ -307,6 +352,7 @@ class Trainable(keras.Model):
         with tf.control_dependencies([x]):  # data that end, or fail, take no step
             self.optimizer.apply(gradients, variables)
             self.step.assign_add(1)
+            self.averages.update(self.step)
         self._track(terms, weight)
         return tf.cast(loss, tf.float32) if weight is not None else loss
 
@@ -379,7 +425,8 @@ class Trainable(keras.Model):
         if not self.compiled:
             return None
         optimizer = keras.saving.serialize_keras_object(self.optimizer)
-        return {"optimizer": optimizer, "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly}
+        found = {"optimizer": optimizer, "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly}
+        return {**found, "ema": self.averages.decay} if self.averages.decay else found
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**{**config, "optimizer": keras.saving.deserialize_keras_object(config["optimizer"])})

@@ -36,11 +36,11 @@ class Position:
 
 
 def state(model: keras.Model) -> list:
-    """Returns every variable of the model that training moves: weights, random states, metrics too, unlike Keras."""
+    """Returns every variable of the model that training moves: weights, random states, metrics, averages."""
     last = {id(v) for v in getattr(model, "measured_last", [])}
     variables = [v for v in model.variables if id(v) not in last]
     known = {id(v) for v in variables}
-    return variables + [v for m in model.metrics for v in m.variables if id(v) not in known]
+    return variables + [v for m in model.metrics for v in m.variables if id(v) not in known] + model.averages.variables
 
 
 def arrays_of(variables: Iterable[Any]) -> list[np.ndarray]:
@@ -70,8 +70,7 @@ def assign(variables: Sequence[Any], arrays: list[np.ndarray], what: object) -> 
 
 def save(run: Run, model: keras.Model, position: Position) -> None:
     """Writes checkpoints/last.npz: model, optimizer, position."""
-    if not model.optimizer.built:
-        model.optimizer.build(model.trained_variables)
+    model.build_training()
     arrays = arrays_of([*state(model), *model.optimizer.variables])
     run.save_arrays("last", arrays, dataclasses.asdict(position))
 
@@ -87,7 +86,7 @@ def restore(run: Run, model: keras.Model, steps_per_epoch: int = 0) -> Position:
     arrays, note = found
     path = run.workdir / run.arrays_path("last")
     position = _position(note, steps_per_epoch, path)
-    model.optimizer.build(model.trained_variables)
+    model.build_training()
     variables = [*state(model), *model.optimizer.variables]
     check(variables, arrays, path)
     place = next(place for place, variable in enumerate(variables) if variable is model.step)

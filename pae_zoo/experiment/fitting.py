@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from pae_zoo.core import optimizers
 from pae_zoo.core.errors import UserError
 from pae_zoo.data.pipelines import Feed
 from pae_zoo.experiment import checkpoint
@@ -44,22 +45,8 @@ def total_steps(hparams: Any, steps_per_epoch: int) -> int:
 
 def make_optimizer(hparams: Any, steps: int) -> keras.optimizers.Optimizer:
     """Returns the Keras optimizer that the flags describe, for a training of `steps` steps."""
-    rate = hparams.learning_rate
-    schedules = keras.optimizers.schedules
-    schedule = {
-        "constant": lambda: rate,
-        "cosine": lambda: schedules.CosineDecay(rate, steps),
-        "step": lambda: schedules.PiecewiseConstantDecay([max(1, int(0.8 * steps))], [rate, rate / 10]),
-        "exponential": lambda: schedules.ExponentialDecay(rate, steps, 0.01),
-    }[hparams.lr_schedule]()
-    options = dict(learning_rate=schedule, global_clipnorm=hparams.clip_norm or None,
-                   weight_decay=hparams.weight_decay or None)
-    if hparams.optimizer in ("adam", "adamw"):
-        options["epsilon"] = hparams.adam_epsilon
-    if hparams.optimizer == "adamw":
-        options["weight_decay"] = hparams.weight_decay
-    classes = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}
-    return getattr(keras.optimizers, classes[hparams.optimizer])(**options)
+    rate = optimizers.schedule(hparams.lr_schedule, hparams.learning_rate, steps)
+    return optimizers.make(hparams.optimizer, rate, hparams.clip_norm, hparams.weight_decay, hparams.adam_epsilon)
 
 
 def steps_per_call(model: "Autoencoder", x: np.ndarray) -> int:
@@ -294,7 +281,8 @@ def train(model: "Autoencoder", feed: Feed, hparams: Any, run: Run) -> Position:
     """
     steps = total_steps(hparams, feed.steps_per_epoch)
     epochs = -(-steps // feed.steps_per_epoch)
-    model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=uses_xla(model, hparams))
+    model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=uses_xla(model, hparams),
+                  ema=hparams.ema)
     position = checkpoint.restore(run, model, feed.steps_per_epoch)
     keeper = Keeper(run, feed, model, position, hparams)
     keeper.set_model(model)
@@ -326,6 +314,7 @@ def train(model: "Autoencoder", feed: Feed, hparams: Any, run: Run) -> Position:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
     keeper.restore_best()
+    model.averages.take()
     return dataclasses.replace(position)
 
 

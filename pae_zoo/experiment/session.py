@@ -7,19 +7,23 @@ from collections.abc import Collection
 from types import ModuleType
 from typing import Any, Optional, Sequence
 
+import numpy as np
+
 from pae_zoo import data, evaluation
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import sizes
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.trainable import Trainable
 from pae_zoo.data.pipelines import Feed
-from pae_zoo.experiment import console, fitting, launch
+from pae_zoo.experiment import checkpoint, console, fitting, launch
 from pae_zoo.experiment import record as records_of
 from pae_zoo.experiment.checkpoint import Position
 from pae_zoo.experiment.workdir import Run
 from pae_zoo.models.base import Autoencoder, Stage
 
 # Shared training flags belong to the first stage; a later one starts from these and its own settings.
-NEUTRAL = dict(max_steps=0, optimizer="adam", lr_schedule="constant", weight_decay=0.0, clip_norm=0.0, patience=0)
+NEUTRAL = dict(max_steps=0, optimizer="adam", lr_schedule="constant", weight_decay=0.0, clip_norm=0.0, patience=0,
+               ema=0.0)
 
 
 @dataclasses.dataclass
@@ -140,6 +144,8 @@ def run_stages(session: Session) -> dict[str, Any]:
 def save(session: Session, position: Position) -> dict[str, float]:
     """Writes model.keras; returns what the model measured of itself, which TensorBoard is told too."""
     run, model = session.run, session.model
+    # Again, for a later stage may have chosen sizes of the model.
+    run.write_config(session.hparams, session.dataset.event_shape, model)
     run.save("model.keras", model.save)
     found = {**model.findings(), **model.timings(session.dataset.train.x[: session.hparams.batch_size])}
     if found:
@@ -197,11 +203,13 @@ def _train_stage(session: Session, stage: Stage) -> dict[str, Any]:
     hparams = dataclasses.replace(session.hparams, **{**NEUTRAL, **stage.settings})
     run = Run(session.run.workdir, stage=stage.name)
     train, valid = stage.inputs(session.dataset.train.x), stage.inputs(session.dataset.valid.x)
+    found = _begin_stage(stage.part, train, valid, run)
+    if len(train) < stage.least and hparams.epochs:
+        print(f"{run.label}{len(train)} training data are fewer than {stage.least}: no steps are taken", flush=True)
+        hparams = dataclasses.replace(hparams, epochs=0, lr_schedule="constant")
     feed = _feed(stage.part, train, valid, hparams)
     print(f"{run.label}{len(train)} training data of shape {train.shape[1:]}, {stage.part.count_params():,} weights, "
           f"{fitting.total_steps(hparams, feed.steps_per_epoch)} steps", flush=True)
-    if not run.has_checkpoint:
-        stage.part.adapt(train)
     position = fitting.train(stage.part, feed, hparams, run)
     _tell_early_stop(position, hparams, run)
     best = [line for line in run.read_history() if line["epoch"] == (position.best_epoch or position.epoch)]
@@ -211,8 +219,29 @@ def _train_stage(session: Session, stage: Stage) -> dict[str, Any]:
         f"{stage.name}/epochs": position.epoch,
         f"{stage.name}/best_epoch": position.best_epoch or position.epoch,
         **{f"{stage.name}/{key.replace('/', '_')}": value for key, value in means.items()},
-        f"time/{stage.name}_s": round(position.seconds, 2),
+        **{f"{stage.name}/{key}": value for key, value in found.items() if key != "seconds"},
+        f"time/{stage.name}_s": round(position.seconds + found.get("seconds", 0.0), 2),
     }
+
+
+def _begin_stage(part: Trainable, train: np.ndarray, valid: np.ndarray, run: Run) -> dict[str, Any]:
+    """Sets what a stage takes from its data before the first step, from its file if that was done; returns findings."""
+    before = run.load_arrays("start") if part.prepares else None
+    if before is not None:
+        arrays, note = before
+        part.restructure(note["sizes"])
+        checkpoint.assign(checkpoint.state(part), arrays, run.workdir / run.arrays_path("start"))
+        return note["found"]
+    if not run.has_checkpoint:
+        part.adapt(train)
+    if not part.prepares:
+        return {}
+    start = time.monotonic()
+    found: dict[str, Any] = dict(part.prepare(train, valid, verbose=True))
+    found["seconds"] = round(time.monotonic() - start, 2)
+    run.save_arrays("start", checkpoint.arrays_of(checkpoint.state(part)), {"sizes": part.prepared(), "found": found})
+    print(run.label + ", ".join(f"{key} {value:.5g}" for key, value in found.items()), flush=True)
+    return found
 
 
 def _tell_early_stop(position: Position, hparams, run: Run) -> None:

@@ -15,11 +15,12 @@ from pae_zoo.flows.conditioners import Conditioner
 class Coupling(FlowLayer):
     """z_a = u_a, z_b = f(u_b; conditioner(u_a)), a the first ceil(K/2) dimensions, b the others.
 
+    Of one dimension a is empty, and the parameters of f depend on nothing.
+
     Args:
       hidden_units, activation: the conditioner's hidden layers.
     """
 
-    min_dims = 2
     options = ("hidden_units", "activation")
 
     def __init__(self, hidden_units: Sequence[int] = (128, 128), activation: str = "relu", **kwargs: Any) -> None:
@@ -35,17 +36,18 @@ class Coupling(FlowLayer):
         raise NotImplementedError(f"{type(self).__name__} defines no function of one variable.")
 
     def make_weights(self) -> None:
-        self.num_kept = (self.num_dims + 1) // 2
+        self.num_kept = (self.num_dims + 1) // 2 if self.num_dims > 1 else 0
         self.conditioner = Conditioner(
             self.num_parameters, self.num_dims - self.num_kept, self.hidden_units, self.activation,
             seed=self.seed, dtype=self.dtype_policy, name="conditioner",
         )
-        self.conditioner.build((None, self.num_kept))
+        self.conditioner.build((None, max(1, self.num_kept)))
 
     def transform(self, x: tf.Tensor, inverse: bool) -> Pair:
         kept = x[:, : self.num_kept]
         changed = tf.transpose(x[:, self.num_kept :])
-        changed, log_det = self.elementwise(changed, self.conditioner(kept), inverse)
+        seen = kept if self.num_kept else tf.ones_like(x[:, :1])
+        changed, log_det = self.elementwise(changed, self.conditioner(seen), inverse)
         return tf.concat([kept, tf.transpose(changed)], axis=-1), log_det
 
 

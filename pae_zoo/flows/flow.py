@@ -1,4 +1,4 @@
-"""A normalizing flow over rows of K numbers: density, samples, training; usable alone on any array."""
+"""A density over rows of K numbers, a base that a chain of layers shapes: log density, samples, training."""
 
 import dataclasses
 from typing import Any, Optional, Sequence, Union
@@ -26,10 +26,10 @@ ADAPT_ROWS = 10_000
 
 @register_keras_serializable("pae_zoo")
 class Flow(Trainable):
-    """z = whitening(layer_n(... layer_1(u))), u ~ N(0, I_K), fitted to data z by maximum likelihood.
+    """z = whitening(layer_n(... layer_1(u))), u ~ p_base, fitted to data z by maximum likelihood.
 
-    Minimises -log p(z) = -log N(u; 0, I) - log|det du/dz| with u the inverse of z, nats per datum. `flow(z)` and
-    `predict` give log p(z).
+    Minimises -log p(z) = -log p_base(u) - log|det du/dz| with u the inverse of z, nats per datum; p_base is N(0, I) or
+    a mixture, which is fitted first and then trained along. `flow(z)` and `predict` give log p(z).
 
     Args:
       num_dims: K.
@@ -40,6 +40,8 @@ class Flow(Trainable):
       bins, bound: of splines, which live on [-bound, bound] of whitened data.
       noise: std of Gaussian noise added to the whitened training data, 0 for none.
       whiten: whether a fixed affine map z = m + C^(1/2) v, taken from the training data, ends the chain.
+      base: a `pae_zoo.densities.Mixture` over K dimensions, fitted by EM to where the chain, as it starts, takes the
+        data; None for N(0, I).
       seed: base of initial weights, permutations and every number drawn in training.
       dtype: "float32" or "float64" (None: as the weights of the Keras policy).
 
@@ -59,6 +61,7 @@ class Flow(Trainable):
         activation: str = "relu",
         noise: float = 0.0,
         whiten: bool = True,
+        base: Optional[keras.layers.Layer] = None,
         seed: int = 0,
         dtype: Optional[str] = None,
         **kwargs: Any,
@@ -74,12 +77,15 @@ class Flow(Trainable):
         self.options = dict(hidden_units=units, activation=activation, bins=int(bins), bound=float(bound))
         self.noise = float(noise)
         self.whiten = bool(whiten)
-        names = builder.layer_types(self.spec, self.depth)
+        names = builder.layer_types(self.spec, self.depth) if self.spec else ()
         self.chain = builder.build(names, self.num_dims, self.seed, dtype=self.dtype_policy, **self.options)
         self.whitening: Optional[Whitening] = None
         if self.whiten:
             self.whitening = Whitening(dtype=self.dtype_policy, name="whitening")
             self.whitening.build((None, self.num_dims))
+        self.base: Any = base
+        if base is not None and base.num_dims != self.num_dims:
+            raise UserError(f"The base has {base.num_dims} dimensions, the flow {self.num_dims}; give both the same.")
         self.built = True
 
     @property
@@ -125,12 +131,21 @@ class Flow(Trainable):
         return self._base_log_prob(u) + log_det
 
     def _base_log_prob(self, u: tf.Tensor) -> tf.Tensor:
+        if self.base is not None:
+            return self.base.log_prob(u)
         return -0.5 * (tf.reduce_sum(tf.square(u), axis=-1) + self.num_dims * LOG_2PI)
 
     def sample(self, num: int, seed=None) -> tf.Tensor:
         """Draws `num` data, shape (num, K); `seed` is a pair of integers, None takes the flow's next one."""
-        noise = seeds.normal((num, self.num_dims), self.next_seed(seed), tf.as_dtype(self.compute_dtype))
-        return self.forward(noise)[0]
+        return self.forward(self.base_distribution().sample(num, seed=self.next_seed(seed)))[0]
+
+    def base_distribution(self, dtype: Any = None) -> tfd.Distribution:
+        """Returns p_base(u) as a `tfd` distribution, event shape (K,); build one per use."""
+        dtype = tf.as_dtype(dtype or self.compute_dtype)
+        if self.base is not None and self.base.fitted_components:
+            return self.base.distribution(dtype)
+        zeros = tf.zeros([self.num_dims], dtype)
+        return tfd.Independent(distributions.Normal(zeros, tf.ones_like(zeros)), reinterpreted_batch_ndims=1)
 
     def call(self, z, training: bool = False) -> tf.Tensor:
         """Returns log p(z) in nats, (..., K) -> (...)."""
@@ -142,9 +157,7 @@ class Flow(Trainable):
 
     def distribution(self) -> tfd.TransformedDistribution:
         """Returns p(z) as a `tfd` distribution, event shape (K,); build one per use."""
-        zeros = tf.zeros([self.num_dims], self.compute_dtype)
-        base = tfd.Independent(distributions.Normal(zeros, tf.ones_like(zeros)), reinterpreted_batch_ndims=1)
-        return tfd.TransformedDistribution(base, self.bijector())
+        return tfd.TransformedDistribution(self.base_distribution(), self.bijector())
 
     # ---- training ----------------------------------------------------------------------------------
 
@@ -176,6 +189,34 @@ class Flow(Trainable):
         super().adapt(x)
 
     @property
+    def prepares(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether there is a base to fit before the first step."""
+        return self.base is not None
+
+    def prepare(self, x: np.ndarray, held_out: Optional[np.ndarray] = None, weights: Optional[np.ndarray] = None,
+                verbose: bool = False) -> dict[str, float]:
+        """Fits the base to data x (n, K) as the chain takes them, by `Mixture.fit`; after `adapt`."""
+        if self.base is None:
+            return {}
+        u, log_det = self._in_base(self._checked(x))
+        judge = None if held_out is None or not len(held_out) else self._in_base(np.asarray(held_out))
+        found = self.base.fit(u, None if judge is None else judge[0], weights, verbose)
+        found["valid_nll"] -= float(np.mean(log_det if judge is None else judge[1]))
+        return found
+
+    def _in_base(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        pairs = [self.inverse(x[i : i + ADAPT_ROWS]) for i in range(0, len(x), ADAPT_ROWS)]
+        return np.concatenate([u for u, _ in pairs]), np.concatenate([log_det for _, log_det in pairs])
+
+    def prepared(self) -> dict[str, int]:
+        return {} if self.base is None else {"components": self.base.fitted_components}
+
+    def restructure(self, sizes: dict[str, int]) -> None:
+        if self.base is not None:
+            self.base.num_components = int(sizes["components"])
+            self.base.build((None, self.num_dims))
+
+    @property
     def event_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The shape of one datum, (K,)."""
         return (self.num_dims,)
@@ -205,4 +246,12 @@ class Flow(Trainable):
 
     def get_config(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("num_dims", "depth", "noise", "whiten", "seed", "name")}
-        return {**own, **self.options, "layers": self.spec, "dtype": self.dtype_policy.name}
+        base = {} if self.base is None else {"base": keras.saving.serialize_keras_object(self.base)}
+        return {**own, **self.options, **base, "layers": self.spec, "dtype": self.dtype_policy.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Flow":
+        base = config.get("base")
+        if base is not None:
+            config = {**config, "base": keras.saving.deserialize_keras_object(base, custom_objects)}
+        return cls(**config)

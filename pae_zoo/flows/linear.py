@@ -13,6 +13,8 @@ from pae_zoo.flows.base import FlowLayer, Pair, constant_volume, no_volume
 
 # Variances below this part of the largest one are raised to it: a dead code must not become all of the density.
 EIGENVALUE_FLOOR = 1e-6
+# A covariance of fewer rows a dimension is shrunk.
+ROWS_A_DIMENSION = 10
 NUM_REFLECTIONS = 4
 
 
@@ -190,7 +192,9 @@ class Householder(FlowLayer):
 class Whitening(FlowLayer):
     """z = m + C^(1/2) v with mean m and covariance C of the data, set by `adapt` and not trained.
 
-    Eigenvalues of C below 1e-6 of the largest are raised to that. The symmetric root turns no axis, and
+    Of fewer than ten rows a dimension C is shrunk, as correlations, by the rule of Ledoit & Wolf (J. Multivariate
+    Analysis 88, 2004), so that directions in which few rows hardly vary do not become all of the density. Eigenvalues
+    below 1e-6 of the largest are raised to that. The symmetric root turns no axis, and
     C^(1/2), its inverse and log det C^(1/2) are weights, found in float64.
     """
 
@@ -206,7 +210,7 @@ class Whitening(FlowLayer):
     def adapt(self, x):
         x = np.asarray(x, np.float64)
         mean = x.mean(axis=0)
-        values, vectors = np.linalg.eigh((x - mean).T @ (x - mean) / len(x))
+        values, vectors = np.linalg.eigh(_covariance(x - mean))
         if not is_constant(x).all():
             values = np.maximum(values, EIGENVALUE_FLOOR * values[-1])
         else:
@@ -222,6 +226,18 @@ class Whitening(FlowLayer):
         if inverse:
             return tf.matmul(x - mean, tf.convert_to_tensor(self.unroot)), -log_det
         return tf.matmul(x, tf.convert_to_tensor(self.root)) + mean, log_det
+
+
+def _covariance(away: np.ndarray) -> np.ndarray:
+    """Returns the covariance of rows of mean 0 (n, K), of few rows shrunk, (K, K)."""
+    num, size = away.shape
+    if num >= ROWS_A_DIMENSION * size or size < 2:
+        return away.T @ away / num
+    from sklearn.covariance import ledoit_wolf
+
+    std = away.std(axis=0)
+    std = np.where(std > 0.0, std, 1.0)
+    return ledoit_wolf(away / std, assume_centered=True)[0] * std * std[:, None]
 
 
 LAYERS = (LU, Permutation, Reverse, Swap, ActNorm, Householder, Whitening)

@@ -28,6 +28,16 @@ from pae_zoo.models.parts.importance import ImportanceEstimate
 tfd = tfp.distributions
 
 
+def _by_steps(part: trainable.Trainable, inputs: np.ndarray, held_out: Optional[np.ndarray],
+              weights: Optional[np.ndarray], settings: dict[str, Any], jit_compile: Union[bool, str],
+              verbose: Union[str, int, None]) -> dict[str, list[float]]:
+    """Trains a part by Adam at a constant rate, and returns Keras' history."""
+    optimizer = keras.optimizers.Adam(settings["learning_rate"], global_clipnorm=settings.get("clip_norm") or None)
+    part.compile(optimizer, jit_compile=jit_compile)
+    return part.fit(inputs, epochs=settings["epochs"], verbose=verbose, sample_weight=weights,
+                    batch_size=min(settings["batch_size"], len(inputs))).history
+
+
 class Stage(NamedTuple):
     """A stage of training that follows the first: a part of the model on its own data.
 
@@ -36,12 +46,17 @@ class Stage(NamedTuple):
       part: what is trained.
       inputs: maps data x (n, *event) to the stage's own training data.
       settings: the training flags that differ in this stage, such as {"epochs": 10}.
+      train: how plain `fit` trains the part: (part, inputs, validation inputs or None, weights or None, settings,
+        jit_compile, verbose) to the values of every epoch by name.
+      least: training data below which a stage takes no steps, what is fitted before them being all that they carry.
     """
 
     name: str
     part: trainable.Trainable
     inputs: Callable[[np.ndarray], np.ndarray]
     settings: dict[str, Any]
+    train: Callable[..., dict[str, list[float]]] = _by_steps
+    least: int = 0
 
 
 class Autoencoder(trainable.Trainable):
@@ -428,13 +443,11 @@ class Autoencoder(trainable.Trainable):
         self.measure(measured)
         inputs = np.concatenate([one for one, _ in found])
         weights = None if found[0][1] is None else np.concatenate([w for _, w in found if w is not None])
-        optimizer = keras.optimizers.Adam(
-            stage.settings["learning_rate"], global_clipnorm=stage.settings.get("clip_norm") or None)  # fmt: skip
-        stage.part.compile(optimizer, jit_compile=self.jit_compile)
+        judge = None if held_out is None else [stage.inputs(x) for x, _ in fit_data.weighted(held_out) if len(x)]
         stage.part.adapted.assign(0)
-        fitted = stage.part.fit(inputs, epochs=stage.settings["epochs"], verbose=verbose, sample_weight=weights,
-                                batch_size=min(stage.settings["batch_size"], len(inputs)))  # fmt: skip
-        history.history.update({f"{stage.name}_{name}": values for name, values in fitted.history.items()})
+        fitted = stage.train(stage.part, inputs, np.concatenate(judge) if judge else None, weights, stage.settings,
+                             self.jit_compile, verbose)
+        history.history.update({f"{stage.name}_{name}": values for name, values in fitted.items()})
         self.measure_scores(measured)
 
     def inherited_parts(self, other: "Autoencoder") -> tuple[str, ...]:

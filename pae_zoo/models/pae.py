@@ -3,29 +3,26 @@
 import dataclasses
 import functools
 import math
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
-from pae_zoo import flows
+from pae_zoo import densities, flows
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import records
+from pae_zoo.core import optimizers, records
 from pae_zoo.core.errors import UserError
 from pae_zoo.inference import derivatives
 from pae_zoo.models import ae, base
 from pae_zoo.models.parts.flow_latent import FlowFlags, FlowLatent
-from pae_zoo.models.parts.posteriors import standard_normal, standard_normal_log_prob
+from pae_zoo.models.parts.posteriors import standard_normal_log_prob
 from pae_zoo.models.parts.robust_scores import RobustScores
-
-tfd = tfp.distributions
 
 # Likelihoods whose decoder gives means alone: the std of each value can be measured whatever the first stage had.
 MEANS_ALONE = ("gaussian", "gaussian_learned", "gaussian_pixel")
 SPACES = ("u", "u_spherical", "z")
-_FLOW_SETTINGS = {"epochs": 40, "batch_size": 256, "learning_rate": 1e-3, "clip_norm": 5.0}
+_FLOW_SETTINGS = dataclasses.asdict(densities.Settings())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,37 +30,39 @@ class HParams(FlowFlags, ae.HParams):
     """Flags of the probabilistic autoencoder; shared training flags drive its first stage."""
 
     likelihood: str = records.with_default("likelihood", "gaussian_pixel")
-    flow_epochs: int = hp.option(40, "Passes over the codes.", low=1, smoke=2)
+    flow_epochs: int = hp.option(12, "Most passes over the codes, after the mixture is fitted.", low=1, smoke=2)
     flow_batch_size: int = hp.option(256, "Codes per training step of the flow.", low=1, smoke=32)
     flow_learning_rate: float = hp.option(1e-3, "Initial learning rate of the flow.", above=0.0)
     flow_lr_schedule: str = hp.option("cosine", "Learning rate of the flow, as in --lr_schedule.",
-                                      choices=records.SCHEDULES)
+                                      choices=optimizers.SCHEDULES)
     flow_clip_norm: float = hp.option(5.0, "Largest global norm of the flow's gradient (0: off).", low=0.0)
-    flow_patience: int = hp.option(10, "Stop the flow after so many epochs without a better validation loss (0: off).",
+    flow_patience: int = hp.option(4, "Stop the flow after so many epochs without a better validation loss (0: off).",
                                    low=0)
+    flow_ema: float = hp.option(0.999, "Decay of averages of the flow's weights, as in --ema.", low=0.0, high=0.999999,
+                                before=0.0)
     flow_noise: float = hp.option(
         0.0, "Std of Gaussian noise added to the whitened codes in training, against overfitting.", low=0.0)
 
 
 @register_keras_serializable("pae_zoo")
 class PAE(FlowLatent, ae.AE):
-    """Probabilistic autoencoder (Boehm & Seljak, arXiv 2006.05479): u ~ N(0, I), z = F(u), y ~ p(y|z).
+    """Probabilistic autoencoder (Boehm & Seljak, arXiv 2006.05479): u ~ p(u), z = F(u), y ~ p(y|z).
 
-    The first stage trains encoder and decoder as `AE` does. The second freezes them and fits the flow F to the
-    codes of the training data by maximum likelihood, so that log p(z) = log N(F^-1(z); 0, I) + log |det dF^-1/dz|.
-    `fit` runs both. Spaces: u base, z latent, x data.
+    The first stage trains encoder and decoder as `AE` does. The second freezes them and fits a density to the codes of
+    the training data by maximum likelihood, so that log p(z) = log p(F^-1(z)) + log |det dF^-1/dz|. p(u) is N(0, I), as
+    published, or a mixture. `fit` runs both. Spaces: u base, z latent, x data.
 
     Args beyond `AE`:
-      flow: a `pae_zoo.flows.Flow` over latent_dim dimensions; None makes the preset "nsf".
-      flow_settings: options of plain `fit` for the second stage: epochs, batch_size, learning_rate (constant),
-        clip_norm. The launcher has a schedule and early stopping besides.
+      flow: a density over latent_dim dimensions, as `pae_zoo.densities.make` gives one; None makes "mixture_flow".
+      flow_settings: the fields of `pae_zoo.densities.Settings` that differ, for the second stage in plain `fit`.
 
-    Raises UserError when the flow has another number of dimensions than the latent.
+    Raises UserError when the density has another number of dimensions than the latent.
     """
 
     offers = ae.AE.offers | {"prior", "sample", "surface"}
     parts = (*ae.AE.parts, "flow")
     default_tasks = ("density",)
+    default_density = "mixture_flow"
 
     def __init__(self, encoder, decoder, likelihood="gaussian_pixel", flow: Optional[flows.Flow] = None,
                  flow_settings: Optional[dict] = None, **kwargs):
@@ -73,14 +72,10 @@ class PAE(FlowLatent, ae.AE):
             raise UserError("The flow of a PAE whitens the codes; received whiten=False. Build it with whiten=True.")
         self.robust_scores = RobustScores(3, name="robust_scores")
         self.flow_settings = {**_FLOW_SETTINGS, **(flow_settings or {})}
-        if set(self.flow_settings) != set(_FLOW_SETTINGS):
+        if not set(self.flow_settings) <= set(_FLOW_SETTINGS):
             raise UserError(f"flow_settings takes {', '.join(_FLOW_SETTINGS)}; received {sorted(flow_settings or ())}.")
 
     # ---- spaces ------------------------------------------------------------------------------------
-
-    def prior(self) -> tfd.Distribution:
-        """Returns N(0, I) over the base space u, event shape (latent_dim,)."""
-        return standard_normal(self.latent_dim, self.float_type)
 
     def interpolate(self, start, end, num: int = 9, space: str = "u") -> tf.Tensor:
         """Decodes `num` points on the way from the codes of x `start` to those of `end`, both ends included.
@@ -208,9 +203,13 @@ class PAE(FlowLatent, ae.AE):
         return tf.function(functools.partial(self.codes), jit_compile=False, autograph=False)
 
     def later_stages(self, hparams) -> list[base.Stage]:
-        names = ("epochs", "batch_size", "learning_rate", "lr_schedule", "clip_norm", "patience")
-        settings = {name: getattr(hparams, f"flow_{name}") for name in names}
-        return [base.Stage("flow", self.flow, self.stage_codes, settings)]
+        settings = {name: getattr(hparams, f"flow_{name}") for name in _FLOW_SETTINGS}
+        if hparams.density not in densities.WITH_LAYERS:
+            settings |= {"epochs": 0, "lr_schedule": "constant"}
+        return [self._stage(settings)]
+
+    def _stage(self, settings: dict[str, Any]) -> base.Stage:
+        return base.Stage("flow", self.flow, self.stage_codes, settings, densities.train, densities.least_rows(self.flow))
 
     reads_again = True
 
@@ -220,8 +219,7 @@ class PAE(FlowLatent, ae.AE):
         Before it the stds of "gaussian_pixel" are measured, on up to 10,000 validation data if they are given, else on
         training data.
         """
-        stage = base.Stage("flow", self.flow, self.stage_codes, self.flow_settings)
-        self.fit_stage(history, train, held_out, steps, verbose, stage)
+        self.fit_stage(history, train, held_out, steps, verbose, self._stage(self.flow_settings))
 
     # ---- building ----------------------------------------------------------------------------------
 

@@ -75,10 +75,16 @@ def test_bad_lists_are_told(spec, depth, what):
         flows.layer_types(spec, depth)
 
 
-def test_couplings_need_two_dimensions():
-    with pytest.raises(pae_zoo.UserError, match="'spline' takes data of 2 or more"):
-        pae_zoo.Flow(1, layers="nsf")
-    assert pae_zoo.Flow(1, layers="maf", hidden_units=(8,)).log_prob(np.zeros((2, 1))).shape == (2,)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_one_dimension_is_enough(preset):
+    """Of one dimension couplings have parameters that depend on nothing; the density still integrates to one."""
+    flow = pae_zoo.Flow(1, layers=preset, depth=2, hidden_units=(8,), bins=5, whiten=False, dtype="float64")
+    for weight in flow.trainable_weights:
+        weight.assign_add(0.3 * np.random.default_rng(1).normal(size=weight.shape))
+    grid = np.linspace(-30.0, 30.0, 20_001)[:, None]
+    mass = np.sum(np.exp(flow.log_prob(grid))) * (grid[1, 0] - grid[0, 0])
+    np.testing.assert_allclose(mass, 1.0, atol=1e-3)
+    np.testing.assert_allclose(flow.forward(flow.inverse(grid)[0])[0], grid, atol=1e-6)
 
 
 # ---- training --------------------------------------------------------------------------------------------

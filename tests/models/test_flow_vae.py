@@ -9,7 +9,7 @@ from pae_zoo.core.errors import UserError
 
 
 def test_an_identity_flow_gives_the_vae():
-    flow, plain = build("flow_vae", flow=("affine",), flow_depth=1), build("vae", kl="mc")
+    flow, plain = build("flow_vae", density="flow", density_components=0, flow=("affine",)), build("vae", kl="mc")
     pairs = zip(plain.encoder.weights + plain.decoder.weights, flow.encoder.weights + flow.decoder.weights)
     for mine, theirs in pairs:
         mine.assign(theirs)

@@ -1,0 +1,53 @@
+"""Densities by name: what each consists of."""
+
+from collections.abc import Sequence
+from typing import Any, Optional, Union
+
+from pae_zoo.core.errors import UserError, unknown
+from pae_zoo.densities.flow_matching import FlowMatching
+from pae_zoo.densities.mixture import Mixture
+from pae_zoo.flows.flow import Flow
+
+#: names, each with what it is
+NAMES: dict[str, str] = {
+    "gaussian": "one Gaussian with the mean and covariance of the data",
+    "gaussian_mixture": "Gaussians with full covariances, by EM",
+    "student_mixture": "Student t with full scale matrices, by EM",
+    "flow": "a normalizing flow from N(0, I)",
+    "mixture_flow": "a normalizing flow from a mixture of Student t, which EM fits and training goes on with",
+    "flow_matching": "an ordinary differential equation from N(0, I), trained by flow matching",
+}
+#: those that have a mixture; those that have layers to train
+WITH_MIXTURE = ("gaussian_mixture", "student_mixture", "mixture_flow")
+WITH_LAYERS = ("flow", "mixture_flow", "flow_matching")
+
+
+def make(density: str, num_dims: int, layers: Union[str, Sequence[str]] = ("nsf",), depth: int = 4,
+         hidden_units: Sequence[int] = (128, 128), bins: int = 8, components: int = 0, noise: float = 0.0,
+         whiten: bool = True, seed: int = 0, dtype: Optional[str] = None, **options: Any) -> Flow:
+    """Returns the density of this name over num_dims numbers, not fitted yet.
+
+    Args:
+      density: one of `NAMES`.
+      layers, depth, hidden_units, bins, noise: of the flow, as in `pae_zoo.flows.Flow`; hidden_units are those of the
+        velocity network too.
+      components: number of components of a mixture; 0 chooses it on validation data.
+      whiten, seed, dtype, options: as in `pae_zoo.flows.Flow`.
+
+    Raises UserError for an unknown name.
+    """
+    if density not in NAMES:
+        raise unknown("density", density, NAMES)
+    shared = dict(whiten=whiten, seed=seed, dtype=dtype, **options)
+    if density == "flow_matching":
+        return FlowMatching(num_dims, hidden_units=hidden_units, **shared)
+    base = None
+    if density in WITH_MIXTURE:
+        base = Mixture(num_dims, components, student=density != "gaussian_mixture", seed=seed, dtype=dtype, name="mixture")
+    elif components:
+        raise UserError(f"density {density!r} has no components; received components={components}. Leave it out, or take "
+                        f"one of {', '.join(WITH_MIXTURE)}.")
+    if density not in WITH_LAYERS:
+        layers = ()
+    return Flow(num_dims, layers=layers, depth=depth, hidden_units=hidden_units, bins=bins, noise=noise, base=base,
+                **shared)

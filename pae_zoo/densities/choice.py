@@ -1,0 +1,151 @@
+"""How many components a mixture has and how long EM runs: what is best on data held out."""
+
+import dataclasses
+import sys
+from typing import Any, Optional
+
+import numpy as np
+from tqdm import tqdm
+
+from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
+from pae_zoo.densities import em
+from pae_zoo.densities.parameters import Parameters
+
+MOST_PASSES, TRIAL_PASSES = 40, 4
+# EM ends when so many passes together gain less than this on data held out, nats.
+PATIENCE, LEAST_GAIN = 3, 1e-3
+# A covariance of D (D + 3) / 2 numbers is left to no fewer rows than half as many, nor than this.
+LEAST_ROWS = 20
+MOST_COMPONENTS = 256
+# Up to so many rows scale matrices may be drawn towards their mean, as by a multiple of D rows.
+SMALL, PSEUDO_COUNTS = 5000, (0.0, 1.0, 4.0, 16.0)
+HELD_OUT = 5
+
+
+@dataclasses.dataclass
+class _Fit:
+    """A mixture under way: where EM stands, what was best on data held out, and after how many passes."""
+
+    now: Parameters
+    best: Parameters
+    value: float
+    passes: int
+    best_passes: int
+    pseudo_counts: float
+    values: list[float]
+
+    @property
+    def components(self) -> int:
+        return len(self.best.log_weights)
+
+
+class _Search:
+    """Fits mixtures to rows and judges them on others; `bar` is told of every pass."""
+
+    def __init__(self, train: em.Data, valid: em.Data, student: bool, seed: int, bar: tqdm):
+        self.train, self.valid, self.student, self.seed, self.bar = train, valid, student, seed, bar
+
+    def begin(self, num_components: int, pseudo_counts: float) -> _Fit:
+        found = em.start(self.train, num_components, self.student, self.seed, pseudo_counts)
+        value = em.log_likelihood(found, self.valid)
+        return _Fit(found, found, value, 0, 0, pseudo_counts, [value])
+
+    def go_on(self, fit: _Fit, passes: int) -> None:
+        """Takes up to so many passes in all, fewer where data held out gain nothing more."""
+        while fit.passes < passes and not _settled(fit.values):
+            fit.now, _ = em.step(fit.now, self.train, fit.pseudo_counts)
+            value, fit.passes = em.log_likelihood(fit.now, self.valid), fit.passes + 1
+            fit.values.append(value)
+            if value > fit.value:
+                fit.best, fit.value, fit.best_passes = fit.now, value, fit.passes
+            self.bar.set_description_str(f"mixture of {fit.components}, pass {fit.passes}, valid {-fit.value:.4g}")
+            self.bar.update()
+
+    def trial(self, num_components: int, pseudo_counts: float) -> _Fit:
+        fit = self.begin(num_components, pseudo_counts)
+        self.go_on(fit, TRIAL_PASSES)
+        return fit
+
+    def best_number(self, start: int, most: int, pseudo_counts: float) -> _Fit:
+        """Doubles the number of components while that is better after a few passes, or else halves it."""
+        best = self.trial(start, pseudo_counts)
+        for factor in (2.0, 0.5):
+            number, first = start, best
+            while True:
+                number = int(number * factor)
+                if not 1 <= number <= most:
+                    break
+                other = self.trial(number, pseudo_counts)
+                if not other.value > best.value:
+                    break
+                best = other
+            if best is not first:
+                break
+        return best
+
+
+def _settled(values: list[float]) -> bool:
+    """Whether the last passes gained nothing worth a pass on data held out."""
+    if len(values) <= PATIENCE:
+        return False
+    return max(values[-PATIENCE:]) - max(values[:-PATIENCE]) < LEAST_GAIN * PATIENCE
+
+
+def most_components(num_rows: float, num_dims: int) -> int:
+    """Returns the largest number of components that is tried for so many rows."""
+    return int(np.clip(num_rows // max(num_dims * (num_dims + 3) // 4, LEAST_ROWS), 1, MOST_COMPONENTS))
+
+
+def fit(x: np.ndarray, held_out: Optional[np.ndarray], weights: Optional[np.ndarray], num_components: int,
+        student: bool, seed: int, verbose: bool = False) -> tuple[Parameters, dict[str, Any]]:
+    """Returns a mixture fitted to whitened x (n, D), and how it was chosen; the arguments are those of `Mixture.fit`.
+
+    Without validation data a fifth of the rows chooses components, pseudo-counts and passes; then all rows are fitted.
+    Raises UserError for more components than rows.
+    """
+    x = np.asarray(x, np.float64)
+    if weights is not None:
+        weights = np.asarray(weights, np.float64)
+        x, weights = x[weights > 0], weights[weights > 0]
+    if num_components > len(x):
+        raise UserError(f"A mixture of {num_components} components needs as many rows; received {len(x)}. Ask for fewer "
+                        "components, or for 0, which chooses their number.")
+    whole = em.Data(x, weights)
+    alone = held_out is None or not len(held_out)
+    train, valid = _split(whole, seed) if alone else (whole, em.Data(np.asarray(held_out, np.float64)))
+    with tqdm(unit="pass", disable=not (verbose and sys.stderr.isatty()), dynamic_ncols=True, leave=False) as bar:
+        search = _Search(train, valid, student, seed, bar)
+        chosen = _choose(search, num_components)
+        search.go_on(chosen, MOST_PASSES)
+        found = chosen.best
+        if alone:
+            found = em.start(whole, chosen.components, student, seed, chosen.pseudo_counts)
+            for _ in range(chosen.best_passes):
+                found, _ = em.step(found, whole, chosen.pseudo_counts)
+                bar.update()
+    return found, {"components": len(found.log_weights), "passes": chosen.best_passes,
+                   "pseudo_counts": chosen.pseudo_counts, "valid_nll": -chosen.value}
+
+
+def _choose(search: _Search, num_components: int) -> _Fit:
+    """Returns the mixture that is best after a few passes, of the numbers and pseudo-counts that are tried."""
+    num_rows, num_dims = len(search.train.x), search.train.num_dims
+    counts = PSEUDO_COUNTS if num_rows <= SMALL else PSEUDO_COUNTS[:1]
+    if num_components:
+        trials = [search.trial(min(num_components, num_rows), count * num_dims) for count in counts]
+    else:
+        most = most_components(search.train.total, num_dims)
+        trials = [search.best_number(max(1, most // 4), most, count * num_dims) for count in counts]
+    return max(trials, key=lambda fit: fit.value)
+
+
+def _split(whole: em.Data, seed: int) -> tuple[em.Data, em.Data]:
+    """Returns four fifths of the rows and one fifth; of fewer than five rows all, twice."""
+    num = len(whole.x)
+    if num < HELD_OUT:
+        return whole, whole
+    order = np.random.default_rng(seeds.integer(seed & 0x7FFFFFFF, seeds.number_of("mixture/split"))).permutation(num)
+    parts = order[num // HELD_OUT :], order[: num // HELD_OUT]
+    first, second = (em.Data(whole.x[rows], None if whole.weights is None else whole.weights[rows]) for rows in parts)
+    return first, second
