@@ -93,7 +93,7 @@ class SharedHParams(TaskFlags, PluginFlags):
     max_steps: int = option(0, "Training steps in all; overrides --epochs (0: off).", low=0, group=TRAINING)
     batch_size: int = option(128, "Data per training step.", low=1, group=TRAINING, smoke=32)
     optimizer: str = option("adam", "Optimizer of Keras.", choices=optimizers.OPTIMIZERS, group=TRAINING)
-    ema: float = option(0.0, "Decay of averages of the weights, which validation and the finished model take (0: none).",
+    ema: float = option(0.0, "Decay of averages of the weights, by which validation and the model go (0: none).",
                         low=0.0, high=0.999999, group=TRAINING)
     adam_epsilon: float = option(1e-7, "Epsilon of Adam.", above=0.0, group=TRAINING)
     learning_rate: float = option(1e-3, "Initial learning rate.", above=0.0, group=TRAINING)

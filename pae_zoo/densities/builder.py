@@ -38,15 +38,16 @@ def make(density: str, num_dims: int, layers: Union[str, Sequence[str]] = ("nsf"
     """
     if density not in NAMES:
         raise unknown("density", density, NAMES)
-    shared = dict(whiten=whiten, seed=seed, dtype=dtype, **options)
+    shared: dict[str, Any] = dict(whiten=whiten, seed=seed, dtype=dtype, **options)
     if density == "flow_matching":
         return FlowMatching(num_dims, hidden_units=hidden_units, **shared)
     base = None
     if density in WITH_MIXTURE:
-        base = Mixture(num_dims, components, student=density != "gaussian_mixture", seed=seed, dtype=dtype, name="mixture")
+        student = density != "gaussian_mixture"
+        base = Mixture(num_dims, components, student=student, seed=seed, dtype=dtype, name="mixture")
     elif components:
-        raise UserError(f"density {density!r} has no components; received components={components}. Leave it out, or take "
-                        f"one of {', '.join(WITH_MIXTURE)}.")
+        raise UserError(f"density {density!r} has no components; received components={components}. Leave it out, or "
+                        f"take one of {', '.join(WITH_MIXTURE)}.")
     if density not in WITH_LAYERS:
         layers = ()
     return Flow(num_dims, layers=layers, depth=depth, hidden_units=hidden_units, bins=bins, noise=noise, base=base,

@@ -109,8 +109,8 @@ def fit(x: np.ndarray, held_out: Optional[np.ndarray], weights: Optional[np.ndar
         weights = np.asarray(weights, np.float64)
         x, weights = x[weights > 0], weights[weights > 0]
     if num_components > len(x):
-        raise UserError(f"A mixture of {num_components} components needs as many rows; received {len(x)}. Ask for fewer "
-                        "components, or for 0, which chooses their number.")
+        raise UserError(f"A mixture of {num_components} components needs as many rows; received {len(x)}. Ask for "
+                        "fewer components, or for 0, which chooses their number.")
     whole = em.Data(x, weights)
     alone = held_out is None or not len(held_out)
     train, valid = _split(whole, seed) if alone else (whole, em.Data(np.asarray(held_out, np.float64)))

@@ -5,7 +5,7 @@ columns of D (D + 1) / 2 + D + 1 coefficients, and what is elementwise touches (
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -150,8 +150,9 @@ def start(data: Data, num_components: int, student: bool, seed: int, pseudo_coun
     if num_components == 1:
         labels, means = np.zeros(len(x), int), np.average(x, axis=0, weights=data.weights)[None]
     else:
-        clusters = MiniBatchKMeans(num_components, random_state=seed & 0x7FFFFFFF, n_init=3 if len(x) < 5000 else 1,
-                                   batch_size=2048, max_iter=30)
+        starts: Any = 3 if len(x) < 5000 else 1
+        clusters = MiniBatchKMeans(num_components, random_state=seed & 0x7FFFFFFF, n_init=starts, batch_size=2048,
+                                   max_iter=30)
         clusters.fit(x, sample_weight=data.weights)
         labels, means = clusters.predict(x), np.asarray(clusters.cluster_centers_, np.float64)
     weights = np.ones(len(x)) if data.weights is None else data.weights

@@ -49,7 +49,7 @@ class Velocity(FlowLayer):
         """Returns v(x, t) for x (n, K) and t (n, 1), shape (n, K)."""
         waves = time * tf.constant([[2.0**k * 3.141592653589793 / 2.0 for k in range(FREQUENCIES)]], x.dtype)
         hidden = tf.concat([x, tf.sin(waves), tf.cos(waves)], axis=-1)
-        activation = keras.activations.get(self.activation)
+        activation: Any = keras.activations.get(self.activation)
         for number, (kernel, bias) in enumerate(zip(self.kernels, self.biases)):
             hidden = tf.matmul(hidden, tf.convert_to_tensor(kernel)) + tf.convert_to_tensor(bias)
             hidden = activation(hidden) if number < len(self.hidden_units) else hidden
@@ -103,7 +103,7 @@ class FlowMatching(Flow):
                  steps: int = 30, whiten: bool = True, seed: int = 0, dtype: Optional[str] = None,
                  **kwargs: Any) -> None:
         super().__init__(num_dims, layers=(), whiten=whiten, seed=seed, dtype=dtype, **kwargs)
-        self.velocity_options = dict(hidden_units=tuple(map(int, hidden_units)), activation=activation,
+        self.velocity_options: dict[str, Any] = dict(hidden_units=tuple(map(int, hidden_units)), activation=activation,
                                      steps=int(steps))
         layer = Velocity(seed=(self.seed, 0), dtype=self.dtype_policy, name="velocity", **self.velocity_options)
         layer.build((None, self.num_dims))

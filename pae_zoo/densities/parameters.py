@@ -1,6 +1,6 @@
-"""The parameters of a mixture as arrays, and what follows from them in closed form: moments, other axes, conditionals."""
+"""The parameters of a mixture as arrays, and what follows in closed form: moments, other axes, conditionals."""
 
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +13,7 @@ from pae_zoo.core.errors import UserError
 LEAST_DOF, MOST_DOF = 4.0, 200.0
 START_DOF = 15.0
 
-Array = Union[np.ndarray, tf.Tensor]
+Array = Any  # of NumPy or TensorFlow
 
 
 def component_log_prob(delta: Array, log_det: Array, log_weights: Array, dof: Optional[Array],
@@ -75,7 +75,7 @@ class Parameters(NamedTuple):
 
     def log_prob(self, u: np.ndarray) -> np.ndarray:
         """Returns log p(u), nats, (n, D) -> (n,)."""
-        return logsumexp(self.log_components(u), axis=1)
+        return np.asarray(logsumexp(self.log_components(u), axis=1))
 
     def log_components(self, u: np.ndarray) -> np.ndarray:
         """Returns log w_m + log p_m(u), nats, (n, M)."""

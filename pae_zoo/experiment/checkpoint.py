@@ -51,8 +51,9 @@ def arrays_of(variables: Iterable[Any]) -> list[np.ndarray]:
 def check(variables: Sequence[Any], arrays: list[np.ndarray], what: object) -> None:
     """Raises UserError, naming the file `what`, unless arrays are values of variables, in order."""
     start_anew = "Restore the file, or delete the work directory to start anew."
+    kind = keras.backend.standardize_dtype
     fit = len(arrays) == len(variables) and all(
-        array.shape == tuple(variable.shape) and array.dtype == np.dtype(variable.dtype)
+        array.shape == tuple(variable.shape) and array.dtype == np.dtype(kind(variable.dtype))
         for variable, array in zip(variables, arrays))  # fmt: skip
     if not fit:
         raise UserError(f"{what} holds {len(arrays)} arrays that do not fit this model's {len(variables)} variables: "

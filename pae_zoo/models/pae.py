@@ -209,7 +209,8 @@ class PAE(FlowLatent, ae.AE):
         return [self._stage(settings)]
 
     def _stage(self, settings: dict[str, Any]) -> base.Stage:
-        return base.Stage("flow", self.flow, self.stage_codes, settings, densities.train, densities.least_rows(self.flow))
+        least = densities.least_rows(self.flow)
+        return base.Stage("flow", self.flow, self.stage_codes, settings, densities.train, least)
 
     reads_again = True
 

@@ -132,8 +132,8 @@ def test_a_flow_starts_as_its_mixture():
 def test_training_keeps_what_is_best_on_validation():
     x, held_out = data(600), data(100, seed=9)
     flow = densities.make("flow", 2, depth=1, hidden_units=(8,))
-    losses = densities.train(flow, x, held_out, settings=densities.Settings(epochs=3, learning_rate=3e-2, batch_size=100),
-                             jit_compile=False)["val_nll"]
+    settings = densities.Settings(epochs=3, learning_rate=3e-2, batch_size=100)
+    losses = densities.train(flow, x, held_out, settings=settings, jit_compile=False)["val_nll"]
     assert len(losses) == 4
     np.testing.assert_allclose(-np.mean(flow.log_prob(held_out)), min(losses), rtol=1e-4)
 

@@ -92,7 +92,8 @@ def test_em_finds_the_degrees_of_freedom():
     x = multivariate_t(np.zeros(2), np.eye(2), 6.0).rvs(20_000, random_state=0)
     found, _ = choice.fit(x[:15_000], x[15_000:], None, 1, True, 0)
     truth = multivariate_t(np.zeros(2), np.eye(2), 6.0)
-    assert found.log_prob(x[15_000:]).mean() > truth.logpdf(x[15_000:]).mean() - 1e-2  # it ends where passes gain little
+    # It ends where passes gain little.
+    assert found.log_prob(x[15_000:]).mean() > truth.logpdf(x[15_000:]).mean() - 1e-2
     for _ in range(60):
         found, _ = em.step(found, em.Data(x))
     assert 5.4 < found.dof[0] < 6.6
@@ -182,7 +183,8 @@ def test_conditionals_are_ratios_of_densities(student):
 def test_bad_conditions_are_told():
     found = parameters(True)
     for seen, values, what in (([0, 1, 2], [0, 0, 0], "nothing is left"), ([0, 0], [1, 1], "different dimensions"),
-                               ([5], [1], "different dimensions"), ([0], [1, 2], "one number"), ([0], [np.nan], "finite")):
+                               ([5], [1], "different dimensions"), ([0], [1, 2], "one number"),
+                               ([0], [np.nan], "finite")):
         with pytest.raises(pae_zoo.UserError, match=what):
             found.conditional(np.array(seen), np.array(values, float))
 

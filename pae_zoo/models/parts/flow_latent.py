@@ -16,8 +16,8 @@ class FlowFlags:
     """Flags of the density of the latents."""
 
     density: str = hp.option(
-        "mixture_flow", "Density of the latents: gaussian, mixtures by EM, a flow, a flow that starts from a mixture of "
-        "Student t, or flow matching.", choices=tuple(densities.NAMES), before="flow")
+        "mixture_flow", "Density of the latents: a Gaussian, mixtures by EM, a flow, a flow that starts from a mixture "
+        "of Student t, or flow matching.", choices=tuple(densities.NAMES), before="flow")
     density_components: int = hp.option(0, "Components of a mixture (0: chosen on validation data).", low=0,
                                         high=10_000)
     flow: tuple[str, ...] = hp.option(
