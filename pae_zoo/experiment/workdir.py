@@ -160,7 +160,10 @@ class Run:
         expected = models.find(hparams.model).MODEL
         if type(model) is not expected:
             raise ValueError(f"it holds a {type(model).__name__}, but config.json names the model {hparams.model}")
-        weights = self.read_metrics().get("train/num_weights")
+        config = self.read_json("config.json")
+        # Models of another version may have had other weights and settings.
+        same = config.get("format") == FORMAT
+        weights = self.read_metrics().get("train/num_weights") if same else None
         pairs = [
             ("data of shape", tuple(model.event_shape), shape and tuple(shape)),
             ("latents", model.latent_dim, hparams.latent_dim),
@@ -170,8 +173,7 @@ class Run:
         for what, found, recorded in pairs:
             if recorded is not None and found != recorded:
                 raise ValueError(f"its model has {what} {found}, that of this run {recorded}")
-        config = self.read_json("config.json")
-        recorded = config.get("architecture") if config.get("format") == FORMAT else None
+        recorded = config.get("architecture") if same else None
         if recorded is not None and saved.fingerprint(model) != recorded:
             raise ValueError("its model has other networks or settings than the one of this run")
 

@@ -67,3 +67,13 @@ def test_flags_of_before_with_which_a_model_imitated_name_the_model_of_now(name,
     told = capsys.readouterr().err
     assert f"take --model={name}" in told and told.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_of_another_version_is_read(tmp_path):
+    """A model may have more weights now than the version that wrote its run counted."""
+    before = BEFORE / "vae"
+    run = Run(tmp_path / "run")
+    shutil.copytree(before / "run", run.workdir)
+    shutil.copy(before / "saved.keras", run.model_path)
+    run.write_json("metrics.json", {"train/num_weights": 1})
+    assert type(run.load_model()).__name__ == "VAE"
