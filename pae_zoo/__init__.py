@@ -34,7 +34,7 @@ def _import_tensorflow() -> None:
 _import_tensorflow()
 moved.install()
 
-from pae_zoo import curvature, data, flows, likelihoods, models, networks  # noqa: E402
+from pae_zoo import curvature, data, densities, flows, likelihoods, models, networks  # noqa: E402
 from pae_zoo.core import seeds  # noqa: E402
 from pae_zoo.core.errors import UserError  # noqa: E402
 from pae_zoo.flows import Flow  # noqa: E402
@@ -58,6 +58,6 @@ from pae_zoo.registry import register  # noqa: E402
 
 __all__ = [
     "AE", "BBBAE", "DeepEnsembleAE", "EnsembleVAE", "Flow", "FlowVAE", "GPCircle", "HF", "IAF", "LAE", "LAEPosthoc",
-    "MCDropoutAE", "PAE", "RBFVAE", "SAVAE", "UserError", "VAE", "VLAE", "curvature", "data", "flows", "likelihoods",
-    "models", "networks", "register", "seeds",
+    "MCDropoutAE", "PAE", "RBFVAE", "SAVAE", "UserError", "VAE", "VLAE", "curvature", "data", "densities", "flows",
+    "likelihoods", "models", "networks", "register", "seeds",
 ]

@@ -4,7 +4,7 @@
     density.log_prob(codes), density.sample(100), density.save("density.keras")
 """
 
-from pae_zoo.densities.builder import NAMES, WITH_LAYERS, WITH_MIXTURE, make
+from pae_zoo.densities.builder import NAMES, WITH_LAYERS, WITH_MIXTURE, make, parameters_of
 from pae_zoo.densities.flow_matching import FlowMatching, Velocity
 from pae_zoo.densities.mixture import Mixture, MixtureDistribution
 from pae_zoo.densities.parameters import Parameters
@@ -24,5 +24,6 @@ __all__ = [
     "fit",
     "least_rows",
     "make",
+    "parameters_of",
     "train",
 ]

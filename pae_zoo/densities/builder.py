@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
+import numpy as np
+import tensorflow as tf
+
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.densities.flow_matching import FlowMatching
 from pae_zoo.densities.mixture import Mixture
+from pae_zoo.densities.parameters import Parameters
 from pae_zoo.flows.flow import Flow
 
 #: names, each with what it is
@@ -52,3 +56,23 @@ def make(density: str, num_dims: int, layers: Union[str, Sequence[str]] = ("nsf"
         layers = ()
     return Flow(num_dims, layers=layers, depth=depth, hidden_units=hidden_units, bins=bins, noise=noise, base=base,
                 **shared)
+
+
+def parameters_of(density: Flow) -> Parameters:
+    """Returns a density without layers as a mixture in the coordinates of the data: weights, means, scales, dof.
+
+    It has exact moments, marginals and conditionals of any columns. Raises NotImplementedError for one with layers.
+    """
+    if density.chain:
+        raise NotImplementedError("A density with layers has no conditionals in closed form. Take gaussian, "
+                                  "gaussian_mixture or student_mixture.")
+    size = density.num_dims
+    if density.base is not None and density.base.fitted_components:
+        found = density.base.parameters()
+    else:
+        found = Parameters(np.zeros(1), np.zeros((1, size)), np.eye(size)[None], None)
+    if density.whitening is None:
+        return found
+    mean, root = (np.asarray(tf.convert_to_tensor(one), np.float64)
+                  for one in (density.whitening.mean, density.whitening.root))
+    return found.moved(mean, root)

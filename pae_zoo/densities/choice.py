@@ -125,7 +125,7 @@ def fit(x: np.ndarray, held_out: Optional[np.ndarray], weights: Optional[np.ndar
                 found, _ = em.step(found, whole, chosen.pseudo_counts)
                 bar.update()
     return found, {"components": len(found.log_weights), "passes": chosen.best_passes,
-                   "pseudo_counts": chosen.pseudo_counts, "valid_nll": -chosen.value}
+                   "pseudo_counts": chosen.pseudo_counts, "mixture_nll": -chosen.value}
 
 
 def _choose(search: _Search, num_components: int) -> _Fit:

@@ -123,8 +123,8 @@ class Mixture(keras.layers.Layer):
           weights: (n,), how often each row counts.
           verbose: whether a progress bar is shown.
 
-        Returns what was found: components, passes, pseudo_counts, valid_nll. Raises UserError for more components than
-        rows.
+        Returns what was found: components, passes, pseudo_counts, mixture_nll (of validation data, nats). Raises
+        UserError for more components than rows.
         """
         found, report = choice.fit(x, held_out, weights, self.num_components, self.student, self.seed, verbose)
         if self.built and len(found.log_weights) < self.num_components:

@@ -201,7 +201,7 @@ class Flow(Trainable):
         u, log_det = self._in_base(self._checked(x))
         judge = None if held_out is None or not len(held_out) else self._in_base(np.asarray(held_out))
         found = self.base.fit(u, None if judge is None else judge[0], weights, verbose)
-        found["valid_nll"] -= float(np.mean(log_det if judge is None else judge[1]))
+        found["mixture_nll"] -= float(np.mean(log_det if judge is None else judge[1]))
         return found
 
     def _in_base(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -147,3 +147,18 @@ def test_training_keeps_what_is_best_on_validation():
 def test_bad_input_is_told(call, what):
     with pytest.raises(pae_zoo.UserError, match=what):
         call()
+
+
+@pytest.mark.parametrize("name", ("gaussian", "gaussian_mixture", "student_mixture"))
+def test_densities_without_layers_have_a_closed_form(fitted, name):
+    density, x = fitted(name), data(20, seed=3)
+    whole = densities.parameters_of(density)
+    np.testing.assert_allclose(whole.log_prob(x), density.log_prob(x), rtol=1e-3, atol=1e-3)
+    given = whole.conditional([1], [1.5])
+    expected = whole.log_prob(np.array([[0.5, 1.5]])) - whole.marginal(np.array([1])).log_prob(np.array([[1.5]]))
+    np.testing.assert_allclose(given.log_prob(np.array([[0.5]])), expected, rtol=1e-8)
+
+
+def test_densities_with_layers_have_none(fitted):
+    with pytest.raises(NotImplementedError, match="student_mixture"):
+        densities.parameters_of(fitted("mixture_flow"))
