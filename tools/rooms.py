@@ -65,8 +65,6 @@ ALLOWED: dict[str, set[str]] = {
     "registry": {"core", "networks", "likelihoods", "models", "evaluation"},
     "experiment": {"core", "core.reading", "core.sizes", "core.trainable", "data", "networks", "models",
                    "models.base", "evaluation"},
-    "experiment": {"core", "core.reading", "core.sizes", "core.trainable", "data", "networks", "models",
-                   "models.base", "evaluation"},
     "applying": {"core", "data", "models.capabilities", "evaluation.context", "evaluation.metrics",
                  "evaluation.support"},
     "main": {"core", "data", "networks", "models", "models.capabilities", "evaluation", "experiment"},
