@@ -3,16 +3,19 @@
 import dataclasses
 import functools
 import math
-from typing import Any, Optional
+from collections.abc import Collection
+from typing import Any, Optional, Union
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import densities, flows
+from pae_zoo import densities, flows, likelihoods
+from pae_zoo.core import fit_data, optimizers, records
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import optimizers, records
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.inference import derivatives
 from pae_zoo.models import ae, base
 from pae_zoo.models.parts.flow_latent import FlowFlags, FlowLatent
@@ -64,8 +67,10 @@ class PAE(FlowLatent, ae.AE):
     default_tasks = ("density",)
     default_density = "mixture_flow"
 
-    def __init__(self, encoder, decoder, likelihood="gaussian_pixel", flow: Optional[flows.Flow] = None,
-                 flow_settings: Optional[dict] = None, **kwargs):
+    def __init__(self, encoder: keras.Model, decoder: keras.Model,
+                 likelihood: Union[str, likelihoods.Likelihood] = "gaussian_pixel",
+                 flow: Optional[flows.Flow] = None, flow_settings: Optional[dict[str, Any]] = None,
+                 **kwargs: Any) -> None:
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         self.take_flow(flow)
         if not self.flow.whiten:
@@ -77,7 +82,7 @@ class PAE(FlowLatent, ae.AE):
 
     # ---- spaces ------------------------------------------------------------------------------------
 
-    def interpolate(self, start, end, num: int = 9, space: str = "u") -> tf.Tensor:
+    def interpolate(self, start: TensorLike, end: TensorLike, num: int = 9, space: str = "u") -> tf.Tensor:
         """Decodes `num` points on the way from the codes of x `start` to those of `end`, both ends included.
 
         Args:
@@ -101,7 +106,7 @@ class PAE(FlowLatent, ae.AE):
         frames = tf.reshape(frames, (num, -1, *self.event_shape))
         return tf.transpose(frames, (1, 0, *range(2, len(frames.shape))))
 
-    def log_density_manifold(self, x, seed=None) -> tf.Tensor:
+    def log_density_manifold(self, x: TensorLike, seed: Any = None) -> tf.Tensor:
         """Returns log p(z) - 1/2 log det J'J at z = e(x), J = dg/dz: the density of the reconstruction of x.
 
         It is the injective change of variables (Caterini et al., arXiv 2106.01413, eq. 2): nats per unit of
@@ -120,14 +125,14 @@ class PAE(FlowLatent, ae.AE):
         gram = tf.einsum("kbd,lbd->bkl", jacobian, jacobian)
         return self.log_prob_latent(z) - 0.5 * tf.linalg.logdet(gram)
 
-    def gaussian_log_prob(self, z) -> tf.Tensor:
+    def gaussian_log_prob(self, z: TensorLike) -> tf.Tensor:
         """Returns log N(z; m, S) with the mean and covariance of the training codes, nats, (..., K) -> (...)."""
         whitened, log_det = self.flow.whitening(tf.cast(self.latents(z), self.flow.compute_dtype), inverse=True)
         return tf.cast(standard_normal_log_prob(whitened) + log_det, self.float_type)
 
     # ---- scores ------------------------------------------------------------------------------------
 
-    def ood_scores(self, x, seed=None) -> dict[str, tf.Tensor]:
+    def ood_scores(self, x: TensorLike, seed: Any = None) -> dict[str, tf.Tensor]:
         """Returns scores at the code z = e(x), each (batch,), higher = more unusual, no search involved.
 
         latent_density -log p(z); reconstruction -log p(y|z); joint -log p(y, z), their sum; gaussian_density
@@ -202,7 +207,7 @@ class PAE(FlowLatent, ae.AE):
     def _stage_codes(self):
         return tf.function(functools.partial(self.codes), jit_compile=False, autograph=False)
 
-    def later_stages(self, hparams) -> list[base.Stage]:
+    def later_stages(self, hparams: Any) -> list[base.Stage]:
         settings = {name: getattr(hparams, f"flow_{name}") for name in _FLOW_SETTINGS}
         if hparams.density not in densities.WITH_LAYERS:
             settings |= {"epochs": 0, "lr_schedule": "constant"}
@@ -214,7 +219,8 @@ class PAE(FlowLatent, ae.AE):
 
     reads_again = True
 
-    def after_fit(self, history, train, held_out, steps, verbose):
+    def after_fit(self, history: keras.callbacks.History, train: fit_data.Source, held_out: Optional[fit_data.Source],
+                  steps: Optional[int], verbose: Union[str, int, None]) -> None:
         """Fits the flow to the codes; the history has its losses as flow_loss, ...
 
         Before it the stds of "gaussian_pixel" are measured, on up to 10,000 validation data if they are given, else on
@@ -225,20 +231,20 @@ class PAE(FlowLatent, ae.AE):
     # ---- building ----------------------------------------------------------------------------------
 
     @classmethod
-    def options(cls, hparams, total_steps: int) -> dict:
+    def options(cls, hparams: Any, total_steps: int) -> dict[str, Any]:
         settings = {name: getattr(hparams, f"flow_{name}") for name in _FLOW_SETTINGS}
         return {**super().options(hparams, total_steps), "flow_settings": settings}
 
     @classmethod
-    def length_matters(cls, hparams) -> bool:
+    def length_matters(cls, hparams: Any) -> bool:
         return True  # the flow is fitted to the codes of the first stage as it ends
 
     @classmethod
-    def skips_first_stage(cls, hparams) -> bool:
+    def skips_first_stage(cls, hparams: Any) -> bool:
         return bool(hparams.init_workdir)
 
     @classmethod
-    def inherit(cls, hparams, before, given):
+    def inherit(cls, hparams: Any, before: Any, given: Collection[str]) -> Any:
         found = super().inherit(hparams, before, given)
         if "likelihood" not in given and found.likelihood in MEANS_ALONE:
             return dataclasses.replace(found, likelihood=hparams.likelihood)
@@ -249,10 +255,10 @@ class PAE(FlowLatent, ae.AE):
         same = type(other.likelihood) is type(self.likelihood)
         return ("encoder", "decoder", "preprocessing", *(["likelihood"] if same else []))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "flow_settings": self.flow_settings}
 
-    def serving_signatures(self):
+    def serving_signatures(self) -> dict[str, Any]:
         """Returns the signature log_prob: log densities at the code of x, and the code in both spaces."""
 
         def log_prob(x):
