@@ -40,13 +40,12 @@ def test_the_main_job_on_real_images(data_dir, tmp_path):
 @pytest.mark.full
 @pytest.mark.data
 def test_a_short_pae_has_a_density_samples_and_posteriors(data_dir, tmp_path):
-    flags = ["--epochs=4", "--flow_epochs=3", "--flow_depth=4", "--num_train=20000", "--mask=columns:0-15"]
+    flags = ["--epochs=4", "--flow_epochs=3", "--num_train=20000", "--mask=columns:0-15"]
     flags += ["--tasks=density,generation,ood,restoration", "--ood_datasets=mnist", "--restoration_images=100"]
     flags += ["--frechet_samples=2000", "--restoration_starts=4", "--lr_schedule=constant"]
     found = train("pae/fashion_mnist_cpu.cfg", tmp_path, data_dir, *flags)
     assert found["density/model/nll"] < found["density/gaussian/nll"] - 5.0  # A10
-    assert found["density/base_mean_abs_max"] < 0.15 and 0.85 < found["density/base_square"] < 1.4  # A9, short training
-    assert found["density/sample_mean_error"] < 0.3 and found["density/sample_std_error"] < 0.35  # the same
+    assert found["density/sample_mean_error"] < 0.3 and found["density/sample_std_error"] < 0.35
     assert found["ood/mnist/latent_density/auroc"] > 0.95
     assert found["ood/mnist/latent_density/auroc"] > found["ood/mnist/gaussian_density/auroc"] + 0.05
     assert found["generation/frechet/samples"] < 0.5 * found["generation/frechet/raw_prior"]
@@ -79,9 +78,8 @@ def test_pae_reaches_its_bars(data_dir, tmp_path):
     assert auroc["mnist"] >= 0.98 and auroc["hflip"] >= 0.65 and auroc["vflip"] >= 0.80
     assert auroc["mnist"] >= found["ood/mnist/gaussian_density/auroc"] + 0.05
     assert found["density/model/nll"] < found["density/gaussian/nll"] - 5.0
-    assert found["density/base_mean_abs_max"] < 0.1 and 0.9 < found["density/base_square"] < 1.3
-    assert 0.85 < found["density/base_std_min"] and found["density/base_std_max"] < 1.15
-    assert found["generation/frechet/samples"] < 0.5 * found["generation/frechet/raw_prior"]
+    assert found["generation/frechet/samples"] <= 11.6 and found["generation/frechet_r/samples"] <= 0.35
+    assert found["generation/c2st"] <= 0.54 and found["density/model/nll"] <= 13.3
 
 
 OOD = ["--tasks=reconstruction,ood,calibration", "--ood_datasets=mnist"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -11,7 +12,7 @@ import tensorflow as tf
 from battery import EVENT_SHAPE, LATENT_DIM, build, hparams, images
 
 import pae_zoo
-from pae_zoo import flows, inference, main
+from pae_zoo import densities, flows, inference, main
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import launch
 from pae_zoo.experiment.workdir import Run
@@ -307,3 +308,57 @@ def test_code_noise_perturbs_training_only():
 
 def test_dataclass_defaults():
     assert {f.name: f.default for f in dataclasses.fields(pae_lib.HParams)}["likelihood"] == "gaussian_pixel"
+
+
+# ---- densities of the codes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("density", densities.NAMES)
+def test_every_density_is_fitted_by_plain_fit(density):
+    """The prior is the density's base, log p(z) its own; a mixture has the components that were asked for."""
+    components = {"density_components": 2 if density in densities.WITH_MIXTURE else 0}
+    made = build("pae", density=density, **components)
+    made.compile("adam", jit_compile=False, run_eagerly=True)
+    made.flow_settings["epochs"] = 1
+    made.fit(images(60), epochs=1, batch_size=30, verbose=0)
+    z = made.codes(images(5, seed=2))
+    u, log_det = made.flow.inverse(z)
+    np.testing.assert_allclose(made.log_prob_latent(z), made.prior().log_prob(u) + log_det, rtol=1e-4, atol=1e-4)
+    assert made.sample(3, seed=(0, 1)).shape == (3, *EVENT_SHAPE) and int(made.flow.adapted) == 1
+    if components["density_components"]:
+        assert made.flow.base.fitted_components == 2
+
+
+def test_a_stage_goes_on_from_the_mixture_that_was_fitted(first_stage, tmp_path, monkeypatch, capsys):
+    """A run that ended after EM, or in a later epoch, fits no mixture again and ends as the one that did not stop."""
+    monkeypatch.setattr("pae_zoo.densities.training.LAYERS_FROM", 0)
+    calls, fit = [], densities.Mixture.fit
+    monkeypatch.setattr(densities.Mixture, "fit", lambda self, *args: calls.append(1) or fit(self, *args))
+    flags = ["--model=pae", "--smoke", "--nojit_compile", "--flow_depth=1", "--flow_units=8", "--flow_epochs=2",
+             "--tasks=reconstruction", f"--init_workdir={first_stage}"]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert call(*flags, f"--workdir={whole}") == 0
+    assert "flow: components" in capsys.readouterr().out and len(calls) == 1
+    shutil.copytree(whole, again)
+    for name in ("metrics.json", "model.keras", "metrics_flow.jsonl", "checkpoints/flow_last.npz",
+                 "checkpoints/flow_best.npz"):
+        (again / name).unlink()
+    assert call(*flags, f"--workdir={again}") == 0
+    assert len(calls) == 1
+    for mine, theirs in zip(Run(again).load_model().weights, Run(whole).load_model().weights, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_few_codes_take_no_steps_and_are_told(first_stage, tmp_path, capsys):
+    flags = ["--model=pae", "--smoke", "--nojit_compile", "--tasks=reconstruction", f"--init_workdir={first_stage}"]
+    assert call(*flags, f"--workdir={tmp_path / 'run'}") == 0
+    assert "training data are fewer than 5000: no steps are taken" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["flow/steps"] == 0 and metrics["flow/components"] >= 1
+
+
+def test_components_of_a_density_without_them_are_refused_in_one_line(tmp_path, capsys):
+    flags = ["--model=pae", "--smoke", "--density=flow", "--density_components=3", f"--workdir={tmp_path / 'r'}"]
+    assert call(*flags) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1 and "has no components" in lines[0] and not (tmp_path / "r").exists()
