@@ -4,6 +4,7 @@ Each squared distance is linear in the products u_i u_j, so that a pass over n r
 columns of D (D + 1) / 2 + D + 1 coefficients, and what is elementwise touches (n, M) values alone.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
@@ -145,6 +146,7 @@ def _dof(before: np.ndarray, tails: np.ndarray, num_dims: int) -> np.ndarray:
 def start(data: Data, num_components: int, student: bool, seed: int, pseudo_counts: float = 0.0) -> Parameters:
     """Returns the parameters that EM starts from: clusters of mini-batch k-means, smoothed by their mean covariance."""
     from sklearn.cluster import MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     x, num = data.x, data.num_dims
     if num_components == 1:
@@ -153,7 +155,10 @@ def start(data: Data, num_components: int, student: bool, seed: int, pseudo_coun
         starts: Any = 3 if len(x) < 5000 else 1
         clusters = MiniBatchKMeans(num_components, random_state=seed & 0x7FFFFFFF, n_init=starts, batch_size=2048,
                                    max_iter=30)
-        clusters.fit(x, sample_weight=data.weights)
+        with warnings.catch_warnings():
+            # Fewer distinct rows than components: those that are left over have next to no weight.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            clusters.fit(x, sample_weight=data.weights)
         labels, means = clusters.predict(x), np.asarray(clusters.cluster_centers_, np.float64)
     weights = np.ones(len(x)) if data.weights is None else data.weights
     rows = np.bincount(labels, weights, minlength=num_components)

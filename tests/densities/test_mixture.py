@@ -242,3 +242,11 @@ def test_bad_sizes_are_told(options, what):
 def test_more_components_than_rows_are_told():
     with pytest.raises(pae_zoo.UserError, match="needs as many rows; received 10"):
         densities.fit(points(10).astype(np.float32), "student_mixture", components=50)
+
+
+def test_rows_that_repeat_are_fitted():
+    """Fewer distinct rows than components."""
+    x = np.repeat(points(5), 30, axis=0).astype(np.float32)
+    density = densities.fit(x, "student_mixture", components=20)
+    assert np.isfinite(density.log_prob(x)).all() and np.isfinite(density.sample(50, seed=(0, 0))).all()
+    assert density.base.fitted_components == 20

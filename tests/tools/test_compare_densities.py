@@ -1,0 +1,20 @@
+"""The table of densities of arrays."""
+
+import numpy as np
+
+import compare_densities
+
+
+def test_a_table_of_a_known_gaussian(tmp_path, capsys):
+    """A Gaussian of two columns, one more that is constant, and rows with another label: entropy of the Gaussian."""
+    generator = np.random.default_rng(0)
+    x = np.c_[generator.normal(size=(900, 2)), np.ones(900)]
+    labels = np.r_[np.zeros(800), np.ones(100)]
+    x[800:] += 50.0
+    np.savez(tmp_path / "table.npz", X=x, y=labels)
+    compare_densities.main([str(tmp_path / "table.npz"), "--densities=gaussian", "--seeds=0"])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[2].split()[0] for row in rows] == ["gaussian", "scikit-learn", "scikit-learn"]
+    nll = float(rows[0][3].split("±")[0])
+    assert rows[0][1].strip() == "374x2" and abs(nll - 2.84) < 0.2  # standardised: 1 + log(2 pi) nats
+    assert 0.4 < float(rows[0][4].split("±")[0]) < 0.6
