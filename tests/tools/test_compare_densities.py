@@ -1,8 +1,7 @@
 """The table of densities of arrays."""
 
-import numpy as np
-
 import compare_densities
+import numpy as np
 
 
 def test_a_table_of_a_known_gaussian(tmp_path, capsys):
