@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
                "densities", "laplace", "geometry", "curvature", "curvature.matrices", "curvature.posteriors",
                "models.parts", "models.base", "models.capabilities"},
     "serving": {"core", "models.capabilities"},
-    "evaluation.metrics": {"core"},
+    "evaluation.metrics": {"core", "densities"},
     "evaluation.tensorboard": {"plotting"},
     "evaluation.context": {"core", "plotting", "evaluation.tensorboard"},
     "evaluation.features": {"core", "core.reading"},

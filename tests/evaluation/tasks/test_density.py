@@ -51,7 +51,7 @@ def test_two_clumps_are_told_from_a_gaussian(codes):
 
 def test_keys_of_a_pae(make_context, feature_file):
     shape = (8, 8, 1)
-    model = build("pae", event_shape=shape)
+    model = build("pae", event_shape=shape, density="flow", density_components=0)
     context = make_context(model, event_shape=shape, ood_datasets=("noise",), fid_weights=str(feature_file(shape)))
     model.flow.adapt(model.stage_codes(context.dataset.train.x))
     found = evaluate(context, ["density"])
