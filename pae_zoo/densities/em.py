@@ -18,6 +18,8 @@ from pae_zoo.densities.parameters import LEAST_DOF, MOST_DOF, START_DOF, Paramet
 RIDGE = 1e-4
 # Values of one array of a chunk of rows.
 CHUNK_VALUES = 5_000_000
+# Values of products that are kept from pass to pass, 256 MB in float32; others are made again.
+KEPT_VALUES = 2**26
 # Above so many rows sums of products are taken in float32: the passes differ by 1e-5 nats and take two thirds.
 SINGLE_ABOVE = 20_000
 # Components with less weight than so many rows are dropped: they stand for single points.
@@ -42,16 +44,31 @@ class Data:
         self.total = float(len(x) if weights is None else weights.sum())
         self.dtype = np.float32 if len(self.x) > SINGLE_ABOVE else np.float64
         self.width = len(self.pairs[0]) + self.num_dims + 1
+        self._size, self._kept = 0, {}
 
     def chunks(self, num_components: int) -> Iterator[tuple[tf.Tensor, Optional[np.ndarray]]]:
         """Yields (features (rows, F), weights (rows, 1) or None), a chunk at a time."""
         size = max(1, CHUNK_VALUES // max(self.width, num_components))
+        if size != self._size:
+            self._size, self._kept = size, {}
         for start in range(0, len(self.x), size):
-            rows = self.x[start : start + size].astype(self.dtype)
-            products = rows[:, self.pairs[0]] * rows[:, self.pairs[1]]
-            features = np.concatenate([products, rows, np.ones((len(rows), 1), self.dtype)], axis=1)
             weights = None if self.weights is None else self.weights[start : start + size, None].astype(self.dtype)
-            yield tf.constant(features), weights
+            yield self._features(start, size), weights
+
+    def _features(self, start: int, size: int) -> tf.Tensor:
+        if start in self._kept:
+            return self._kept[start]
+        rows = self.x[start : start + size].astype(self.dtype)
+        features = np.empty((len(rows), self.width), self.dtype)
+        end = 0
+        for i in range(self.num_dims):  # a run of neighbours each, in the order of `pairs`
+            begin, end = end, end + self.num_dims - i
+            np.multiply(rows[:, i : i + 1], rows[:, i:], out=features[:, begin:end])
+        features[:, end:-1], features[:, -1] = rows, 1.0
+        found = tf.constant(features)
+        if (start + size) * self.width <= KEPT_VALUES:
+            self._kept[start] = found
+        return found
 
 
 def _coefficients(found: Parameters, data: Data) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,11 @@
 """`benchmark.py flow`: its contenders have the same architecture and train; the table says what it should."""
 
+import argparse
+
 import benchmark
 import numpy as np
 import pytest
-from benchmarks import _flows, _rounds, flow
+from benchmarks import _flows, _mixtures, _rounds, flow
 
 COUPLINGS = ("spline", "affine")
 
@@ -79,3 +81,51 @@ def test_bad_flags_are_told_in_one_line(argv, capsys):
         benchmark.main(argv)
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_passes_of_em_are_those_of_scikit_learn():
+    """Both start from the same Gaussians and end at the same likelihood."""
+    options = dict(num_rows=400, components=3, passes=2)
+    ours = turns(lambda baton: _mixtures.ours(baton, **options))
+    theirs = turns(lambda baton: _mixtures.scikit_learn(baton, **options))
+    assert ours[0]["log_likelihood"] == pytest.approx(theirs[0]["log_likelihood"], abs=1e-6)
+    assert all(turn["ms"] > 0 for turn in ours + theirs)
+
+
+def mixture_args(argv=()):
+    parser = argparse.ArgumentParser()
+    flow.add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def test_what_the_table_of_mixtures_says(monkeypatch):
+    ends = {_mixtures.OURS: -10.0, _mixtures.PEER: -10.001}
+    times = {_mixtures.OURS: 1000.0, _mixtures.PEER: 6500.0}
+
+    def alternate(contenders, rounds, say):
+        return {c.name: [dict(ms=2 * times[c.name], cpu_ms=times[c.name], log_likelihood=ends[c.name])]
+                for c in contenders}
+
+    monkeypatch.setattr(flow, "alternate", alternate)
+    found = {}
+    ours, theirs = flow._mixture(mixture_args(), found)
+    assert ours[2:] == ("2.00", "1.00", "-10.0000", "", "")
+    assert theirs[2:] == ("13.00", "6.50", "-10.0010", "6.50", ">= 6: reached")
+    assert len(found) == 2
+    ends[_mixtures.PEER] = -10.5
+    with pytest.raises(RuntimeError, match="nothing to compare"):
+        flow._mixture(mixture_args(), {})
+
+
+def test_what_the_table_of_fits_says(monkeypatch):
+    asked = []
+
+    def once(contender):
+        asked.append(contender.options)
+        return dict(ms=4000.0, cpu_ms=3000.0, components=7.0, log_likelihood=-9.5)
+
+    monkeypatch.setattr(flow, "once", once)
+    rows = flow._fitted(1000, {})
+    assert [row[0] for row in rows] == [f"{what}, 1,000 x 32" for what, _, _ in flow.FITS]
+    assert rows[0][1:] == ("7", "4.0", "3.0", "-9.500")
+    assert [(one["density"], one["components"]) for one in asked] == [fit[1:] for fit in flow.FITS]

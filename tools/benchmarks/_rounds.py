@@ -47,10 +47,13 @@ class Baton:
             raise Finished
         self.wall, self.cpu, self.faults = time.perf_counter(), time.process_time(), _faults()
 
+    def lap(self) -> tuple[float, float]:
+        """Returns the wall and processor seconds of the turn until now."""
+        return time.perf_counter() - self.wall, time.process_time() - self.cpu
+
     def stop(self, steps: int, less: tuple[float, float] = (0.0, 0.0), **notes: float) -> None:
         """Ends a turn of `steps` steps; `less` are wall and processor seconds in it that do not count."""
-        wall = time.perf_counter() - self.wall - less[0]
-        cpu = time.process_time() - self.cpu - less[1]
+        wall, cpu = (passed - left for passed, left in zip(self.lap(), less))
         faults = (_faults() - self.faults) / steps
         self._report({"ms": 1e3 * wall / steps, "cpu_ms": 1e3 * cpu / steps, "page_faults": faults, **notes})
 
@@ -166,6 +169,16 @@ def alternate(contenders: Sequence[Contender], rounds: int, say: Callable[[str],
             for worker in workers:
                 worker.end()
     return found
+
+
+def once(contender: Contender) -> dict[str, float]:
+    """Returns the measurements of a contender's first turn alone; raises RuntimeError with its log where it fails."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as logs:
+        worker = _Worker(contender, logs)
+        try:
+            return worker.turn()
+        finally:
+            worker.end()
 
 
 def median(turns: list[dict[str, float]], metric: str) -> float:
