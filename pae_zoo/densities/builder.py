@@ -36,7 +36,7 @@ def make(density: str, num_dims: int, layers: Union[str, Sequence[str]] = ("nsf"
       layers, depth, hidden_units, bins, noise: of the flow, as in `pae_zoo.flows.Flow`; hidden_units are those of the
         velocity network too.
       components: number of components of a mixture; 0 chooses it on validation data.
-      whiten, seed, dtype, options: as in `pae_zoo.flows.Flow`.
+      whiten, seed, dtype, options: as in `pae_zoo.flows.Flow`; with context_dim layers take a context.
 
     Raises UserError for an unknown name.
     """

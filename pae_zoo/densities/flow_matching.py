@@ -121,7 +121,8 @@ class FlowMatching(Flow):
         loss = tf.reduce_sum(tf.square(error), axis=-1)
         return {"loss": loss, "nll": loss}
 
-    def sample(self, num: int, seed: Any = None) -> tf.Tensor:
+    def sample(self, num: int, seed: Any = None, context: Any = None) -> tf.Tensor:
+        self._seen(context)  # told that there is none
         u = self.base_distribution().sample(num, seed=self.next_seed(seed))
         z, _ = self.chain[0].integrate(u, inverse=False, traced=False)
         return z if self.whitening is None else self.whitening.transform(z, inverse=False)[0]

@@ -1,9 +1,9 @@
 """Normalizing flows: invertible Keras layers, and `Flow`, a density over rows that trains like any Keras model."""
 
-from pae_zoo.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive
+from pae_zoo.flows.autoregressive import InverseAutoregressive, MaskedAutoregressive, MaskedSpline
 from pae_zoo.flows.base import FlowLayer
 from pae_zoo.flows.bijector import FlowBijector
-from pae_zoo.flows.builder import LAYERS, PRESETS, build, layer_types
+from pae_zoo.flows.builder import LAYERS, PRESETS, SETTINGS, build, layer_types
 from pae_zoo.flows.conditioners import MADE, Conditioner
 from pae_zoo.flows.coupling import AdditiveCoupling, AffineCoupling, Coupling, SplineCoupling
 from pae_zoo.flows.elementwise import rational_quadratic
@@ -15,6 +15,7 @@ __all__ = [
     "LU",
     "MADE",
     "PRESETS",
+    "SETTINGS",
     "ActNorm",
     "AdditiveCoupling",
     "AffineCoupling",
@@ -26,6 +27,7 @@ __all__ = [
     "Householder",
     "InverseAutoregressive",
     "MaskedAutoregressive",
+    "MaskedSpline",
     "Permutation",
     "Reverse",
     "SplineCoupling",

@@ -8,6 +8,7 @@ import tensorflow as tf
 from pae_zoo.core import inputs, seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.flows.bijector import FlowBijector
+from pae_zoo.flows.conditioners import Conditioner
 
 Pair = tuple[tf.Tensor, tf.Tensor]
 
@@ -30,6 +31,23 @@ def on_rows(function: Callable[[tf.Tensor], Pair], x: tf.Tensor) -> Pair:
     return tf.reshape(y, (*shape, x.shape[-1])), tf.reshape(log_det, shape)
 
 
+def on_rows_with(function: Callable[[tf.Tensor, tf.Tensor], Pair], x: tf.Tensor, context: tf.Tensor) -> Pair:
+    """Applies function: (n, K), (n, C) -> ((n, K), (n,)) to x (..., K) and context (..., C).
+
+    Leading axes broadcast. Rows where either is not finite give NaN alone, in both.
+    """
+    leading = tf.broadcast_dynamic_shape(tf.shape(x)[:-1], tf.shape(context)[:-1])
+    x = tf.broadcast_to(x, tf.concat([leading, [x.shape[-1]]], axis=0))
+    seen = tf.broadcast_to(context, tf.concat([leading, [context.shape[-1]]], axis=0))
+    seen = tf.reshape(seen, (-1, context.shape[-1]))
+
+    def told(rows: tf.Tensor) -> Pair:
+        y, log_det = function(rows, seen)
+        return inputs.only_finite(y, seen), inputs.only_finite(log_det, seen, axes=0)
+
+    return on_rows(told, x)
+
+
 class FlowLayer(keras.layers.Layer):
     """An invertible map of the last axis: forward takes the base u to the data z, inverse the data to the base.
 
@@ -48,6 +66,8 @@ class FlowLayer(keras.layers.Layer):
     min_dims: int = 1
     #: arguments that `Flow` hands on
     options: tuple[str, ...] = ()
+    #: width of the context that the layer sees beside x, 0 for none
+    context_dim: int = 0
 
     def __init__(self, seed: Sequence[int] = (0, 0), **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -87,6 +107,45 @@ class FlowLayer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in self.options}
         return {**super().get_config(), "seed": self.seed, **own}
+
+
+class ContextLayer(FlowLayer):
+    """A layer whose parameters a network gives, of x and, with `context_dim`, of a context too.
+
+    `layer(x, inverse, context)` takes a context (..., context_dim) whose leading axes broadcast with those of x.
+    Subclasses define `transform(x, inverse, projected)` and hand `context_dim` to what `driver` returns.
+
+    Raises ValueError where a context is given and there is none, or the other way round.
+    """
+
+    def __init__(self, context_dim: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.context_dim = int(context_dim)
+
+    @property
+    def driver(self) -> Conditioner:
+        """The network that gives the parameters."""
+        raise NotImplementedError(f"{type(self).__name__} defines no network.")
+
+    def project(self, context: tf.Tensor) -> tf.Tensor:
+        """Returns what `transform` takes for a context (..., context_dim), the same leading axes."""
+        return self.driver.project(context)
+
+    def transform(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor] = None) -> Pair:
+        """`FlowLayer.transform`; projected is what `project` returned for the context of each row."""
+        raise NotImplementedError(f"{type(self).__name__} defines no transform.")
+
+    def call(self, x: tf.Tensor, inverse: bool = False, context: Optional[tf.Tensor] = None) -> Pair:
+        if (context is None) != (self.context_dim == 0):
+            raise ValueError(
+                f"{type(self).__name__} has context_dim={self.context_dim}; call it with a context exactly when "
+                f"that is not 0 (received {'none' if context is None else context.shape})."
+            )
+        if context is None:
+            return super().call(x, inverse)
+        # Before the rows are repeated: many draws share the context of their datum.
+        projected = self.project(context)
+        return on_rows_with(lambda rows, seen: self.transform(rows, inverse, seen), x, projected)
 
 
 def no_volume(x: tf.Tensor) -> tf.Tensor:

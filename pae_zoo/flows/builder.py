@@ -15,6 +15,12 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "realnvp": ("lu", "affine"),
     "nsf": ("lu", "spline"),
     "maf": ("reverse", "maf"),
+    "nsf_ar": ("reverse", "maf_spline"),
+}
+# Arguments of `Flow` that are those other packages' neural spline flows have.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "zuko": dict(layers="nsf_ar", depth=3, hidden_units=(64, 64), bins=8, bound=5.0, activation="relu"),
+    "nflows": dict(layers="nsf", depth=10, hidden_units=(256, 256), bins=8, bound=3.0, activation="relu"),
 }
 
 
@@ -44,8 +50,8 @@ def build(names: Sequence[str], num_dims: int, seed: int = 0, dtype: Any = None,
           **options: Any) -> list[FlowLayer]:
     """Returns the built layers that `names` lists, from the base to the data.
 
-    Each layer takes from `options` (hidden_units, activation, bins, bound) what it knows. Layer i is seeded with
-    (seed, i). Raises UserError for a layer that cannot take `num_dims` dimensions.
+    Each layer takes from `options` (hidden_units, activation, bins, bound, context_dim) what it knows. Layer i is
+    seeded with (seed, i). Raises UserError for a layer that cannot take `num_dims` dimensions.
     """
     layers = []
     for index, name in enumerate(names):

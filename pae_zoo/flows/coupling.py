@@ -1,27 +1,27 @@
 """Couplings: the second half of the dimensions changes by a function of one variable that the first half sets."""
 
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
 import keras
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo.core.errors import UserError
 from pae_zoo.flows import elementwise
-from pae_zoo.flows.base import FlowLayer, Pair
+from pae_zoo.flows.base import ContextLayer, Pair
 from pae_zoo.flows.conditioners import Conditioner
 
 
-class Coupling(FlowLayer):
-    """z_a = u_a, z_b = f(u_b; conditioner(u_a)), a the first ceil(K/2) dimensions, b the others.
+class Coupling(ContextLayer):
+    """z_a = u_a, z_b = f(u_b; conditioner(u_a, context)), a the first ceil(K/2) dimensions, b the others.
 
-    Of one dimension a is empty, and the parameters of f depend on nothing.
+    Of one dimension a is empty, and the parameters of f depend on nothing but the context.
 
     Args:
       hidden_units, activation: the conditioner's hidden layers.
+      context_dim: width of the context, 0 for none.
     """
 
-    options = ("hidden_units", "activation")
+    options = ("hidden_units", "activation", "context_dim")
 
     def __init__(self, hidden_units: Sequence[int] = (128, 128), activation: str = "relu", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -35,19 +35,23 @@ class Coupling(FlowLayer):
         """Applies f to x (d, n) with parameters (p, d, n); returns (y, log|det dy/dx|) of shapes (d, n) and (n,)."""
         raise NotImplementedError(f"{type(self).__name__} defines no function of one variable.")
 
+    @property
+    def driver(self) -> Conditioner:
+        return self.conditioner
+
     def make_weights(self) -> None:
         self.num_kept = (self.num_dims + 1) // 2 if self.num_dims > 1 else 0
         self.conditioner = Conditioner(
             self.num_parameters, self.num_dims - self.num_kept, self.hidden_units, self.activation,
-            seed=self.seed, dtype=self.dtype_policy, name="conditioner",
+            self.context_dim, seed=self.seed, dtype=self.dtype_policy, name="conditioner",
         )
         self.conditioner.build((None, max(1, self.num_kept)))
 
-    def transform(self, x: tf.Tensor, inverse: bool) -> Pair:
+    def transform(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor] = None) -> Pair:
         kept = x[:, : self.num_kept]
         changed = tf.transpose(x[:, self.num_kept :])
         seen = kept if self.num_kept else tf.ones_like(x[:, :1])
-        changed, log_det = self.elementwise(changed, self.conditioner(seen), inverse)
+        changed, log_det = self.elementwise(changed, self.conditioner(seen, projected), inverse)
         return tf.concat([kept, tf.transpose(changed)], axis=-1), log_det
 
 
@@ -94,12 +98,7 @@ class SplineCoupling(Coupling):
     def __init__(self, bins: int = 16, bound: float = 5.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bins, self.bound = int(bins), float(bound)
-        if self.bins < 2 or self.bins * elementwise.MIN_BIN >= 2 * self.bound:
-            raise UserError(
-                f"A spline needs 2 or more bins, of {elementwise.MIN_BIN} each, within [-bound, bound]; received "
-                f"bins={bins}, bound={bound}. Take fewer bins or a larger bound."
-            )
-        self.num_parameters = elementwise.spline_parameters(self.bins)
+        self.num_parameters = elementwise.spline_parameters(self.bins, self.bound)
 
     def elementwise(self, x, parameters, inverse):
         y, log_slope = elementwise.rational_quadratic(x, parameters, self.bound, inverse=not inverse)

@@ -9,6 +9,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from pae_zoo.core.errors import UserError
+
 # Parameters per value: shift and log scale; or widths, heights and inner slopes of the bins.
 AFFINE_PARAMETERS = 2
 LOG_SCALE_LIMIT = 2.0
@@ -21,8 +23,14 @@ RAW_LIMIT = 20.0
 SLOPE_LIMIT = 1e3
 
 
-def spline_parameters(bins: int) -> int:
-    """Returns how many parameters a spline of so many bins has per value."""
+def spline_parameters(bins: int, bound: float) -> int:
+    """Returns how many parameters a spline of so many bins on [-bound, bound] has per value.
+
+    Raises UserError for fewer than 2 bins, or for bins that could not be `MIN_BIN` wide.
+    """
+    if bins < 2 or bins * MIN_BIN >= 2 * bound:
+        raise UserError(f"A spline needs 2 or more bins, of {MIN_BIN} each, within [-bound, bound]; received "
+                        f"bins={bins}, bound={bound}. Take fewer bins or a larger bound.")
     return 3 * bins - 1
 
 

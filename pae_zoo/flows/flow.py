@@ -12,11 +12,12 @@ from keras.saving import register_keras_serializable
 from pae_zoo.core import distributions, seeds, values
 from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.inputs import TensorLike
 from pae_zoo.core.trainable import Trainable
 from pae_zoo.flows import builder
-from pae_zoo.flows.base import FlowLayer, Pair, on_rows
+from pae_zoo.flows.base import FlowLayer, Pair, on_rows, on_rows_with
 from pae_zoo.flows.bijector import FlowBijector
-from pae_zoo.flows.linear import Whitening
+from pae_zoo.flows.linear import Whitening, is_constant
 
 tfd = tfp.distributions
 
@@ -27,6 +28,9 @@ ADAPT_ROWS = 10_000
 @register_keras_serializable("pae_zoo")
 class Flow(Trainable):
     """z = whitening(layer_n(... layer_1(u))), u ~ p_base, fitted to data z by maximum likelihood.
+
+    With `context_dim` it is a density p(z|c) for each context c: the layers see c, and `fit`, `predict` and
+    `flow(rows)` take rows (n, K + C) of z and c, which `join` makes.
 
     Minimises -log p(z) = -log p_base(u) - log|det du/dz| with u the inverse of z, nats per datum; p_base is N(0, I) or
     a mixture, which is fitted first and then trained along. `flow(z)` and `predict` give log p(z).
@@ -44,8 +48,10 @@ class Flow(Trainable):
         data; None for N(0, I).
       seed: base of initial weights, permutations and every number drawn in training.
       dtype: "float32" or "float64" (None: as the weights of the Keras policy).
+      context_dim: C, the width of the context that couplings and autoregressive layers see; 0 for none. With `whiten`
+        they see it centred and scaled column by column, as the training data say.
 
-    Raises UserError for an unknown layer, or one that cannot take K dimensions.
+    Raises UserError for an unknown layer, or one that cannot take K dimensions, or a context that no layer takes.
     """
 
     tracked = ("nll",)
@@ -64,6 +70,7 @@ class Flow(Trainable):
         base: Optional[keras.layers.Layer] = None,
         seed: int = 0,
         dtype: Optional[str] = None,
+        context_dim: int = 0,
         **kwargs: Any,
     ) -> None:
         # Not the global policy: densities are never computed in half precision.
@@ -77,8 +84,17 @@ class Flow(Trainable):
         self.options = dict(hidden_units=units, activation=activation, bins=int(bins), bound=float(bound))
         self.noise = float(noise)
         self.whiten = bool(whiten)
+        self.context_dim = int(context_dim)
         names = builder.layer_types(self.spec, self.depth) if self.spec else ()
-        self.chain = builder.build(names, self.num_dims, self.seed, dtype=self.dtype_policy, **self.options)
+        self.chain = builder.build(names, self.num_dims, self.seed, dtype=self.dtype_policy,
+                                   context_dim=self.context_dim, **self.options)
+        if self.context_dim and not any(layer.context_dim for layer in self.chain):
+            raise UserError(f"context_dim={self.context_dim}, but no layer takes a context; received the layers "
+                            f"{self.layer_names}. Take couplings or autoregressive layers, or context_dim=0.")
+        if self.context_dim:
+            size = (self.context_dim,)
+            self.context_mean = self.add_weight(size, "zeros", trainable=False, name="context_mean")
+            self.context_std = self.add_weight(size, "ones", trainable=False, name="context_std")
         self.whitening: Optional[Whitening] = None
         if self.whiten:
             self.whitening = Whitening(dtype=self.dtype_policy, name="whitening")
@@ -95,39 +111,71 @@ class Flow(Trainable):
 
     # ---- the map -----------------------------------------------------------------------------------
 
-    def forward(self, u) -> Pair:
+    def forward(self, u: TensorLike, context: Optional[TensorLike] = None) -> Pair:
         """Maps u (..., K) of the base to data: (z, log|det dz/du|) of shapes (..., K) and (...)."""
-        return self.transform(u, inverse=False)
+        return self.transform(u, inverse=False, context=context)
 
-    def inverse(self, z) -> Pair:
+    def inverse(self, z: TensorLike, context: Optional[TensorLike] = None) -> Pair:
         """Maps data z (..., K) to the base: (u, log|det du/dz|) of shapes (..., K) and (...)."""
-        return self.transform(z, inverse=True)
+        return self.transform(z, inverse=True, context=context)
 
-    def transform(self, x, inverse: bool = False) -> Pair:
-        """`forward`, or with inverse=True `inverse`."""
-        return on_rows(lambda rows: self._through(self._all_layers(), rows, inverse), self._rows(x))
+    def transform(self, x: TensorLike, inverse: bool = False, context: Optional[TensorLike] = None) -> Pair:
+        """`forward`, or with inverse=True `inverse`; a context is (..., C), leading axes broadcast with those of x."""
+        values, seen = self._rows(x), self._seen(context)
+        if seen is None:
+            return on_rows(lambda rows: self._through(self._all_layers(), rows, inverse), values)
+        return on_rows_with(lambda rows, given: self._through(self._all_layers(), rows, inverse, given), values, seen)
 
     def _all_layers(self) -> list:
         return self.chain + ([self.whitening] if self.whiten else [])
 
-    def _through(self, layers: Sequence, x: tf.Tensor, inverse: bool) -> Pair:
+    def _through(self, layers: Sequence, x: tf.Tensor, inverse: bool, seen: Optional[tf.Tensor] = None) -> Pair:
         total = tf.zeros_like(x[:, 0])
         for layer in reversed(layers) if inverse else layers:
-            x, log_det = layer.transform(x, inverse)
+            with_context = seen is not None and layer.context_dim
+            x, log_det = layer.transform(x, inverse, *([layer.project(seen)] if with_context else []))
             total += log_det
         return x, total
 
-    def _rows(self, x) -> tf.Tensor:
-        x = tf.cast(tf.convert_to_tensor(x), self.compute_dtype)
-        if x.shape.rank == 0 or x.shape[-1] != self.num_dims:
-            raise UserError(f"This flow is over (..., {self.num_dims}); received an array of shape {x.shape}.")
+    def _rows(self, x, width: int = 0) -> tf.Tensor:
+        x, width = tf.cast(tf.convert_to_tensor(x), self.compute_dtype), width or self.num_dims
+        if x.shape.rank == 0 or x.shape[-1] != width:
+            raise UserError(f"This flow is over (..., {width}); received an array of shape {x.shape}.")
         return x
+
+    # ---- the context -------------------------------------------------------------------------------
+
+    def _seen(self, context) -> Optional[tf.Tensor]:
+        """Returns a context (..., C) as the layers see it, None where there is none; raises UserError."""
+        if (context is None) != (self.context_dim == 0):
+            what = "none" if context is None else "one"
+            raise UserError(f"This flow has context_dim={self.context_dim}; give a context exactly where that is not "
+                            f"0. Received {what}.")
+        if context is None:
+            return None
+        context = tf.cast(tf.convert_to_tensor(context), self.compute_dtype)
+        if context.shape.rank == 0 or context.shape[-1] != self.context_dim:
+            raise UserError(f"This flow takes a context (..., {self.context_dim}); received shape {context.shape}.")
+        return (context - self.context_mean) / self.context_std
+
+    def join(self, z: Any, context: Any) -> np.ndarray:
+        """Returns z (n, K) and its context (n, C) as rows (n, K + C), which `fit` takes; raises UserError."""
+        z, context = np.asarray(z), np.asarray(context)
+        if z.ndim != 2 or context.shape != (len(z), self.context_dim) or z.shape[1] != self.num_dims:
+            raise UserError(f"Data (n, {self.num_dims}) and a context (n, {self.context_dim}) are joined; received "
+                            f"shapes {z.shape} and {context.shape}.")
+        return np.concatenate([z, context], axis=1)
+
+    def _parted(self, rows: TensorLike) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
+        """Returns z (..., K) and the context (..., C), None without one, of rows (..., K + C)."""
+        joined = self._rows(rows, self.num_dims + self.context_dim)
+        return (joined[..., : self.num_dims], joined[..., self.num_dims :]) if self.context_dim else (joined, None)
 
     # ---- density and samples -----------------------------------------------------------------------
 
-    def log_prob(self, z) -> tf.Tensor:
-        """Returns log p(z) in nats, (..., K) -> (...)."""
-        u, log_det = self.inverse(z)
+    def log_prob(self, z: TensorLike, context: Optional[TensorLike] = None) -> tf.Tensor:
+        """Returns log p(z) in nats, (..., K) -> (...); with a context (..., C), log p(z|c), leading axes broadcast."""
+        u, log_det = self.inverse(z, context)
         return self._base_log_prob(u) + log_det
 
     def _base_log_prob(self, u: tf.Tensor) -> tf.Tensor:
@@ -135,9 +183,17 @@ class Flow(Trainable):
             return self.base.log_prob(u)
         return -0.5 * (tf.reduce_sum(tf.square(u), axis=-1) + self.num_dims * LOG_2PI)
 
-    def sample(self, num: int, seed=None) -> tf.Tensor:
-        """Draws `num` data, shape (num, K); `seed` is a pair of integers, None takes the flow's next one."""
-        return self.forward(self.base_distribution().sample(num, seed=self.next_seed(seed)))[0]
+    def sample(self, num: int, seed: Any = None, context: Optional[TensorLike] = None) -> tf.Tensor:
+        """Draws `num` data, shape (num, K); `seed` is a pair of integers, None takes the flow's next one.
+
+        With a context (..., C) as many are drawn for each, (num, ..., K).
+        """
+        shape = num
+        if context is not None:
+            context = tf.convert_to_tensor(context)
+            shape = tf.concat([[num], tf.shape(context)[:-1]], axis=0)
+        u = self.base_distribution().sample(shape, seed=self.next_seed(seed))
+        return self.forward(u, context)[0]
 
     def base_distribution(self, dtype: Any = None) -> tfd.Distribution:
         """Returns p_base(u) as a `tfd` distribution, event shape (K,); build one per use."""
@@ -148,36 +204,47 @@ class Flow(Trainable):
         return tfd.Independent(distributions.Normal(zeros, tf.ones_like(zeros)), reinterpreted_batch_ndims=1)
 
     def call(self, z, training: bool = False) -> tf.Tensor:
-        """Returns log p(z) in nats, (..., K) -> (...)."""
-        return self.log_prob(z)
+        """Returns log p(z) in nats, (..., K) -> (...); with a context log p(z|c), (..., K + C) -> (...)."""
+        return self.log_prob(*self._parted(z))
 
-    def bijector(self) -> FlowBijector:
-        """Returns the flow as a TFP bijector, base to data; build one per use."""
-        return FlowBijector(self.transform, dtype=self.compute_dtype, name=self.name)
+    def bijector(self, context: Optional[TensorLike] = None) -> FlowBijector:
+        """Returns the flow, at a context (C,) where it has one, as a TFP bijector, base to data; build one per use."""
+        def transform(x, inverse=False):
+            return self.transform(x, inverse, context)
 
-    def distribution(self) -> tfd.TransformedDistribution:
-        """Returns p(z) as a `tfd` distribution, event shape (K,); build one per use."""
-        return tfd.TransformedDistribution(self.base_distribution(), self.bijector())
+        return FlowBijector(transform, dtype=self.compute_dtype, name=self.name)
+
+    def distribution(self, context: Optional[TensorLike] = None) -> tfd.TransformedDistribution:
+        """Returns p(z), or p(z|c) for one c (C,), as a `tfd` distribution, event shape (K,); build one per use."""
+        return tfd.TransformedDistribution(self.base_distribution(), self.bijector(context))
 
     # ---- training ----------------------------------------------------------------------------------
 
     def objective(self, x, seed, training):
         """Returns "loss" and "nll", both -log p(x) in nats, (batch,); training adds `noise` in whitened space."""
-        v, log_det = self._rows(x), 0.0
+        (v, context), log_det = self._parted(x), 0.0
         if self.whitening is not None:
             v, log_det = self.whitening.transform(v, inverse=True)
         if training and self.noise:
             v += self.noise * seeds.normal(tf.shape(v), seed, v.dtype)
-        u, more = self._through(self.chain, v, inverse=True)
+        u, more = self._through(self.chain, v, inverse=True, seen=self._seen(context))
         nll = -self._base_log_prob(u) - log_det - more
         return {"loss": nll, "nll": nll}
 
     def adapt(self, x) -> None:
-        """Sets the whitening, then ActNorm layers, from data x (n, K); raises UserError if not all is finite."""
+        """Sets the whitening, then ActNorm layers, from data x (n, K); raises UserError if not all is finite.
+
+        With a context x is (n, K + C); its mean and std are taken too, where the flow whitens.
+        """
         x = self._checked(x)
-        v = self._rows(x[np.linspace(0, len(x) - 1, min(len(x), ADAPT_ROWS)).astype(int)])
+        if self.context_dim and self.whiten:
+            given = x[:, self.num_dims :].astype(np.float64)
+            self.context_mean.assign(given.mean(axis=0))
+            self.context_std.assign(np.where(is_constant(given), 1.0, given.std(axis=0)))
+        v, context = self._parted(x[np.linspace(0, len(x) - 1, min(len(x), ADAPT_ROWS)).astype(int)])
+        seen = self._seen(context)
         if self.whitening is not None:
-            self.whitening.adapt(x)
+            self.whitening.adapt(x[:, : self.num_dims])
             v, _ = self.whitening(v, inverse=True)
         waiting = [layer for layer in self.chain if type(layer).adapt is not FlowLayer.adapt]
         for layer in reversed(self.chain):
@@ -185,7 +252,7 @@ class Flow(Trainable):
                 break
             if layer is waiting[-1]:
                 waiting.pop().adapt(v)
-            v, _ = layer(v, inverse=True)
+            v, _ = self._through([layer], v, True, seen)
         super().adapt(x)
 
     @property
@@ -195,7 +262,7 @@ class Flow(Trainable):
 
     def prepare(self, x: np.ndarray, held_out: Optional[np.ndarray] = None, weights: Optional[np.ndarray] = None,
                 verbose: bool = False) -> dict[str, float]:
-        """Fits the base to data x (n, K) as the chain takes them, by `Mixture.fit`; after `adapt`."""
+        """Fits the base to data x (n, K), or (n, K + C), as the chain takes them, by `Mixture.fit`; after `adapt`."""
         if self.base is None:
             return {}
         u, log_det = self._in_base(self._checked(x))
@@ -205,7 +272,7 @@ class Flow(Trainable):
         return found
 
     def _in_base(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pairs = [self.inverse(x[i : i + ADAPT_ROWS]) for i in range(0, len(x), ADAPT_ROWS)]
+        pairs = [self.inverse(*self._parted(x[i : i + ADAPT_ROWS])) for i in range(0, len(x), ADAPT_ROWS)]
         return np.concatenate([u for u, _ in pairs]), np.concatenate([log_det for _, log_det in pairs])
 
     def prepared(self) -> dict[str, int]:
@@ -218,21 +285,22 @@ class Flow(Trainable):
 
     @property
     def event_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The shape of one datum, (K,)."""
-        return (self.num_dims,)
+        """The shape of one datum, (K,), or (K + C,) with a context."""
+        return (self.num_dims + self.context_dim,)
 
     def form(self):
         # A flow is over numbers: integers are what they are, in training as in `log_prob`.
         return dataclasses.replace(super().form(), bytes_are_pixels=False)
 
     def as_input(self, x):
-        return self._rows(x)
+        return self._rows(x, *self.event_shape)
 
     def _checked(self, x) -> np.ndarray:
-        x = np.asarray(x)
-        if x.ndim != 2 or x.shape[1] != self.num_dims or len(x) < 2:
+        x, (width,) = np.asarray(x), self.event_shape
+        if x.ndim != 2 or x.shape[1] != width or len(x) < 2:
+            context = f" with a context of {self.context_dim}" if self.context_dim else ""
             raise UserError(
-                f"A flow over {self.num_dims} dimensions is trained on an array (n, {self.num_dims}), n >= 2; "
+                f"A flow over {self.num_dims} dimensions{context} is trained on an array (n, {width}), n >= 2; "
                 f"received shape {x.shape}."
             )
         values.check(x, "x", unit=False)
@@ -245,7 +313,8 @@ class Flow(Trainable):
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("num_dims", "depth", "noise", "whiten", "seed", "name")}
+        names = ("num_dims", "depth", "noise", "whiten", "seed", "context_dim", "name")
+        own = {name: getattr(self, name) for name in names}
         base = {} if self.base is None else {"base": keras.saving.serialize_keras_object(self.base)}
         return {**own, **self.options, **base, "layers": self.spec, "dtype": self.dtype_policy.name}
 

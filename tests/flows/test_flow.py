@@ -12,6 +12,7 @@ from pae_zoo.core import seeds
 SMALL = dict(hidden_units=(8, 8), bins=5, depth=2)
 PRESETS = {
     "nice": ("lu", "additive"), "realnvp": ("lu", "affine"), "nsf": ("lu", "spline"), "maf": ("reverse", "maf"),
+    "nsf_ar": ("reverse", "maf_spline"),
 }
 MIXED = ("lu", "spline", "swap", "affine", "actnorm", "iaf", "maf", "additive", "householder")
 
@@ -63,7 +64,7 @@ def test_a_list_is_taken_as_it_is():
 @pytest.mark.parametrize(
     "spec, depth, what",
     [
-        ("splnie", 8, "Unknown flow layer 'splnie'; did you mean spline.*presets nice, realnvp, nsf, maf.*additive"),
+        ("splnie", 8, "Unknown flow layer 'splnie'; did you mean spline.*presets nice, .*maf, nsf_ar.*additive"),
         (("lu", "nfs"), 8, "'nfs'; did you mean nsf"),
         ("lu,nsf", 8, "a preset stands alone"),
         ((), 8, "Unknown flow layer ''"),

@@ -14,11 +14,11 @@ from pae_zoo.flows import elementwise
 
 UNITS, BINS = (8, 8), 5
 KINDS = (
-    "additive", "affine", "spline", "maf", "iaf", "lu", "permutation", "reverse", "swap", "actnorm", "householder",
-    "whitening",
+    "additive", "affine", "spline", "maf", "iaf", "maf_spline", "lu", "permutation", "reverse", "swap", "actnorm",
+    "householder", "whitening",
 )
 COUPLINGS = ("additive", "affine", "spline")
-AUTOREGRESSIVE = ("maf", "iaf")
+AUTOREGRESSIVE = ("maf", "iaf", "maf_spline")
 TRAINED = (*COUPLINGS, *AUTOREGRESSIVE, "lu", "actnorm", "householder")
 # Those that start as a permutation, or as the identity.
 PERMUTING = ("lu", "permutation", "reverse", "swap")
@@ -85,7 +85,7 @@ def test_round_trip(kind, num_dims, dtype):
 def test_log_det_is_that_of_the_jacobian(kind, num_dims):
     layer, x = trained(kind, num_dims, "float64"), data(num_dims, 4, "float64")
     # The slow direction of an autoregressive layer takes K passes for each of K rows of the Jacobian.
-    slow = {"maf": False, "iaf": True}.get(kind) if num_dims > 5 else None
+    slow = {"maf": False, "iaf": True, "maf_spline": False}.get(kind) if num_dims > 5 else None
     for inverse in {False, True} - {slow}:
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(x)
@@ -144,6 +144,7 @@ def test_trainable_variables_by_hand_count(kind, num_dims):
         "spline": dense(kept, *UNITS, (3 * BINS - 1) * changed),
         "maf": dense(num_dims, *UNITS, 2 * num_dims),
         "iaf": dense(num_dims, *UNITS, 2 * num_dims),
+        "maf_spline": dense(num_dims, *UNITS, (3 * BINS - 1) * num_dims),
         "lu": [(num_dims, num_dims)],
         "actnorm": [(num_dims,)] * 2,
         "householder": [(4, num_dims)],

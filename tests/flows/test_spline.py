@@ -13,7 +13,7 @@ BINS, BOUND, DIMS, COUNT = 7, 3.0, 4, 500
 
 
 def parameters(scale=1.5, seed=0):
-    shape = (elementwise.spline_parameters(BINS), DIMS, COUNT)
+    shape = (elementwise.spline_parameters(BINS, BOUND), DIMS, COUNT)
     return tf.constant(np.random.default_rng(seed).normal(size=shape, scale=scale))
 
 
@@ -88,7 +88,7 @@ def test_it_is_monotone(inverse, scale):
 
 
 def test_zeros_are_the_identity():
-    raw, x = tf.zeros((elementwise.spline_parameters(BINS), DIMS, COUNT), tf.float64), values()
+    raw, x = tf.zeros((elementwise.spline_parameters(BINS, BOUND), DIMS, COUNT), tf.float64), values()
     for inverse in (False, True):
         y, log_slope = elementwise.rational_quadratic(x, raw, BOUND, inverse)
         np.testing.assert_allclose(y, x, atol=1e-12)
