@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "networks": {"core", "core.reading"},
     "likelihoods": {"core"},
     "flows": {"core", "core.trainable"},
-    "densities": {"core", "flows"},
+    "densities": {"core", "core.trainable", "flows"},
     "inference": {"core"},
     "laplace": {"core", "networks", "inference"},
     "geometry": {"core"},

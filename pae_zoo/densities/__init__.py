@@ -5,6 +5,7 @@
 """
 
 from pae_zoo.densities.builder import NAMES, WITH_LAYERS, WITH_MIXTURE, make, parameters_of
+from pae_zoo.densities.ensemble import Ensemble
 from pae_zoo.densities.flow_matching import FlowMatching, Velocity
 from pae_zoo.densities.mixture import Mixture, MixtureDistribution
 from pae_zoo.densities.parameters import Parameters
@@ -15,6 +16,7 @@ __all__ = [
     "NAMES",
     "WITH_LAYERS",
     "WITH_MIXTURE",
+    "Ensemble",
     "FlowMatching",
     "Mixture",
     "MixtureDistribution",

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pae_zoo.core import optimizers, seeds
 from pae_zoo.core.averaging import KeepBest
+from pae_zoo.densities import dequantising
 from pae_zoo.densities.builder import make
 from pae_zoo.flows.flow import Flow
 
@@ -42,7 +43,7 @@ def least_rows(density: Flow) -> int:
 
 def train(density: Flow, x: np.ndarray, held_out: Optional[np.ndarray] = None, weights: Optional[np.ndarray] = None,
           settings: Union[Settings, Mapping[str, Any], None] = None, jit_compile: bool = True,
-          verbose: Union[int, str, None] = 0) -> dict[str, list[float]]:
+          verbose: Union[int, str, None] = 0, dequantise: bool = False) -> dict[str, list[float]]:
     """Fits a density to x (n, K): whitening, mixture by EM, then layers by steps; best on validation is kept.
 
     Args:
@@ -50,8 +51,12 @@ def train(density: Flow, x: np.ndarray, held_out: Optional[np.ndarray] = None, w
       weights: (n,), how often each row counts; 0 leaves it out.
       settings: of the steps, of which a density without layers, or a mixture's on fewer than 5,000 rows, takes none;
         None takes `Settings()`.
+      dequantise: whether columns of up to 256 different whole numbers get uniform noise on [-1/2, 1/2), drawn anew in
+        each step, validation data once. log p at whole numbers is then the density of the spread value at the centre
+        of its cell of size 1, about the log of the number's probability.
 
-    Returns {name: value of every epoch}; the first of "val_nll" is that of the start, where there are validation data.
+    With a context x and held_out are what `Flow.join` makes. Returns {name: value of every epoch}; the first of
+    "val_nll" is that of the start, where there are validation data.
     """
     chosen = settings if isinstance(settings, Settings) else Settings(**(settings or {}))
     x = np.asarray(x)
@@ -63,6 +68,12 @@ def train(density: Flow, x: np.ndarray, held_out: Optional[np.ndarray] = None, w
         kept, rest = order[len(x) // HELD_OUT :], order[: len(x) // HELD_OUT]
         held_out, x = x[rest], x[kept]
         weights = None if weights is None else weights[kept]
+    given, whole = x, np.zeros(1, bool)
+    seed = seeds.stream(density.seed & 0x7FFFFFFF, "densities/dequantise")
+    if dequantise:
+        whole = dequantising.whole_columns(x, density.num_dims)
+        given, x = x.astype(density.compute_dtype), _spread_once(x, whole, seed, density)
+        held_out = None if held_out is None else _spread_once(held_out, whole, seeds.fold_in(seed, 1), density)
     density.adapted.assign(0)
     density.adapt(x)
     density.prepare(x, held_out, weights, bool(verbose))
@@ -78,26 +89,42 @@ def train(density: Flow, x: np.ndarray, held_out: Optional[np.ndarray] = None, w
         start = float(density.evaluate(held_out, batch_size=1000, verbose=0, return_dict=True)["loss"])
     keeper = [] if held_out is None else [KeepBest(chosen.patience, start)]
     # Not Keras' own shuffling, which draws from a state of the whole process.
-    data = tf.data.Dataset.from_tensor_slices({"x": x} if weights is None else {"x": x, "sample_weight": weights})
-    data = data.shuffle(len(x), seed=density.seed, reshuffle_each_iteration=True).batch(batch_size, drop_remainder=True)
+    rows = {"x": given} if weights is None else {"x": given, "sample_weight": weights}
+    data = tf.data.Dataset.from_tensor_slices(rows).shuffle(len(x), seed=density.seed, reshuffle_each_iteration=True)
+    data = data.batch(batch_size, drop_remainder=True)
+    if whole.any():
+        # Batches are shuffled in every epoch, so that the noise of batch i meets other rows.
+        data = data.enumerate(2).map(lambda i, batch: {
+            **batch, "x": dequantising.spread(batch["x"], whole, seeds.fold_in(seed, i))})
     history = density.fit(data, epochs=epochs, verbose=verbose, validation_data=held_out, callbacks=keeper).history
     return {**history, "val_nll": [start, *history["val_nll"]]} if start is not None else history
 
 
-def fit(x: np.ndarray, density: str = "mixture_flow", held_out: Optional[np.ndarray] = None,
+def _spread_once(x: np.ndarray, whole: np.ndarray, seed: Any, density: Flow) -> np.ndarray:
+    return dequantising.spread(np.asarray(x, density.compute_dtype), whole, seed).numpy()
+
+
+def fit(x: np.ndarray, density: str = "mixture_flow", held_out: Any = None,
         weights: Optional[np.ndarray] = None, settings: Union[Settings, Mapping[str, Any], None] = None,
-        seed: int = 0, verbose: Union[int, str, None] = 0, **options: Any) -> Flow:
+        seed: int = 0, verbose: Union[int, str, None] = 0, context: Optional[np.ndarray] = None,
+        dequantise: bool = False, **options: Any) -> Flow:
     """Returns a density of the rows of x (n, K), fitted.
 
     Args:
       density: one of `pae_zoo.densities.NAMES`.
-      held_out, weights, settings, verbose: as in `train`.
+      held_out, weights, settings, verbose, dequantise: as in `train`.
       seed: of everything that is drawn.
+      context: (n, C), for the density p(x|c) of each context; held_out are then a pair (rows, context).
       options: of `make`, such as components=20.
 
     Raises UserError for an unknown name, for what are no rows of finite numbers, or more components than rows.
     """
     x = np.asarray(x)
+    if context is not None:
+        options["context_dim"] = np.shape(context)[-1] if np.ndim(context) == 2 else 1
     found = make(density, x.shape[-1] if x.ndim == 2 else 1, seed=seed, **options)
-    train(found, x, held_out, weights, settings, verbose=verbose)
+    if context is not None:
+        x = found.join(x, context)
+        held_out = None if held_out is None else found.join(*held_out)
+    train(found, x, held_out, weights, settings, verbose=verbose, dequantise=dequantise)
     return found
