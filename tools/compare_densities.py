@@ -2,8 +2,10 @@
 
     python tools/compare_densities.py codes.npz table.npz --densities=student_mixture,mixture_flow --seeds=0,1,2
 
-An array is an npz file with train, valid and test (n, K), or with X (n, K), of which a random fifth validates and a
-third tests; with labels y those of 0 alone are taken, the usual data of a benchmark of anomalies. Columns that do not
+`flow:zuko` is a flow with those of `pae_zoo.flows.SETTINGS`. An array is `moons` or `circles`, 12,000 rows of
+scikit-learn's two-dimensional toys, or an npz file with train, valid and test (n, K), or with X (n, K), of which a
+random fifth validates and a third tests; with labels y those of 0 alone are taken, the usual data of a benchmark of
+anomalies. Columns that do not
 vary are left out, the others standardised. The table has -log p of test rows in nats, C2ST (AUC of a classifier that
 tells test rows from samples, 0.5 is ideal) and seconds of processor time, means over the seeds.
 """
@@ -20,11 +22,21 @@ MIXTURE_COMPONENTS = (1, 2, 5, 10, 20, 50)
 BANDWIDTHS = np.geomspace(0.05, 1.0, 9)
 MOST_ROWS = 20_000
 SAMPLES = 5000
+TOYS, TOY_ROWS = ("moons", "circles"), 12_000
+
+
+def toy(name: str, seed: int) -> dict[str, np.ndarray]:
+    """Returns {"X": rows (TOY_ROWS, 2)} of a toy of scikit-learn."""
+    from sklearn import datasets
+
+    if name == "moons":
+        return {"X": datasets.make_moons(TOY_ROWS, noise=0.1, random_state=seed)[0]}
+    return {"X": datasets.make_circles(TOY_ROWS, noise=0.08, factor=0.5, random_state=seed)[0]}
 
 
 def load(path: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns (train, valid, test) of a file, standardised by the training rows."""
-    found = np.load(path)
+    found = toy(path, seed) if path in TOYS else np.load(path)
     if "train" in found:
         parts = [found[name].astype(np.float64) for name in ("train", "valid", "test")]
     else:
@@ -42,9 +54,10 @@ def fit_ours(name: str) -> Callable[..., tuple[Callable, Callable, str]]:
     """Returns the function that fits a density of the package."""
 
     def fit(train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[Callable, Callable, str]:
-        from pae_zoo import densities
+        from pae_zoo import densities, flows
 
-        density = densities.fit(train, name, valid, seed=seed)
+        kind, _, setting = name.partition(":")
+        density = densities.fit(train, kind, valid, seed=seed, **(flows.SETTINGS[setting] if setting else {}))
         components = density.prepared().get("components")
         return (lambda x: np.concatenate([density.log_prob(x[i : i + 2000]) for i in range(0, len(x), 2000)]),
                 lambda num: density.sample(num, seed=(seed, 1)).numpy(), f"of {components}" if components else "")
