@@ -18,7 +18,7 @@ from pae_zoo.data.pipelines import Feed
 from pae_zoo.experiment import checkpoint, console, fitting, launch
 from pae_zoo.experiment import record as records_of
 from pae_zoo.experiment.checkpoint import Position
-from pae_zoo.experiment.workdir import Run
+from pae_zoo.experiment.workdir import FORMAT, Run
 from pae_zoo.models.base import Autoencoder, Stage
 
 # Shared training flags belong to the first stage; a later one starts from these and its own settings.
@@ -74,8 +74,25 @@ def read_flags(module: ModuleType, argv: Sequence[str]) -> tuple[Any, dict[str, 
     Beside it, {flag that was given and is not read: why}. Raises UserError.
     """
     hparams, given = launch.parse(records_of.widest(module), argv)
-    hparams = records_of.narrow(inherit(hparams, module.MODEL, given))
+    hparams = _as_written(records_of.narrow(inherit(hparams, module.MODEL, given)), given)
     return hparams, records_of.unread(module, hparams, given)
+
+
+def _as_written(hparams: Any, given: Collection[str]) -> Any:
+    """Returns `hparams` with what a run of another version in --workdir has, where not `given`.
+
+    Its flags.cfg leaves out what was a default then, and may be none now.
+    """
+    run = Run(hparams.workdir)
+    if not hparams.workdir or not run.exists or run.read_json("config.json").get("format") == FORMAT:
+        return hparams
+    before = run.read_hparams()
+    if before.model != hparams.model:
+        return hparams
+    names = [field.name for field in dataclasses.fields(hparams)
+             if not field.metadata["operational"] and field.metadata["group"] != hp.EVALUATION]
+    kept = {name: getattr(before, name) for name in names if name not in given and hasattr(before, name)}
+    return hp.check(dataclasses.replace(hparams, **kept))
 
 
 def inherit(hparams: Any, model_class: type[Autoencoder], given: Collection[str]) -> Any:
