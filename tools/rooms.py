@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"core", "core.reading"},
     "networks": {"core", "core.reading"},
     "likelihoods": {"core"},
-    "flows": {"core", "core.trainable"},
+    "flows": {"core", "core.fit_data", "core.trainable"},
     "densities": {"core", "core.trainable", "flows"},
     "inference": {"core"},
     "laplace": {"core", "networks", "inference"},

@@ -62,7 +62,7 @@ class AdditiveCoupling(Coupling):
     kind = "additive"
     num_parameters = 1
 
-    def elementwise(self, x, parameters, inverse):
+    def elementwise(self, x: tf.Tensor, parameters: tf.Tensor, inverse: bool) -> Pair:
         shift = parameters[0]
         return (x - shift if inverse else x + shift), tf.zeros_like(x[0])
 
@@ -74,7 +74,7 @@ class AffineCoupling(Coupling):
     kind = "affine"
     num_parameters = elementwise.AFFINE_PARAMETERS
 
-    def elementwise(self, x, parameters, inverse):
+    def elementwise(self, x: tf.Tensor, parameters: tf.Tensor, inverse: bool) -> Pair:
         y, log_slope = elementwise.affine(x, parameters, inverse)
         return y, tf.reduce_sum(log_slope, axis=0)
 
@@ -100,7 +100,7 @@ class SplineCoupling(Coupling):
         self.bins, self.bound = int(bins), float(bound)
         self.num_parameters = elementwise.spline_parameters(self.bins, self.bound)
 
-    def elementwise(self, x, parameters, inverse):
+    def elementwise(self, x: tf.Tensor, parameters: tf.Tensor, inverse: bool) -> Pair:
         y, log_slope = elementwise.rational_quadratic(x, parameters, self.bound, inverse=not inverse)
         return y, tf.reduce_sum(log_slope, axis=0)
 

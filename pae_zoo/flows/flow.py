@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
-from pae_zoo.core import distributions, seeds, values
+from pae_zoo.core import distributions, fit_data, seeds, values
 from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
@@ -203,7 +203,7 @@ class Flow(Trainable):
         zeros = tf.zeros([self.num_dims], dtype)
         return tfd.Independent(distributions.Normal(zeros, tf.ones_like(zeros)), reinterpreted_batch_ndims=1)
 
-    def call(self, z, training: bool = False) -> tf.Tensor:
+    def call(self, z: TensorLike, training: bool = False) -> tf.Tensor:
         """Returns log p(z) in nats, (..., K) -> (...); with a context log p(z|c), (..., K + C) -> (...)."""
         return self.log_prob(*self._parted(z))
 
@@ -220,7 +220,7 @@ class Flow(Trainable):
 
     # ---- training ----------------------------------------------------------------------------------
 
-    def objective(self, x, seed, training):
+    def objective(self, x: tf.Tensor, seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         """Returns "loss" and "nll", both -log p(x) in nats, (batch,); training adds `noise` in whitened space."""
         (v, context), log_det = self._parted(x), 0.0
         if self.whitening is not None:
@@ -231,7 +231,7 @@ class Flow(Trainable):
         nll = -self._base_log_prob(u) - log_det - more
         return {"loss": nll, "nll": nll}
 
-    def adapt(self, x) -> None:
+    def adapt(self, x: np.ndarray) -> None:
         """Sets the whitening, then ActNorm layers, from data x (n, K); raises UserError if not all is finite.
 
         With a context x is (n, K + C); its mean and std are taken too, where the flow whitens.
@@ -288,11 +288,11 @@ class Flow(Trainable):
         """The shape of one datum, (K,), or (K + C,) with a context."""
         return (self.num_dims + self.context_dim,)
 
-    def form(self):
+    def form(self) -> fit_data.Form:
         # A flow is over numbers: integers are what they are, in training as in `log_prob`.
         return dataclasses.replace(super().form(), bytes_are_pixels=False)
 
-    def as_input(self, x):
+    def as_input(self, x: tf.Tensor) -> tf.Tensor:
         return self._rows(x, *self.event_shape)
 
     def _checked(self, x) -> np.ndarray:
@@ -308,7 +308,7 @@ class Flow(Trainable):
 
     # ---- saving ------------------------------------------------------------------------------------
 
-    def build(self, input_shape=None) -> None:
+    def build(self, input_shape: Any = None) -> None:
         # The layers are built before the flow is; Keras calls this again on loading.
         self.built = True
 

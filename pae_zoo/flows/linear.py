@@ -86,7 +86,7 @@ class Permutation(FlowLayer):
     def make_weights(self) -> None:
         self.permutation = random_permutation(self)
 
-    def transform(self, x, inverse):
+    def transform(self, x: tf.Tensor, inverse: bool) -> Pair:
         order = self.permutation.value
         return tf.gather(x, tf.argsort(order) if inverse else order, axis=-1), no_volume(x)
 
@@ -97,7 +97,7 @@ class Reverse(FlowLayer):
 
     kind = "reverse"
 
-    def transform(self, x, inverse):
+    def transform(self, x: tf.Tensor, inverse: bool) -> Pair:
         return tf.reverse(x, axis=[-1]), no_volume(x)
 
 
@@ -108,7 +108,7 @@ class Swap(FlowLayer):
     kind = "swap"
     min_dims = 2
 
-    def transform(self, x, inverse):
+    def transform(self, x: tf.Tensor, inverse: bool) -> Pair:
         first = self.num_dims // 2 if inverse else (self.num_dims + 1) // 2
         return tf.concat([x[:, first:], x[:, :first]], axis=-1), no_volume(x)
 
@@ -128,7 +128,7 @@ class ActNorm(FlowLayer):
         self.shift = self.add_weight(shape=shape, initializer="zeros", name="shift")
         self.adapted = self.add_weight(shape=(), dtype="int64", initializer="zeros", trainable=False, name="adapted")
 
-    def adapt(self, x):
+    def adapt(self, x: Any) -> None:
         if np.asarray(keras.ops.convert_to_numpy(self.adapted)):
             return
         x = np.asarray(x, np.float64)
@@ -137,7 +137,7 @@ class ActNorm(FlowLayer):
         self.log_scale.assign(0.5 * np.log(np.where(is_constant(x), 1.0, x.var(axis=0))))
         self.adapted.assign(1)
 
-    def transform(self, x, inverse):
+    def transform(self, x: tf.Tensor, inverse: bool) -> Pair:
         log_scale, shift = tf.convert_to_tensor(self.log_scale), tf.convert_to_tensor(self.shift)
         log_det = constant_volume(tf.reduce_sum(log_scale), x)
         if inverse:
@@ -180,7 +180,7 @@ class Householder(FlowLayer):
 
         self.vectors = self.add_weight(shape=(self.reflections, self.num_dims), initializer=draw, name="vectors")
 
-    def transform(self, x, inverse):
+    def transform(self, x: tf.Tensor, inverse: bool) -> Pair:
         vectors = tf.unstack(tf.convert_to_tensor(self.vectors))
         y = x
         for v in reversed(vectors) if inverse else vectors:
@@ -207,7 +207,7 @@ class Whitening(FlowLayer):
         self.unroot = self.add_weight(shape=shape, initializer="identity", trainable=False, name="unroot")
         self.log_det = self.add_weight(shape=(), initializer="zeros", trainable=False, name="log_det")
 
-    def adapt(self, x):
+    def adapt(self, x: Any) -> None:
         x = np.asarray(x, np.float64)
         mean = x.mean(axis=0)
         values, vectors = np.linalg.eigh(_covariance(x - mean))
@@ -220,7 +220,7 @@ class Whitening(FlowLayer):
         self.unroot.assign((vectors / np.sqrt(values)) @ vectors.T)
         self.log_det.assign(0.5 * np.sum(np.log(values)))
 
-    def transform(self, x, inverse):
+    def transform(self, x: tf.Tensor, inverse: bool) -> Pair:
         log_det = constant_volume(tf.convert_to_tensor(self.log_det), x)
         mean = tf.convert_to_tensor(self.mean)
         if inverse:
