@@ -105,3 +105,9 @@ def test_public_functions_have_types():
         name = path.relative_to(rooms.PACKAGE).as_posix()
         found = unannotated(ast.parse(path.read_text(encoding="utf-8")))
         assert not found, f"annotate the arguments and returns of {found} in {name}"
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest imports them by their names alone, and a second of a name is an error of the whole run."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})

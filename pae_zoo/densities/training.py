@@ -71,9 +71,10 @@ def train(density: Flow, x: np.ndarray, held_out: Optional[np.ndarray] = None, w
     given, whole = x, np.zeros(1, bool)
     seed = seeds.stream(density.seed & 0x7FFFFFFF, "densities/dequantise")
     if dequantise:
+        aside = seeds.stream(density.seed & 0x7FFFFFFF, "densities/dequantise_held_out")
         whole = dequantising.whole_columns(x, density.num_dims)
         given, x = x.astype(density.compute_dtype), _spread_once(x, whole, seed, density)
-        held_out = None if held_out is None else _spread_once(held_out, whole, seeds.fold_in(seed, 1), density)
+        held_out = None if held_out is None else _spread_once(held_out, whole, aside, density)
     density.adapted.assign(0)
     density.adapt(x)
     density.prepare(x, held_out, weights, bool(verbose))
