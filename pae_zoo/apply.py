@@ -15,7 +15,7 @@ from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags(RestorationFlags, records.PluginFlags):
+class Flags(RestorationFlags, records.RefineFlags, records.PluginFlags):
     """Flags of the application."""
 
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     launch.works_in(run.workdir)
     hparams = run.read_hparams()
     launch.set_device(options.device)
-    model = run.load_model()
+    model = evaluation.refined(run.load_model(), options)
     applying.check_offered(options.outputs, type(model))
     applying.check_model(model, options)
     form = results.check_out(options.out, options.outputs, model.event_shape)

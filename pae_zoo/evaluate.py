@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
     for run in runs:  # every mistake is told before the first number is computed
         launch.works_in(run.workdir)
         hparams = _hparams(run, options, given)
+        evaluation.check_refine(hparams, models.find(hparams.model).MODEL)
         run.read_metrics()
         run.prepare()
         evaluation.check_data(hparams, tasks_of(hparams, models.find(hparams.model).MODEL))
@@ -71,7 +72,8 @@ def _hparams(run: Run, options, given: set[str]):
 
 def _evaluate(run: Run, options, given: set[str]) -> tuple[str, ...]:
     """Evaluates one run and returns the names of the tasks that its model supports."""
-    hparams, model = _hparams(run, options, given), run.load_model()
+    hparams = _hparams(run, options, given)
+    model = evaluation.refined(run.load_model(), hparams)
     if "test_samples" in given and hasattr(model, "test_samples"):
         model.test_samples = hparams.test_samples
     dataset = launch.load_dataset(run.read_hparams() if "data_dir" not in given else hparams)

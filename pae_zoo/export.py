@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from pae_zoo import serving
+from pae_zoo import evaluation, serving
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
@@ -14,7 +14,7 @@ from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags(records.PluginFlags):
+class Flags(records.RefineFlags, records.PluginFlags):
     """Flags of the export."""
 
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
@@ -42,7 +42,8 @@ def main(argv: list[str]) -> int:
     run.read_hparams()
     serving.check_target(Path(options.export_dir), options.version)
     launch.set_device(options.device)
-    found = serving.export(run.load_model(), options.export_dir, options.version, options.importance_samples)
+    model = evaluation.refined(run.load_model(), options)
+    found = serving.export(model, options.export_dir, options.version, options.importance_samples)
     print(report(found))
     return 0
 

@@ -110,7 +110,8 @@ def methods(model) -> dict:
         "objective": lambda x: model.objective(x, tf.constant(seed), False),
         "elbo": lambda x: model.elbo(x, seed),
         "log_likelihood": lambda x: model.log_likelihood(x, 3, seed),
-        "importance_estimate": lambda x: model.importance_estimate(x, 3, seed)._asdict(),
+        "importance_estimate": lambda x: _without_tail(model.importance_estimate(x, 3, seed)),
+        "refined": lambda x: {"elbo": model.refined().elbo(x, seed), "point": model.refined().encode(x).mean()},
         "ood_scores": lambda x: model.ood_scores(x, seed),
         "predictive": lambda x: model.predictive(x, 3, seed),
         "predictive_log_prob": lambda x: model.predictive_log_prob(x, 3, seed),
@@ -130,6 +131,11 @@ def methods(model) -> dict:
 
     named = {name: by_name(name, function) for name, function in named.items() if function is not None}
     return {name: function for name, function in named.items() if _offers(function, images(1))}
+
+
+def _without_tail(estimate) -> dict:
+    """Returns the numbers of an importance estimate of few draws, whose weights have no tail."""
+    return {name: value for name, value in estimate._asdict().items() if name != "pareto_k"}
 
 
 def latent_methods(model) -> dict:

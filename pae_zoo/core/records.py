@@ -10,9 +10,24 @@ from pae_zoo.core.hparams import DATA, EVALUATION, NETWORK, RUN, TRAINING, optio
 LIKELIHOODS: list[str] = []
 
 
+#: values of --refine that refine codes, and all of them
+REFINING = ("newton", "line_search")
+REFINE = ("auto", "none", *REFINING)
+
+
 @dataclasses.dataclass(frozen=True)
-class TaskFlags:
-    """The choice of tasks, which the training command and `pae_zoo.evaluate` share."""
+class RefineFlags:
+    """Whether codes are refined at test."""
+
+    refine: str = option("auto", "Codes moved at test by Newton steps on log p(x, z): newton or line_search, wherever "
+                         "codes are taken; auto: beside the model's own, in the tasks likelihood and amortisation.",
+                         choices=REFINE, group=EVALUATION)
+    refine_updates: int = option(2, "Steps of --refine.", low=1, high=1000, group=EVALUATION)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFlags(RefineFlags):
+    """What the training command and `pae_zoo.evaluate` share: the choice of tasks, and how codes are taken in them."""
 
     tasks: tuple[str, ...] = option((), "Evaluation tasks; empty: reconstruction, and likelihood where the model "
                                     "offers it.", group=EVALUATION)

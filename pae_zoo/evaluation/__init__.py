@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Optional, Union
 
+from pae_zoo.core import records
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import Dataset
 from pae_zoo.evaluation import tasks
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
+from pae_zoo.models import capabilities
 
 __all__ = [
     "UNSUPPORTED", "Context", "all_tasks", "check", "check_data", "check_task", "check_tasks", "describe", "evaluate",
-    "flag_records", "over_runs", "register",
+    "check_refine", "flag_records", "over_runs", "refined", "register",
 ]  # fmt: skip
 
 Value = Union[float, str]
@@ -94,6 +96,21 @@ def check_data(flags: Any, names: Sequence[str], dataset: Optional[Dataset] = No
         check_one(flags, dataset)
 
 
+def check_refine(flags: Any, model_class: type) -> None:
+    """Raises UserError when --refine asks for what models of a class do not offer."""
+    if flags.refine in records.REFINING and "refine" not in model_class.offers:
+        raise UserError(f"--refine={flags.refine}: {capabilities.lacking(model_class, 'refine')} Leave --refine out, "
+                        "or take a vae or one of its relatives.")
+
+
+def refined(model: Any, flags: Any) -> Any:
+    """Returns the model with codes that are refined as --refine says; raises UserError where it cannot."""
+    if flags.refine not in records.REFINING:
+        return model
+    check_refine(flags, type(model))
+    return model.refined(flags.refine, flags.refine_updates)
+
+
 def over_runs(names: Sequence[str], runs: Sequence, options: Any) -> Iterator[str]:
     """Yields what the tasks `names` find by comparing `runs`, each of which they were done for, as lines to print.
 
@@ -130,10 +147,10 @@ def evaluate(
         own: dict[str, Value] = {}
         try:
             for key, value in found[name](context):
-                own[key] = _plain(name, key, value)
+                own[f"{key}{context.suffix}"] = _plain(name, key, value)
         except NotImplementedError as error:
             context.say(f"{name}: unsupported. {sentence(error)}")
-            own[name] = UNSUPPORTED
+            own[f"{name}{context.suffix}"] = UNSUPPORTED
         keep(own)
         results |= own
     for key, value in results.items():

@@ -6,12 +6,13 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.core import seeds
+from pae_zoo.core import records, seeds
 from pae_zoo.evaluation.tensorboard import Board
 from pae_zoo.plotting import figures as plotting
 
@@ -57,7 +58,21 @@ class Context:
     def __post_init__(self):
         self._compiled: dict[Callable, Callable] = {}
         self._made: dict[str, Any] = {}
-        self.board = Board(self.run, step=training_step(self.model))
+        self.board = Board(self.run, step=training_step(self.model), suffix=self.suffix)
+
+    @property
+    def suffix(self) -> str:
+        """What follows the names of keys, tables and figures of codes that --refine changes, so that both are kept."""
+        refine = getattr(self.hparams, "refine", "auto")
+        return f"@{refine}{self.hparams.refine_updates}" if refine in records.REFINING else ""
+
+    @property
+    def beside(self) -> Any:
+        """The model with refined codes that --refine=auto shows beside the model's own, or None."""
+        offers = "refine" in getattr(self.model, "offers", ()) and self.model.refining is None
+        if getattr(self.hparams, "refine", "none") != "auto" or not offers:
+            return None
+        return self.once("beside", lambda: self.model.refined(num_updates=self.hparams.refine_updates))
 
     @property
     def is_image(self) -> bool:
@@ -77,6 +92,7 @@ class Context:
 
     def figure(self, name: str, figure: "Figure") -> None:
         """Saves `figure` as figures/<name>.png, whole or not at all."""
+        name = f"{name}{self.suffix}"
         self.save(f"figures/{name}.png", lambda path: figure.savefig(path, format="png", dpi=plotting.DPI))
         self.figures.append(self.run.figures / f"{name}.png")
 
@@ -93,7 +109,8 @@ class Context:
                 for row in zip(*columns.values()):
                     file.write(",".join(_cell(value) for value in row) + "\n")
 
-        self.save(relative, write)
+        path = PurePath(relative)
+        self.save(str(path.with_name(f"{path.stem}{self.suffix}{path.suffix}")), write)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """Returns `make()`; what tasks share under one name is made by the first that asks."""

@@ -15,8 +15,8 @@ MAX_SPRITE_PIXELS = 4096  # a browser's texture
 class Board:
     """Writes to tensorboard/evaluation of a work directory; the event file is opened by the first use."""
 
-    def __init__(self, run: Any, step: int = 0):
-        self.run = run
+    def __init__(self, run: Any, step: int = 0, suffix: str = ""):
+        self.run, self.folder = run, FOLDER + suffix
         self.step = step
         self._writer = None
 
@@ -25,7 +25,7 @@ class Board:
         if self._writer is None:
             import tensorflow as tf
 
-            self._writer = tf.summary.create_file_writer(str(self.run.workdir / FOLDER))
+            self._writer = tf.summary.create_file_writer(str(self.run.workdir / self.folder))
         return self._writer
 
     def scalars(self, values: Mapping[str, Any]) -> None:

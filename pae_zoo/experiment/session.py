@@ -46,6 +46,7 @@ def prepare(hparams: Any, module: ModuleType) -> Session:
     run.prepare()
     _check_same(run, hparams, module.MODEL)
     evaluation.check(hparams)
+    evaluation.check_refine(hparams, module.MODEL)
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = launch.load_dataset(hparams)
     data.check_steps(dataset, hparams.preprocess, hparams.augment)
@@ -175,7 +176,8 @@ def evaluate(session: Session) -> dict[str, Any]:
     """Runs the tasks and returns their values with the time that they took."""
     start = time.monotonic()
     hparams = session.hparams
-    context = evaluation.Context(session.model, session.dataset, hparams, session.run, seed=hparams.seed)
+    model = evaluation.refined(session.model, hparams)
+    context = evaluation.Context(model, session.dataset, hparams, session.run, seed=hparams.seed)
     names = tasks_of(hparams, type(session.model))
     values = evaluation.evaluate(context, names, session.run.merge_metrics)
     return {**values, "time/evaluate_s": round(time.monotonic() - start, 2)}

@@ -10,7 +10,7 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.laplace import algebra
 from pae_zoo.laplace.systems import System
 
-SCHEDULES = ("harmonic", "constant", "line_search", "levenberg")
+SCHEDULES = ("harmonic", "constant", "line_search", "levenberg", "backtracking")
 SOLVERS = ("newton", "cg")
 # Step lengths that a line search tries, in units of its largest.
 LINE_SEARCH_STEPS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.015625)
@@ -29,7 +29,8 @@ class Search:
       update_lr: a in (0, 1]: a_t = a / (t + 1) ("harmonic", as published) or a ("constant"). "line_search" takes of
         a, a/2, .. a/64 and 0 the step of the greatest log p(y, z), "levenberg" adds a damping to the diagonal that
         falls after a step that does not lower log p(y, z) and rises after one that would, which is not taken.
-      schedule: "harmonic", "constant", "line_search" or "levenberg".
+        "backtracking" takes the longest of the line search's steps that does not lower log p(y, z).
+      schedule: "harmonic", "constant", "line_search", "levenberg" or "backtracking".
       solver: "newton" factors every Lambda_t; "cg" takes `iterations` conjugate-gradient steps instead, from the second
         update on preconditioned by the factor of the first (or never factors, if not `precondition`).
       iterations: conjugate-gradient steps in an update.
@@ -150,19 +151,40 @@ class _Runner:
         length = self.search.update_lr / (t + 1) if self.search.schedule == "harmonic" else self.search.update_lr
         if self.search.schedule == "line_search":
             taken = self._best_length(mu, step)
+        elif self.search.schedule == "backtracking":
+            taken = self._longest_length(mu, step)
         elif self.search.schedule == "levenberg":
             taken = self._accepted_length(mu, step, length)
         else:
             taken = length * tf.ones_like(self.kept)
         self.kept *= 1.0 - taken
-        return mu + taken[:, None] * step
+        # 0 times a step that is not finite would be no step.
+        return mu + tf.where(taken[:, None] > 0, taken[:, None] * step, tf.zeros_like(step))
 
     def _best_length(self, mu: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Returns for each datum the length of LINE_SEARCH_STEPS with the greatest log p(y, z), or 0; a constant."""
         lengths = tf.constant([0.0, *(self.search.update_lr * part for part in LINE_SEARCH_STEPS)], mu.dtype)
-        values = self.system.log_joint(mu + lengths[:, None, None] * step)
-        values = tf.where(tf.math.is_finite(values), values, tf.constant(mu.dtype.min, mu.dtype))
+        values = self._log_joint(mu, step, lengths)
         return tf.stop_gradient(tf.gather(lengths, tf.argmax(values, axis=0)))
+
+    def _longest_length(self, mu: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Returns for each datum the longest of LINE_SEARCH_STEPS that does not lower log p(y, z), or 0; a constant."""
+        lengths = tf.constant([self.search.update_lr * part for part in LINE_SEARCH_STEPS], mu.dtype)
+        before, full = tf.unstack(self._log_joint(mu, step, tf.stack([tf.zeros_like(lengths[0]), lengths[0]])))
+
+        def shorter():
+            falls = tf.concat([(full < before)[None], self._log_joint(mu, step, lengths[1:]) < before], axis=0)
+            first = tf.argmin(tf.cast(falls, tf.int32), axis=0)
+            return tf.where(tf.reduce_all(falls, axis=0), tf.zeros_like(full), tf.gather(lengths, first))
+
+        # Most often no datum needs a shorter step, and none is decoded.
+        taken = tf.cond(tf.reduce_all(full >= before), lambda: lengths[0] * tf.ones_like(full), shorter)
+        return tf.stop_gradient(taken)
+
+    def _log_joint(self, mu: tf.Tensor, step: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        """Returns log p(y, z) at steps of some lengths (n,), (n, batch), least where it is not finite."""
+        values = self.system.log_joint(mu + lengths[:, None, None] * step)
+        return tf.where(tf.math.is_finite(values), values, tf.constant(mu.dtype.min, mu.dtype))
 
     def _accepted_length(self, mu: tf.Tensor, step: tf.Tensor, length: float) -> tf.Tensor:
         """Returns `length` where such a step does not lower log p(y, z), else 0, and adapts the damping."""

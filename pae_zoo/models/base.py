@@ -257,6 +257,10 @@ class Autoencoder(trainable.Trainable):
         """Returns the latents that the model goes through on its way to the code of x, (steps, batch, K)."""
         raise capabilities.lacking(self, "path")
 
+    def refined(self, update: str = "line_search", num_updates: int = 2) -> "Autoencoder":
+        """Returns the model with codes that are refined at test by Newton steps on log p(x, z); see `VAE.refined`."""
+        raise capabilities.lacking(self, "refine")
+
     def decoder_outputs(self, z: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the decoder's outputs for z (..., K), with any number of leading axes."""
         z = inputs.ending(z, (self.latent_dim,), "z")

@@ -31,6 +31,8 @@ CAPABILITIES: dict[str, Capability] = {
                         "drawn codes and reconstructions", "one code and one reconstruction of a datum and draws none"),
     "grid": Capability(("decode_grid",), "drawn decoders", "one decoder and draws none"),
     "scores": Capability(("ood_scores",), "scores of unusual data", "no out-of-distribution score"),
+    "refine": Capability(("refined",), "codes refined at test by Newton steps",
+                         "no decoder with a posterior of its latents, which is what a refinement moves"),
     "path": Capability(("latent_path",), "the latents that an encoding goes through", "no posterior that is updated"),
 }  # fmt: skip
 

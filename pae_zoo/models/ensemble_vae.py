@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, Optional
 
 import keras
@@ -9,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import likelihoods, networks
+from pae_zoo import laplace, likelihoods, networks
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import inputs, seeds, trainable
 from pae_zoo.core.errors import UserError
@@ -157,6 +158,27 @@ class EnsembleVAE(vae.VAE):
         if not chunk and isinstance(batch, int):
             chunk = max(1, importance.DECODES_PER_CHUNK // (batch * self.num_members))
         return super().importance_estimate(given, num_samples, seed, chunk)
+
+    def system(self, y: tf.Tensor, training: bool = False) -> laplace.System:
+        """Returns the model of p(y, z) whose members are linearised together, for y (batch, *event)."""
+        scale = self.scale_now() if training else None
+
+        def flat(members):  # behind the batch: (S, batch, *event) -> (batch, S * values)
+            behind = tf.transpose(members, (1, 0, *range(2, len(members.shape))))
+            return tf.reshape(behind, (-1, math.prod(behind.shape[1:])))
+
+        def in_front(values):
+            *event, channels = self.event_shape
+            shape = (-1, self.num_members, *event, channels * self.likelihood.channels_factor)
+            return tf.transpose(tf.reshape(values, shape), (1, 0, *range(2, len(shape))))
+
+        def score_and_fisher(values):
+            score, fisher = self.likelihood.score_and_fisher(in_front(values), y, scale=scale)
+            return flat(score), flat(fisher)
+
+        return laplace.FunctionSystem(
+            lambda z: flat(self.decoder_outputs(z)),
+            lambda values: self.likelihood.log_prob(in_front(values), y, scale), score_and_fisher)
 
     def _output_moments(self, outputs):
         # Over drawn latents and all members, which are equally uncertain about y.

@@ -6,7 +6,7 @@ from typing import Any, Optional, Union
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import densities, flows
+from pae_zoo import densities, flows, laplace
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.models import vae
@@ -58,6 +58,9 @@ class FlowVAE(FlowLatent, vae.VAE):
     @classmethod
     def components_of(cls, hparams: Any) -> int:
         return (hparams.density_components or COMPONENTS) if hparams.density in densities.WITH_MIXTURE else 0
+
+    def system(self, y: tf.Tensor, training: bool = False) -> laplace.System:
+        return laplace.WithPrior(super().system(y, training), self.log_prob_latent)
 
     def beta_now(self) -> Union[float, tf.Tensor]:
         if not self.beta_annealing_steps:

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
-from pae_zoo import likelihoods
+from pae_zoo import laplace, likelihoods
 from pae_zoo.core import distributions, fit_data, records, seeds, trainable
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.distributions import LOG_2PI
@@ -70,6 +70,16 @@ class GivenGaussian(mixtures.Wrapping):
         return -0.5 * self._sum(log_variance + square * tf.exp(-log_variance)) - (
             0.5 * self.num_values * LOG_2PI)
 
+    def score_and_fisher(self, output: tf.Tensor, y: tf.Tensor,
+                         scale: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `Likelihood.score_and_fisher`; g = [mean, s], and the Fisher information of s is 1/2."""
+        self._no_scale(scale)
+        output, y = self._both(output, y, factor=2)
+        mean, log_variance = tf.split(output, 2, axis=-1)
+        precision = tf.exp(-log_variance)
+        score = tf.concat([precision * (y - mean), 0.5 * (precision * tf.square(y - mean) - 1.0)], axis=-1)
+        return score, tf.concat([precision, 0.5 * tf.ones_like(precision)], axis=-1)
+
 
 @register_keras_serializable("pae_zoo")
 class RBFVAE(vae.VAE):
@@ -121,6 +131,23 @@ class RBFVAE(vae.VAE):
         variance = tf.cast(tf.reshape(self.rbf.variance(z), tf.shape(mean)), mean.dtype)
         variance = tf.where(self.rbf.fitted.value > 0, variance, component.variance(outputs))
         return self._drawn_from(tf.concat([mean, tf.math.log(variance)], axis=-1), z, training)
+
+    def system(self, y: tf.Tensor, training: bool = False) -> laplace.System:
+        """Returns the model of p(y, z) with mean and std linearised, for y (batch, *event)."""
+        *event, channels = self.event_shape
+
+        def shaped(values):
+            return tf.reshape(values, (-1, *event, 2 * channels))
+
+        def outputs(z):
+            return tf.reshape(self.decoder_outputs(z), (-1, 2 * self.likelihood.num_values))
+
+        def score_and_fisher(values):
+            score, fisher = self.likelihood.score_and_fisher(shaped(values), y)
+            return tf.reshape(score, tf.shape(values)), tf.reshape(fisher, tf.shape(values))
+
+        return laplace.FunctionSystem(outputs, lambda values: self.likelihood.log_prob(shaped(values), y),
+                                      score_and_fisher)
 
     def mean_and_std(self, z: TensorLike) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mu(z) and sigma(z) for z (n, K), each (n, *event)."""

@@ -65,8 +65,8 @@ class SAVAE(vae.VAE):
         return self.refinement(y, seed, training)[-1]
 
     def latent_path(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
-        path = self.refinement(self.preprocess(x)[0], seed)
-        return tf.stack([posterior.mean for posterior in path])
+        y = self.preprocess(x)[0]
+        return self._refined_path(y, tf.stack([posterior.mean for posterior in self.refinement(y, seed)]))
 
     def refinement(self, y: tf.Tensor, seed: Optional[seeds.Seed] = None,
                    training: bool = False) -> list[DiagonalPosterior]:

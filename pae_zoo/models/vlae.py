@@ -196,7 +196,7 @@ class VLAE(vae.VAE):
         """Returns mu_0 .. mu_T for x, (T + 1, batch, K); `num_updates` takes the place of T."""
         y, _ = self.preprocess(x)
         found = laplace.run(self.search_settings(num_updates), self.system(y), self.encoder_outputs(y)[0])
-        return tf.stack(found.path)
+        return self._refined_path(y, tf.stack(found.path))
 
     def get_config(self) -> dict[str, Any]:
         own = [f.name for f in dataclasses.fields(HParams) if f.name not in _INHERITED]

@@ -19,7 +19,7 @@ from pae_zoo.experiment import record
 
 tfd = tfp.distributions
 
-Estimate = namedtuple("Estimate", "log_likelihood elbo effective_sample_size")
+Estimate = namedtuple("Estimate", "log_likelihood elbo effective_sample_size pareto_k")
 
 
 class LinearGaussian:
@@ -107,7 +107,7 @@ class LinearGaussian:
         first, second = tf.reduce_logsumexp(log_w, 0), tf.reduce_logsumexp(2 * log_w, 0)
         return Estimate(
             first - math.log(num_samples) + log_det, tf.reduce_mean(log_w, 0) + log_det,
-            tf.exp(2 * first - second),
+            tf.exp(2 * first - second), tf.fill(tf.shape(first), float("nan")),
         )
 
     def predictive(self, x, num_samples, seed=None):

@@ -100,7 +100,7 @@ def test_the_start_fades_by_the_product_of_the_steps(schedule, kept):
     np.testing.assert_allclose(jacobian, np.tile(kept * np.eye(LATENTS), (BATCH, 1, 1)), atol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["line_search", "levenberg"])
+@pytest.mark.parametrize("schedule", ["line_search", "levenberg", "backtracking"])
 def test_guarded_schedules_never_go_down(schedule):
     # A sharp likelihood and far starts make plain Newton steps overshoot across the kinks.
     net, observed, y = decoder(hidden=(16, 16)), likelihood(scale=0.02), data(40)

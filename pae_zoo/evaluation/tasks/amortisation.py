@@ -22,6 +22,8 @@ SHOWN_IMAGES = 8
 SHOWN_SAMPLES = 100
 # Draws behind each bound, however few --importance_samples asks for: 100 leave an error of a third of a nat a datum.
 MIN_SAMPLES = 1000
+# Before the numbers of the model with refined codes.
+REFINED = "refined_"
 # What float32 loses in a sum over the values of a datum, relative to it: less is no fall.
 ROUNDING = 1e-5
 
@@ -39,7 +41,8 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
 
     log p(x) - ELBO(q) splits at the best Gaussian q* of a family, found for each datum by itself, into an approximation
     gap log p(x) - ELBO(q*) and an amortisation gap ELBO(q*) - ELBO(q) (Cremer et al., arXiv 1801.03558, Table 1).
-    Needs a model with an ELBO, importance weights and `encode`.
+    With --refine=auto the bound of codes refined by Newton steps is beside: amortisation/refined/*. Needs a model with
+    an ELBO, importance weights and `encode`.
     """
     test = context.dataset.test
     chosen = context.choose(len(test.x), int(context.hparams.amortisation_images), "amortisation")
@@ -63,16 +66,21 @@ def measure_gaps(context: Context, x: np.ndarray) -> tuple[dict, dict[str, Gauss
     """Returns numbers of each datum, the best Gaussians of each family, and the covariances of q(z|x) or None.
 
     The numbers are nats, densities of x, each (n,): "elbo", "log_likelihood" and "effective_sample_size" of the model's
-    own proposal, the same behind "<family>_", and "log_det". All of a datum's take the same preprocessing noise; the
-    families share their noise. The covariances (n, K, K) are None where `encode` has none in closed form.
+    own proposal, the same behind "<family>_" and, with --refine=auto, behind "refined_", and "log_det". All of a
+    datum's take the same preprocessing noise; the families share their noise. The covariances (n, K, K) are None where
+    `encode` has none in closed form.
     """
-    model, local = context.model, LocalPosteriors(context)
+    model, beside, local = context.model, context.beside, LocalPosteriors(context)
     num_samples = max(int(context.hparams.importance_samples), MIN_SAMPLES)
+    names = ("elbo", "log_likelihood", "effective_sample_size")
 
     def estimate(batch, seed):
         found = model.importance_estimate(batch, num_samples, seed)
-        names = ("elbo", "log_likelihood", "effective_sample_size")
-        return {**{name: getattr(found, name) for name in names}, "log_det": log_det(model, batch, seed)}
+        numbers = {**{name: getattr(found, name) for name in names}, "log_det": log_det(model, batch, seed)}
+        if beside is not None:
+            found = beside.importance_estimate(batch, num_samples, seed)
+            numbers |= {f"{REFINED}{name}": getattr(found, name) for name in names}
+        return numbers
 
     def observed(batch, seed):
         return model.preprocess(batch, seeds.split(seed, 3)[0])[0]
@@ -107,12 +115,13 @@ def _even_batches(num: int, largest: int) -> int:
 
 
 def best_proposal(found: dict[str, np.ndarray]) -> str:
-    """Returns the prefix of the proposal with the largest mean log p(x): "", "diagonal_" or "full_".
+    """Returns the prefix of the proposal with the largest mean log p(x): "", "refined_", "diagonal_" or "full_".
 
     Each estimate is below log p(x) in expectation, so the largest is the tightest; one choice for all data, for a
     choice datum by datum would pick the lucky ones.
     """
-    prefixes = ("", *(f"{family}_" for family in FAMILIES))
+    prefixes = [prefix for prefix in ("", REFINED, *(f"{family}_" for family in FAMILIES))
+                if f"{prefix}log_likelihood" in found]
     return max(prefixes, key=lambda prefix: found[f"{prefix}log_likelihood"].mean())
 
 
@@ -131,6 +140,9 @@ def report_gaps(found: dict[str, np.ndarray]) -> Iterator[tuple[str, Any]]:
     yield from both("log_likelihood", log_p)
     yield from both("elbo", elbo)
     yield from both("inference_gap", log_p - elbo)
+    if f"{REFINED}elbo" in found:
+        yield from both("refined/elbo", found[f"{REFINED}elbo"])
+        yield from both("refined/inference_gap", log_p - found[f"{REFINED}elbo"])
     for family in FAMILIES:
         local = found[f"{family}_elbo"]
         yield from both(f"{family}/elbo", local)

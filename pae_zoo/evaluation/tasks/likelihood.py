@@ -3,13 +3,13 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.core import seeds
+from pae_zoo.core import pareto, seeds
 from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.data import preprocessing
 from pae_zoo.evaluation.context import Context
@@ -20,7 +20,11 @@ BOUND_KEYS = ("test/elbo", "test/elbo_stderr", "test/elbo_model_space")
 LIKELIHOOD_KEYS = (
     "test/log_likelihood", "test/log_likelihood_stderr", "test/log_likelihood_model_space", "test/elbo_gap",
     "test/log_likelihood_sampling_stderr", "test/effective_sample_size", "test/effective_sample_size_min",
+    "test/unreliable",
 )  # fmt: skip
+
+# Share of data with heavy tails that is told.
+MOST_UNRELIABLE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +40,13 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
 
     log p(x) ~ logsumexp_s [log p(x|z_s) + log p(z_s) - log q(z_s|x)] - log S, z_s ~ q(z|x) with the model's
     own proposal (Burda et al., arXiv 1509.00519, eq. 8); `importance_samples` is S. The bound is the mean of
-    the same log weights. Both are densities of x (of [0, 1] pixels); *_model_space are those of y.
+    the same log weights. Both are densities of x (of [0, 1] pixels); *_model_space are those of y. With --refine=auto
+    the same of the model with refined codes is beside: test/refined/*. test/unreliable is the share of data whose
+    weights have a tail too heavy for the estimate (`pae_zoo.core.pareto`).
     """
     model, num_samples = context.model, int(context.hparams.importance_samples)
     x, labels = context.dataset.test.x, context.dataset.test.y
-
-    def estimate(batch, seed):
-        found = model.importance_estimate(batch, num_samples, seed)
-        return {
-            "elbo": found.elbo,
-            "log_likelihood": found.log_likelihood,
-            "effective_sample_size": found.effective_sample_size,
-            "log_det": log_det(model, batch, seed),
-        }
+    estimate = estimate_of(model, num_samples)
 
     def bound(batch, seed):
         return {"elbo": model.elbo(batch, seed), "log_det": log_det(model, batch, seed)}
@@ -66,7 +64,14 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     values = {key: value.astype(np.float64) for key, value in values.items()}
     if "log_likelihood" in values:
         values["sampling_stderr"] = sampling_stderr(values["effective_sample_size"], num_samples)
-    columns = {"index": range(len(x)), **({} if labels is None else {"label": labels}), **values}
+    refined = {}
+    if "log_likelihood" in values:
+        try:
+            refined = estimate_refined(context, x, num_samples)
+        except NotImplementedError as error:
+            yield from context.unsupported([f"test/refined/{name}" for name in ("elbo", "log_likelihood")], error)
+    columns = {"index": range(len(x)), **({} if labels is None else {"label": labels}), **values,
+               **{f"refined_{name}": value for name, value in refined.items()}}  # fmt: skip
     context.table("likelihood.csv", columns)
 
     elbo = values["elbo"]
@@ -84,15 +89,72 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         yield "test/elbo_gap", (log_p - elbo).mean()
         yield "test/effective_sample_size", ess.mean()
         yield "test/effective_sample_size_min", ess.min()
+        yield from report_tails(context, "test/", values["pareto_k"])
         yield "test/importance_samples", num_samples
         if has_bits(context):
             yield "test/bits_per_dim", preprocessing.bits_per_dim(log_p.mean(), math.prod(context.dataset.event_shape))
+        yield from report_refined(context, values, refined)
+        if refined:
+            groups["ELBO, refined"] = refined["elbo"]
+            marks[f"mean refined ELBO {refined['elbo'].mean():.5g}"] = refined["elbo"].mean()
         groups["log p(x)"] = log_p
         marks[f"mean log p(x) {log_p.mean():.5g}"] = log_p.mean()
     title = f"{context.dataset.name}, {len(x):,} test data: log density of x"
     if "log_likelihood" in values:
         title += f" (S = {num_samples})"
     context.figure("likelihood", figures.histogram(groups, title, "nats per datum", marks))
+
+
+def estimate_of(model: Any, num_samples: int) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    """Returns (batch, seed) -> the importance-sampled estimates of a model and log_det, each (batch,)."""
+
+    def estimate(batch, seed):
+        found = model.importance_estimate(batch, num_samples, seed)
+        return {**found._asdict(), "log_det": log_det(model, batch, seed)}
+
+    return estimate
+
+
+def estimate_refined(context: Context, x: np.ndarray, num_samples: int) -> dict[str, np.ndarray]:
+    """Returns the estimates of the model with refined codes, float64, (n,) each; nothing where none is asked for."""
+    model = context.beside
+    if model is None:
+        return {}
+    found = context.map_batches(estimate_of(model, num_samples), x, "likelihood, refined")
+    return {name: value.astype(np.float64) for name, value in found.items() if name != "log_det"}
+
+
+def report_refined(context: Context, own: dict[str, np.ndarray], refined: dict[str, np.ndarray],
+                   ) -> Iterator[tuple[str, Any]]:
+    """Yields what refined codes give, test/refined/*, and says it beside what the model's own give."""
+    if not refined:
+        return
+    for name in ("elbo", "log_likelihood"):
+        yield f"test/refined/{name}", refined[name].mean()
+        yield f"test/refined/{name}_stderr", standard_error(refined[name])
+    yield "test/refined/effective_sample_size", refined["effective_sample_size"].mean()
+    yield from report_tails(context, "test/refined/", refined["pareto_k"])
+    lost = np.count_nonzero(np.isfinite(own["elbo"]) & ~np.isfinite(refined["elbo"]))
+    if lost:
+        context.say(f"Refined codes of {lost} of {len(refined['elbo'])} data are not finite: the decoder's derivatives "
+                    "are not. --refine=none leaves them out.")
+    context.say(f"Codes refined by {context.hparams.refine_updates} line-searched Newton steps: ELBO "
+                f"{own['elbo'].mean():.5g} -> {refined['elbo'].mean():.5g}, log p(x) "
+                f"{own['log_likelihood'].mean():.5g} -> {refined['log_likelihood'].mean():.5g} nats. "
+                "--refine=line_search takes them everywhere.")
+
+
+def report_tails(context: Context, prefix: str, shapes: np.ndarray) -> Iterator[tuple[str, Any]]:
+    """Yields the share of data whose estimates are unreliable, by the shapes (n,) of their weights' tails; says so."""
+    if np.isnan(shapes).all():
+        return  # too few samples for a tail
+    share = np.mean(shapes > pareto.UNRELIABLE)
+    yield f"{prefix}pareto_k", np.median(shapes)
+    yield f"{prefix}unreliable", share
+    if share > MOST_UNRELIABLE:
+        context.say(f"{prefix}log_likelihood: unreliable for {share:.0%} of the data, whose importance weights have a "
+                    f"tail of shape above {pareto.UNRELIABLE}; it is a lower bound there. Raise --importance_samples, "
+                    "or refine the codes.")
 
 
 def sampling_stderr(effective_sample_size: np.ndarray, num_samples: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple, Union
 
 import tensorflow as tf
 
-from pae_zoo.core import seeds
+from pae_zoo.core import pareto, seeds
 
 # Decoded images held at once: enough to keep the matrix products busy, small enough for a laptop.
 DECODES_PER_CHUNK = 8192
@@ -19,11 +19,15 @@ BLOCK = 16
 
 
 class ImportanceEstimate(NamedTuple):
-    """Per-datum results, each of shape (batch,): nats, nats, and a number between 1 and S."""
+    """Per-datum results, each of shape (batch,): nats, nats, a number between 1 and S, and the shape of the tail.
+
+    Above a `pareto_k` of 0.7 the estimate is unreliable (`pae_zoo.core.pareto`); it is NaN below 21 samples.
+    """
 
     log_likelihood: tf.Tensor
     elbo: tf.Tensor
     effective_sample_size: tf.Tensor
+    pareto_k: tf.Tensor
 
 
 def latent_noise(shape: tuple, count: int, seed: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
@@ -88,8 +92,9 @@ def estimate(
         chunk = max(1, DECODES_PER_CHUNK // batch) if isinstance(batch, int) else BLOCK
     chunk = min(-(-chunk // BLOCK) * BLOCK, num_samples)
     num_chunks = math.ceil(num_samples / chunk)
+    tail = pareto.tail_length(num_samples)
 
-    def body(i, first, second, total):
+    def body(i, first, second, total, largest):
         noise = sample_noise(noise_shape, seed, i * chunk, chunk, dtype)
         log_w = log_weight(noise)
         used = (i * chunk + tf.range(chunk) < num_samples)[:, None]
@@ -97,19 +102,22 @@ def estimate(
         first = tf.reduce_logsumexp(tf.concat([first[None], masked], 0), axis=0)
         second = tf.reduce_logsumexp(tf.concat([second[None], 2.0 * masked], 0), axis=0)
         total = total + tf.reduce_sum(tf.where(used, log_w, tf.zeros_like(log_w)), axis=0)
-        return i + 1, first, second, total
+        if tail:
+            largest = tf.math.top_k(tf.concat([largest, tf.transpose(masked)], axis=1), tail + 1).values
+        return i + 1, first, second, total, largest
 
     lowest = tf.fill([batch], tf.constant(-math.inf, dtype))
-    start = (tf.constant(0), lowest, lowest, tf.zeros([batch], dtype))
-    _, first, second, total = tf.while_loop(
+    start = (tf.constant(0), lowest, lowest, tf.zeros([batch], dtype), tf.repeat(lowest[:, None], tail + 1, axis=1))
+    _, first, second, total, largest = tf.while_loop(
         lambda i, *_: i < num_chunks, body, start, shape_invariants=_invariants(start)
     )
     return ImportanceEstimate(
         log_likelihood=first - math.log(num_samples),
         elbo=total / num_samples,
         effective_sample_size=tf.exp(2.0 * first - second),
+        pareto_k=tf.cast(pareto.shape(largest), dtype) if tail else tf.fill([batch], tf.constant(math.nan, dtype)),
     )
 
 
 def _invariants(values) -> tuple:
-    return tuple(v.shape if v.shape.rank == 0 else tf.TensorShape([None]) for v in values)
+    return tuple(tf.TensorShape([None, *value.shape[1:]]) if value.shape.rank else value.shape for value in values)

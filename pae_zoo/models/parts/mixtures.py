@@ -106,3 +106,15 @@ class MemberMixture(Wrapping):
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
         found = self.component.log_prob(output, y, scale=scale)
         return tf.reduce_logsumexp(found, axis=0) - math.log(output.shape[0])
+
+    def score_and_fisher(self, output: tf.Tensor, y: tf.Tensor,
+                         scale: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `Likelihood.score_and_fisher`: the members', each times p(s|y, z). The score is exact.
+
+        The Fisher term leaves out how the members' scores differ, which would make the curvature indefinite: it is
+        that of the bound that EM climbs.
+        """
+        shares = tf.nn.softmax(self.component.log_prob(output, y, scale=scale), axis=0)
+        shares = shares[(..., *[None] * len(self.event_shape))]
+        score, fisher = self.component.score_and_fisher(output, y, scale=scale)
+        return shares * score, shares * fisher
