@@ -1,9 +1,11 @@
 """Training step and evaluation of vlae, its options and its rivals, against the published algorithm in PyTorch.
 
 Cases: same (vlae with the numbers of the published step), options (vlae's faster and other forms), models (vae, savae,
-hf, iaf, vlae of T = 1, 2, 8), importance (log p(x) by importance sampling) and elbo (test bound of the options after
-equal training; needs --data_dir). Each contender has a process of its own and they take turns; a figure is the median
-over rounds, a ratio the median of the ratios within rounds. PyTorch takes part where it is installed.
+hf, iaf, vlae of T = 1, 2, 8), importance (log p(x) by importance sampling), elbo (test bound of the options after
+equal training; needs --data_dir) and budget (test bounds after equal processor time, of models' own codes and of codes
+refined at test; needs --data_dir, takes hours, goes on from --results). Each contender has a process of its own and
+they take turns; a figure is the median over rounds, a ratio the median of the ratios within rounds. PyTorch takes part
+where it is installed.
 """
 
 import argparse
@@ -18,11 +20,12 @@ from typing import Any, Optional
 
 from command import positive
 
-from benchmarks import _contenders, _vlae_elbo, _vlae_zoo
+from benchmarks import _contenders, _vlae_budget, _vlae_elbo, _vlae_zoo
 from benchmarks._rounds import KEEP_MEMORY, Contender, alternate, cores, load, median, ratio, table
 from benchmarks._vlae_zoo import Sizes
 
-CASES = ("same", "options", "models", "importance", "elbo")
+DEFAULT_CASES = ("same", "options", "models", "importance", "elbo")
+CASES = (*DEFAULT_CASES, "budget")
 PUBLISHED = "published, PyTorch"
 SQUARE, OWN = "matrix product 1024^3", "matrix products of a step"
 SQUARE_SHAPE = (1024, 1024, 1024)
@@ -76,7 +79,8 @@ MODELS = (
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--cases", type=_cases, default=CASES, help=f"some of {','.join(CASES)} (default: all)")
+    parser.add_argument("--cases", type=_cases, default=DEFAULT_CASES,
+                        help=f"some of {','.join(CASES)} (default: all but budget)")
     parser.add_argument("--data_dim", type=_sizes, default=(784, 3072),
                         help="D of the steps, with commas; options, models and importance take the first "
                              "(default: 784,3072)")
@@ -92,6 +96,20 @@ def add_arguments(parser) -> None:
     parser.add_argument("--data_dir", default="", help="elbo: folder with fashion_mnist/")
     parser.add_argument("--epochs", type=positive, default=1, help="elbo: epochs of each training (default: 1)")
     parser.add_argument("--seeds", type=positive, default=3, help="elbo: trainings of each option (default: 3)")
+    parser.add_argument("--budgets", type=_sizes, default=(10, 30, 120, 300),
+                        help="budget: seconds of processor time (default: 10,30,120,300)")
+    parser.add_argument("--settings", type=_settings, default=tuple(_vlae_budget.SETTINGS),
+                        help=f"budget: some of {','.join(_vlae_budget.SETTINGS)} (default: all)")
+    parser.add_argument("--contenders", type=lambda text: tuple(text.split(",")), default=_vlae_budget.MODELS,
+                        metavar="MODELS", help="budget: models with commas, each with flags behind it, such as "
+                        "'vae,vlae search=cg' (default: vae,iaf,hf,savae,vlae)")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="budget: of all models (default: 1e-3)")
+    parser.add_argument("--total_steps", type=positive, default=10_000,
+                        help="budget: steps that schedules of a model are told of (default: 10000)")
+    parser.add_argument("--test_images", type=positive, default=_vlae_budget.IMAGES, dest="test_images",
+                        help="budget: test data behind a bound, in hundreds (default: 500)")
+    parser.add_argument("--results", default="", metavar="FILE", help="budget: JSON file of finished trainings, which "
+                        "are not repeated")
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one round, to see that all of it runs")
 
 
@@ -99,6 +117,13 @@ def _cases(text: str) -> tuple[str, ...]:
     words = tuple(text.split(","))
     if not set(words) <= set(CASES):
         raise argparse.ArgumentTypeError(f"allowed: {','.join(CASES)}; received {text!r}")
+    return words
+
+
+def _settings(text: str) -> tuple[str, ...]:
+    words = tuple(text.split(","))
+    if not set(words) <= set(_vlae_budget.SETTINGS):
+        raise argparse.ArgumentTypeError(f"allowed: {','.join(_vlae_budget.SETTINGS)}; received {text!r}")
     return words
 
 
@@ -125,6 +150,11 @@ def run(args) -> Cases:
     groups = {"same": SAME, "options": args.options, "models": MODELS}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         for case in args.cases:
+            if case == "budget":
+                if not args.data_dir:
+                    raise ValueError("--cases=budget needs --data_dir, the folder with fashion_mnist/ and the others.")
+                found.update(_vlae_budget.compare(args, _apart))
+                continue
             for dim in args.data_dim if case == "same" else args.data_dim[:1]:
                 sizes = Sizes(dim, args.hidden, args.latents, args.batch)
                 if case in groups:
