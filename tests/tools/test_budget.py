@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def test_trainings_are_kept_and_not_repeated(options, capsys):
     assert found["budget/gaussian/30/vlae search=cg"]["elbo"] == 100.5
     text = capsys.readouterr().out
     assert "budget: gaussian, 30 s of processor time, 2 seeds" in text and "100.5 (0.5)" in text
-    assert len(json.loads(open(options.results).read())) == 8
+    assert len(json.loads(Path(options.results).read_text())) == 8
     options.seeds = 3
     _vlae_budget.compare(options, apart)
     assert asked[4:] == [("gaussian", "vae", 2), ("gaussian", "vlae search=cg", 2)]

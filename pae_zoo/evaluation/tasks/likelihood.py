@@ -153,8 +153,8 @@ def report_tails(context: Context, prefix: str, shapes: np.ndarray) -> Iterator[
     yield f"{prefix}unreliable", share
     if share > MOST_UNRELIABLE:
         context.say(f"{prefix}log_likelihood: unreliable for {share:.0%} of the data, whose importance weights have a "
-                    f"tail of shape above {pareto.UNRELIABLE}; it is a lower bound there. Raise --importance_samples, "
-                    "or refine the codes.")
+                    f"tail of shape above {pareto.UNRELIABLE}; it is a lower bound there. Raise --importance_samples"
+                    f"{'' if 'refined' in prefix else ', or refine the codes'}.")
 
 
 def sampling_stderr(effective_sample_size: np.ndarray, num_samples: int) -> np.ndarray:
