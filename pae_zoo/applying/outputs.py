@@ -14,7 +14,7 @@ from pae_zoo.data import masks
 from pae_zoo.evaluation.context import Context, sentence, to_unit
 from pae_zoo.evaluation.metrics import coverage
 from pae_zoo.evaluation.support.observing import observation_of
-from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer
+from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer, mask_of
 from pae_zoo.models.capabilities import lacking
 
 
@@ -51,8 +51,8 @@ def ood_scores(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) ->
 
 
 def restoration(context: Context, options: Any, x: np.ndarray) -> Callable[[], dict[str, np.ndarray]]:
-    """What --mask hides and --noise blurs: restoration_map, _mean, _std, _predictive_std, _q05.. (pictures), ..."""
-    seen = masks.make(masks.parse(options.mask), x.shape[1:], len(x), options.seed)
+    """What --mask hides, --noise or --downsample blurs: restoration_map, _mean, _std, _predictive_std, _q05.., ..."""
+    seen = masks.make(mask_of(options), x.shape[1:], len(x), options.seed)
     restorer = Restorer(context, options, context.seed_for("restoration"))
 
     def compute() -> dict[str, np.ndarray]:
@@ -97,10 +97,10 @@ def check_offered(names: Sequence[str], model_class: type) -> None:
 
 
 def check_model(model: Any, options: Any) -> None:
-    """Raises UserError when the model cannot restore what --mask and --noise of --outputs=restoration describe."""
+    """Raises UserError when the model cannot restore what the flags of --outputs=restoration describe."""
     if "restoration" in options.outputs:
         try:
-            observation_of(model, options.noise)
+            observation_of(model, options.noise, options.downsample)
         except NotImplementedError as error:
             raise _left_out("restoration", error) from error
 
@@ -120,15 +120,16 @@ def check_outputs(names: Sequence[str]) -> None:
 
 
 def check_restoration(options: Any, given: set[str]) -> None:
-    """Raises UserError when --outputs=restoration comes without a --mask that can be read, or the reverse."""
+    """Raises UserError when --outputs=restoration comes without --mask or --downsample, or the reverse."""
     if "restoration" not in options.outputs:
         if given & {field.name for field in dataclasses.fields(RestorationFlags)}:
-            raise UserError("--mask, --noise and --restoration_* are for --outputs=restoration; add it to --outputs.")
-    elif not options.mask:
+            raise UserError("--mask, --noise, --downsample and --restoration_* are for --outputs=restoration; add it "
+                            "to --outputs.")
+    elif not (options.mask or options.downsample):
         raise UserError(f"--outputs=restoration needs --mask, what is hidden in your data: {masks.GRAMMAR}; none "
-                        "for denoising alone.")
+                        "for denoising alone. Or it needs --downsample.")
     else:
-        masks.parse(options.mask)
+        mask_of(options)
 
 
 def compute(

@@ -54,8 +54,8 @@ def hessian(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tens
 def in_all_directions(product: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], u: tf.Tensor) -> tf.Tensor:
     """Returns product(points, tangents) for the K unit vectors as tangents, stacked; both have shape (n, ..., K)."""
     size, rows = int(u.shape[-1]), u.shape[:-1].num_elements() or UNKNOWN_ROWS
-    width = min(size, -(-ROWS_AT_ONCE // rows))
-    steps = -(-size // width)
+    steps = -(-size // min(size, -(-ROWS_AT_ONCE // rows)))
+    width = -(-size // steps)  # evenly, so that few directions are zeros
     directions = tf.reshape(tf.eye(steps * width, size, dtype=u.dtype), (steps, width, *[1] * (len(u.shape) - 1), size))
 
     def products(tangents):

@@ -23,28 +23,31 @@ class Moves:
       leapfrogs: steps of each trajectory, a gradient each; 1 makes Langevin steps.
       step_size: to start with, in posterior standard deviations; adapted datum by datum over all draws.
       acceptance: rate that it is adapted to, the best one of trajectories in many dimensions (Beskos et al. 2013).
+      kept: states of each chain that are kept, evenly from the second half of the rounds: few chains of many rounds
+        forget their start, where as many draws of one state each would not, for the same work.
 
     Raises UserError for counts below 1.
     """
 
-    rounds: int = 8
+    rounds: int = 12
     jumps: int = 2
     steps: int = 2
     leapfrogs: int = 4
     step_size: float = 0.5
     acceptance: float = 0.65
+    kept: int = 4
 
     def __post_init__(self):
-        if min(self.rounds, self.jumps, self.steps, self.leapfrogs) < 1:
-            raise UserError(f"Moves need at least 1 round, jump, step and leapfrog; received {self}.")
+        if min(self.rounds, self.jumps, self.steps, self.leapfrogs, self.kept) < 1:
+            raise UserError(f"Moves need at least 1 round, jump, step, leapfrog and state kept; received {self}.")
 
 
 class Moved(NamedTuple):
     """What became of S draws of each datum.
 
     Attributes:
-      draws: (S, batch, K).
-      log_joint: (S, batch), nats.
+      draws: (kept S, batch, K), the last states last; of fewer rounds than states that are kept, one of each round.
+      log_joint: (S, batch), nats, of the last S draws.
       acceptance: (batch,), share of the trajectories of the last round that were taken.
       jumps: (batch,), share of the mixture's proposals that were taken, over all rounds.
       step_size: (batch,), in the end.
@@ -64,11 +67,13 @@ class _State(NamedTuple):
     step_size: tf.Tensor
     acceptance: tf.Tensor
     jumps: tf.Tensor
+    proposed: tf.Tensor  # log density of the mixture at u
+    draws: tf.Tensor
 
 
 def move(problem: Problem, draws: tf.Tensor, mixture: Mixture, seed: seeds.Seed,
          settings: Moves = Moves()) -> Moved:
-    """Returns `draws` (S, batch, K) after Metropolis moves that leave the posterior as it is, every draw a chain.
+    """Returns states of S chains that start at `draws` (S, batch, K), by moves that leave the posterior as it is.
 
     A jump proposes a draw of the mixture, whatever the state; a step follows Hamilton's equations for a while, in units
     of the covariance of the best mode (Neal, arXiv 1206.1901). Both are accepted by Metropolis and Hastings, so that a
@@ -76,15 +81,17 @@ def move(problem: Problem, draws: tf.Tensor, mixture: Mixture, seed: seeds.Seed,
     """
     num, size = draws.shape[0], draws.shape[-1]
     dtype, factor = draws.dtype, mixture.modes.factor[0]
+    kept = min(settings.kept, settings.rounds)
+    apart = max(settings.rounds // 2 // kept, 1)
 
     def jump(state: _State, seed) -> _State:
         proposal_seed, level_seed = seeds.split(seed, 2)
         proposal = mixture.sample(num, proposal_seed)
-        value = problem.log_joint(proposal)
-        log_ratio = value - state.value + mixture.log_prob(state.u) - mixture.log_prob(proposal)
-        taken = _accepted(log_ratio, level_seed)
+        value, proposed = problem.log_joint(proposal), mixture.log_prob(proposal)
+        taken = _accepted(value - state.value + state.proposed - proposed, level_seed)
         return state._replace(
             u=tf.where(taken[..., None], proposal, state.u), value=tf.where(taken, value, state.value),
+            proposed=tf.where(taken, proposed, state.proposed),
             jumps=state.jumps + tf.reduce_mean(tf.cast(taken, dtype), axis=0))  # fmt: skip
 
     def step(number, state: _State, seed) -> _State:
@@ -119,6 +126,7 @@ def move(problem: Problem, draws: tf.Tensor, mixture: Mixture, seed: seeds.Seed,
 
     def one_round(number, state: _State):
         jump_seed, step_seed = seeds.split(seeds.fold_in(seed, number), 2)
+        state = state._replace(proposed=mixture.log_prob(state.u))
         _, state = tf.while_loop(
             lambda i, _: i < settings.jumps, lambda i, state: (i + 1, jump(state, seeds.fold_in(jump_seed, i))),
             (tf.constant(0), state))
@@ -128,12 +136,17 @@ def move(problem: Problem, draws: tf.Tensor, mixture: Mixture, seed: seeds.Seed,
         _, state = tf.while_loop(
             lambda i, _: i < settings.steps,
             lambda i, state: (i + 1, step(first + i, state, seeds.fold_in(step_seed, i))), (tf.constant(0), state))
-        return number + 1, state
+        # Each place takes the last of the rounds that fall to it; the first one all before, too.
+        place = tf.maximum((number - (settings.rounds - kept * apart)) // apart, 0)
+        chosen = tf.reshape(tf.range(kept) == place, (-1, 1, 1, 1))
+        return number + 1, state._replace(draws=tf.where(chosen, state.u, state.draws))
 
     none = tf.zeros(draws.shape[1:2], dtype)
-    start = _State(draws, problem.log_joint(draws), tf.zeros_like(draws), none + settings.step_size, none, none)
+    start = _State(draws, problem.log_joint(draws), tf.zeros_like(draws), none + settings.step_size, none, none,
+                   tf.zeros(draws.shape[:2], dtype), tf.repeat(draws[None], kept, axis=0))
     _, state = tf.while_loop(lambda number, _: number < settings.rounds, one_round, (tf.constant(0), start))
-    return Moved(state.u, state.value, state.acceptance / settings.steps,
+    states = tf.reshape(state.draws, (kept * num, *draws.shape[1:]))
+    return Moved(states, state.value, state.acceptance / settings.steps,
                  state.jumps / (settings.jumps * settings.rounds), state.step_size)  # fmt: skip
 
 

@@ -36,6 +36,11 @@ class Problem:
         self.y = tf.where(seen, y, tf.zeros_like(y))
         self._event_axes = list(range(1 - y.shape.rank, 0))
 
+    def of_data(self, index: tf.Tensor) -> "Problem":
+        """Returns the problem of the data `index` (n,), which may repeat."""
+        return Problem(self.log_prior, self.decode, self.observation, tf.gather(self.y, index),
+                       tf.gather(self.seen, index) > 0, self.prior_precision)
+
     @property
     def num_seen(self) -> tf.Tensor:
         """The number of seen values of every datum, (batch,)."""

@@ -10,6 +10,9 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.inference.derivatives import value_and_gradient
 from pae_zoo.inference.problem import Problem
 
+# Runs are worked on in so many parts, of at least so many runs each.
+PARTS, LEAST_PART = 8, 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -118,7 +121,7 @@ def _newton(problem: Problem, u: tf.Tensor, value: tf.Tensor, gradient: tf.Tenso
     least = tf.constant(1e-5 if u.dtype == tf.float32 else 1e-12, u.dtype)
 
     def body(t, u, value, gradient, damping, decrement, idle, active):
-        matrix, scale = normalised(problem.gauss_newton(u))
+        matrix, scale = normalised(_curvature(problem, u, active))
         scaled = gradient * scale
         ascent = 0.5 * tf.reduce_sum(scaled * _solve(matrix, scaled, least), axis=-1)
         candidate = u + scale * _solve(matrix, scaled, damping)
@@ -139,6 +142,30 @@ def _newton(problem: Problem, u: tf.Tensor, value: tf.Tensor, gradient: tf.Tenso
         lambda t, *state: (t < schedule.newton_steps) & tf.reduce_any(state[-1]), body, start
     )
     return Runs(u, value, decrement, decrement <= schedule.tolerance, tf.constant(0), t)
+
+
+def _curvature(problem: Problem, u: tf.Tensor, active: tf.Tensor) -> tf.Tensor:
+    """Returns Gauss-Newton matrices (S, batch, K, K) at u (S, batch, K), zeros where few runs are active (S, batch).
+
+    After some steps most runs have converged: the active ones are brought together, and parts without any are left out.
+    """
+    starts, batch, size = u.shape
+    if batch is None or starts * batch < PARTS * LEAST_PART:
+        return problem.gauss_newton(u)
+    rows = starts * batch
+    part = -(-rows // PARTS)
+    order = tf.argsort(tf.cast(~tf.reshape(active, (-1,)), tf.int32), stable=True)
+    chosen = tf.reshape(tf.gather(order, tf.minimum(tf.range(PARTS * part), rows - 1)), (PARTS, part))
+    flat, works = tf.reshape(u, (rows, size)), tf.gather(tf.reshape(active, (-1,)), chosen)
+
+    def some(inputs):
+        index, busy = inputs
+        return tf.cond(
+            tf.reduce_any(busy), lambda: problem.of_data(index % batch).gauss_newton(tf.gather(flat, index)),
+            lambda: tf.zeros((part, size, size), u.dtype))
+
+    found = tf.reshape(tf.map_fn(some, (chosen, works), fn_output_signature=u.dtype), (-1, size, size))
+    return tf.reshape(tf.gather(found, tf.argsort(order)), (starts, batch, size, size))
 
 
 def normalised(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

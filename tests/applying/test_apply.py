@@ -223,6 +223,22 @@ def test_restoration_of_hidden_pixels(vae, pictures, tmp_path, capsys):
             np.testing.assert_allclose(shown, expected, atol=0.02)
 
 
+def test_of_an_image_that_is_downsampled_means_of_blocks_count(tmp_path):
+    _, workdir = finished(tmp_path / "run", "vae", likelihood="gaussian")
+    x = images(4)
+    turned = x.reshape(4, 2, 3, 2, 3, 1)[:, :, ::-1, :, ::-1].reshape(4, 6, 6, 1)  # within each block of 3x3
+    flags = [f"--workdir={workdir}", "--outputs=restoration", "--downsample=3", "--restoration_posterior=laplace",
+             "--restoration_starts=1", "--restoration_draws=8", "--nojit_compile"]
+    found = {}
+    for name, rows in (("x", x), ("turned", turned), ("other", x[::-1])):
+        np.savez(tmp_path / f"{name}.npz", x=rows)
+        assert command(*flags, f"--input=npz:{tmp_path}/{name}.npz", f"--out={tmp_path}/{name}_out.npz") == 0
+        found[name] = np.load(tmp_path / f"{name}_out.npz")["restoration_map"]
+    assert np.abs(x - turned).max() > 0.1
+    np.testing.assert_allclose(found["turned"], found["x"], atol=2e-3)
+    assert np.abs(found["other"] - found["x"]).max() > 0.01
+
+
 def test_an_interrupted_run_leaves_nothing(vae, pictures, tmp_path, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -293,6 +309,9 @@ RESTORE = ["--workdir={vae}", "--input=npz:{six}", "--crop=", "--outputs=restora
          "AE has no density over its latent space. Leave restoration out"),
         ([*RESTORE, "--out={new}"], "needs --mask"),
         ([*RESTORE, "--out={new}", "--mask=left"], "is not understood"),
+        ([*RESTORE, "--out={new}", "--downsample=4"], "not images of whole blocks of 4x4"),
+        ([*RESTORE, "--out={new}", "--downsample=3", "--mask=columns:0-2"], "leave one of the two out"),
+        (["--workdir={ae}", "--input=npz:{good}", "--out={new}.npz", "--downsample=3"], "add it to --outputs"),
         ([*RESTORE, "--out={new}", "--mask=columns:0-5"], "hides everything"),
         ([*RESTORE, "--out={new}", "--mask={tmp}/none.npy"], "does not exist"),
         ([*RESTORE, "--out={new}", "--mask={small}"], "has the shape 3x5x8; needed: 6x6x1"),

@@ -6,7 +6,7 @@ import tensorflow as tf
 import toys
 
 from pae_zoo import inference
-from pae_zoo.inference import derivatives
+from pae_zoo.inference import derivatives, search
 
 DRAWS = 40_000
 U = np.array([[0.4, -0.7]])
@@ -79,6 +79,19 @@ def test_products_in_turn_and_at_once_agree_with_reverse_mode(rows):
     expected = tape.batch_jacobian(values, u)
     found = tf.function(lambda v: derivatives.jacobian(function, v), autograph=False)(u)
     np.testing.assert_allclose(tf.transpose(found, (1, 2, 0)), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_curvatures_of_active_runs_alone_are_those_of_all():
+    toy = toys.Toy(curvature=0.8, seed=1)
+    y, *rest, seen = toy.arrays
+    problem = toys.make_problem(y[:50], *rest, seen[:50])
+    generator = np.random.default_rng(0)
+    u = tf.constant(generator.normal(size=(3, 50, toys.SIZE)))
+    active = generator.random((3, 50)) < 0.3
+    found = tf.function(lambda: search._curvature(problem, u, tf.constant(active)), jit_compile=True)().numpy()
+    np.testing.assert_allclose(found[active], problem.gauss_newton(u).numpy()[active], rtol=1e-9)
+    # Parts of 19 runs: of 150 runs some 45 are active, so that five parts or more have none.
+    assert np.mean(found == 0) > 0.5
 
 
 @pytest.mark.full

@@ -11,7 +11,7 @@ from pae_zoo import inference
 from pae_zoo.core.errors import UserError
 from pae_zoo.inference.observation import block_means
 
-SETTINGS, CASES = inference.Moves(rounds=4), 60
+SETTINGS, CASES = inference.Moves(rounds=8), 60
 
 
 def problem_of(toy, cases=slice(CASES)):
@@ -33,7 +33,7 @@ def test_draws_of_a_linear_decoder_are_those_of_the_closed_form(precision_is):
     exact, problem = [toy.exact(case)[:2] for case in range(CASES)], problem_of(toy)
     mean, precision = (np.stack(parts) for parts in zip(*exact))
     proposal = one_hill(tf.constant(mean + 0.5), tf.constant(precision_is * precision))
-    found = inference.move(problem, proposal.sample(300, (1, 2)), proposal, (3, 4), SETTINGS)
+    found = inference.move(problem, proposal.sample(150, (1, 2)), proposal, (3, 4), SETTINGS)
     std = np.sqrt(np.diagonal(np.linalg.inv(precision), axis1=1, axis2=2))
     draws = found.draws.numpy()
     assert np.abs((draws.mean(0) - mean) / std).mean() < 0.1
@@ -43,7 +43,23 @@ def test_draws_of_a_linear_decoder_are_those_of_the_closed_form(precision_is):
     truth = toy.truth[:CASES]
     assert np.mean((truth > low) & (truth < high)) == pytest.approx(0.9, abs=0.08)
     assert 0.4 < np.median(found.acceptance) < 0.9
-    np.testing.assert_allclose(found.log_joint, problem.log_joint(found.draws), rtol=1e-9)
+    assert draws.shape == (4 * 150, CASES, toys.SIZE)
+    np.testing.assert_allclose(found.log_joint, problem.log_joint(found.draws[-150:]), rtol=1e-9)
+
+
+def test_states_of_the_last_rounds_are_kept():
+    toy = toys.Toy(curvature=0.8, seed=1)
+    mean = tf.constant(toy.truth[:3])
+    proposal = one_hill(mean, tf.eye(toys.SIZE, batch_shape=mean.shape[:1], dtype=tf.float64))
+
+    def moved(rounds, kept):
+        settings = inference.Moves(rounds=rounds, kept=kept)
+        return inference.move(problem_of(toy, slice(3)), proposal.sample(20, (1, 2)), proposal, (3, 4), settings).draws
+
+    both = moved(4, 2)
+    np.testing.assert_allclose(both[:20], moved(3, 1), rtol=1e-9)
+    np.testing.assert_allclose(both[20:], moved(4, 1), rtol=1e-9)
+    assert moved(1, 2).shape == (20, 3, toys.SIZE)
 
 
 def test_jumps_mend_the_weights_of_hills():

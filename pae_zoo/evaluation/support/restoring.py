@@ -11,6 +11,7 @@ import tensorflow as tf
 from pae_zoo import inference
 from pae_zoo.core import seeds
 from pae_zoo.core.distributions import LOG_2PI
+from pae_zoo.core.errors import UserError
 from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.data import masks
 from pae_zoo.evaluation.context import Context, sentence
@@ -42,6 +43,8 @@ class RestorationFlags:
                        group=EVALUATION, path=True)
     noise: float = option(0.0, "Std of the Gaussian noise in the data to be restored, for pixels in [0, 1].", low=0.0,
                           group=EVALUATION)
+    downsample: int = option(0, "Side of blocks of pixels whose means are seen in the place of the pixels (0: the "
+                             "pixels are seen).", low=0, high=1000, group=EVALUATION)
     restoration_starts: int = option(8, "Prior draws, those that explain best what is seen, that the search of the "
                                      "maximum starts from besides the encoding.",
                                      low=0, high=4096, group=EVALUATION, smoke=1)
@@ -49,15 +52,23 @@ class RestorationFlags:
         "moved", "What restorations are drawn from: Laplace at the maximum, a mixture over the maxima, draws of the "
         "mixture that are moved until they are posterior draws, or NUTS.",
         choices=("laplace", "mixture", "moved", "nuts"), group=EVALUATION)
-    restoration_rounds: int = option(8, "Rounds of moves: 2 jumps from maximum to maximum, 8 Langevin steps each.",
-                                     low=1, high=10_000, group=EVALUATION, smoke=1)
+    restoration_rounds: int = option(12, "Rounds of moves: 2 jumps from maximum to maximum and 2 trajectories of 4 "
+                                     "steps each.", low=1, high=10_000, group=EVALUATION, smoke=1)
     restoration_draws: int = option(200, "Posterior draws of each datum behind its mean and std (nuts: of each of 4 "
                                     "chains).", low=4, high=1_000_000, group=EVALUATION, smoke=8)
 
     def check(self) -> None:
-        """Raises UserError when --mask is given and not in the grammar of `pae_zoo.data.masks`."""
-        if self.mask:
-            masks.parse(self.mask)
+        """Raises UserError when --mask is not in the grammar of `pae_zoo.data.masks`, or comes with --downsample."""
+        if self.mask or self.downsample:
+            mask_of(self)
+
+
+def mask_of(options: RestorationFlags) -> masks.Mask:
+    """Returns what --mask hides, nothing with --downsample; raises UserError for both, or what is not understood."""
+    if options.downsample and options.mask not in ("", "none"):
+        raise UserError(f"--downsample={options.downsample} with --mask={options.mask}: of an image that is "
+                        "downsampled all is seen; leave one of the two out.")
+    return masks.parse("none" if options.downsample else options.mask)
 
 
 class Restorer:
@@ -65,22 +76,23 @@ class Restorer:
 
     Args:
       context: gives the model, the compiler and the progress bar.
-      options: noise and those that begin with restoration_.
+      options: noise, downsample and those that begin with restoration_.
       seed: pair of integers; results do not depend on how data are batched, but for those of NUTS.
-      side: of the blocks whose means are known in the place of pixels; 0 for pixels.
 
     Raises NotImplementedError for a model without a prior or with a mixture for a likelihood, UserError for noise or
     blocks that have no Gaussian form in y.
     """
 
-    def __init__(self, context: Context, options: Any, seed, side: int = 0):
+    def __init__(self, context: Context, options: Any, seed):
         self.context, self.model, self.options, self.seed = context, context.model, options, seed
-        self.prior, self.side = self.model.prior(), side
+        self.prior, self.side = self.model.prior(), options.downsample
         # A mixture's own curvature need not be positive definite; it says what to take in its place.
         precision = getattr(self.prior, "precision", None)
         self.prior_precision = precision if callable(precision) else None
         self.pictures = Pictures(self.model, context.compile, seeds.stream(seed, "restoration/noise"))
-        self.observation = observation_of(self.model, options.noise, side)
+        self.observation = observation_of(self.model, options.noise, self.side)
+        rounds = options.restoration_rounds
+        self._settings = inference.Moves(rounds=rounds, kept=min(inference.Moves.kept, rounds))
         self._curvatures = tf.function(self._both_curvatures, autograph=False)
 
     # ---- the loop over data ------------------------------------------------------------------------
@@ -88,10 +100,10 @@ class Restorer:
     def restore(self, x: np.ndarray, seen: np.ndarray) -> Restoration:
         """Returns the restoration of x (n, *event), of which the values with True in `seen`, alike, are known.
 
-        Where means of blocks are known, each pixel of x has that of its block, and all are seen.
+        Where means of blocks are known, they are those of the pixels of x, which all are seen.
         """
         parts = []
-        size = min(self.batch_size(), len(x))
+        size = -(-len(x) // -(-len(x) // self.batch_size()))  # evenly, so that the last batch is not padded
         pairs = zip(self.context.batches(x, size), self.context.batches(seen, size))
         with self.context.progress(-(-len(x) // size), "restoration") as bar:
             for number, ((batch, count), (batch_seen, _)) in enumerate(pairs):
@@ -181,8 +193,9 @@ class Restorer:
             return tf.reshape(chains.draws, (-1, *best.shape)), told
         draw_seed, choice_seed = seeds.split(seed, 2)
         if kind == "moved":
-            found = self.context.compile(self._moves)(x, seen, proposal.sample(num, draw_seed), proposal, choice_seed)
-            return found.draws, {"acceptance": found.acceptance.numpy(), "jumps": found.jumps.numpy()}
+            start = proposal.sample(-(-num // self._settings.kept), draw_seed)
+            found = self.context.compile(self._moves)(x, seen, start, proposal, choice_seed)
+            return found.draws[-num:], {"acceptance": found.acceptance.numpy(), "jumps": found.jumps.numpy()}
         candidates = proposal.sample(CANDIDATES * num, draw_seed)
         log_joint = self.context.compile(self._log_joint)
         found = [log_joint(x, seen, candidates[i * num : (i + 1) * num]) for i in range(CANDIDATES)]
@@ -271,8 +284,7 @@ class Restorer:
         return problem.hessian(u), problem.gauss_newton(u)
 
     def _moves(self, x, seen, draws, mixture, seed):
-        settings = inference.Moves(rounds=self.options.restoration_rounds)
-        return inference.move(self.problem(x, seen), draws, mixture, seed, settings)
+        return inference.move(self.problem(x, seen), draws, mixture, seed, self._settings)
 
     def _chains(self, x, seen, starts, mean, factor, seed):
         settings = inference.Sampler(draws=self.options.restoration_draws)

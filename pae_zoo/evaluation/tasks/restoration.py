@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from pae_zoo.core.errors import UserError
 from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.data import Dataset, masks
 from pae_zoo.evaluation.context import Context, to_unit
@@ -16,7 +15,7 @@ from pae_zoo.evaluation.metrics import coverage, similar
 from pae_zoo.evaluation.metrics.linear_restoration import LinearMixture
 from pae_zoo.evaluation.support.observing import averaged, check_blocks
 from pae_zoo.evaluation.support.restored import Restoration
-from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer
+from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer, mask_of
 from pae_zoo.plotting import figures
 
 SHOWN_IMAGES = 8
@@ -30,15 +29,6 @@ class Flags(RestorationFlags):
 
     restoration_images: int = option(64, "Test data that the task restoration restores, and data that it simulates.",
                                      low=1, group=EVALUATION, smoke=4)
-    downsample: int = option(0, "Side of blocks of pixels whose means are seen in the place of the pixels (0: the "
-                             "pixels are seen).", low=0, high=1000, group=EVALUATION)
-
-    def check(self) -> None:
-        """Raises UserError when --mask cannot be read, or comes with --downsample."""
-        super().check()
-        if self.downsample and self.mask not in ("", "none"):
-            raise UserError(f"--downsample={self.downsample} with --mask={self.mask}: of an image that is downsampled "
-                            "all is seen; leave one of the two out.")
 
 
 class Corruption(NamedTuple):
@@ -83,8 +73,8 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     """
     options, test = context.hparams, context.dataset.test
     shape, side = context.dataset.event_shape, options.downsample
-    mask = masks.parse("none" if side else options.mask) if side or options.mask else masks.default(shape)
-    restorer = Restorer(context, options, context.seed_for("restoration"), side)
+    mask = mask_of(options) if side or options.mask else masks.default(shape)
+    restorer = Restorer(context, options, context.seed_for("restoration"))
     chosen = context.choose(len(test.x), options.restoration_images, "restoration")
     truth = to_unit(test.x[chosen])
     how = Corruption(masks.make(mask, shape, len(chosen), context.seed), side, options.noise)
