@@ -65,6 +65,10 @@ class WithPrior(System):
         eye = tf.eye(mu.shape[-1], dtype=gram.dtype)
         return Local(gram + tf.cast(curvature, gram.dtype) - eye, gradient + mu + rise)
 
+    def gain(self, mu: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
+        prior = 0.5 * tf.reduce_sum((points - mu) * (points + mu), axis=-1)
+        return self.system.gain(mu, points) + prior + self.log_prior(points) - self.log_prior(mu)
+
     def log_joint(self, mu: tf.Tensor) -> tf.Tensor:
         return self.system.log_joint(mu) + 0.5 * tf.reduce_sum(tf.square(mu), axis=-1) + self.log_prior(mu)
 

@@ -164,31 +164,31 @@ class _Runner:
     def _best_length(self, mu: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Returns for each datum the length of LINE_SEARCH_STEPS with the greatest log p(y, z), or 0; a constant."""
         lengths = tf.constant([0.0, *(self.search.update_lr * part for part in LINE_SEARCH_STEPS)], mu.dtype)
-        values = self._log_joint(mu, step, lengths)
-        return tf.stop_gradient(tf.gather(lengths, tf.argmax(values, axis=0)))
+        gains = self._gains(mu, step, lengths[1:])
+        best = tf.argmax(tf.concat([tf.zeros_like(gains[:1]), gains], axis=0), axis=0)
+        return tf.stop_gradient(tf.gather(lengths, best))
 
     def _longest_length(self, mu: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Returns for each datum the longest of LINE_SEARCH_STEPS that does not lower log p(y, z), or 0; a constant."""
         lengths = tf.constant([self.search.update_lr * part for part in LINE_SEARCH_STEPS], mu.dtype)
-        before, full = tf.unstack(self._log_joint(mu, step, tf.stack([tf.zeros_like(lengths[0]), lengths[0]])))
+        full = self._gains(mu, step, lengths[:1])
 
         def shorter():
-            falls = tf.concat([(full < before)[None], self._log_joint(mu, step, lengths[1:]) < before], axis=0)
+            falls = tf.concat([full, self._gains(mu, step, lengths[1:])], axis=0) < 0
             first = tf.argmin(tf.cast(falls, tf.int32), axis=0)
-            return tf.where(tf.reduce_all(falls, axis=0), tf.zeros_like(full), tf.gather(lengths, first))
+            return tf.where(tf.reduce_all(falls, axis=0), tf.zeros_like(full[0]), tf.gather(lengths, first))
 
         # Most often no datum needs a shorter step, and none is decoded.
-        taken = tf.cond(tf.reduce_all(full >= before), lambda: lengths[0] * tf.ones_like(full), shorter)
+        taken = tf.cond(tf.reduce_all(full >= 0), lambda: lengths[0] * tf.ones_like(full[0]), shorter)
         return tf.stop_gradient(taken)
 
-    def _log_joint(self, mu: tf.Tensor, step: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        """Returns log p(y, z) at steps of some lengths (n,), (n, batch), least where it is not finite."""
-        values = self.system.log_joint(mu + lengths[:, None, None] * step)
-        return tf.where(tf.math.is_finite(values), values, tf.constant(mu.dtype.min, mu.dtype))
+    def _gains(self, mu: tf.Tensor, step: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        """Returns what steps of some lengths (n,) add to log p(y, z), (n, batch), least where it is not finite."""
+        gains = self.system.gain(mu, mu + lengths[:, None, None] * step)
+        return tf.where(tf.math.is_finite(gains), gains, tf.constant(mu.dtype.min, mu.dtype))
 
     def _accepted_length(self, mu: tf.Tensor, step: tf.Tensor, length: float) -> tf.Tensor:
         """Returns `length` where such a step does not lower log p(y, z), else 0, and adapts the damping."""
-        before, after = tf.unstack(self.system.log_joint(tf.stack([mu, mu + length * step])))
-        good = tf.stop_gradient(after) >= tf.stop_gradient(before)
+        good = tf.stop_gradient(self.system.gain(mu, (mu + length * step)[None])[0]) >= 0
         self.damping *= tf.where(good, tf.constant(DAMPING_FALLS, mu.dtype), tf.constant(DAMPING_RISES, mu.dtype))
         return tf.where(good, tf.constant(length, mu.dtype), tf.constant(0.0, mu.dtype))

@@ -55,6 +55,11 @@ class System:
         log_prob = self.likelihood.log_prob(outputs, self.y, scale=self.scale)
         return log_prob - 0.5 * tf.reduce_sum(tf.square(mu), axis=-1)
 
+    def gain(self, mu: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
+        """Returns log p(y, z) at points (n, batch, K) less that at mu (batch, K), nats, (n, batch)."""
+        values = self.log_joint(tf.concat([mu[None], points], axis=0))
+        return values[1:] - values[0]
+
     def _score_and_fisher(self, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns s and the diagonal of R for flattened outputs (batch, n), both (batch, n)."""
         *event, channels = self.likelihood.event_shape
@@ -208,6 +213,15 @@ class GramSystem(System):
         rows = self.hidden.jacobian(local)
         slack = self.pull - tf.matmul(local.value, self.metric)
         return Local(algebra.shared_gram(rows, self.metric), tf.linalg.matvec(rows, slack) - mu)
+
+    def gain(self, mu: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
+        # In the layer before the last nothing of the size of a datum is made, and no large numbers are subtracted.
+        start = self.hidden(mu)
+        rise = self.hidden(points) - start
+        metric = chains.Dense(self.metric, None, self.metric.dtype.name)
+        slack = self.pull - metric(start)
+        prior = 0.5 * tf.reduce_sum((points - mu) * (points + mu), axis=-1)
+        return tf.reduce_sum(rise * (slack - 0.5 * metric(rise)), axis=-1) - prior
 
     def products(self, mu: tf.Tensor) -> tuple[algebra.Product, tf.Tensor]:
         local = self.hidden.at(mu)

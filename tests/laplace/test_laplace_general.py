@@ -67,3 +67,21 @@ def test_searches_climb_with_another_prior():
     assert np.all(np.diff(values, axis=0) >= -1e-9 * np.abs(values[1:]))
     assert np.abs(derivatives.value_and_gradient(system.log_joint, path[-1])[1]).max() < 0.3 * np.abs(
         derivatives.value_and_gradient(system.log_joint, path[0])[1]).max()
+
+
+def test_gains_are_differences_of_log_joint_and_lose_no_digits():
+    y, mu = data(), points()
+    others = mu + 0.01 * tf.stack([points(seed=3), points(seed=4)])
+    net, observed = decoder("tanh"), likelihood(scale=0.01)
+    exact = laplace.ExplicitSystem(net, observed, y)
+    expected = exact.log_joint(others) - exact.log_joint(mu)
+    for system in (exact, laplace.GramSystem(net, observed, y)):
+        np.testing.assert_allclose(system.gain(mu, others), expected, rtol=1e-9, atol=1e-9)
+        prior = WithPrior(system, mixture)
+        np.testing.assert_allclose(prior.gain(mu, others), prior.log_joint(others) - prior.log_joint(mu), rtol=1e-9,
+                                   atol=1e-9)
+    small, sharp = decoder("tanh", dtype="float32"), likelihood(scale=0.01, dtype="float32")
+    small.set_weights(net.get_weights())
+    single = laplace.GramSystem(small, sharp, tf.cast(y, tf.float32))
+    found = single.gain(tf.cast(mu, tf.float32), tf.cast(others, tf.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=0.02)
