@@ -1,6 +1,6 @@
 """A mixture of Student t or of Gaussians with full covariances: a density, and what a flow can start from."""
 
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import keras
 import numpy as np
@@ -16,6 +16,24 @@ from pae_zoo.densities.parameters import LEAST_DOF, MOST_DOF, START_DOF, Paramet
 
 # Values of one (rows, components, dimensions) array that is held at a time.
 MOST_VALUES = 2**26
+
+
+def by_rows(function: Callable[[tf.Tensor], tf.Tensor], u: tf.Tensor, num_dims: int, num_components: int,
+            ending: tuple[int, ...]) -> tf.Tensor:
+    """Applies function: (n, D) -> (n, *ending), M values a number, to u (..., D); many rows go a part at a time."""
+    u = inputs.ending(tf.convert_to_tensor(u), (num_dims,), "u")
+    leading, num = u.shape[:-1], u.shape[:-1].num_elements()
+    rows = tf.reshape(u, (-1, num_dims))
+    most = max(1, MOST_VALUES // (num_components * num_dims))
+    if num is None or num <= most:
+        found = function(rows)
+    else:
+        parts = -(-num // most)
+        padded = tf.pad(rows, [[0, parts * most - num], [0, 0]])
+        found = tf.map_fn(function, tf.reshape(padded, (parts, most, num_dims)))
+        found = tf.reshape(found, (parts * most, *ending))[:num]
+    shape = leading.as_list() if leading.is_fully_defined() else tf.unstack(tf.shape(u)[:-1])
+    return tf.reshape(found, (*shape, *ending))
 
 
 @register_keras_serializable("pae_zoo")
@@ -211,20 +229,7 @@ class Mixture(keras.layers.Layer):
         return component_log_prob(delta, log_det, tf.cast(self.log_weights(), u.dtype), dof, self.num_dims), delta
 
     def _on_rows(self, function: Any, u: tf.Tensor, ending: tuple[int, ...]) -> tf.Tensor:
-        """Applies function: (n, D) -> (n, *ending) to u (..., D); many rows go a part at a time."""
-        u = inputs.ending(tf.convert_to_tensor(u), (self.num_dims,), "u")
-        leading, num = u.shape[:-1], u.shape[:-1].num_elements()
-        rows = tf.reshape(u, (-1, self.num_dims))
-        most = max(1, MOST_VALUES // (self.num_components * self.num_dims))
-        if num is None or num <= most:
-            found = function(rows)
-        else:
-            parts = -(-num // most)
-            padded = tf.pad(rows, [[0, parts * most - num], [0, 0]])
-            found = tf.map_fn(function, tf.reshape(padded, (parts, most, self.num_dims)))
-            found = tf.reshape(found, (parts * most, *ending))[:num]
-        shape = leading.as_list() if leading.is_fully_defined() else tf.unstack(tf.shape(u)[:-1])
-        return tf.reshape(found, (*shape, *ending))
+        return by_rows(function, u, self.num_dims, self.num_components, ending)
 
     def _need_components(self, what: str) -> None:
         if not self.fitted_components:

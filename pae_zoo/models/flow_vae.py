@@ -10,11 +10,12 @@ from pae_zoo import densities, flows, laplace
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.models import vae
+from pae_zoo.models.parts import priors
 from pae_zoo.models.parts.flow_latent import FlowFlags, FlowLatent
 
 
 @dataclasses.dataclass(frozen=True)
-class HParams(FlowFlags, vae.HParams):
+class HParams(FlowFlags, vae.BoundFlags):
     """Flags of the VAE with a flow as prior."""
 
     density: str = hp.option(
@@ -44,6 +45,7 @@ class FlowVAE(FlowLatent, vae.VAE):
     Raises UserError for a flow of another size, or kl="analytic".
     """
 
+    takes_priors = (priors.STANDARD,)
     parts = (*vae.VAE.parts, "flow")
     flow_options = {"whiten": False}
 

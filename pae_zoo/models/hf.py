@@ -12,6 +12,7 @@ from pae_zoo import flows, networks
 from pae_zoo.core import distributions, seeds
 from pae_zoo.core import hparams as hp
 from pae_zoo.models import vae
+from pae_zoo.models.parts import priors
 from pae_zoo.models.parts.posteriors import DiagonalPosterior, Posterior
 
 tfd = tfp.distributions
@@ -21,6 +22,7 @@ tfd = tfp.distributions
 class HParams(vae.HParams):
     """Flags of the VAE with a Householder flow."""
 
+    prior: str = priors.option(priors.WITHOUT_VAMP)
     num_flows: int = hp.option(4, "Reflections F of the posterior, each at a plane that the encoder chooses (0: the "
                                "vae).", low=0, high=1000)
 
@@ -114,6 +116,8 @@ class HF(vae.VAE):
 
     Args beyond `VAE`: num_flows, the number F.
     """
+
+    takes_priors = priors.WITHOUT_VAMP
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", num_flows: int = 4, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)

@@ -13,6 +13,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.models import vae
+from pae_zoo.models.parts import priors
 from pae_zoo.models.parts.former import Former
 from pae_zoo.models.parts.posteriors import DiagonalPosterior, Posterior, PosteriorDistribution
 
@@ -23,6 +24,7 @@ tfd = tfp.distributions
 class HParams(vae.HParams):
     """Flags of the VAE with an inverse autoregressive flow."""
 
+    prior: str = priors.option(priors.WITHOUT_VAMP)
     kl: str = hp.option("mc", "KL(q||p) is estimated from the samples: a flow has no closed form.", choices=("mc",))
     gradient: str = hp.option("pathwise", "Gradient of log q(z|x): through z and the weights.", choices=("pathwise",))
     num_flows: int = hp.option(4, "Blocks F of the flow (0: the vae).", low=0, high=1000)
@@ -75,6 +77,7 @@ class IAF(vae.VAE):
     Raises UserError for kl="analytic" and gradient="sticking_the_landing", which need what a flow has not.
     """
 
+    takes_priors = priors.WITHOUT_VAMP
     offers = vae.VAE.offers - {"moments"}
     former = Former("iaf_published", "pae_zoo>IAFPublished",
                     {"iaf_context": (True, False), "iaf_start": ("zero", "vlae")}, kept=("iaf_context", "iaf_start"))

@@ -10,7 +10,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import vae
-from pae_zoo.models.parts import importance
+from pae_zoo.models.parts import importance, priors
 from pae_zoo.models.parts.former import Former
 from pae_zoo.models.parts.posteriors import DiagonalPosterior
 
@@ -22,6 +22,7 @@ FIXED_SEED = (0, 0)
 class HParams(vae.HParams):
     """Flags of the semi-amortised VAE."""
 
+    prior: str = priors.option(priors.WITHOUT_VAMP)
     num_svi_steps: int = hp.option(4, "Steps of gradient ascent from the encoder's posterior (0: the vae).",
                                    low=0, high=1000)
     svi_learning_rate: float = hp.option(
@@ -48,6 +49,7 @@ class SAVAE(vae.VAE):
       help.
     """
 
+    takes_priors = priors.WITHOUT_VAMP
     former = Former("savae_published", "pae_zoo>SAVAEPublished", {"svi_update": ("ascent", "upstream")})
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", num_svi_steps: int = 4,

@@ -5,6 +5,7 @@ import math
 from collections.abc import Collection
 from typing import Any, Callable, Optional, Union
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
@@ -15,7 +16,7 @@ from pae_zoo.core import records, seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import base
-from pae_zoo.models.parts import importance, refinement
+from pae_zoo.models.parts import importance, priors, refinement
 from pae_zoo.models.parts.posteriors import DiagonalPosterior, Posterior, standard_normal, standard_normal_log_prob
 
 tfd = tfp.distributions
@@ -27,8 +28,8 @@ OOD_SAMPLES = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class HParams(records.SharedHParams):
-    """Flags of the variational autoencoder, shared by every model of its line."""
+class BoundFlags(records.SharedHParams):
+    """Flags of the bound, shared by every model of the line of the variational autoencoder."""
 
     beta: float = hp.option(1.0, "Weight of the KL term (1: the evidence lower bound).", low=0.0)
     kl: str = hp.option(
@@ -65,9 +66,14 @@ class HParams(records.SharedHParams):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class HParams(priors.PriorFlags, BoundFlags):
+    """Flags of the variational autoencoder."""
+
+
 @register_keras_serializable("pae_zoo")
 class VAE(base.Autoencoder):
-    """Variational autoencoder with prior N(0, I) (Kingma & Welling, arXiv 1312.6114).
+    """Variational autoencoder (Kingma & Welling, arXiv 1312.6114), with prior N(0, I) or a learned one.
 
     Minimises -log p(y|z) + beta |KL - C(t)|, or with free bits -log p(y|z) + beta max(KL - lambda, 0), with
     z ~ q(z|y) reparametrised, sums over pixels and the mean over the batch (Boehm & Seljak, arXiv
@@ -75,12 +81,15 @@ class VAE(base.Autoencoder):
     (Burda et al., arXiv 1509.00519, eq. 8). With gradient "sticking_the_landing" log q(z|y) is differentiated through
     z alone (Roeder et al., arXiv 1703.09194, eq. 5). `elbo` is always the plain bound.
 
+    With prior "vamp" p(z) is the mean of q(z|u) over learned pseudo-inputs u (Tomczak & Welling, arXiv 1705.07120, eq.
+    8), with "mixture" a mixture of Gaussians of full covariance; their KL is estimated from the samples.
+
     Subclasses override `posterior` alone. What is evaluated takes it through `inferred`, which a model that `refined`
     gives moves to the mode of p(z|y).
 
     Args beyond `Autoencoder`: beta, kl ("analytic" or "mc"), num_latent_samples, bound ("elbo" or "iwae"), gradient
       ("pathwise" or "sticking_the_landing"), capacity (nats), capacity_steps, free_bits (nats), posterior_std
-      ("softplus" or "exp"): see the flags' help;
+      ("softplus" or "exp"), prior ("standard", "vamp" or "mixture"), prior_components: see the flags' help;
       refine ("none", "newton" or "line_search"), refine_updates: how codes are refined at test, see `refined`.
 
     Raises UserError for settings that exclude each other.
@@ -98,6 +107,8 @@ class VAE(base.Autoencoder):
     offers = frozenset({
         "moments", "elbo", "likelihood", "prior", "sample", "predictive", "draws", "scores", "path", "refine",
     })  # fmt: skip
+    #: what `prior` may be; "vamp" is of models whose q(z|x) is the encoder's
+    takes_priors: tuple[str, ...] = priors.KINDS
     tracked = ("elbo", "reconstruction", "kl")
     objective_takes = ("target",)
     upstream_tags = {
@@ -108,7 +119,8 @@ class VAE(base.Autoencoder):
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", beta: float = 1.0, kl: str = "analytic",
                  num_latent_samples: int = 1, bound: str = "elbo", gradient: str = "pathwise", capacity: float = 0.0,
                  capacity_steps: int = 100_000, free_bits: float = 0.0, posterior_std: str = "softplus",
-                 refine: str = "none", refine_updates: int = refinement.NUM_UPDATES, **kwargs):
+                 prior: str = priors.STANDARD, prior_components: int = 64, refine: str = "none",
+                 refine_updates: int = refinement.NUM_UPDATES, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         if kl not in ("analytic", "mc") or posterior_std not in ("softplus", "exp"):
             raise UserError(
@@ -144,6 +156,8 @@ class VAE(base.Autoencoder):
         self.capacity_steps = int(capacity_steps)
         self.free_bits = float(free_bits)
         self.posterior_std = posterior_std
+        self.prior_kind, self.prior_components = prior, int(prior_components)
+        self.learned_prior = priors.make(prior, self.prior_components, self)
         self.refining = None if refine == "none" else self._refinement(refine, refine_updates)
 
     # ---- distributions -----------------------------------------------------------------------------
@@ -169,7 +183,7 @@ class VAE(base.Autoencoder):
         posterior = self.posterior(y, seed)
         if self.refining is None:
             return posterior
-        return self.refining.posterior(self.system(y), posterior.point())
+        return self.refining.posterior(self._joint(y), posterior.point())
 
     def refined(self, update: str = "line_search", num_updates: int = refinement.NUM_UPDATES) -> "VAE":
         """Returns the model with codes that are refined at test: the same weights, nothing copied, nothing trained.
@@ -205,8 +219,12 @@ class VAE(base.Autoencoder):
         laplace.check_differentiable(self.decoder, self.latent_dim)
         return found
 
+    def _joint(self, y: tf.Tensor) -> laplace.System:
+        system = self.system(y)
+        return system if self.learned_prior is None else laplace.WithPrior(system, self.log_prob_latent)
+
     def system(self, y: tf.Tensor, training: bool = False) -> laplace.System:
-        """Returns the linearised model of p(y, z), for y (batch, *event)."""
+        """Returns the linearised model of p(y, z), without a learned prior, for y (batch, *event)."""
         scale = self.scale_now() if training else None
         if laplace.LastLayer.fits(self.decoder, self.likelihood):
             return laplace.GramSystem(self.decoder, self.likelihood, y, scale)
@@ -227,19 +245,22 @@ class VAE(base.Autoencoder):
         """Returns the path (updates + 1, batch, K) of the model's own updates, and what refining adds to it."""
         if self.refining is None:
             return path
-        return tf.concat([path, tf.stack(self.refining.path(self.system(y), path[-1])[1:])], axis=0)
+        return tf.concat([path, tf.stack(self.refining.path(self._joint(y), path[-1])[1:])], axis=0)
 
     def encode(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> tfd.Distribution:
         """Returns q(z|x), event shape (latent_dim,), for x (batch, *event)."""
         return self.inferred(self.preprocess(x)[0], seed).distribution()
 
     def prior(self) -> tfd.Distribution:
-        """Returns N(0, I), event shape (latent_dim,)."""
-        return standard_normal(self.latent_dim, self.float_type)
+        """Returns N(0, I), or the learned prior as it stands, event shape (latent_dim,)."""
+        if self.learned_prior is None:
+            return standard_normal(self.latent_dim, self.float_type)
+        return priors.distribution(self.learned_prior, self)
 
     def log_prob_latent(self, z: TensorLike) -> tf.Tensor:
-        """Returns log p(z) of latents z (..., K), nats, shape (...): here log N(z; 0, I)."""
-        return standard_normal_log_prob(self.latents(z))
+        """Returns log p(z) of latents z (..., K), nats, shape (...)."""
+        z = self.latents(z)
+        return standard_normal_log_prob(z) if self.learned_prior is None else self.prior().log_prob(z)
 
     # ---- objective ---------------------------------------------------------------------------------
 
@@ -407,6 +428,21 @@ class VAE(base.Autoencoder):
 
     # ---- building and saving -----------------------------------------------------------------------
 
+    def adapt(self, x: np.ndarray) -> None:
+        super().adapt(x)
+        if isinstance(self.learned_prior, priors.PseudoInputs):
+            self.learned_prior.start_at(self.preprocess(x)[0])
+
+    def inherited_parts(self, other: base.Autoencoder) -> tuple[str, ...]:
+        same = self.learned_prior is not None and getattr(other, "prior_kind", None) == self.prior_kind
+        return (*super().inherited_parts(other), *(["learned_prior"] if same else []))
+
+    def initialise_from(self, other: base.Autoencoder) -> None:
+        super().initialise_from(other)
+        if isinstance(self.learned_prior, priors.PseudoInputs) and "learned_prior" not in self.inherited_parts(other):
+            z = standard_normal(self.latent_dim, self.float_type).sample(self.prior_components, seed=(self.seed, 0))
+            self.learned_prior.start_at(self.likelihood.mean(self.decoder_outputs(z)))
+
     @classmethod
     def inherit(cls, hparams: Any, before: Any, given: Collection[str]) -> Any:
         """Returns what every model inherits, and how the encoder's second output is read: --posterior_std."""
@@ -417,10 +453,11 @@ class VAE(base.Autoencoder):
 
     def get_config(self) -> dict[str, Any]:
         own = ("beta", "kl", "num_latent_samples", "bound", "gradient", "capacity", "capacity_steps", "free_bits",
-               "posterior_std")  # fmt: skip
+               "posterior_std", "prior_components")  # fmt: skip
         steps = self.refining
         refining = {} if steps is None else {"refine": steps.update, "refine_updates": steps.num_updates}
-        return {**super().get_config(), **{name: getattr(self, name) for name in own}, **refining}
+        return {**super().get_config(), "prior": self.prior_kind, **{name: getattr(self, name) for name in own},
+                **refining}
 
 
 MODEL = VAE

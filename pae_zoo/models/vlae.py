@@ -13,6 +13,7 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.laplace import algebra, memory
 from pae_zoo.models import base, vae
+from pae_zoo.models.parts import priors
 from pae_zoo.models.parts.posteriors import (
     DiagonalPosterior,
     Posterior,
@@ -26,7 +27,7 @@ COVARIANCES = ("full", "diag", "low_rank", "matrix_free")
 
 
 @dataclasses.dataclass(frozen=True)
-class HParams(vae.HParams):
+class HParams(vae.BoundFlags):
     """Flags of the variational Laplace autoencoder."""
 
     num_updates: int = hp.option(4, "Updates T of the posterior's mean, from the encoder's.", low=0, high=1000)
@@ -74,6 +75,8 @@ class VLAE(vae.VAE):
     Raises UserError for a value out of its range, or a decoder whose Jacobian cannot be taken.
     """
 
+    #: the search takes its gradient and Hessian from N(0, I)
+    takes_priors = (priors.STANDARD,)
     tracked = (*vae.VAE.tracked, "jitter")
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", num_updates: int = 4, update_lr: float = 0.5,
@@ -203,7 +206,7 @@ class VLAE(vae.VAE):
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
-_INHERITED = {f.name for f in dataclasses.fields(vae.HParams)}
+_INHERITED = {f.name for f in dataclasses.fields(vae.BoundFlags)}
 
 
 class KrylovPosterior(Posterior):

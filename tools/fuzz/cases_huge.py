@@ -87,6 +87,7 @@ def huge():
         ("vae", "num_latent_samples", (10**9, 2**63)),
         ("vae", "scale_annealing_steps", HUGE),
         ("vae", "capacity_steps", HUGE),
+        ("vae", "prior_components", (10**6,)),
         ("pae", "flow_epochs", HUGE[1:]),
         ("pae", "flow_batch_size", HUGE),
         ("pae", "flow_layers", (10**6,)),
