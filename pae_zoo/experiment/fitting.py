@@ -1,6 +1,7 @@
 """Trains a model in a work directory: Keras' `fit` on compiled blocks of steps, resumable at every block."""
 
 import dataclasses
+import math
 import signal
 import sys
 import time
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 # One call of the compiled step should not keep a signal or the progress bar waiting longer than this.
 SECONDS_PER_CALL = 2.0
 MOST_STEPS_PER_CALL = 128
+# How far the training loss may rise above its lowest, in units of that (or of one nat for each value of a datum): the
+# mean over an epoch, and that of an epoch's first steps, which a few bad batches may move.
+EPOCH_RISE, STEPS_RISE = 100.0, 1000.0
 
 
 class Interrupted(Exception):
@@ -36,6 +40,10 @@ class Interrupted(Exception):
 
 class NotFinite(UserError):
     """The loss became NaN or infinite."""
+
+
+class Diverged(UserError):
+    """The loss rose by orders of magnitude."""
 
 
 def total_steps(hparams: Any, steps_per_epoch: int) -> int:
@@ -128,6 +136,8 @@ class Keeper(_Callback):
         self.resumed_at = time.monotonic()
         self.resumed_seconds = position.seconds
         self.epoch = position.epoch
+        judged = [line["train/loss"] for line in self.history_lines if line["step"] > model.schedule_steps]
+        self.first_loss, self.lowest_loss = (judged[0], min(judged)) if judged else (math.inf, math.inf)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
@@ -140,6 +150,7 @@ class Keeper(_Callback):
         loss = float(logs["loss"])
         if not np.isfinite(loss):
             raise NotFinite(self._not_finite(steps))
+        self._watch(loss, steps, STEPS_RISE)
         self.position.step_in_epoch += steps - self.position.steps
         self.position.steps = steps
         if self.position.step_in_epoch < self.feed.steps_per_epoch and steps < self.steps:
@@ -149,6 +160,7 @@ class Keeper(_Callback):
         position = self.position
         position.epoch, position.step_in_epoch = epoch + 1, 0
         position.seconds = self.resumed_seconds + time.monotonic() - self.resumed_at
+        self._watch(float(logs["loss"]), position.steps, EPOCH_RISE)
         line: dict[str, float] = {"epoch": epoch + 1, "step": position.steps}
         line.update({f"train/{k}": float(v) for k, v in logs.items() if not k.startswith("val_")})
         line.update({f"valid/{k[4:]}": float(v) for k, v in logs.items() if k.startswith("val_")})
@@ -158,6 +170,20 @@ class Keeper(_Callback):
         self._judge(line["valid/loss"])
         if position.steps < self.steps:
             self._pause()
+
+    def _watch(self, loss: float, steps: int, allowed: float) -> None:
+        """Raises Diverged for a mean loss of the epoch so far that is above the first, and far above the lowest."""
+        if steps <= self.trained.schedule_steps:  # the objective itself still changes
+            return
+        if not math.isfinite(self.first_loss):
+            self.first_loss = loss
+        self.lowest_loss = min(self.lowest_loss, loss)
+        unit = max(abs(self.lowest_loss), math.prod(self.trained.event_shape))
+        if loss > max(self.first_loss, self.lowest_loss + allowed * unit):
+            raise Diverged(
+                f"{self.run.label}the training diverges: the loss is {loss:.4g} at step {steps} (epoch "
+                f"{self.epoch + 1}) and was {self.lowest_loss:.4g}; {self._kept()}. Lower --learning_rate, set "
+                "--clip_norm, or take other options of the model; use a new --workdir.")
 
     def _pause(self) -> None:
         """Writes a checkpoint when one is due, and ends the training when a signal has asked for it."""
@@ -209,13 +235,16 @@ class Keeper(_Callback):
         in_epoch = self.position.step_in_epoch + steps - self.position.steps
         rows = self.feed.order(self.epoch)[in_epoch - 1]
         x = self.feed.train[rows].astype(np.float64)
-        kept = self.run.workdir / self.run.arrays_path("last")
-        saved = f"the last good checkpoint is {kept}" if kept.exists() else "no checkpoint had been written yet"
         return (
             f"{self.run.label}the loss is not finite at step {steps} (epoch {self.epoch + 1}, batch {in_epoch}); that "
             f"batch has min {x.min():.4g}, max {x.max():.4g}, mean {x.mean():.4g}, std {x.std():.4g}; "
-            f"{saved}. Lower --learning_rate, set --clip_norm, or look at the data; use a new --workdir."
+            f"{self._kept()}. Lower --learning_rate, set --clip_norm, or look at the data; use a new --workdir."
         )
+
+    def _kept(self) -> str:
+        """Returns which checkpoint there is, for errors."""
+        kept = self.run.workdir / self.run.arrays_path("last")
+        return f"the last checkpoint is {kept}" if kept.exists() else "no checkpoint had been written yet"
 
 
 class UpstreamTags(_Callback):
@@ -277,7 +306,8 @@ def train(model: "Autoencoder", feed: Feed, hparams: Any, run: Run) -> Position:
     """Trains `model` until the flags are met, from the run's checkpoint if there is one.
 
     Leaves checkpoints/, metrics.jsonl and tensorboard/, and in the model the weights best on validation.
-    Raises Interrupted after SIGINT or SIGTERM (a checkpoint is written), NotFinite for a NaN loss.
+    Raises Interrupted after SIGINT or SIGTERM (a checkpoint is written), NotFinite for a NaN loss, Diverged for one
+    that rises by orders of magnitude.
     """
     steps = total_steps(hparams, feed.steps_per_epoch)
     epochs = -(-steps // feed.steps_per_epoch)

@@ -77,11 +77,13 @@ class Found(NamedTuple):
       path: mu_0 .. mu_T, each (batch, K).
       kept: the derivative of mu_T by mu_0 where the decoder is affine, prod(1 - a_t), (batch,).
       jitter: the largest jitter that a factorisation took, in units of the mean diagonal, (batch,).
+      rise: the gradient of log p(y, z) at mu_0, (batch, K); None where there was no update.
     """
 
     path: list[tf.Tensor]
     kept: tf.Tensor
     jitter: tf.Tensor
+    rise: Optional[tf.Tensor] = None
 
 
 def run(search: Search, system: System, start: tf.Tensor) -> Found:
@@ -97,22 +99,25 @@ class _Runner:
         self.jitter = tf.zeros_like(start[:, 0])
         self.damping = FIRST_DAMPING * tf.ones_like(start[:, 0])
         self.factor: Optional[tf.Tensor] = None
+        self.rise: Optional[tf.Tensor] = None
 
     def found(self) -> Found:
         for t in range(self.search.num_updates):
             mu = self.path[-1]
             step = self._newton(mu) if self.search.solver == "newton" else self._cg(mu, first=t == 0)
             self.path.append(self._move(mu, step, t))
-        return Found(self.path, self.kept, self.jitter)
+        return Found(self.path, self.kept, self.jitter, self.rise)
 
     def _newton(self, mu: tf.Tensor) -> tf.Tensor:
         gram, gradient = self.system.at(mu)
+        self._note(gradient)
         return self._solve(self._precision(gram), gradient)
 
     def _cg(self, mu: tf.Tensor, first: bool) -> tf.Tensor:
         if first and self.search.precondition:
             return self._newton(mu)
         undamped, gradient = self.system.products(mu)
+        self._note(gradient)
         product: Callable[[tf.Tensor], tf.Tensor] = undamped
         if self.search.schedule == "levenberg":
             # No diagonal is at hand; the curvature along the gradient stands for its mean.
@@ -130,6 +135,9 @@ class _Runner:
             return r if factor is None else tf.cast(cholesky.solve(factor, tf.cast(r, factor.dtype)), r.dtype)
 
         return algebra.conjugate_gradients(product, gradient, self.search.iterations, precondition)
+
+    def _note(self, gradient: tf.Tensor) -> None:
+        self.rise = gradient if self.rise is None else self.rise
 
     def _precision(self, gram: tf.Tensor) -> tf.Tensor:
         precision = gram + tf.eye(gram.shape[-1], dtype=gram.dtype)

@@ -284,7 +284,7 @@ class VAE(base.Autoencoder):
         else:
             loss = -log_prob + self.kl_penalty(kl)
         return {
-            "loss": loss,
+            "loss": loss + posterior.lesson,
             "elbo": log_prob - kl + log_det,
             "reconstruction": -log_prob,
             "kl": kl,

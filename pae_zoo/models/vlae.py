@@ -145,25 +145,34 @@ class VLAE(vae.VAE):
         system = self.system(y, training)
         start = self.encoder_outputs(y, training)[0]
         found = laplace.run(self.search_settings(), system, start)
-        mean = found.path[-1]
-        if self.search_gradient != "full":
-            kept = tf.stop_gradient(found.kept)[:, None]
-            mean = tf.stop_gradient(mean)
-            if self.search_gradient == "implicit":
-                # Under an affine decoder mu_T = kept mu_0 + (1 - kept) mode, and a full step from mu_T ends there.
-                gram, gradient = system.at(mean)
-                step = self.search_settings().step(gram, gradient)
-                shifted = mean + kept * _rise(start) + (1.0 - kept) * _rise(step)
-                return self._gaussian(shifted, gram, found.jitter)
-            mean += kept * _rise(start)
-        if self.covariance == "matrix_free":
-            product = system.products(mean)[0]
-            if training:
-                return KrylovPosterior(mean, product, self.lanczos_iterations)
-            precision = algebra.cholesky(algebra.matrix_of(product, mean))
-            factor = inputs.only_finite(precision.lower, mean, axes=2)
-            return _tell(PrecisionPosterior(mean, factor), precision.jitter)
-        return self._gaussian(mean, system.at(mean).gram, found.jitter)
+        if self.search_gradient == "full":
+            return self._about(found.path[-1], system, found.jitter, training)
+        mean, kept = tf.stop_gradient(found.path[-1]), tf.stop_gradient(found.kept)[:, None]
+        # Under an affine decoder mu_T = kept mu_0 + (1 - kept) mode, and a full step from mu_T ends at the mode.
+        affine = self.likelihood.has_shared_precision or found.rise is None
+        pulled = kept * _rise(start) if affine else tf.zeros_like(start)
+        if self.search_gradient == "implicit":
+            gram, gradient = system.at(mean)
+            step = self.search_settings().step(gram, gradient)
+            posterior = self._gaussian(mean + pulled + (1.0 - kept) * _rise(step), gram, found.jitter)
+        else:
+            posterior = self._about(mean + pulled, system, found.jitter, training)
+        if not affine:
+            # Where R depends on z, the gradient at mu_T tells nothing of the way that led there: far from the data p is
+            # 0 or 1, Lambda falls to I, steps overshoot, and means that follow that rule run away.
+            posterior.lesson = -_rise(tf.reduce_sum(tf.stop_gradient(found.rise) * start, axis=-1))
+        return posterior
+
+    def _about(self, mean: tf.Tensor, system: laplace.System, jitter: tf.Tensor, training: bool) -> Posterior:
+        """Returns the Gaussian about `mean` of the decoder linearised there, in the form that `covariance` says."""
+        if self.covariance != "matrix_free":
+            return self._gaussian(mean, system.at(mean).gram, jitter)
+        product = system.products(mean)[0]
+        if training:
+            return KrylovPosterior(mean, product, self.lanczos_iterations)
+        precision = algebra.cholesky(algebra.matrix_of(product, mean))
+        factor = inputs.only_finite(precision.lower, mean, axes=2)
+        return _tell(PrecisionPosterior(mean, factor), precision.jitter)
 
     def _gaussian(self, mean: tf.Tensor, gram: tf.Tensor, jitter: tf.Tensor) -> Posterior:
         """Returns the Gaussian of precision I + gram about `mean`, in the form that `covariance` says."""

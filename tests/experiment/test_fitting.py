@@ -281,6 +281,51 @@ def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(tmp_path):
     assert "checkpoint" in str(error.value)
 
 
+class Climbing:
+    """What a `Keeper` watches: a model of data of four values whose losses a test gives it."""
+
+    event_shape, schedule_steps, step, metrics = (4,), 0, 1, ()
+
+
+def watching(workdir, schedule_steps=0):
+    keeper = fitting.Keeper(Run(workdir), make_feed(), Climbing(), checkpoint.Position(), hparams("vae"))
+    keeper.set_model(Climbing())
+    keeper.trained.schedule_steps = schedule_steps
+    return lambda losses, allowed: [keeper._watch(loss, step, allowed) for step, loss in enumerate(losses, 1)]
+
+
+@pytest.mark.parametrize("losses", [
+    (550.0, 200.0, 1e5), (-3.0, -900.0, 1e5), (1e4, 200.0, 1e6), (0.5, 0.1, 500.0),
+])  # fmt: skip
+def test_a_loss_that_rises_by_orders_of_magnitude_ends_the_run(tmp_path, losses):
+    with pytest.raises(fitting.Diverged, match="Lower --learning_rate") as caught:
+        watching(tmp_path)(losses, fitting.EPOCH_RISE)
+    assert f"{losses[-1]:.4g} at step 3" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("losses,schedule_steps", [
+    ((1e6, 200.0, 5e5), 0),  # still below where it began
+    ((550.0, 0.0, -900.0, 300.0), 0), ((-3.0, -900.0, 5e4), 0), ((0.5, 0.01, 40.0), 0),
+    ((5.0, 1e4, 2e4), 2),  # an annealed scale raises it
+])  # fmt: skip
+def test_losses_of_sound_trainings_raise_no_alarm(tmp_path, losses, schedule_steps):
+    watching(tmp_path, schedule_steps)(losses, fitting.EPOCH_RISE)
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_checkpoint(tmp_path, monkeypatch):
+    model = build("vae")
+    plain = type(model).objective
+
+    def climbing(self, *args, **options):
+        terms = plain(self, *args, **options)
+        return {**terms, "loss": terms["loss"] + tf.cast(self.step > 4, tf.float32) * 1e7}
+
+    monkeypatch.setattr(type(model), "objective", climbing)
+    with pytest.raises(fitting.Diverged, match="epoch 2.*last.npz"):
+        train("vae", tmp_path, epochs=4)
+    assert len(history(tmp_path)) == 1 and (tmp_path / "checkpoints" / "last.npz").exists()
+
+
 def test_signal_handlers_are_put_back(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     train("ae", tmp_path, epochs=1)

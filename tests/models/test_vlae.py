@@ -137,6 +137,35 @@ def test_the_implicit_gradient_is_the_full_one_of_an_affine_decoder(search):
 
 
 @pytest.mark.parametrize("changes", some(
+    [dict(search_gradient="implicit"), dict(search_gradient="detached"), dict(search="cg", search_gradient="implicit")],
+    [dict(search_gradient="implicit")]))
+def test_two_thousand_steps_on_binary_images_stay_sound(changes):
+    x = (np.kron(data.load("digits").train.x, np.ones((1, 2, 2, 1), np.float32)) > 0.5).astype(np.float32)
+    encoder = networks.build_encoder("vlae", (16, 16, 1), 4, hidden_units=(32, 32))
+    decoder = networks.build_decoder("vlae", (16, 16, 1), 4, hidden_units=(32, 32))
+    model = pae_zoo.VLAE(encoder, decoder, likelihood="bernoulli", num_updates=2, kl="mc", posterior_std="exp",
+                         **changes)
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
+    losses = train(model, x, 2000)
+    assert np.mean(losses[-100:]) < np.mean(losses[400:500]) < np.mean(losses[:100])
+    assert np.linalg.norm(model.encode(x).mean(), axis=1).max() < 30
+
+
+def train(model, x, steps, batch=16):
+    """Returns the losses of training steps on batches of x in turn, in one compiled loop."""
+    model.build_training()
+
+    @tf.function
+    def run(x):
+        losses = tf.TensorArray(tf.float32, steps)
+        for step in tf.range(steps):
+            losses = losses.write(step, model.update(tf.roll(x, -step * batch, axis=0)[:batch]))
+        return losses.stack()
+
+    return run(tf.constant(x)).numpy()
+
+
+@pytest.mark.parametrize("changes", some(
     [dict(), dict(gram=False), dict(likelihood="bernoulli"), dict(search="cg")], [dict()]))
 def test_gradients_of_the_loss_meet_finite_differences(changes):
     model, x = build("vlae", activation="tanh", **changes), tf.constant(images(6))  # no kinks to step over

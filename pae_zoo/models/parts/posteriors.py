@@ -36,6 +36,8 @@ class Posterior:
 
     #: named numbers of shape (batch,) about how q was found, tracked beside the objective's terms
     diagnostics: dict[str, tf.Tensor] = {}
+    #: (batch,), added to the objective's loss: zeros whose gradient trains what proposed q and is not reached through q
+    lesson: Any = 0.0
 
     def from_noise(self, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Maps noise (..., batch, K) to (z, log q(z|x)) of shapes (..., batch, K) and (..., batch)."""
