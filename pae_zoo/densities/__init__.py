@@ -6,6 +6,8 @@
 
 from pae_zoo.densities.builder import NAMES, WITH_LAYERS, WITH_MIXTURE, make, parameters_of
 from pae_zoo.densities.ensemble import Ensemble
+from pae_zoo.densities.factor_em import FactorParameters
+from pae_zoo.densities.factor_mixture import FactorMixture
 from pae_zoo.densities.flow_matching import FlowMatching, Velocity
 from pae_zoo.densities.mixture import Mixture, MixtureDistribution
 from pae_zoo.densities.parameters import Parameters
@@ -17,6 +19,8 @@ __all__ = [
     "WITH_LAYERS",
     "WITH_MIXTURE",
     "Ensemble",
+    "FactorMixture",
+    "FactorParameters",
     "FlowMatching",
     "Mixture",
     "MixtureDistribution",

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError, unknown
+from pae_zoo.densities.factor_mixture import FactorMixture
 from pae_zoo.densities.flow_matching import FlowMatching
 from pae_zoo.densities.mixture import Mixture
 from pae_zoo.densities.parameters import Parameters
@@ -21,6 +22,8 @@ NAMES: dict[str, str] = {
     "mixture_flow": "a normalizing flow from a mixture of Student t, which EM fits and training goes on with",
     "flow_matching": "an ordinary differential equation from N(0, I), trained by flow matching",
 }
+# In more dimensions than these a covariance of a mixture is so many factors and a diagonal.
+MANY_DIMS, MANY_FACTORS = 64, 16
 #: those that have a mixture; those that have layers to train
 WITH_MIXTURE = ("gaussian_mixture", "student_mixture", "mixture_flow")
 WITH_LAYERS = ("flow", "mixture_flow", "flow_matching")
@@ -28,7 +31,8 @@ WITH_LAYERS = ("flow", "mixture_flow", "flow_matching")
 
 def make(density: str, num_dims: int, layers: Union[str, Sequence[str]] = ("nsf",), depth: int = 4,
          hidden_units: Sequence[int] = (128, 128), bins: int = 8, components: int = 0, noise: float = 0.0,
-         whiten: bool = True, seed: int = 0, dtype: Optional[str] = None, **options: Any) -> Flow:
+         whiten: bool = True, seed: int = 0, dtype: Optional[str] = None, factors: Optional[int] = None,
+         **options: Any) -> Flow:
     """Returns the density of this name over num_dims numbers, not fitted yet.
 
     Args:
@@ -36,22 +40,31 @@ def make(density: str, num_dims: int, layers: Union[str, Sequence[str]] = ("nsf"
       layers, depth, hidden_units, bins, noise: of the flow, as in `pae_zoo.flows.Flow`; hidden_units are those of the
         velocity network too.
       components: number of components of a mixture; 0 chooses it on validation data.
+      factors: columns of the factors behind each covariance of a mixture, 0 for whole covariances; None takes 0 up to
+        64 dimensions and 16 above.
       whiten, seed, dtype, options: as in `pae_zoo.flows.Flow`; with context_dim layers take a context.
 
-    Raises UserError for an unknown name.
+    Raises UserError for an unknown name, and for components or factors of a density that has none.
     """
     if density not in NAMES:
         raise unknown("density", density, NAMES)
     shared: dict[str, Any] = dict(whiten=whiten, seed=seed, dtype=dtype, **options)
+    for name, value in (("components", components), ("factors", factors)):
+        if value and density not in WITH_MIXTURE:
+            raise UserError(f"density {density!r} has no {name}; received {name}={value}. Leave it out, or take one of "
+                            f"{', '.join(WITH_MIXTURE)}.")
     if density == "flow_matching":
         return FlowMatching(num_dims, hidden_units=hidden_units, **shared)
     base = None
     if density in WITH_MIXTURE:
         student = density != "gaussian_mixture"
-        base = Mixture(num_dims, components, student=student, seed=seed, dtype=dtype, name="mixture")
-    elif components:
-        raise UserError(f"density {density!r} has no components; received components={components}. Leave it out, or "
-                        f"take one of {', '.join(WITH_MIXTURE)}.")
+        own: dict[str, Any] = dict(student=student, seed=seed, dtype=dtype, name="mixture")
+        if factors is None:
+            factors = MANY_FACTORS if num_dims > MANY_DIMS else 0
+        if factors:
+            base = FactorMixture(num_dims, components, factors, **own)
+        else:
+            base = Mixture(num_dims, components, **own)
     if density not in WITH_LAYERS:
         layers = ()
     return Flow(num_dims, layers=layers, depth=depth, hidden_units=hidden_units, bins=bins, noise=noise, base=base,

@@ -10,12 +10,12 @@ from tqdm import tqdm
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.densities import em
-from pae_zoo.densities.parameters import Parameters
+from pae_zoo.densities.factor_em import Factors
 
 MOST_PASSES, TRIAL_PASSES = 40, 4
 # EM ends when so many passes together gain less than this on data held out, nats.
 PATIENCE, LEAST_GAIN = 3, 1e-3
-# A covariance of D (D + 3) / 2 numbers is left to no fewer rows than half as many, nor than this.
+# A component is left to no fewer rows than half its numbers, nor than this.
 LEAST_ROWS = 20
 MOST_COMPONENTS = 256
 # Up to so many rows scale matrices may be drawn towards their mean, as by a multiple of D rows.
@@ -27,8 +27,8 @@ HELD_OUT = 5
 class _Fit:
     """A mixture under way: where EM stands, what was best on data held out, and after how many passes."""
 
-    now: Parameters
-    best: Parameters
+    now: Any
+    best: Any
     value: float
     passes: int
     best_passes: int
@@ -43,19 +43,20 @@ class _Fit:
 class _Search:
     """Fits mixtures to rows and judges them on others; `bar` is told of every pass."""
 
-    def __init__(self, train: em.Data, valid: em.Data, student: bool, seed: int, bar: tqdm):
+    def __init__(self, train: em.Data, valid: em.Data, student: bool, seed: int, bar: tqdm, method: Any):
         self.train, self.valid, self.student, self.seed, self.bar = train, valid, student, seed, bar
+        self.method = method
 
     def begin(self, num_components: int, pseudo_counts: float) -> _Fit:
-        found = em.start(self.train, num_components, self.student, self.seed, pseudo_counts)
-        value = em.log_likelihood(found, self.valid)
+        found = self.method.start(self.train, num_components, self.student, self.seed, pseudo_counts)
+        value = self.method.log_likelihood(found, self.valid)
         return _Fit(found, found, value, 0, 0, pseudo_counts, [value])
 
     def go_on(self, fit: _Fit, passes: int) -> None:
         """Takes up to so many passes in all, fewer where data held out gain nothing more."""
         while fit.passes < passes and not _settled(fit.values):
-            fit.now, _ = em.step(fit.now, self.train, fit.pseudo_counts)
-            value, fit.passes = em.log_likelihood(fit.now, self.valid), fit.passes + 1
+            fit.now, _ = self.method.step(fit.now, self.train, fit.pseudo_counts)
+            value, fit.passes = self.method.log_likelihood(fit.now, self.valid), fit.passes + 1
             fit.values.append(value)
             if value > fit.value:
                 fit.best, fit.value, fit.best_passes = fit.now, value, fit.passes
@@ -92,15 +93,16 @@ def _settled(values: list[float]) -> bool:
     return max(values[-PATIENCE:]) - max(values[:-PATIENCE]) < LEAST_GAIN * PATIENCE
 
 
-def most_components(num_rows: float, num_dims: int) -> int:
-    """Returns the largest number of components that is tried for so many rows."""
-    return int(np.clip(num_rows // max(num_dims * (num_dims + 3) // 4, LEAST_ROWS), 1, MOST_COMPONENTS))
+def most_components(num_rows: float, numbers: int) -> int:
+    """Returns the largest number of components, of so many numbers each, that is tried for so many rows."""
+    return int(np.clip(num_rows // max(numbers // 2, LEAST_ROWS), 1, MOST_COMPONENTS))
 
 
 def fit(x: np.ndarray, held_out: Optional[np.ndarray], weights: Optional[np.ndarray], num_components: int,
-        student: bool, seed: int, verbose: bool = False) -> tuple[Parameters, dict[str, Any]]:
+        student: bool, seed: int, verbose: bool = False, num_factors: int = 0) -> tuple[Any, dict[str, Any]]:
     """Returns a mixture fitted to whitened x (n, D), and how it was chosen; the arguments are those of `Mixture.fit`.
 
+    The mixture is `Parameters`, with factors `FactorParameters`.
     Without validation data a fifth of the rows chooses components, pseudo-counts and passes; then all rows are fitted.
     Raises UserError for more components than rows.
     """
@@ -111,18 +113,19 @@ def fit(x: np.ndarray, held_out: Optional[np.ndarray], weights: Optional[np.ndar
     if num_components > len(x):
         raise UserError(f"A mixture of {num_components} components needs as many rows; received {len(x)}. Ask for "
                         "fewer components, or for 0, which chooses their number.")
+    method: Any = Factors(num_factors) if num_factors else em
     whole = em.Data(x, weights)
     alone = held_out is None or not len(held_out)
     train, valid = _split(whole, seed) if alone else (whole, em.Data(np.asarray(held_out, np.float64)))
     with tqdm(unit="pass", disable=not (verbose and sys.stderr.isatty()), dynamic_ncols=True, leave=False) as bar:
-        search = _Search(train, valid, student, seed, bar)
+        search = _Search(train, valid, student, seed, bar, method)
         chosen = _choose(search, num_components)
         search.go_on(chosen, MOST_PASSES)
         found = chosen.best
         if alone:
-            found = em.start(whole, chosen.components, student, seed, chosen.pseudo_counts)
+            found = method.start(whole, chosen.components, student, seed, chosen.pseudo_counts)
             for _ in range(chosen.best_passes):
-                found, _ = em.step(found, whole, chosen.pseudo_counts)
+                found, _ = method.step(found, whole, chosen.pseudo_counts)
                 bar.update()
     return found, {"components": len(found.log_weights), "passes": chosen.best_passes,
                    "pseudo_counts": chosen.pseudo_counts, "mixture_nll": -chosen.value}
@@ -131,11 +134,12 @@ def fit(x: np.ndarray, held_out: Optional[np.ndarray], weights: Optional[np.ndar
 def _choose(search: _Search, num_components: int) -> _Fit:
     """Returns the mixture that is best after a few passes, of the numbers and pseudo-counts that are tried."""
     num_rows, num_dims = len(search.train.x), search.train.num_dims
-    counts = PSEUDO_COUNTS if num_rows <= SMALL else PSEUDO_COUNTS[:1]
+    # Factors leave a component few numbers, which need no drawing together.
+    counts = PSEUDO_COUNTS if num_rows <= SMALL and search.method is em else PSEUDO_COUNTS[:1]
     if num_components:
         trials = [search.trial(min(num_components, num_rows), count * num_dims) for count in counts]
     else:
-        most = most_components(search.train.total, num_dims)
+        most = most_components(search.train.total, search.method.numbers(num_dims))
         trials = [search.best_number(max(1, most // 4), most, count * num_dims) for count in counts]
     return max(trials, key=lambda fit: fit.value)
 

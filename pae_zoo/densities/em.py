@@ -129,7 +129,7 @@ def step(found: Parameters, data: Data, pseudo_counts: float = 0.0) -> tuple[Par
     second[:, data.pairs[0], data.pairs[1]] = second[:, data.pairs[1], data.pairs[0]] = moments[:, : -1 - num]
     scales = (second - pulled[..., None] * means[:, :, None] * means[:, None]) / rows[:, None, None]
     scales = regularised(scales, rows, pseudo_counts)
-    dof = None if found.dof is None else _dof(found.dof[kept], sums.tails[kept] / rows, num)
+    dof = None if found.dof is None else new_dof(found.dof[kept], sums.tails[kept] / rows, num)
     return Parameters(np.log(rows / rows.sum()), means, scales, dof), before
 
 
@@ -148,7 +148,7 @@ def regularised(scales: np.ndarray, rows: np.ndarray, pseudo_counts: float) -> n
     return (vectors * values[:, None]) @ vectors.transpose(0, 2, 1)
 
 
-def _dof(before: np.ndarray, tails: np.ndarray, num_dims: int) -> np.ndarray:
+def new_dof(before: np.ndarray, tails: np.ndarray, num_dims: int) -> np.ndarray:
     """Returns the roots v of 1 - digamma(v/2) + log(v/2) + tails + digamma((v'+D)/2) - log((v'+D)/2), by bisection."""
     half = 0.5 * (before + num_dims)
     constant = 1.0 + tails + digamma(half) - np.log(half)
@@ -160,23 +160,33 @@ def _dof(before: np.ndarray, tails: np.ndarray, num_dims: int) -> np.ndarray:
     return np.sqrt(low * high)
 
 
-def start(data: Data, num_components: int, student: bool, seed: int, pseudo_counts: float = 0.0) -> Parameters:
-    """Returns the parameters that EM starts from: clusters of mini-batch k-means, smoothed by their mean covariance."""
+def numbers(num_dims: int) -> int:
+    """Returns how many numbers a component has."""
+    return num_dims * (num_dims + 3) // 2
+
+
+def clusters(data: Data, num_components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the labels (n,) and centres (M, D) of mini-batch k-means."""
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    x, num = data.x, data.num_dims
+    x = data.x
     if num_components == 1:
-        labels, means = np.zeros(len(x), int), np.average(x, axis=0, weights=data.weights)[None]
-    else:
-        starts: Any = 3 if len(x) < 5000 else 1
-        clusters = MiniBatchKMeans(num_components, random_state=seed & 0x7FFFFFFF, n_init=starts, batch_size=2048,
-                                   max_iter=30)
-        with warnings.catch_warnings():
-            # Fewer distinct rows than components: those that are left over have next to no weight.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            clusters.fit(x, sample_weight=data.weights)
-        labels, means = clusters.predict(x), np.asarray(clusters.cluster_centers_, np.float64)
+        return np.zeros(len(x), int), np.average(x, axis=0, weights=data.weights)[None]
+    starts: Any = 3 if len(x) < 5000 else 1
+    found = MiniBatchKMeans(num_components, random_state=seed & 0x7FFFFFFF, n_init=starts, batch_size=2048,
+                            max_iter=30)
+    with warnings.catch_warnings():
+        # Fewer distinct rows than components: those that are left over have next to no weight.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found.fit(x, sample_weight=data.weights)
+    return np.asarray(found.predict(x)), np.asarray(found.cluster_centers_, np.float64)
+
+
+def start(data: Data, num_components: int, student: bool, seed: int, pseudo_counts: float = 0.0) -> Parameters:
+    """Returns the parameters that EM starts from: clusters of mini-batch k-means, smoothed by their mean covariance."""
+    x, num = data.x, data.num_dims
+    labels, means = clusters(data, num_components, seed)
     weights = np.ones(len(x)) if data.weights is None else data.weights
     rows = np.bincount(labels, weights, minlength=num_components)
     away = x - means[labels]

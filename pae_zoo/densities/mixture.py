@@ -52,6 +52,9 @@ class Mixture(keras.layers.Layer):
     Raises UserError for a number of dimensions below 1 or of components below 0.
     """
 
+    #: columns of the factors behind each scale matrix; 0: it is whole
+    num_factors = 0
+
     def __init__(self, num_dims: int, num_components: int = 0, student: bool = True, seed: int = 0,
                  **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -78,12 +81,16 @@ class Mixture(keras.layers.Layer):
 
         self.logits = self.add_weight(shape=(count,), initializer="zeros", name="logits")
         self.means = self.add_weight(shape=(count, size), initializer=draw, name="means")
-        # Below the diagonal the lower factor W of each precision W'W, on it the logs of the diagonal of W.
-        self.packed = self.add_weight(shape=(count, size, size), initializer="zeros", name="packed")
+        self.make_scales(count, size)
         if self.student:
             start = keras.initializers.Constant(float(np.log(START_DOF - LEAST_DOF)))
             self.log_dof = self.add_weight(shape=(count,), initializer=start, name="log_dof")
         self.built = True
+
+    def make_scales(self, count: int, size: int) -> None:
+        """Makes the weights of the scale matrices."""
+        # Below the diagonal the lower factor W of each precision W'W, on it the logs of the diagonal of W.
+        self.packed = self.add_weight(shape=(count, size, size), initializer="zeros", name="packed")
 
     # ---- parameters --------------------------------------------------------------------------------
 
@@ -111,8 +118,8 @@ class Mixture(keras.layers.Layer):
         return Parameters(np.asarray(self.log_weights(), np.float64), np.asarray(self.means.value, np.float64),
                           inverse @ inverse.transpose(0, 2, 1), None if dof is None else np.asarray(dof, np.float64))
 
-    def assign(self, found: Parameters) -> None:
-        """Takes parameters, and their number where it was left open; raises UserError for another number or kind."""
+    def assign(self, found: Any) -> None:
+        """Takes `Parameters`, and their number where it was left open; raises UserError for another number or kind."""
         count = len(found.log_weights)
         if self.fitted_components not in (0, count) or found.means.shape[1] != self.num_dims:
             raise UserError(f"This mixture has {self.num_components} components in {self.num_dims} dimensions; "
@@ -122,14 +129,18 @@ class Mixture(keras.layers.Layer):
         if not self.built:
             self.num_components = count
             self.build((None, self.num_dims))
+        self.assign_scales(found)
+        self.logits.assign(found.log_weights)
+        self.means.assign(found.means)
+        if found.dof is not None:
+            self.log_dof.assign(np.log(np.maximum(found.dof - LEAST_DOF, 1e-2)))
+
+    def assign_scales(self, found: Any) -> None:
+        """Takes the scale matrices of parameters."""
         lower = np.linalg.inv(np.linalg.cholesky(found.scales))
         place = np.arange(self.num_dims)
         lower[:, place, place] = np.log(lower[:, place, place])
-        self.logits.assign(found.log_weights)
-        self.means.assign(found.means)
         self.packed.assign(lower)
-        if found.dof is not None:
-            self.log_dof.assign(np.log(np.maximum(found.dof - LEAST_DOF, 1e-2)))
 
     def fit(self, x: np.ndarray, held_out: Optional[np.ndarray] = None, weights: Optional[np.ndarray] = None,
             verbose: bool = False) -> dict[str, Any]:
@@ -144,7 +155,8 @@ class Mixture(keras.layers.Layer):
         Returns what was found: components, passes, pseudo_counts, mixture_nll (of validation data, nats). Raises
         UserError for more components than rows.
         """
-        found, report = choice.fit(x, held_out, weights, self.num_components, self.student, self.seed, verbose)
+        found, report = choice.fit(x, held_out, weights, self.num_components, self.student, self.seed, verbose,
+                                   self.num_factors)
         if self.built and len(found.log_weights) < self.num_components:
             found = found.padded(self.num_components)
         self.assign(found)
@@ -174,18 +186,21 @@ class Mixture(keras.layers.Layer):
         """
         if not self.fitted_components:
             return tf.eye(self.num_dims, batch_shape=tf.shape(u)[:-1], dtype=u.dtype)
-        factors = tf.cast(self.factors(), u.dtype)
-        precisions = tf.reshape(tf.matmul(factors, factors, transpose_a=True), (self.num_components, -1))
-
         def weighted(rows: tf.Tensor) -> tf.Tensor:
             logs, delta = self._components(rows)
             share, dof = tf.nn.softmax(logs), self.dof()
             if dof is not None:
                 dof = tf.cast(dof, rows.dtype)
                 share *= (dof + self.num_dims) / (dof + delta)
-            return tf.reshape(tf.matmul(share, precisions), (-1, self.num_dims, self.num_dims))
+            return self.weighted_precisions(share)
 
         return self._on_rows(weighted, u, (self.num_dims, self.num_dims))
+
+    def weighted_precisions(self, share: tf.Tensor) -> tf.Tensor:
+        """Returns sum_m share_m S_m^-1, (n, M) -> (n, D, D)."""
+        factors = tf.cast(self.factors(), share.dtype)
+        precisions = tf.reshape(tf.matmul(factors, factors, transpose_a=True), (self.num_components, -1))
+        return tf.reshape(tf.matmul(share, precisions), (-1, self.num_dims, self.num_dims))
 
     def sample(self, num: int, seed: Any) -> tf.Tensor:
         """Draws `num` points, (num, D); `seed` is a pair of integers."""
@@ -197,14 +212,18 @@ class Mixture(keras.layers.Layer):
         edges = tf.cumsum(tf.exp(self.log_weights()))
         uniform = seeds.uniform((num, 1), which_seed, edges.dtype) * edges[-1]
         which = tf.minimum(tf.reduce_sum(tf.cast(uniform > edges, tf.int32), axis=-1), self.num_components - 1)
-        dof = self.dof()
+        away, dof = self.spread(noise, which, noise_seed), self.dof()
         if dof is not None:
             half = 0.5 * tf.gather(dof, which)
             gamma = tfp.math.igammainv(half, seeds.uniform((num,), scale_seed, dof.dtype))
-            noise *= tf.sqrt(half / gamma)[:, None]
+            away *= tf.sqrt(half / gamma)[:, None]
+        return tf.gather(tf.convert_to_tensor(self.means), which) + away
+
+    def spread(self, noise: tf.Tensor, which: tf.Tensor, seed: Any) -> tf.Tensor:
+        """Returns draws of N(0, S_m), (n, D), of components m (n,), from standard normal noise (n, D) and a seed."""
         inverse = tf.linalg.triangular_solve(
-            self.factors(), tf.eye(self.num_dims, batch_shape=[self.num_components], dtype=dtype))
-        return tf.gather(tf.convert_to_tensor(self.means), which) + tf.linalg.matvec(tf.gather(inverse, which), noise)
+            self.factors(), tf.eye(self.num_dims, batch_shape=[self.num_components], dtype=noise.dtype))
+        return tf.linalg.matvec(tf.gather(inverse, which), noise)
 
     def distribution(self, dtype: Any = None) -> tfp.distributions.Distribution:
         """Returns p(u) as a `tfd` distribution, event shape (D,), that has `precision` too; build one per use."""
@@ -218,18 +237,23 @@ class Mixture(keras.layers.Layer):
 
     def _components(self, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns log w_m + log p_m(u) and the squared distances, each (n, M), of rows u (n, D)."""
+        (delta, log_det), dof = self.distances(u), self.dof()
+        dof = None if dof is None else tf.cast(dof, u.dtype)
+        return component_log_prob(delta, log_det, tf.cast(self.log_weights(), u.dtype), dof, self.num_dims), delta
+
+    def distances(self, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the squared distances (n, M) of rows u (n, D), and log|S_m|^(-1/2), (M,)."""
         factors, means = tf.cast(self.factors(), u.dtype), tf.cast(self.means.value, u.dtype)
         stacked = tf.reshape(factors, (-1, self.num_dims))
         offset = tf.reshape(tf.linalg.matvec(factors, means), [-1])
         scaled = tf.matmul(u, stacked, transpose_b=True) - offset
         delta = tf.reduce_sum(tf.square(tf.reshape(scaled, (-1, self.num_components, self.num_dims))), axis=-1)
-        log_det = tf.cast(tf.reduce_sum(tf.linalg.diag_part(self.packed.value), axis=-1), u.dtype)
-        dof = self.dof()
-        dof = None if dof is None else tf.cast(dof, u.dtype)
-        return component_log_prob(delta, log_det, tf.cast(self.log_weights(), u.dtype), dof, self.num_dims), delta
+        return delta, tf.cast(tf.reduce_sum(tf.linalg.diag_part(self.packed.value), axis=-1), u.dtype)
 
     def _on_rows(self, function: Any, u: tf.Tensor, ending: tuple[int, ...]) -> tf.Tensor:
-        return by_rows(function, u, self.num_dims, self.num_components, ending)
+        # A matrix for each row is made of all columns of all factors.
+        width = max(self.num_factors, 1) if len(ending) > 1 else 1
+        return by_rows(function, u, self.num_dims, self.num_components * width, ending)
 
     def _need_components(self, what: str) -> None:
         if not self.fitted_components:

@@ -8,10 +8,16 @@ import tensorflow as tf
 import pae_zoo
 from pae_zoo import densities
 
-NAMES = pytest.mark.parametrize("name", densities.NAMES)
+NAMES = pytest.mark.parametrize("name", [*densities.NAMES, "factors"])
 TINY = {"flow": dict(depth=1, hidden_units=(8,)), "mixture_flow": dict(depth=1, hidden_units=(8,), components=2),
-        "flow_matching": dict(hidden_units=(8,), steps=4), "gaussian_mixture": dict(components=2)}
+        "flow_matching": dict(hidden_units=(8,), steps=4), "gaussian_mixture": dict(components=2),
+        "factors": dict(density="student_mixture", components=2, factors=1)}
 SETTINGS = densities.Settings(epochs=2, batch_size=64)
+
+
+def make(name, num_dims=2, **options):
+    options = {"density": name, **TINY.get(name, {}), **options}
+    return densities.make(options.pop("density"), num_dims, **options)
 
 
 def data(num=240, num_dims=2, seed=0):
@@ -26,7 +32,7 @@ def fitted():
 
     def get(name):
         if name not in made:
-            made[name] = densities.make(name, 2, **TINY.get(name, {}))
+            made[name] = make(name)
             densities.train(made[name], data(), settings=SETTINGS, jit_compile=False)
         return made[name]
 
@@ -92,7 +98,7 @@ def test_double_precision_agrees(fitted, name):
 
 @NAMES
 def test_the_seed_fixes_all(name):
-    first, same = (densities.make(name, 2, seed=5, **TINY.get(name, {})) for _ in range(2))
+    first, same = (make(name, seed=5) for _ in range(2))
     for density in (first, same):
         densities.train(density, data(120), settings=densities.Settings(epochs=1, batch_size=60), jit_compile=False)
     for one, other in zip(first.weights, same.weights, strict=True):
@@ -104,7 +110,7 @@ def test_the_seed_fixes_all(name):
 def test_awkward_columns(name, case):
     x = data(80, num_dims=3)
     x = {"constant": np.c_[x, np.full(80, 2.0)], "duplicated": np.c_[x, x[:, :1]], "one column": x[:, :1]}[case]
-    density = densities.make(name, x.shape[1], **TINY.get(name, {}))
+    density = make(name, x.shape[1])
     densities.train(density, x.astype(np.float32), settings=densities.Settings(epochs=1), jit_compile=False)
     assert np.isfinite(density.log_prob(x)).all() and np.isfinite(density.sample(20, seed=(0, 0))).all()
 
@@ -141,6 +147,8 @@ def test_training_keeps_what_is_best_on_validation():
 @pytest.mark.parametrize("call, what", [
     (lambda: densities.make("gausian", 2), "did you mean gaussian|Did you mean"),
     (lambda: densities.make("flow", 2, components=3), "has no components"),
+    (lambda: densities.make("flow_matching", 2, factors=1), "has no factors"),
+    (lambda: densities.make("mixture_flow", 3, factors=3), "from 1 to 2 factors; received factors=3"),
     (lambda: densities.fit(np.full((20, 2), np.nan), "gaussian"), "finite|NaN"),
     (lambda: densities.fit(np.zeros(5), "gaussian"), "received shape"),
 ])  # fmt: skip
@@ -149,7 +157,7 @@ def test_bad_input_is_told(call, what):
         call()
 
 
-@pytest.mark.parametrize("name", ("gaussian", "gaussian_mixture", "student_mixture"))
+@pytest.mark.parametrize("name", ("gaussian", "gaussian_mixture", "student_mixture", "factors"))
 def test_densities_without_layers_have_a_closed_form(fitted, name):
     density, x = fitted(name), data(20, seed=3)
     whole = densities.parameters_of(density)

@@ -329,6 +329,13 @@ def test_every_density_is_fitted_by_plain_fit(density):
         assert made.flow.base.fitted_components == 2
 
 
+def test_covariances_of_factors_are_asked_for_by_a_flag():
+    size = {"latent_dim": 4, "density": "student_mixture", "density_components": 2}
+    assert build("pae", density_factors=2, **size).flow.base.num_factors == 2
+    assert build("pae", **size).flow.base.num_factors == 0
+    assert build("pae", **{**size, "latent_dim": 65}).flow.base.num_factors == 16
+
+
 def test_a_stage_goes_on_from_the_mixture_that_was_fitted(first_stage, tmp_path, monkeypatch, capsys):
     """A run that ended after EM, or in a later epoch, fits no mixture again and ends as the one that did not stop."""
     monkeypatch.setattr("pae_zoo.densities.training.LAYERS_FROM", 0)

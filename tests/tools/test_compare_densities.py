@@ -36,3 +36,6 @@ def test_a_flow_with_the_settings_of_another_package(monkeypatch):
     monkeypatch.setattr(densities, "fit", lambda *args, **options: asked.update(options) or made)
     compare_densities.fit_ours("flow:zuko")(np.zeros((9, 2)), np.zeros((9, 2)), 0)
     assert asked["layers"] == "nsf_ar" and asked["depth"] == 3
+    asked.clear()
+    compare_densities.fit_ours("student_mixture:16")(np.zeros((9, 2)), np.zeros((9, 2)), 0)
+    assert asked == {"seed": 0, "factors": 16}

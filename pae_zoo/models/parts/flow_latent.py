@@ -18,6 +18,9 @@ class FlowFlags:
     density: str = hp.option(
         "mixture_flow", "Density of the latents: a Gaussian, mixtures by EM, a flow, a flow that starts from a mixture "
         "of Student t, or flow matching.", choices=tuple(densities.NAMES), before="flow")
+    density_factors: int = hp.option(
+        -1, "Columns of the factors behind each covariance of a mixture (0: whole covariances; -1: 0 up to 64 latents, "
+        "16 above).", low=-1, high=10_000, before=0)
     density_components: int = hp.option(0, "Components of a mixture (0: chosen on validation data).", low=0,
                                         high=10_000)
     flow: tuple[str, ...] = hp.option(
@@ -78,6 +81,7 @@ class FlowLatent:
         flow = densities.make(
             hparams.density, hparams.latent_dim, layers=hparams.flow, depth=hparams.flow_depth,
             hidden_units=hparams.flow_units, bins=hparams.flow_bins, components=cls.components_of(hparams),
+            factors=None if hparams.density_factors < 0 else hparams.density_factors,
             noise=getattr(hparams, "flow_noise", 0.0), seed=hparams.seed, name="flow", **cls.flow_options,
         )  # fmt: skip
         return {**kept, "flow": flow}
