@@ -5,7 +5,7 @@ import math
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -67,12 +67,15 @@ class Context:
         return f"@{refine}{self.hparams.refine_updates}" if refine in records.REFINING else ""
 
     @property
-    def beside(self) -> Any:
-        """The model with refined codes that --refine=auto shows beside the model's own, or None."""
+    def beside(self) -> Optional["Context"]:
+        """The context of the model with refined codes that --refine=auto shows beside the model's own, or None."""
         offers = "refine" in getattr(self.model, "offers", ()) and self.model.refining is None
         if getattr(self.hparams, "refine", "none") != "auto" or not offers:
             return None
-        return self.once("beside", lambda: self.model.refined(num_updates=self.hparams.refine_updates))
+        found = self.once("beside", lambda: replace(self, model=self.model.refined(
+            num_updates=self.hparams.refine_updates)))  # fmt: skip
+        found.progress_prefix = self.progress_prefix
+        return found
 
     @property
     def is_image(self) -> bool:

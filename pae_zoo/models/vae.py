@@ -160,6 +160,11 @@ class VAE(base.Autoencoder):
         self.learned_prior = priors.make(prior, self.prior_components, self)
         self.refining = None if refine == "none" else self._refinement(refine, refine_updates)
 
+    @property
+    def xla_pays(self) -> bool:
+        """Whether XLA makes compiled loops faster: with refined codes on a GPU; a CPU factors small matrices slowly."""
+        return super().xla_pays and (self.refining is None or bool(tf.config.list_logical_devices("GPU")))
+
     # ---- distributions -----------------------------------------------------------------------------
 
     def posterior(self, y: tf.Tensor, seed: Optional[seeds.Seed] = None, training: bool = False) -> Posterior:

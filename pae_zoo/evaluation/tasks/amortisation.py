@@ -76,11 +76,12 @@ def measure_gaps(context: Context, x: np.ndarray) -> tuple[dict, dict[str, Gauss
 
     def estimate(batch, seed):
         found = model.importance_estimate(batch, num_samples, seed)
-        numbers = {**{name: getattr(found, name) for name in names}, "log_det": log_det(model, batch, seed)}
-        if beside is not None:
-            found = beside.importance_estimate(batch, num_samples, seed)
-            numbers |= {f"{REFINED}{name}": getattr(found, name) for name in names}
-        return numbers
+        return {**{name: getattr(found, name) for name in names}, "log_det": log_det(model, batch, seed)}
+
+    def refined(batch, seed):
+        assert beside is not None
+        found = beside.model.importance_estimate(batch, num_samples, seed)
+        return {f"{REFINED}{name}": getattr(found, name) for name in names}
 
     def observed(batch, seed):
         return model.preprocess(batch, seeds.split(seed, 3)[0])[0]
@@ -93,6 +94,8 @@ def measure_gaps(context: Context, x: np.ndarray) -> tuple[dict, dict[str, Gauss
         for index, (batch, count) in enumerate(context.batches(x, size)):
             batch, seed = tf.constant(batch), seeds.fold_in(base, index)
             values = {name: part.numpy() for name, part in context.compile(estimate)(batch, seed).items()}
+            if beside is not None:
+                values |= {name: part.numpy() for name, part in beside.compile(refined)(batch, seed).items()}
             y = context.compile(observed)(batch, seed)
             climb_seed, weight_seed, moment_seed = seeds.split(seeds.stream(seed, "amortisation"), 3)
             mean, covariance = local.moments(batch, moment_seed)

@@ -117,10 +117,10 @@ def estimate_of(model: Any, num_samples: int) -> Callable[[tf.Tensor, tf.Tensor]
 
 def estimate_refined(context: Context, x: np.ndarray, num_samples: int) -> dict[str, np.ndarray]:
     """Returns the estimates of the model with refined codes, float64, (n,) each; nothing where none is asked for."""
-    model = context.beside
-    if model is None:
+    beside = context.beside
+    if beside is None:
         return {}
-    found = context.map_batches(estimate_of(model, num_samples), x, "likelihood, refined")
+    found = beside.map_batches(estimate_of(beside.model, num_samples), x, "likelihood")
     return {name: value.astype(np.float64) for name, value in found.items() if name != "log_det"}
 
 
