@@ -18,18 +18,19 @@ def lines(metrics: dict[str, Union[float, str]]) -> list[str]:
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     found = []
     for key, value in metrics.items():
-        parts = key.split("/")
+        name, mark, refined = key.partition("@")  # of codes that --refine changed
+        parts = name.split("/")
         if len(parts) == 4 and parts[0] == "ood" and parts[3] in LEAVES:
-            rows.setdefault((parts[1], parts[2]), {})[parts[3]] = value
+            rows.setdefault((parts[1], f"{parts[2]}{mark}{refined}"), {})[parts[3]] = value
         elif len(parts) == 4 and parts[0] == "ood" and parts[3].endswith(UNPRINTED):
             continue
         else:
             found.append(f"  {key:42} {number(value)}")
     if rows:
         headings = "".join(f"{heading:>9}" for heading in LEAVES.values())
-        found.append(f"  {'out-of-distribution set':26} {'score':16}{headings}")
+        found.append(f"  {'out-of-distribution set':26} {'score':27}{headings}")
         for (name, score), values in rows.items():
-            found.append(f"  {name:26} {score:16}" + "".join(f"{_share(values.get(leaf)):>9}" for leaf in LEAVES))
+            found.append(f"  {name:26} {score:27}" + "".join(f"{_share(values.get(leaf)):>9}" for leaf in LEAVES))
     return found
 
 

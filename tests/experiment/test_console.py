@@ -23,3 +23,11 @@ def test_nothing_is_said_to_be_missing():
 def test_over_runs_gives_mean_and_deviation_of_shared_numbers():
     found = console.over_runs([{"a": 1.0, "b": 2.0, "c": "words"}, {"a": 3.0, "c": "words"}])
     assert found == {"a": "2 +- 1.4"}
+
+
+def test_scores_of_refined_codes_have_rows_of_their_own():
+    found = console.lines({"ood/mnist/elbo/auroc": 0.9, "ood/mnist/elbo/auroc@newton3": 0.8,
+                           "ood/mnist/elbo/auprc_in@newton3": 0.1, "test/elbo@newton3": 5.0})
+    assert found[0].split() == ["test/elbo@newton3", "5"]
+    assert [row.split() for row in found[2:]] == [
+        ["mnist", "elbo", "0.9000", "-", "-", "-", "-"], ["mnist", "elbo@newton3", "0.8000", "-", "-", "-", "-"]]
