@@ -4,10 +4,12 @@ import csv
 import math
 
 import battery
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import pae_zoo
 from pae_zoo.core import seeds
 from pae_zoo.evaluation.context import to_unit
 from pae_zoo.evaluation.tasks import likelihood
@@ -116,3 +118,32 @@ def test_log_det_is_the_one_that_the_model_adds(name, method, monkeypatch):
     model.elbo(x, seed) if method == "elbo" else model.importance_estimate(x, 2, seed)
     np.testing.assert_array_equal(used[0], expected)
     assert np.abs(expected - preprocess(x, seed)[1]).max() > 1e-3
+
+
+class Root(keras.layers.Layer):
+    """sqrt(|z|), whose derivative at 0 is not finite."""
+
+    def call(self, z):
+        return tf.sqrt(tf.abs(z))
+
+
+def test_refined_codes_that_are_not_finite_are_told(make_context, capsys):
+    decoder = keras.Sequential([keras.Input((2,)), Root(), keras.layers.Dense(3)])
+    encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, kernel_initializer="zeros")])
+    context = make_context(pae_zoo.VAE(encoder, decoder), event_shape=(3,), num=32)
+    found = dict(likelihood.run(context))
+    assert math.isfinite(found["test/elbo"]) and math.isnan(found["test/refined/elbo"])
+    assert "Refined codes of 32 of 32 data are not finite" in capsys.readouterr().err
+
+
+def test_refined_numbers_are_beside_the_models_own(make_context, capsys):
+    context = make_context(battery.build("vae"), event_shape=battery.EVENT_SHAPE, num=32, importance_samples=30)
+    found = dict(likelihood.run(context))
+    again = context.model.refined().elbo(to_unit(context.dataset.test.x), (0, 1))
+    assert found["test/refined/elbo"] == pytest.approx(np.mean(again), rel=0.05)
+    assert 0 <= found["test/refined/unreliable"] <= 1 and "test/refined/log_likelihood" in found
+    assert "Codes refined by 2 line-searched Newton steps: ELBO" in capsys.readouterr().err
+    with open(context.run.workdir / "likelihood.csv") as file:
+        assert {"refined_elbo", "refined_pareto_k", "pareto_k"} <= set(next(csv.DictReader(file)))
+    without = make_context(battery.build("vae"), event_shape=battery.EVENT_SHAPE, num=32, refine="none")
+    assert not [key for key in dict(likelihood.run(without)) if "refined" in key]
