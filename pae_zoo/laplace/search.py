@@ -11,7 +11,7 @@ from pae_zoo.laplace import algebra
 from pae_zoo.laplace.systems import System
 
 SCHEDULES = ("harmonic", "constant", "line_search", "levenberg", "backtracking")
-SOLVERS = ("newton", "cg")
+SOLVERS = ("newton", "cg", "chord")
 # Step lengths that a line search tries, in units of its largest.
 LINE_SEARCH_STEPS = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.015625)
 # Damping of Levenberg's steps in units of the mean diagonal: at first, and how it falls and rises.
@@ -32,7 +32,8 @@ class Search:
         "backtracking" takes the longest of the line search's steps that does not lower log p(y, z).
       schedule: "harmonic", "constant", "line_search", "levenberg" or "backtracking".
       solver: "newton" factors every Lambda_t; "cg" takes `iterations` conjugate-gradient steps instead, from the second
-        update on preconditioned by the factor of the first (or never factors, if not `precondition`).
+        update on preconditioned by the factor of the first (or never factors, if not `precondition`); "chord" factors
+        Lambda_0 alone and takes it for every Lambda_t, so that an update after the first costs a gradient.
       iterations: conjugate-gradient steps in an update.
       precondition: whether "cg" may form and factor Lambda_0.
       double: whether factorisations and solves take place in float64.
@@ -59,6 +60,10 @@ class Search:
         if self.iterations < 1:
             raise UserError(f"Conjugate gradients need 1 iteration or more; received {self.iterations}.")
 
+        if self.solver == "chord" and self.schedule == "levenberg":
+            raise UserError("The solver 'chord' keeps one factor, whose damping cannot change; take the schedule "
+                            "'backtracking' or 'line_search'.")
+
     def step(self, gram: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         """Returns the full Newton step (I + gram)^-1 gradient, (batch, K)."""
         return self.solve(gram + tf.eye(gram.shape[-1], dtype=gram.dtype), gradient)[0]
@@ -78,12 +83,14 @@ class Found(NamedTuple):
       kept: the derivative of mu_T by mu_0 where the decoder is affine, prod(1 - a_t), (batch,).
       jitter: the largest jitter that a factorisation took, in units of the mean diagonal, (batch,).
       rise: the gradient of log p(y, z) at mu_0, (batch, K); None where there was no update.
+      factor: the Cholesky factor of Lambda_0 that "cg" and "chord" kept, a constant (batch, K, K); else None.
     """
 
     path: list[tf.Tensor]
     kept: tf.Tensor
     jitter: tf.Tensor
     rise: Optional[tf.Tensor] = None
+    factor: Optional[tf.Tensor] = None
 
 
 def run(search: Search, system: System, start: tf.Tensor) -> Found:
@@ -104,14 +111,24 @@ class _Runner:
     def found(self) -> Found:
         for t in range(self.search.num_updates):
             mu = self.path[-1]
-            step = self._newton(mu) if self.search.solver == "newton" else self._cg(mu, first=t == 0)
-            self.path.append(self._move(mu, step, t))
-        return Found(self.path, self.kept, self.jitter, self.rise)
+            self.path.append(self._move(mu, self._step(mu, first=t == 0), t))
+        return Found(self.path, self.kept, self.jitter, self.rise, self.factor)
+
+    def _step(self, mu: tf.Tensor, first: bool) -> tf.Tensor:
+        if self.search.solver == "cg":
+            return self._cg(mu, first)
+        return self._newton(mu) if first or self.search.solver == "newton" else self._chord(mu)
 
     def _newton(self, mu: tf.Tensor) -> tf.Tensor:
         gram, gradient = self.system.at(mu)
         self._note(gradient)
         return self._solve(self._precision(gram), gradient)
+
+    def _chord(self, mu: tf.Tensor) -> tf.Tensor:
+        factor = self.factor
+        assert factor is not None  # the first step's
+        gradient = tf.cast(self.system.products(mu)[1], factor.dtype)
+        return tf.cast(cholesky.solve(factor, gradient), mu.dtype)
 
     def _cg(self, mu: tf.Tensor, first: bool) -> tf.Tensor:
         if first and self.search.precondition:
@@ -149,7 +166,7 @@ class _Runner:
     def _solve(self, precision: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         step, factor = self.search.solve(precision, gradient)
         self.jitter = tf.maximum(self.jitter, tf.cast(factor.jitter, self.jitter.dtype))
-        if self.search.solver == "cg":
+        if self.search.solver != "newton":
             # The preconditioner shapes the path to a solution, not the solution: it needs no gradient.
             self.factor = tf.stop_gradient(factor.lower)
         return step

@@ -22,7 +22,7 @@ from pae_zoo.models.parts.posteriors import (
     standard_normal_log_prob,
 )
 
-SEARCH_GRADIENTS = ("full", "implicit", "detached")
+SEARCH_GRADIENTS = ("full", "implicit", "detached", "held")
 COVARIANCES = ("full", "diag", "low_rank", "matrix_free")
 
 
@@ -45,7 +45,8 @@ class HParams(vae.BoundFlags):
         "full", "Form of q's precision: full, its diagonal, identity plus low rank, or matrix_free (training forms no "
         "matrix; the search takes conjugate gradients).", choices=COVARIANCES)
     rank: int = hp.option(8, "Rank of the covariance low_rank.", low=1, high=65_536)
-    search: str = hp.option("newton", "Each update by a factorisation, or by cg: conjugate gradients after the first.",
+    search: str = hp.option("newton", "Each update by a factorisation, by cg: conjugate gradients after the first, or "
+                            "by chord: the first factorisation for all.",
                             choices=laplace.SOLVERS)
     cg_iterations: int = hp.option(3, "Conjugate-gradient steps in an update.", low=1, high=10_000)
     cg_precondition: bool = hp.option(True, "With --search=cg: factor the first precision and precondition by it; "
@@ -54,7 +55,9 @@ class HParams(vae.BoundFlags):
                                         low=1, high=10_000)
     search_gradient: str = hp.option(
         "full", "Gradient through the updates: full; implicit: that of an affine decoder, from the last point alone; "
-        "detached: the encoder's part of it alone.", choices=SEARCH_GRADIENTS)
+        "detached: the encoder's part of it alone; held: none, q is a constant and the encoder learns to propose "
+        "mu_T.", choices=SEARCH_GRADIENTS)
+    warmup_steps: int = hp.option(0, "First steps that train as vae does, by the encoder's own q.", low=0)
     algebra: str = hp.option("float32", "Precision of factorisations and solves.", choices=("float32", "float64"))
     fisher_floor: float = hp.option(0.0, "Added to the Fisher information of every value (1e-5 in the published code "
                                     "for Bernoulli).", low=0.0)
@@ -67,10 +70,11 @@ class VLAE(vae.VAE):
     From the encoder's mean mu_0, T damped Newton steps on the linearised decoder search the mode of p(z|y), and
     q(z|y) = N(mu_T, Lambda_T^-1) with Lambda = I + J^T R J, J the decoder's Jacobian and R the Fisher information of
     its output. The encoder's scale is not used. Everything is differentiated through, unless search_gradient
-    is "implicit" or "detached". The decoder is linearised at inference (no dropout).
+    is "implicit", "detached" or "held". The decoder is linearised at inference (no dropout).
 
     Args beyond `VAE`: num_updates, update_lr, update_schedule, linearisation, gram, covariance, rank, search,
-      cg_iterations, cg_precondition, lanczos_iterations, search_gradient, algebra, fisher_floor: see the flags' help.
+      cg_iterations, cg_precondition, lanczos_iterations, search_gradient, algebra, fisher_floor, warmup_steps: see the
+      flags' help.
 
     Raises UserError for a value out of its range, or a decoder whose Jacobian cannot be taken.
     """
@@ -83,7 +87,7 @@ class VLAE(vae.VAE):
                  update_schedule: str = "harmonic", linearisation: str = "auto", gram: bool = True,
                  covariance: str = "full", rank: int = 8, search: str = "newton", cg_iterations: int = 3,
                  cg_precondition: bool = True, lanczos_iterations: int = 12, search_gradient: str = "full",
-                 algebra: str = "float32", fisher_floor: float = 0.0, **kwargs):
+                 algebra: str = "float32", fisher_floor: float = 0.0, warmup_steps: int = 0, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         if covariance not in COVARIANCES:
             raise UserError(f"covariance={covariance!r} is unknown; it is one of {', '.join(COVARIANCES)}.")
@@ -103,8 +107,12 @@ class VLAE(vae.VAE):
         self.search, self.cg_iterations, self.cg_precondition = search, int(cg_iterations), bool(cg_precondition)
         self.lanczos_iterations = int(lanczos_iterations)
         self.search_gradient, self.algebra, self.fisher_floor = search_gradient, algebra, float(fisher_floor)
+        self.warmup_steps, self._amortised = int(warmup_steps), False
         if covariance == "low_rank" and not 1 <= self.rank <= self.latent_dim:
             raise UserError(f"rank={rank} must lie between 1 and the number of latents, {self.latent_dim}.")
+        if search_gradient == "held" and (not self.num_updates or covariance != "full" or self.bound == "iwae"):
+            raise UserError("search_gradient='held' takes 1 update or more, covariance='full' and bound='elbo'; "
+                            f"received {num_updates}, {covariance!r} and {self.bound!r}.")
         self.search_settings()
         laplace.choose(self.decoder, linearisation)
         laplace.check_differentiable(self.decoder, self.latent_dim)
@@ -135,6 +143,27 @@ class VLAE(vae.VAE):
         """Whether XLA makes the compiled loops faster: on a GPU; its CPU code for batches of small matrices is slow."""
         return super().xla_pays and bool(tf.config.list_logical_devices("GPU"))
 
+    # ---- training ----------------------------------------------------------------------------------
+
+    def objective(self, x: tf.Tensor, seed: tf.Tensor, training: bool,
+                  target: Optional[tf.Tensor] = None) -> dict[str, tf.Tensor]:
+        own = super().objective
+        if not (training and self.warmup_steps):
+            return own(x, seed, training)
+
+        def amortised():
+            self._amortised = True
+            try:
+                return own(x, seed, True)
+            finally:
+                self._amortised = False
+
+        return tf.cond(self.step < self.warmup_steps, amortised, lambda: own(x, seed, True))
+
+    @property
+    def schedule_steps(self) -> int:
+        return max(super().schedule_steps, self.warmup_steps)
+
     # ---- posterior ---------------------------------------------------------------------------------
 
     # The posterior is the one of x itself.
@@ -142,10 +171,15 @@ class VLAE(vae.VAE):
 
     def posterior(self, y: tf.Tensor, seed: Optional[seeds.Seed] = None, training: bool = False) -> Posterior:
         """Returns N(mu_T, Lambda_T^-1), in the form that `covariance` says; the seed is not used."""
+        if self._amortised:
+            encoded = self.encoder_posterior(y, training)
+            return _tell(encoded, tf.zeros_like(encoded.mean[:, 0]))
         system = self.system(y, training)
         start = self.encoder_outputs(y, training)[0]
         found = laplace.run(self.search_settings(), system, start)
-        if self.search_gradient == "full":
+        if self.search_gradient == "held" and training:
+            return self._held(start, system, found)
+        if self.search_gradient in ("full", "held"):
             return self._about(found.path[-1], system, found.jitter, training)
         mean, kept = tf.stop_gradient(found.path[-1]), tf.stop_gradient(found.kept)[:, None]
         # Under an affine decoder mu_T = kept mu_0 + (1 - kept) mode, and a full step from mu_T ends at the mode.
@@ -162,6 +196,16 @@ class VLAE(vae.VAE):
             # 0 or 1, Lambda falls to I, steps overshoot, and means that follow that rule run away.
             posterior.lesson = -_rise(tf.reduce_sum(tf.stop_gradient(found.rise) * start, axis=-1))
         return posterior
+
+    def _held(self, start: tf.Tensor, system: laplace.System, found: laplace.Found) -> Posterior:
+        """Returns what was found, by the search's own factor, as a constant; the encoder learns to propose its mean."""
+        mean, lower = found.path[-1], found.factor
+        if lower is None:
+            lower = algebra.cholesky(system.at(mean).gram + tf.eye(self.latent_dim, dtype=mean.dtype)).lower
+        posterior = HeldPosterior(mean, inputs.only_finite(tf.cast(lower, mean.dtype), mean, axes=2))
+        away = tf.linalg.matvec(posterior.factor, start - posterior.mean, transpose_a=True)
+        posterior.lesson = _rise(0.5 * tf.reduce_sum(tf.square(away), axis=-1))
+        return _tell(posterior, found.jitter)
 
     def _about(self, mean: tf.Tensor, system: laplace.System, jitter: tf.Tensor, training: bool) -> Posterior:
         """Returns the Gaussian about `mean` of the decoder linearised there, in the form that `covariance` says."""
@@ -216,6 +260,21 @@ class VLAE(vae.VAE):
 
 
 _INHERITED = {f.name for f in dataclasses.fields(vae.BoundFlags)}
+
+
+class HeldPosterior(PrecisionPosterior):
+    """N(mean, Lambda^-1) as a constant, drawn in pairs z = mean +- Lambda^-1/2 e.
+
+    At the posterior itself the bound's gradient by q is 0, so that the decoder needs none of it; in a pair cancels what
+    is odd in e.
+    """
+
+    def __init__(self, mean: tf.Tensor, factor: tf.Tensor):
+        super().__init__(tf.stop_gradient(mean), tf.stop_gradient(factor))
+
+    def from_noise(self, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Maps noise (samples, batch, K) to twice as many draws."""
+        return super().from_noise(tf.concat([noise, -noise], axis=0))
 
 
 class KrylovPosterior(Posterior):

@@ -122,6 +122,21 @@ def test_conjugate_gradients_replace_the_factorisations():
         np.testing.assert_allclose(laplace.run(search, system, start).path[-1], exact, rtol=1e-6, atol=1e-8)
 
 
+def test_chords_take_one_factor_and_reach_the_mode(monkeypatch):
+    system, start = GramSystem(decoder("tanh"), likelihood(), data()), points()
+    points_of_factors = []
+    plain = GramSystem.at
+    monkeypatch.setattr(GramSystem, "at", lambda self, mu: points_of_factors.append(mu) or plain(self, mu))
+    found = laplace.run(laplace.Search(60, 1.0, "backtracking", "chord"), system, start)
+    assert len(points_of_factors) == 1 and points_of_factors[0] is start
+    values = np.stack([system.log_joint(mu) for mu in found.path])
+    assert np.all(np.diff(values, axis=0) >= -1e-12)
+    before, after = (np.abs(system.products(mu)[1]).max(axis=-1) for mu in (start, found.path[-1]))
+    assert np.all(after < 1e-2 * before)
+    first = found.factor @ tf.linalg.matrix_transpose(found.factor)
+    np.testing.assert_allclose(first, plain(system, start).gram + EYE, atol=1e-8)
+
+
 @pytest.mark.parametrize("solver,precondition", [("newton", True), ("cg", True), ("cg", False)])
 def test_log_joint_is_raised_by_every_solver(solver, precondition):
     system, start = GramSystem(decoder(), likelihood("gaussian_learned", dtype="float64"), data()), points()
@@ -138,6 +153,7 @@ def test_log_joint_is_raised_by_every_solver(solver, precondition):
     (dict(schedule="square"), "received 'square'"),
     (dict(solver="jacobi"), "received 'newton|'jacobi'"),
     (dict(iterations=0), "1 iteration or more"),
+    (dict(solver="chord", schedule="levenberg"), "take the schedule 'backtracking'"),
 ])  # fmt: skip
 def test_values_out_of_range_are_refused(changes, message):
     with pytest.raises(UserError, match=message):

@@ -136,9 +136,55 @@ def test_the_implicit_gradient_is_the_full_one_of_an_affine_decoder(search):
     assert max(np.abs(a - b).max() for a, b in zip(detached, theirs[-2:])) > 1e-2
 
 
+HELD = dict(search_gradient="held", search="chord", update_schedule="backtracking", update_lr=1.0)
+
+
+def test_a_held_posterior_gives_the_decoder_the_gradient_of_the_marginal_and_the_encoder_that_of_the_joint():
+    x = tf.constant(vectors())
+    model = affine_vlae(**HELD, num_latent_samples=40_000)
+    found = gradients(model, ["encoder", "decoder"], x)[1]
+    kernel, bias = model.decoder.layers[-1].weights
+    with tf.GradientTape(persistent=True) as tape:
+        covariance = tf.matmul(kernel, kernel, transpose_a=True) + SIGMA**2 * tf.eye(VALUES)
+        solved = tf.linalg.solve(covariance, tf.transpose(x - bias))
+        square = tf.reduce_sum(tf.transpose(x - bias) * solved, axis=0)
+        marginal = 0.5 * tf.reduce_mean(square + tf.linalg.logdet(covariance))
+        z = model.encoder_outputs(x, True)[0]
+        joint = tf.reduce_mean(0.5 * tf.reduce_sum(z**2, -1) - model.likelihood.log_prob(model.decoder_outputs(z), x))
+    for mine, theirs in zip(found[-2:], tape.gradient(marginal, [kernel.value, bias.value])):
+        np.testing.assert_allclose(mine, theirs, atol=0.03 * np.abs(theirs).max())
+    for mine, theirs in zip(found[:2], tape.gradient(joint, [v.value for v in model.encoder.trainable_variables])):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_held_search_tests_as_any_other():
+    x = images(6)
+    model, other = (build("vlae", **{**HELD, "search_gradient": kind}) for kind in ("held", "full"))
+    np.testing.assert_allclose(model.encode(x).covariance(), other.encode(x).covariance(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.elbo(x, (1, 2)), other.elbo(x, (1, 2)), rtol=1e-5)
+
+
+def test_warmup_trains_as_vae_and_then_as_itself():
+    x, model = tf.constant(images(6)), build("vlae", **HELD, warmup_steps=2)
+    plain, other = build("vae"), build("vlae", **HELD)
+    for one in (plain, other):
+        for name in ("encoder", "decoder", "likelihood"):
+            getattr(one, name).set_weights(getattr(model, name).get_weights())
+    compiled = tf.function(lambda: model.objective(x, (1, 2), True))
+    for step, expected in ((0, plain), (1, plain), (2, other)):
+        model.step.assign(step)
+        for name, value in expected.objective(x, (1, 2), True).items():
+            np.testing.assert_allclose(compiled()[name], value, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.encode(x).mean(), other.encode(x).mean(), rtol=1e-5, atol=1e-5)
+    assert model.schedule_steps == 2
+    model.compile("adam", jit_compile=False)
+    model.step.assign(0)
+    assert np.isfinite(model.fit(np.tile(x, (6, 1, 1, 1)), batch_size=12, epochs=2, verbose=0).history["loss"]).all()
+
+
 @pytest.mark.parametrize("changes", some(
-    [dict(search_gradient="implicit"), dict(search_gradient="detached"), dict(search="cg", search_gradient="implicit")],
-    [dict(search_gradient="implicit")]))
+    [dict(search_gradient="implicit"), dict(search_gradient="detached"), dict(search="cg", search_gradient="implicit"),
+     HELD], [dict(search_gradient="implicit"), HELD]))
 def test_two_thousand_steps_on_binary_images_stay_sound(changes):
     x = (np.kron(data.load("digits").train.x, np.ones((1, 2, 2, 1), np.float32)) > 0.5).astype(np.float32)
     encoder = networks.build_encoder("vlae", (16, 16, 1), 4, hidden_units=(32, 32))
@@ -309,6 +355,9 @@ def test_precisions_that_lost_their_definiteness_are_counted(monkeypatch):
     (dict(covariance="matrix_free"), "set kl='mc'"),
     (dict(covariance="matrix_free", kl="mc", search_gradient="implicit"), "Take 'full' or 'detached'"),
     (dict(search_gradient="half"), "search_gradient"),
+    (dict(search_gradient="held", num_updates=0), "received 0, 'full' and 'elbo'"),
+    (dict(search_gradient="held", covariance="diag"), "received 2, 'diag' and 'elbo'"),
+    (dict(search_gradient="held", bound="iwae"), "received 2, 'full' and 'iwae'"),
     (dict(latent_dim=4000, hidden_units=(4000, 4000), batch_size=4000), "GiB of Jacobians; .*matrix_free"),
 ])  # fmt: skip
 def test_bad_settings_are_refused_in_one_line(changes, message):

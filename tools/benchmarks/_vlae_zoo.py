@@ -47,7 +47,7 @@ def build(argv: list[str], sizes: Sizes):
     from pae_zoo.experiment import launch
 
     module = models.find(launch.value_of(argv, "model", "vae"))
-    hparams, _ = launch.parse_model(module, [*argv, *sizes.flags()])
+    hparams, _ = launch.parse_model(module, [*sizes.flags(), *argv])
     model = module.MODEL.from_hparams(hparams, (sizes.data_dim,), 1)
     model.adapt(data(sizes))
     model.compile(keras.optimizers.Adam(5e-4, epsilon=1e-8))
