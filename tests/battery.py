@@ -43,6 +43,8 @@ ROWS = {
     "vae": Row("vae"),
     "vlae": Row("vlae", flags={"num_updates": 2}),
     "pae": Row("pae", flags={**FLOW, "flow_epochs": 2, "flow_batch_size": 16}),
+    "rae": Row("rae", flags={"rae_regulariser": "gradient_penalty", "rae_weight": 0.1, "density_components": 2,
+                             "flow_batch_size": 16}),
     "flow_vae": Row("flow_vae", flags=FLOW),
     "hf": Row("hf", flags={"num_flows": 3}),
     "iaf": Row("iaf", flags={"iaf_units": 8, "num_flows": 2}),

@@ -85,8 +85,8 @@ class AE(codes.Codes):
             return z
         return z + self.code_noise * seeds.normal(tf.shape(z), seeds.stream(seed, CODE_NOISE), z.dtype)
 
-    def extra_log_prob(self, z: tf.Tensor, residual: tf.Tensor, training: bool,
-                       weight: Optional[tf.Tensor]) -> Optional[tf.Tensor]:
+    def extra_log_prob(self, z: tf.Tensor, residual: tf.Tensor, training: bool, weight: Optional[tf.Tensor],
+                       seed: tf.Tensor) -> Optional[tf.Tensor]:
         return self._hybrid_term(z, residual, training, weight) if self.objective_type == "hybrid" else None
 
     def _hybrid_term(self, z: tf.Tensor, residual: tf.Tensor, training: bool, weight=None) -> tf.Tensor:

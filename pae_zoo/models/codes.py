@@ -35,9 +35,8 @@ class Codes(base.Autoencoder):
         """Returns what a training step decodes in the place of codes z (batch, K)."""
         return z
 
-    def extra_log_prob(
-        self, z: tf.Tensor, residual: tf.Tensor, training: bool, weight: Optional[tf.Tensor]
-    ) -> Optional[tf.Tensor]:
+    def extra_log_prob(self, z: tf.Tensor, residual: tf.Tensor, training: bool, weight: Optional[tf.Tensor],
+                       seed: tf.Tensor) -> Optional[tf.Tensor]:
         """Returns what is maximised beside log p(y|z), (batch,), given y - E[y|z] (batch, *event); None: nothing."""
         return None
 
@@ -52,7 +51,7 @@ class Codes(base.Autoencoder):
         outputs = self.decoder_outputs(z, training)
         mean = self.likelihood.mean(outputs)
         log_prob = self.likelihood.log_prob(outputs, y, scale=self.scale_now())
-        extra = self.extra_log_prob(z, y - mean, training, weight)
+        extra = self.extra_log_prob(z, y - mean, training, weight, seed)
         log_prob = log_prob if extra is None else log_prob + extra
         axes = list(range(1, y.shape.rank))
         return {"loss": -log_prob, "nll": -log_prob, "mse": tf.reduce_mean(tf.square(y - mean), axis=axes)}

@@ -88,6 +88,7 @@ def test_a_model_offers_what_it_says_and_says_what_it_lacks(built, name):
         "scores": lambda: model.ood_scores(x, (0, 1)),
         "surface": lambda: model.log_density_manifold(x),
         "path": lambda: model.latent_path(x),
+        "refine": lambda: model.refined(),
     }
     assert {what.split(" ")[0] for what in calls} == set(CAPABILITIES)
     for what, call in calls.items():
