@@ -49,16 +49,18 @@ from pae_zoo.models.iaf import IAF  # noqa: E402
 from pae_zoo.models.lae import LAE  # noqa: E402
 from pae_zoo.models.lae_posthoc import LAEPosthoc  # noqa: E402
 from pae_zoo.models.mcdropout_ae import MCDropoutAE  # noqa: E402
+from pae_zoo.models.mmd_vae import MMDVAE  # noqa: E402
 from pae_zoo.models.pae import PAE  # noqa: E402
 from pae_zoo.models.rae import RAE  # noqa: E402
 from pae_zoo.models.rbf_vae import RBFVAE  # noqa: E402
 from pae_zoo.models.savae import SAVAE  # noqa: E402
 from pae_zoo.models.vae import VAE  # noqa: E402
 from pae_zoo.models.vlae import VLAE  # noqa: E402
+from pae_zoo.models.wae import WAE  # noqa: E402
 from pae_zoo.registry import register  # noqa: E402
 
 __all__ = [
     "AE", "BBBAE", "DeepEnsembleAE", "EnsembleVAE", "Flow", "FlowVAE", "GPCircle", "HF", "IAF", "LAE", "LAEPosthoc",
-    "MCDropoutAE", "PAE", "RAE", "RBFVAE", "SAVAE", "UserError", "VAE", "VLAE", "curvature", "data", "densities",
-    "flows", "likelihoods", "models", "networks", "register", "seeds",
+    "MCDropoutAE", "MMDVAE", "PAE", "RAE", "RBFVAE", "SAVAE", "UserError", "VAE", "VLAE", "WAE", "curvature", "data",
+    "densities", "flows", "likelihoods", "models", "networks", "register", "seeds",
 ]

@@ -56,6 +56,8 @@ ROWS = {
     "lae_posthoc": Row("lae_posthoc", flags={"test_samples": 4}),
     "mcdropout_ae": Row("mcdropout_ae", flags={"test_samples": 4}),
     "rbf_vae": Row("rbf_vae", flags={"rbf_centres": 4, "rbf_batch_size": 16}),
+    "mmd_vae": Row("mmd_vae"),
+    "wae": Row("wae"),
     "savae": Row("savae", flags={"num_svi_steps": 2}),
 }
 

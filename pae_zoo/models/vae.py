@@ -288,13 +288,25 @@ class VAE(base.Autoencoder):
             loss = -log_mean
         else:
             loss = -log_prob + self.kl_penalty(kl)
+        terms = self.batch_terms(z[0], noise_seed)
+        if training:  # in validation no datum's loss depends on another
+            for weight, value in terms.values():
+                loss += weight * value
         return {
             "loss": loss + posterior.lesson,
             "elbo": log_prob - kl + log_det,
             "reconstruction": -log_prob,
             "kl": kl,
             **posterior.diagnostics,
+            **{name: tf.fill(tf.shape(kl), value) for name, (_, value) in terms.items()},
         }
+
+    def batch_terms(self, z: tf.Tensor, seed: tf.Tensor) -> dict[str, tuple[float, tf.Tensor]]:
+        """Returns {name: (weight in the loss of training, value)} of what latents (batch, K) have together, a number.
+
+        `seed` is the one that the noise behind z came from. Here there is nothing.
+        """
+        return {}
 
     def reconstruction_log_prob(self, z: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, training: bool) -> tf.Tensor:
         """Returns log p(y|z) of the objective for z (samples, batch, K), nats, (samples, batch).

@@ -15,8 +15,8 @@ from pae_zoo import models, serving
 from pae_zoo.core import inputs
 
 ROWS = 4
-#: terms of the objective that tell of the weights or of the search, not of x
-NOT_OF_X = [f"objective {term}" for term in ("regularizer", "kl", "log_prior", "log_posterior", "jitter")]
+#: terms of the objective that tell of the weights, of the search or of the whole batch, not of x
+NOT_OF_X = [f"objective {term}" for term in ("regularizer", "kl", "log_prior", "log_posterior", "jitter", "mmd")]
 SPEC = tf.TensorSpec((None, *battery.EVENT_SHAPE))
 LATENTS = tf.TensorSpec((None, battery.LATENT_DIM))
 
