@@ -145,20 +145,20 @@ class VLAE(vae.VAE):
 
     # ---- training ----------------------------------------------------------------------------------
 
-    def objective(self, x: tf.Tensor, seed: tf.Tensor, training: bool,
-                  target: Optional[tf.Tensor] = None) -> dict[str, tf.Tensor]:
-        own = super().objective
-        if not (training and self.warmup_steps):
-            return own(x, seed, training)
+    def _step(self, x: tf.Tensor, weight: Optional[tf.Tensor], target: Optional[tf.Tensor]) -> tf.Tensor:
+        own = super()._step
+        if not self.warmup_steps:
+            return own(x, weight, target)
 
         def amortised():
             self._amortised = True
             try:
-                return own(x, seed, True)
+                return own(x, weight, target)
             finally:
                 self._amortised = False
 
-        return tf.cond(self.step < self.warmup_steps, amortised, lambda: own(x, seed, True))
+        # The whole step is chosen, not the loss: TensorFlow fails on gradients of a choice inside of a loop.
+        return tf.cond(self.step < self.warmup_steps, amortised, lambda: own(x, weight, target))
 
     @property
     def schedule_steps(self) -> int:
