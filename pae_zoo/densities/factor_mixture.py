@@ -77,7 +77,8 @@ class FactorMixture(Mixture):
         return tf.linalg.diag(tf.matmul(share, 1.0 / noise)) - tf.matmul(weighted, flat)
 
     def spread(self, noise: tf.Tensor, which: tf.Tensor, seed: Any) -> tf.Tensor:
-        factors = seeds.normal((noise.shape[0], self.num_factors), seeds.fold_in(seed, 1), noise.dtype)
+        own_seed = seeds.stream(seed, "factor_mixture/factors")
+        factors = seeds.normal((noise.shape[0], self.num_factors), own_seed, noise.dtype)
         own = tf.exp(0.5 * tf.cast(self.log_noise.value, noise.dtype))
         loadings = tf.gather(tf.cast(self.loadings.value, noise.dtype), which)
         return tf.linalg.matvec(loadings, factors) + tf.gather(own, which) * noise

@@ -47,6 +47,8 @@ class HParams(records.SharedHParams):
     crop: str = records.unread("crop")
     grey: bool = records.unread("grey")
     invert: bool = records.unread("invert")
+    refine: str = records.unread("refine")
+    refine_updates: int = records.unread("refine_updates")
     augment: tuple[str, ...] = records.unread("augment")
     rotate_degrees: float = records.unread("rotate_degrees")
     encoder: str = records.unread("encoder")

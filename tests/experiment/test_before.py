@@ -16,11 +16,13 @@ from pae_zoo.experiment.workdir import Run
 BEFORE = Path(__file__).resolve().parents[1] / "fixtures" / "before"
 # Their steps depend on how many there are in all: these runs were of two epochs, and stopped after one.
 INTERRUPTED = ("ensemble_vae", "pae", "rbf_vae")
+# Models that came later have no run of before.
+LATER = {"mmd_vae", "rae", "wae"}
 RUNS = sorted(path.name for path in BEFORE.iterdir())
 
 
 def test_every_model_has_a_run_of_before():
-    assert set(models.every()) <= set(RUNS)
+    assert set(models.every()) - LATER <= set(RUNS)
 
 
 def flags_of_now(name, run):

@@ -32,8 +32,7 @@ def log_joint(model, x, z):
 
 
 def test_the_models_that_offer_it():
-    assert set(NAMES) == {"vae", "vlae", "flow_vae", "hf", "iaf", "ensemble_vae", "rbf_vae", "savae"} & set(NAMES)
-    assert len(NAMES) >= 8
+    assert set(NAMES) >= {"vae", "vlae", "flow_vae", "hf", "iaf", "ensemble_vae", "rbf_vae", "savae"}
 
 
 @pytest.mark.parametrize("update", UPDATES)
