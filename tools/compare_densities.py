@@ -2,7 +2,8 @@
 
     python tools/compare_densities.py codes.npz table.npz --densities=student_mixture,mixture_flow --seeds=0,1,2
 
-`flow:zuko` is a flow with those of `pae_zoo.flows.SETTINGS`, `student_mixture:16` a mixture with 16 factors. An array
+`flow:zuko` is a flow with those of `pae_zoo.flows.SETTINGS`, `student_mixture:16` a mixture with 16 factors,
+`flow:dropout=0.1:epochs=50` a flow with that argument and that field of `pae_zoo.densities.Settings`. An array
 is `moons` or `circles`, 12,000 rows of scikit-learn's two-dimensional toys, or an npz file with train, valid and test
 (n, K), or with X (n, K), of which a random fifth validates and a third tests; with labels y those of 0 alone are taken,
 the usual data of a benchmark of anomalies. Columns that do not vary are left out, the others standardised. The table
@@ -11,6 +12,7 @@ of processor time, means over the seeds.
 """
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,9 +58,18 @@ def fit_ours(name: str) -> Callable[..., tuple[Callable, Callable, str]]:
     def fit(train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[Callable, Callable, str]:
         from pae_zoo import densities, flows
 
-        kind, _, setting = name.partition(":")
-        options: Any = {"factors": int(setting)} if setting.isdigit() else flows.SETTINGS[setting] if setting else {}
-        density = densities.fit(train, kind, valid, seed=seed, **options)
+        fields = {field.name for field in dataclasses.fields(densities.Settings)}
+        kind, *words = name.split(":")
+        options: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
+        for word in words:
+            key, is_number, value = word.partition("=")
+            if is_number:
+                known = settings if key in fields else options
+                known[key] = float(value) if "." in value or "e" in value else int(value)
+            else:
+                options.update({"factors": int(word)} if word.isdigit() else flows.SETTINGS[word])
+        density = densities.fit(train, kind, valid, settings=settings, seed=seed, **options)
         components = density.prepared().get("components")
         return (lambda x: np.concatenate([density.log_prob(x[i : i + 2000]) for i in range(0, len(x), 2000)]),
                 lambda num: density.sample(num, seed=(seed, 1)).numpy(), f"of {components}" if components else "")

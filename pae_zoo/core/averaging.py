@@ -68,10 +68,12 @@ class KeepBest(keras.callbacks.Callback):
     Args:
       patience: epochs without a lower loss after which training ends; 0 never ends it.
       start: the validation loss before the first step, which is kept where no epoch is better; None for none.
+      monitor: what is taken for the validation loss, the lower the better.
     """
 
-    def __init__(self, patience: int = 0, start: Optional[float] = None):
+    def __init__(self, patience: int = 0, start: Optional[float] = None, monitor: str = "val_loss"):
         super().__init__()
+        self.monitor = monitor
         self.patience, self.best, self.waited = patience, np.inf if start is None else start, 0
         self.start = start
         self.values: Optional[list[np.ndarray]] = None
@@ -81,7 +83,7 @@ class KeepBest(keras.callbacks.Callback):
             self.values = [np.array(_value(one)) for one in self._trained.trained_variables]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        loss = float((logs or {}).get("val_loss", np.nan))
+        loss = float((logs or {}).get(self.monitor, np.nan))
         if loss < self.best:
             self.best, self.waited = loss, 0
             kept = self._trained.averages.variables or self._trained.trained_variables

@@ -87,8 +87,9 @@ def train(density: Flow, x: np.ndarray, held_out: Optional[np.ndarray] = None, w
     density.compile(optimizers.make("adam", rate, chosen.clip_norm), jit_compile=jit_compile, ema=chosen.ema)
     start = None
     if held_out is not None:
-        start = float(density.evaluate(held_out, batch_size=1000, verbose=0, return_dict=True)["loss"])
-    keeper = [] if held_out is None else [KeepBest(chosen.patience, start)]
+        start = float(density.evaluate(held_out, batch_size=1000, verbose=0, return_dict=True)["nll"])
+    # Not the loss, which weight decay adds to.
+    keeper = [] if held_out is None else [KeepBest(chosen.patience, start, "val_nll")]
     # Not Keras' own shuffling, which draws from a state of the whole process.
     rows = {"x": given} if weights is None else {"x": given, "sample_weight": weights}
     data = tf.data.Dataset.from_tensor_slices(rows).shuffle(len(x), seed=density.seed, reshuffle_each_iteration=True)

@@ -1,6 +1,6 @@
 """Autoregressive layers, affine or splines: each dimension changes by what those before it set."""
 
-from typing import Any, Optional, Sequence
+from typing import Any, Optional
 
 import tensorflow as tf
 from keras.saving import register_keras_serializable
@@ -17,30 +17,19 @@ class Autoregressive(ContextLayer):
     compiled loop of K passes. `layer(x, inverse, context)` takes a context (..., context_dim) whose leading axes
     broadcast with those of x.
 
-    Args:
-      hidden_units, activation: the hidden layers of the masked network.
-      context_dim: width of the context, 0 for none.
+    Args beyond `ContextLayer`:
       degrees: degrees of hidden units, "sequential" or "random" (drawn from the seed).
       start: how the masked network starts, "zero" (its last kernel) or "vlae"; see `MADE`.
     """
 
-    options = ("hidden_units", "activation", "context_dim", "degrees", "start")
+    options = (*ContextLayer.options, "degrees", "start")
     #: whether the one-pass direction is the inverse
     fast_inverse = True
     #: parameters of f per dimension
     num_parameters: int
 
-    def __init__(
-        self,
-        hidden_units: Sequence[int] = (128, 128),
-        activation: str = "relu",
-        degrees: str = "sequential",
-        start: str = "zero",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.hidden_units = tuple(int(units) for units in hidden_units)
-        self.activation = activation
+    def __init__(self, *args: Any, degrees: str = "sequential", start: str = "zero", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.degrees = degrees
         self.start = start
 
@@ -53,25 +42,23 @@ class Autoregressive(ContextLayer):
         return self.network
 
     def make_weights(self) -> None:
-        self.network = MADE(
-            self.num_parameters, self.num_dims, self.hidden_units, self.activation, self.context_dim,
-            degrees=self.degrees, start=self.start, seed=self.seed, dtype=self.dtype_policy, name="made",
-        )
+        self.network = MADE(self.num_parameters, self.num_dims, degrees=self.degrees, start=self.start, name="made",
+                            **self.driven())
         self.network.build((None, self.num_dims))
 
-    def transform(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor] = None) -> Pair:
+    def transform(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor] = None, seed: Any = None) -> Pair:
         one_pass = inverse == self.fast_inverse
         # The network always sees the side that the fast direction starts from.
-        seen = x if one_pass else self._solve(x, inverse, projected)
-        y, log_slope = self.scale(tf.transpose(x), self.network(seen, projected), inverse)
+        seen = x if one_pass else self._solve(x, inverse, projected, seed)
+        y, log_slope = self.scale(tf.transpose(x), self.network(seen, projected, seed=seed), inverse)
         return tf.transpose(y), tf.reduce_sum(log_slope, axis=0)
 
-    def _solve(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor]) -> tf.Tensor:
+    def _solve(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor], seed: Any) -> tf.Tensor:
         """Returns y of the slow direction, found dimension by dimension."""
         columns, dims = tf.transpose(x), tf.range(self.num_dims)
 
         def body(i, y):
-            found, _ = self.scale(columns, self.network(y, projected), inverse)
+            found, _ = self.scale(columns, self.network(y, projected, seed=seed), inverse)
             # Only dimension i: later ones are not known yet and could overflow.
             return i + 1, tf.where(dims == i, tf.transpose(found), y)
 

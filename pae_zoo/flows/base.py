@@ -68,6 +68,8 @@ class FlowLayer(keras.layers.Layer):
     options: tuple[str, ...] = ()
     #: width of the context that the layer sees beside x, 0 for none
     context_dim: int = 0
+    #: share of hidden units that training leaves out, by the seed that `transform` is then given
+    dropout: float = 0.0
 
     def __init__(self, seed: Sequence[int] = (0, 0), **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -113,14 +115,30 @@ class ContextLayer(FlowLayer):
     """A layer whose parameters a network gives, of x and, with `context_dim`, of a context too.
 
     `layer(x, inverse, context)` takes a context (..., context_dim) whose leading axes broadcast with those of x.
-    Subclasses define `transform(x, inverse, projected)` and hand `context_dim` to what `driver` returns.
+    Subclasses define `transform(x, inverse, projected, seed)` and hand what `driven` returns to what `driver` returns.
+
+    Args:
+      hidden_units, activation: the network's hidden layers.
+      context_dim: width of the context, 0 for none.
+      dropout, weight_decay: of the network (`Conditioner`), in the training of a `Flow`.
 
     Raises ValueError where a context is given and there is none, or the other way round.
     """
 
-    def __init__(self, context_dim: int = 0, **kwargs: Any) -> None:
+    options = ("hidden_units", "activation", "context_dim", "dropout", "weight_decay")
+
+    def __init__(self, hidden_units: Sequence[int] = (128, 128), activation: str = "relu", context_dim: int = 0,
+                 dropout: float = 0.0, weight_decay: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.hidden_units = tuple(int(units) for units in hidden_units)
+        self.activation = activation
         self.context_dim = int(context_dim)
+        self.dropout, self.weight_decay = float(dropout), float(weight_decay)
+
+    def driven(self) -> dict[str, Any]:
+        """Returns the arguments of the network that are settings of the layer."""
+        own = {name: getattr(self, name) for name in ContextLayer.options}
+        return {**own, "seed": self.seed, "dtype": self.dtype_policy}
 
     @property
     def driver(self) -> Conditioner:
@@ -131,8 +149,8 @@ class ContextLayer(FlowLayer):
         """Returns what `transform` takes for a context (..., context_dim), the same leading axes."""
         return self.driver.project(context)
 
-    def transform(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor] = None) -> Pair:
-        """`FlowLayer.transform`; projected is what `project` returned for the context of each row."""
+    def transform(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor] = None, seed: Any = None) -> Pair:
+        """`FlowLayer.transform`; projected is what `project` returned for the context of each row, seed of dropout."""
         raise NotImplementedError(f"{type(self).__name__} defines no transform.")
 
     def call(self, x: tf.Tensor, inverse: bool = False, context: Optional[tf.Tensor] = None) -> Pair:

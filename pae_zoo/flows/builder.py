@@ -50,7 +50,8 @@ def build(names: Sequence[str], num_dims: int, seed: int = 0, dtype: Any = None,
           **options: Any) -> list[FlowLayer]:
     """Returns the built layers that `names` lists, from the base to the data.
 
-    Each layer takes from `options` (hidden_units, activation, bins, bound, context_dim) what it knows. Layer i is
+    Each layer takes from `options` (hidden_units, activation, bins, bound, context_dim,
+    dropout, weight_decay) what it knows. Layer i is
     seeded with (seed, i). Raises UserError for a layer that cannot take `num_dims` dimensions.
     """
     layers = []

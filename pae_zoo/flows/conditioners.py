@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core import seeds
+from pae_zoo.core.errors import UserError
 
 PRELU, PRELU_SLOPE = "prelu", 0.25
 STARTS = ("zero", "vlae")
@@ -27,6 +28,10 @@ class Conditioner(keras.layers.Layer):
       hidden_units, activation: the hidden layers; "prelu" has one trained slope for all of them, at first 0.25.
       context_dim: width of a context vector that the first hidden layer sees beside x; 0 for none.
       seed: pair of integers for the initial weights.
+      dropout: share of the hidden units that are left out, drawn for each row, wherever `call` is given a seed.
+      weight_decay: that much times half the sum of the squared kernels is a loss (`losses`).
+
+    Raises UserError for a dropout outside [0, 1), or a negative weight_decay.
     """
 
     def __init__(
@@ -37,9 +42,16 @@ class Conditioner(keras.layers.Layer):
         activation: str = "relu",
         context_dim: int = 0,
         seed: Sequence[int] = (0, 0),
+        dropout: float = 0.0,
+        weight_decay: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not 0.0 <= dropout < 1.0:
+            raise UserError(f"dropout is a share of hidden units, from 0 to below 1; received {dropout}.")
+        if not weight_decay >= 0.0:
+            raise UserError(f"weight_decay is 0 or more; received {weight_decay}.")
+        self.dropout, self.weight_decay = float(dropout), float(weight_decay)
         self.num_parameters, self.num_dims = int(num_parameters), int(num_dims)
         self.hidden_units = tuple(int(units) for units in hidden_units)
         self.activation: Any = _prelu if activation == PRELU else keras.activations.get(activation)
@@ -54,16 +66,17 @@ class Conditioner(keras.layers.Layer):
         sizes = [input_shape[-1], *self.hidden_units, outputs]
         self.masks = self.make_masks(sizes)
         self.kernels, self.biases = [], []
+        decay = keras.regularizers.L2(0.5 * self.weight_decay) if self.weight_decay else None
         for number, (size, units) in enumerate(zip(sizes, sizes[1:])):
             last = number == len(self.hidden_units)
             kernel, bias = self.initial_kernel(number, last), self.initial_bias(number, last)
-            self.kernels.append(self.add_weight(shape=(size, units), initializer=kernel, name=f"kernel_{number}"))
+            self.kernels.append(self.add_weight(shape=(size, units), initializer=kernel, regularizer=decay,
+                                                name=f"kernel_{number}"))
             self.biases.append(self.add_weight(shape=(units,), initializer=bias, name=f"bias_{number}"))
         if self.context_dim:
             kernel = self.initial_kernel(len(sizes), last=False)
-            self.context_kernel = self.add_weight(
-                shape=(self.context_dim, sizes[1]), initializer=kernel, name="context_kernel"
-            )
+            self.context_kernel = self.add_weight(shape=(self.context_dim, sizes[1]), initializer=kernel,
+                                                  regularizer=decay, name="context_kernel")
         if self.activation is _prelu:
             slope = keras.initializers.Constant(PRELU_SLOPE)
             self.slope = self.add_weight(shape=(), initializer=slope, name="slope")
@@ -89,7 +102,7 @@ class Conditioner(keras.layers.Layer):
         """Returns what the first hidden layer adds for a context (..., context_dim), to be given to `call`."""
         return tf.matmul(context, tf.convert_to_tensor(self.context_kernel))
 
-    def call(self, x: tf.Tensor, projected: Optional[tf.Tensor] = None) -> tf.Tensor:
+    def call(self, x: tf.Tensor, projected: Optional[tf.Tensor] = None, seed: Any = None) -> tf.Tensor:
         h = x
         for number, (kernel, bias, mask) in enumerate(zip(self.kernels, self.biases, self.masks)):
             kernel = tf.convert_to_tensor(kernel)
@@ -98,10 +111,13 @@ class Conditioner(keras.layers.Layer):
                 h += projected
             if number < len(self.hidden_units):
                 h = _prelu(h, self.slope.value) if self.slope is not None else self.activation(h)
+                if self.dropout and seed is not None:
+                    drawn = seeds.uniform(tf.shape(h), seeds.fold_in(seed, number), h.dtype)
+                    h = tf.where(drawn < self.dropout, tf.zeros_like(h), h / (1.0 - self.dropout))
         return tf.reshape(tf.transpose(h), (self.num_parameters, self.num_dims, -1))
 
     def get_config(self) -> dict[str, Any]:
-        own = ("num_parameters", "num_dims", "hidden_units", "context_dim", "seed")
+        own = ("num_parameters", "num_dims", "hidden_units", "context_dim", "seed", "dropout", "weight_decay")
         config = {**super().get_config(), **{name: getattr(self, name) for name in own}}
         activation = PRELU if self.activation is _prelu else keras.activations.serialize(self.activation)
         return {**config, "activation": activation}

@@ -1,6 +1,6 @@
 """Couplings: the second half of the dimensions changes by a function of one variable that the first half sets."""
 
-from typing import Any, Optional, Sequence
+from typing import Any, Optional
 
 import keras
 import tensorflow as tf
@@ -15,18 +15,7 @@ class Coupling(ContextLayer):
     """z_a = u_a, z_b = f(u_b; conditioner(u_a, context)), a the first ceil(K/2) dimensions, b the others.
 
     Of one dimension a is empty, and the parameters of f depend on nothing but the context.
-
-    Args:
-      hidden_units, activation: the conditioner's hidden layers.
-      context_dim: width of the context, 0 for none.
     """
-
-    options = ("hidden_units", "activation", "context_dim")
-
-    def __init__(self, hidden_units: Sequence[int] = (128, 128), activation: str = "relu", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.hidden_units = tuple(int(units) for units in hidden_units)
-        self.activation = activation
 
     #: parameters of f per dimension
     num_parameters: int
@@ -41,17 +30,15 @@ class Coupling(ContextLayer):
 
     def make_weights(self) -> None:
         self.num_kept = (self.num_dims + 1) // 2 if self.num_dims > 1 else 0
-        self.conditioner = Conditioner(
-            self.num_parameters, self.num_dims - self.num_kept, self.hidden_units, self.activation,
-            self.context_dim, seed=self.seed, dtype=self.dtype_policy, name="conditioner",
-        )
+        self.conditioner = Conditioner(self.num_parameters, self.num_dims - self.num_kept, name="conditioner",
+                                       **self.driven())
         self.conditioner.build((None, max(1, self.num_kept)))
 
-    def transform(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor] = None) -> Pair:
+    def transform(self, x: tf.Tensor, inverse: bool, projected: Optional[tf.Tensor] = None, seed: Any = None) -> Pair:
         kept = x[:, : self.num_kept]
         changed = tf.transpose(x[:, self.num_kept :])
         seen = kept if self.num_kept else tf.ones_like(x[:, :1])
-        changed, log_det = self.elementwise(changed, self.conditioner(seen, projected), inverse)
+        changed, log_det = self.elementwise(changed, self.conditioner(seen, projected, seed=seed), inverse)
         return tf.concat([kept, tf.transpose(changed)], axis=-1), log_det
 
 

@@ -50,6 +50,8 @@ class Flow(Trainable):
       dtype: "float32" or "float64" (None: as the weights of the Keras policy).
       context_dim: C, the width of the context that couplings and autoregressive layers see; 0 for none. With `whiten`
         they see it centred and scaled column by column, as the training data say.
+      dropout: share of the conditioners' hidden units that training leaves out, drawn for each row and step.
+      weight_decay: that much times half the sum of the conditioners' squared kernels is added to the loss, nats a row.
 
     Raises UserError for an unknown layer, or one that cannot take K dimensions, or a context that no layer takes.
     """
@@ -71,6 +73,8 @@ class Flow(Trainable):
         seed: int = 0,
         dtype: Optional[str] = None,
         context_dim: int = 0,
+        dropout: float = 0.0,
+        weight_decay: float = 0.0,
         **kwargs: Any,
     ) -> None:
         # Not the global policy: densities are never computed in half precision.
@@ -81,7 +85,8 @@ class Flow(Trainable):
         self.spec = layers if isinstance(layers, str) else tuple(layers)
         self.depth = int(depth)
         units = tuple(int(units) for units in hidden_units)
-        self.options = dict(hidden_units=units, activation=activation, bins=int(bins), bound=float(bound))
+        self.options = dict(hidden_units=units, activation=activation, bins=int(bins), bound=float(bound),
+                            dropout=float(dropout), weight_decay=float(weight_decay))
         self.noise = float(noise)
         self.whiten = bool(whiten)
         self.context_dim = int(context_dim)
@@ -129,11 +134,16 @@ class Flow(Trainable):
     def _all_layers(self) -> list:
         return self.chain + ([self.whitening] if self.whiten else [])
 
-    def _through(self, layers: Sequence, x: tf.Tensor, inverse: bool, seen: Optional[tf.Tensor] = None) -> Pair:
+    def _through(self, layers: Sequence, x: tf.Tensor, inverse: bool, seen: Optional[tf.Tensor] = None,
+                 seed: Optional[tf.Tensor] = None) -> Pair:
         total = tf.zeros_like(x[:, 0])
-        for layer in reversed(layers) if inverse else layers:
-            with_context = seen is not None and layer.context_dim
-            x, log_det = layer.transform(x, inverse, *([layer.project(seen)] if with_context else []))
+        for index, layer in enumerate(reversed(layers) if inverse else layers):
+            given: dict[str, Any] = {}
+            if seen is not None and layer.context_dim:
+                given["projected"] = layer.project(seen)
+            if seed is not None and layer.dropout:
+                given["seed"] = seeds.fold_in(seed, index)
+            x, log_det = layer.transform(x, inverse, **given)
             total += log_det
         return x, total
 
@@ -221,13 +231,14 @@ class Flow(Trainable):
     # ---- training ----------------------------------------------------------------------------------
 
     def objective(self, x: tf.Tensor, seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
-        """Returns "loss" and "nll", both -log p(x) in nats, (batch,); training adds `noise` in whitened space."""
+        """Returns "loss" and "nll", both -log p(x) in nats, (batch,); training drops out and adds noise."""
         (v, context), log_det = self._parted(x), 0.0
         if self.whitening is not None:
             v, log_det = self.whitening.transform(v, inverse=True)
         if training and self.noise:
             v += self.noise * seeds.normal(tf.shape(v), seed, v.dtype)
-        u, more = self._through(self.chain, v, inverse=True, seen=self._seen(context))
+        dropped = seeds.stream(seed, "flow/dropout") if training and self.options["dropout"] else None
+        u, more = self._through(self.chain, v, inverse=True, seen=self._seen(context), seed=dropped)
         nll = -self._base_log_prob(u) - log_det - more
         return {"loss": nll, "nll": nll}
 

@@ -43,7 +43,8 @@ def test_jacobian_is_triangular_and_its_diagonal_the_log_det(cls, gate, degrees)
 def test_one_pass_one_way_and_one_per_dimension_the_other(cls, inverse, monkeypatch):
     layer, calls = build(cls), []
     pass_through = flows.MADE.call
-    monkeypatch.setattr(flows.MADE, "call", lambda self, *args: calls.append(1) or pass_through(self, *args))
+    monkeypatch.setattr(flows.MADE, "call",
+                        lambda self, *args, **given: calls.append(1) or pass_through(self, *args, **given))
     layer(rows(), inverse=inverse)
     assert len(calls) == 1
     layer(rows(), inverse=not inverse)

@@ -38,4 +38,7 @@ def test_a_flow_with_the_settings_of_another_package(monkeypatch):
     assert asked["layers"] == "nsf_ar" and asked["depth"] == 3
     asked.clear()
     compare_densities.fit_ours("student_mixture:16")(np.zeros((9, 2)), np.zeros((9, 2)), 0)
-    assert asked == {"seed": 0, "factors": 16}
+    assert asked == {"seed": 0, "factors": 16, "settings": {}}
+    asked.clear()
+    compare_densities.fit_ours("flow:dropout=0.1:epochs=50")(np.zeros((9, 2)), np.zeros((9, 2)), 0)
+    assert asked == {"seed": 0, "dropout": 0.1, "settings": {"epochs": 50}}
