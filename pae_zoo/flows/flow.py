@@ -23,6 +23,8 @@ tfd = tfp.distributions
 
 # Rows on which ActNorm layers take their statistics.
 ADAPT_ROWS = 10_000
+# Settings that a saved flow has where they are not 0.
+LATER = ("dropout", "weight_decay")
 
 
 @register_keras_serializable("pae_zoo")
@@ -327,7 +329,9 @@ class Flow(Trainable):
         names = ("num_dims", "depth", "noise", "whiten", "seed", "context_dim", "name")
         own = {name: getattr(self, name) for name in names}
         base = {} if self.base is None else {"base": keras.saving.serialize_keras_object(self.base)}
-        return {**own, **self.options, **base, "layers": self.spec, "dtype": self.dtype_policy.name}
+        # Runs keep a hash of this; those of before know nothing of what is 0 here.
+        options = {name: value for name, value in self.options.items() if value or name not in LATER}
+        return {**own, **options, **base, "layers": self.spec, "dtype": self.dtype_policy.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Flow":

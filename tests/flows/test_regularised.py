@@ -98,6 +98,13 @@ def test_both_are_saved(tmp_path):
     np.testing.assert_array_equal(again.log_prob(rows(5, 3)), flow.log_prob(rows(5, 3)))
 
 
+def test_a_flow_without_them_is_saved_as_before():
+    """Runs of before keep a hash of the configuration."""
+    names = {"dropout", "weight_decay"}
+    assert not names & set(pae_zoo.Flow(3, layers="nsf", depth=1).get_config())
+    assert names - {"dropout"} <= set(pae_zoo.Flow(3, layers="nsf", depth=1, weight_decay=0.1).get_config())
+
+
 @pytest.mark.parametrize("wrong, match", [({"dropout": 1.0}, "below 1"), ({"weight_decay": -1.0}, "0 or more")])
 def test_what_is_refused(wrong, match):
     with pytest.raises(UserError, match=match):
