@@ -12,19 +12,12 @@ import tensorflow as tf
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.matrices import gauss_newton, record
-from pae_zoo.curvature.network.graph import ALL, Graph, read
+from pae_zoo.curvature.network import losses
+from pae_zoo.curvature.network.graph import ALL, Graph
 from pae_zoo.curvature.posteriors import build
 
 EMA, ACCUMULATE = "ema", "accumulate"
 _NAMED = ("structure", "method", "likelihood", "layers")
-# Keras' losses: the likelihood that each is the negative log of, and the activation that it expects unless told
-# from_logits.
-_LOSSES = {
-    "mean_squared_error": ("gaussian", None),
-    "binary_crossentropy": ("bernoulli", keras.activations.sigmoid),
-    "categorical_crossentropy": ("categorical", keras.activations.softmax),
-    "sparse_categorical_crossentropy": ("categorical", keras.activations.softmax),
-}
 
 
 class LaplaceCallback(keras.callbacks.Callback):
@@ -48,7 +41,7 @@ class LaplaceCallback(keras.callbacks.Callback):
       x: data (n, *event), an array.
       y: targets, an array; None: x, as autoencoders have it.
       likelihood: None: that of the model's loss; else as in `ggn`.
-      structure, method, layers, options: as in `ggn`.
+      structure, method, layers, options: as in `ggn`; method None: "mc" where the structure has it, else "exact".
       every: batches from one refresh to the next.
       subset: data of a refresh.
       update, memory_factor: "ema" or "accumulate", and m.
@@ -59,10 +52,10 @@ class LaplaceCallback(keras.callbacks.Callback):
     Raises UserError, when training begins, where data, loss, layers and likelihood do not fit together.
     """
 
-    def __init__(self, x: Any, y: Any = None, *, likelihood: Any = None, structure: str = "diag", method: str = "mc",
-                 layers: Union[str, Sequence[str]] = ALL, every: int = 1, subset: int = 32, update: str = EMA,
-                 memory_factor: float = 0.99, final: bool = False, path: Optional[Union[str, Path]] = None,
-                 seed: seeds.Seed = (0, 0), **options: Any):
+    def __init__(self, x: Any, y: Any = None, *, likelihood: Any = None, structure: str = "diag",
+                 method: Optional[str] = None, layers: Union[str, Sequence[str]] = ALL, every: int = 1,
+                 subset: int = 32, update: str = EMA, memory_factor: float = 0.99, final: bool = False,
+                 path: Optional[Union[str, Path]] = None, seed: seeds.Seed = (0, 0), **options: Any):
         super().__init__()
         if update not in (EMA, ACCUMULATE):
             raise unknown("update", update, (EMA, ACCUMULATE))
@@ -72,6 +65,9 @@ class LaplaceCallback(keras.callbacks.Callback):
         self.x, self.y = np.asarray(x), np.asarray(x if y is None else y)
         if len(self.x) != len(self.y) or not len(self.x):
             raise UserError(f"x and y need equally many data, at least one; received {len(self.x)} and {len(self.y)}.")
+        if method is None:
+            known = gauss_newton.METHODS.get(structure, ())
+            method = gauss_newton.MC if gauss_newton.MC in known else gauss_newton.EXACT
         self.options = {**options, "structure": structure, "method": method, "layers": layers}
         self.likelihood, self.every, self.subset = likelihood, int(every), min(int(subset), len(self.x))
         self.update, self.memory_factor = update, float(memory_factor)
@@ -93,7 +89,7 @@ class LaplaceCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Optional[dict[str, Any]] = None) -> None:
         model: Any = self.model
-        self._graph, likelihood = _network(model, self.likelihood)
+        self._graph, likelihood = losses.of_model(model, self.likelihood)
         self.options["likelihood"] = likelihood
         seed = None if self.options["structure"] != "low_rank" and self.options["method"] == "exact" else self.seed
         options = {name: value for name, value in self.options.items() if name not in _NAMED}
@@ -217,26 +213,3 @@ class LaplaceCallback(keras.callbacks.Callback):
             return {"log_likelihood": float((y * normalised).sum())}
         raise UserError("The evidence is known for the likelihoods gaussian, bernoulli and categorical; received a "
                         f"{type(kind).__name__}. Take optimise=False and call optimise on the posterior yourself.")
-
-
-def _network(model: keras.Model, likelihood: Any) -> tuple[Graph, Any]:
-    """Returns the graph whose output the likelihood is of, and the likelihood, from a compiled model's loss."""
-    graph = read(model)
-    if likelihood is not None:
-        return graph, likelihood
-    loss = model.loss
-    name = keras.losses.get(loss) if isinstance(loss, str) else loss
-    name = getattr(name, "name", None) or getattr(name, "__name__", "")
-    if name not in _LOSSES:
-        raise UserError(f"The loss {name or loss!r} is no likelihood that is known here; allowed: "
-                        f"{', '.join(_LOSSES)}. Give LaplaceCallback the likelihood by name.")
-    kind, activation = _LOSSES[name]
-    from_logits = getattr(loss, "from_logits", None)
-    if from_logits is None:
-        from_logits = bool(getattr(loss, "_fn_kwargs", {}).get("from_logits", False))
-    if activation is None or from_logits:
-        return graph, kind
-    if not graph.ends_in(activation):
-        raise UserError(f"The loss {name} is of probabilities, and the last layer of {model.name!r} has no "
-                        f"{activation.__name__}. Let the network end in one, or give logits and from_logits=True.")
-    return graph.without_last(), kind

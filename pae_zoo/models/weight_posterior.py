@@ -87,9 +87,8 @@ class LaplaceAE(BayesianAE):
         if predictive == LINEARISED and not self.is_gaussian:
             raise UserError("predictive='linearised' needs a Gaussian with one sigma; received the likelihood "
                             f"{type(self.likelihood).__name__}. Take gaussian or gaussian_learned, or predictive='mc'.")
-        # Structures that are computed in one way only are, whatever the method for others.
-        ways = METHODS.get(structure, ())
-        method = ways[0] if len(ways) == 1 else curvature_method
+        # Structures of which one way is enough are computed exactly, whatever the method for others.
+        method = "exact" if structure in ("low_rank", "last_layer") else curvature_method
         self.curvature_options: dict[str, Any] = dict(
             structure=structure, method=method, layers=tuple(bayesian_layers),
             likelihood="gaussian" if self.is_gaussian else self.likelihood, num_probes=int(curvature_probes),

@@ -125,8 +125,8 @@ def _dense_net():
     return randomised(keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(h))))
 
 
-#: {name: function that makes a network}: every layer that the curvature knows
-NETWORKS = {
+#: {name: function that makes a network}: every layer that the curvature knows, in lines
+LINES = {
     **{
         f"dense_{'_'.join(names)}": lambda names=names: sequential(
             (4,), *[L.Dense(4, activation=name) for name in names], L.Dense(3))
@@ -189,10 +189,114 @@ NETWORKS = {
         zoo_layers.SpectralNorm(L.Conv2D(3, 2, strides=2, activation="tanh")), L.Flatten(),
         zoo_layers.SpectralNorm(L.Dense(4, activation="relu", use_bias=False))),
     "spectral_keras": lambda: sequential((4,), L.SpectralNormalization(L.Dense(5, activation="tanh")), L.Dense(3)),
+    "spectral_keras_transposed": lambda: _image(
+        L.SpectralNormalization(L.Conv2D(2, 2, activation="tanh")),
+        L.SpectralNormalization(L.Conv2DTranspose(2, 3, strides=2, padding="same", activation="tanh")),
+        shape=(3, 3, 1)),
+    "classifier": lambda: _image(
+        L.Conv2D(3, 2), L.BatchNormalization(), L.ReLU(), L.Dropout(0.3), L.MaxPooling2D(2), L.SpatialDropout2D(0.2),
+        L.Conv2D(2, 2, padding="same"), L.BatchNormalization(), L.Activation("relu"), L.GlobalAveragePooling2D(),
+        L.BatchNormalization(), L.Dropout(0.5), L.Dense(3), tail=False),
     "by_autodiff": lambda: _image(
         L.DepthwiseConv2D(2, depth_multiplier=2, activation="tanh"), L.SeparableConv2D(2, 2, activation="tanh")),
     "conv3d": lambda: _image(L.Conv3D(2, 2, activation="tanh"), shape=(2, 3, 3, 1)),
+}
+#: networks with branches, of layers that are used once
+BRANCHED = {
     "added": lambda: _skip(L.Add()),
     "concatenated": lambda: _skip(L.Concatenate()),
     "concatenated_images": _dense_net,
+    "subtracted": lambda: _skip(L.Subtract()),
+    "averaged": lambda: _skip(L.Average()),
+    "multiplied": lambda: _skip(L.Multiply()),
+    "largest": lambda: _skip(lambda pair: L.Minimum()([L.Maximum()(pair), pair[0]])),
+    "operations": lambda: _skip(lambda pair: keras.ops.concatenate([pair[0] + pair[1], pair[0] * pair[1]], -1)),
+    "residual": lambda: _residual(),
 }
+#: networks whose branches cross
+CROSSING = {
+    "crossing": lambda: _crossing(),
+    "densely_connected": lambda: _densely_connected(),
+    "crossing_model_inside": lambda: _crossing(inside=True),
+}
+#: networks with layers that are used several times, in a line, in branches, at a bottleneck, and where branches cross
+SHARED = {
+    "shared_line": lambda: _shared_line(),
+    "shared_across_a_bottleneck": lambda: _shared_line(2),
+    "shared_branches": lambda: _shared_branches(),
+    "shared_convolution": lambda: _shared_convolution(),
+    "shared_model": lambda: _shared_model(),
+    "shared_crossing": lambda: _crossing(shared=True),
+}
+NETWORKS = {**LINES, **BRANCHED, **CROSSING, **SHARED}
+
+
+def _functional(shape, network):
+    inputs = keras.Input(shape, dtype="float64")
+    return randomised(keras.Model(inputs, network(inputs)))
+
+
+def _residual():
+    """A residual network with squeezed channels, as image classifiers have it."""
+
+    def network(x):
+        h = L.ReLU()(L.BatchNormalization()(L.Conv2D(3, 2, padding="same")(x)))
+        g = L.BatchNormalization()(L.Conv2D(3, 2, padding="same", activation="tanh")(h))
+        weight = L.Dense(3, activation="sigmoid")(L.Reshape((1, 1, 3))(L.GlobalAveragePooling2D()(g)))
+        h = L.ReLU()(L.Add()([h, L.Dropout(0.2)(L.Multiply()([g, weight]))]))
+        return L.Dense(3)(L.Dropout(0.5)(L.GlobalAveragePooling2D()(h)))
+
+    return _functional((4, 4, 1), network)
+
+
+def _crossing(inside=False, shared=False):
+    def network(x):
+        a = L.Dense(4, activation="tanh")(x)
+        layer = L.Dense(4, activation="tanh")
+        b = (_skip_of(4) if inside else layer)(a)
+        c = L.Add()([a, layer(b)]) if shared else L.Add()([a, b])
+        d = L.Concatenate()([b, L.Activation("tanh")(c)])
+        e = L.Subtract()([layer(L.Dense(4)(d)) if shared else L.Dense(4)(d), c])
+        return L.Dense(3)(e)
+
+    return _functional((3,), network)
+
+
+def _skip_of(size):
+    inputs = keras.Input((size,), dtype="float64")
+    return keras.Model(inputs, L.Add()([L.Dense(size, activation="tanh")(inputs), inputs]))
+
+
+def _densely_connected():
+    def network(x):
+        first = L.Conv2D(2, 2, padding="same", activation="tanh")(x)
+        second = L.Conv2D(2, 2, padding="same", activation="tanh")(L.Concatenate()([x, first]))
+        third = L.Conv2D(1, 2, padding="same")(L.Concatenate()([x, first, second]))
+        return L.Dense(2)(L.Flatten()(L.Concatenate()([x, first, second, third])))
+
+    return _functional((3, 3, 1), network)
+
+
+def _shared_line(width=4):
+    layer = L.Dense(4, activation="tanh")
+    return sequential((4,), L.Dense(4), layer, L.Dense(width), L.Dense(4, activation="tanh"), layer, L.Dense(8))
+
+
+def _shared_branches():
+    def network(x):
+        layer, activation = L.Dense(3), L.ReLU()
+        h = activation(L.Dense(4)(x))
+        return L.Dense(2)(L.Concatenate()([activation(layer(h)), layer(L.Dense(4)(h)), layer(h)]))
+
+    return _functional((4,), network)
+
+
+def _shared_convolution():
+    layer = L.Conv2D(2, 2, padding="same", activation="tanh")
+    norm = L.BatchNormalization()
+    return sequential((4, 4, 2), layer, norm, L.MaxPooling2D(2), layer, norm, L.Flatten(), L.Dense(2))
+
+
+def _shared_model():
+    inner = _skip_of(4)
+    return sequential((4,), inner, L.Activation("softplus"), inner, L.Dense(3))

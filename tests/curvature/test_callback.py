@@ -166,3 +166,80 @@ def test_options_are_refused_when_training_begins():
         laplace.set_model(model)
         with pytest.raises(UserError, match=words):
             laplace.on_train_begin()
+
+
+def images(num=40, seed=0):
+    return np.random.default_rng(seed).normal(size=(num, 6, 6, 1)).astype(np.float32), np.arange(num) % 3
+
+
+def classifier(activation=None):
+    keras.utils.set_random_seed(1)
+    return keras.Sequential([
+        keras.Input((6, 6, 1)), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(), keras.layers.ReLU(),
+        keras.layers.Dropout(0.3), keras.layers.Flatten(), keras.layers.Dense(3, activation=activation)])
+
+
+def test_a_network_that_ends_in_chances_has_the_curvature_of_its_logits(tmp_path):
+    x, y = images()
+    ending, logits = classifier("softmax"), classifier()
+    ending.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
+    laplace = curvature.LaplaceCallback(x, y, structure="kron", final=True, method="exact")
+    fit(ending, x, y, laplace)
+    logits.set_weights(ending.get_weights())
+    wanted = curvature.ggn(logits, x, "kron", likelihood="categorical")
+    for one, other in zip(laplace.estimate(), wanted):
+        for part, same in zip(one, other):
+            np.testing.assert_allclose(part, same, rtol=1e-4, atol=1e-4)
+    # The functions leave the softmax out as the callback does.
+    found = curvature.ggn(ending, x, likelihood="categorical")
+    np.testing.assert_allclose(found, curvature.ggn(logits, x, likelihood="categorical"), rtol=1e-5, atol=1e-7)
+    posterior = laplace.posterior(optimise=False)
+    drawn = curvature.sample_outputs(posterior, ending, x[:4], 3, seed=(0, 1))
+    np.testing.assert_allclose(tf.reduce_sum(drawn, -1), 1.0, rtol=1e-5)
+    posterior.save(tmp_path / "posterior.npz")
+    loaded = curvature.WeightPosterior.load(tmp_path / "posterior.npz", ending)
+    loaded.assign_to(logits)
+    with pytest.raises(UserError, match="another architecture"):
+        curvature.WeightPosterior.load(tmp_path / "posterior.npz", classifier("tanh"))
+
+
+@pytest.mark.parametrize("structure", ["low_rank", "last_layer", "block"])
+def test_the_method_is_one_that_the_structure_has(structure):
+    x, y = images(20)
+    model = classifier()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    laplace = curvature.LaplaceCallback(x, y, structure=structure, subset=8, every=2)
+    fit(model, x, y, laplace, epochs=1)
+    assert laplace.options["method"] == {"low_rank": "exact"}.get(structure, "mc")
+    assert np.isfinite(laplace.posterior().sample(2, (0, 1))).all()
+
+
+def test_regression_with_more_weights_than_values_has_the_largest_evidence():
+    x = data(12)
+    y = np.sin(x[:, :1]) + 0.3 * x[::-1, 1:2]
+    model = network(1)
+    model.compile(keras.optimizers.Adam(0.02), "mse", jit_compile=False)
+    laplace = curvature.LaplaceCallback(x, y, structure="block", method="exact", final=True)
+    fit(model, x, y, laplace, epochs=20)
+    assert model.count_params() > y.size
+    posterior = laplace.posterior()
+    gamma, variance = float(posterior.prior_precision[0]), float(posterior.noise_variance)
+    evidence = posterior.evidence_of(**laplace._evidence(256))
+    best = evidence(gamma, variance)
+    for factor in (0.7, 0.97, 1.03, 1.5):
+        assert evidence(gamma * factor, variance) < best and evidence(gamma, variance * factor) < best
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_noise_variance_that_says_little_is_told():
+    x = data(12)
+    y = np.sin(x[:, :1])
+    model = network(1)
+    model.compile("adam", "mse", jit_compile=False)
+    laplace = curvature.LaplaceCallback(x, y, final=True, method="exact")
+    fit(model, x, y, laplace, epochs=1)
+    posterior = laplace.posterior(optimise=False)
+    posterior.assign_curvature(1e6 * laplace.estimate())
+    with pytest.warns(UserWarning, match="of 12 values.*mean squared error of 0.0833.*assign_scales"):
+        posterior.optimise(sse=1.0, num_values=12.0)
+    posterior.optimise(sse=1.0, num_values=1200.0)

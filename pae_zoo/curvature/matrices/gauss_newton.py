@@ -26,7 +26,7 @@ METHODS = {
     BLOCK: (EXACT, MC),
     KRON: (EXACT, MC),
     LOW_RANK: (EXACT,),
-    LAST_LAYER: (EXACT,),
+    LAST_LAYER: (EXACT, MC),
 }
 STRUCTURES = tuple(METHODS)
 _CACHE = "_curvature_cache"
@@ -107,8 +107,8 @@ def ggn(
       method: "exact"; "mc", unbiased, from `num_probes` random rows of covariance H for each datum; "hybrid", exact for
         the last `hybrid_layers` layers with weights and "mc" below; "approx", where only diagonals are carried through
         layers; "mix", where full matrices are up to `mix_width` values.
-      likelihood: "gaussian" (H = I), "bernoulli", "categorical" (logits along the last axis), or a layer of
-        pae_zoo.likelihoods, with its own precision.
+      likelihood: "gaussian" (H = I), "bernoulli", "categorical" (logits along the last axis; the sigmoid or softmax at
+        a network's end is left out), or a layer of pae_zoo.likelihoods, with its own precision.
       layers: whose weights; see `Graph.select`.
       seed: a pair of integers for "mc", "hybrid" and "low_rank".
       jit_compile: whether XLA compiles it; None: not where convolutions run on a CPU.
@@ -180,8 +180,8 @@ def _options(structure, method, likelihood, layers, seed, options: dict[str, Any
 
 
 def _compute(graph: Graph, x: tf.Tensor, options: Options, seed: Optional[seeds.Seed]) -> Any:
-    hessian, blocks = hessians.resolve(options.likelihood), graph.select(options.layers)
-    x = graph.cast(x)
+    graph, hessian = graph.of_logits(options.likelihood), hessians.resolve(options.likelihood)
+    blocks, x = graph.select(options.layers), graph.cast(x)
     with pieces.work_bytes(min(pieces.WORK_BYTES, int(options.memory * 2**20) // 4)):
         return _STRUCTURES[options.structure](graph, x, hessian, blocks, options, seed)
 
@@ -191,7 +191,7 @@ def _diag(graph: Graph, x, hessian, blocks, options: Options, seed) -> tf.Tensor
         return _propagated(graph, x, hessian, blocks, options)
     run = _run(graph, x, hessian, options)
     line = dense_exact.line(run, hessian)
-    dense = [block for block in blocks if graph.step_of(block) in line]
+    dense = [block for block in blocks if graph.step_of(block) in line and not graph.is_shared(block)]
     if options.method == MIX:
         # Where all matrices are carried in full the result is exact, and there is a faster way to it.
         is_exact = len(dense) == len(blocks) and not options.mix_pattern and _widest(run, line) <= options.mix_width
@@ -214,6 +214,10 @@ def _diag(graph: Graph, x, hessian, blocks, options: Options, seed) -> tf.Tensor
 
 
 def _propagated(graph: Graph, x, hessian, blocks, options: Options) -> tf.Tensor:
+    shared = [block.name for block in blocks if graph.is_shared(block)]
+    if shared:
+        raise UserError(f"method={options.method!r} loses what the uses of a layer have in common, and "
+                        f"{shared[0]!r} is used several times; take method='exact', 'mc' or 'hybrid'.")
     width = options.mix_width if options.method == MIX else 0
     return flatten(_module("propagation").diagonal(
         graph, x, hessian, blocks, width, pattern=options.mix_pattern, memory=options.memory,
@@ -246,7 +250,8 @@ def _low_rank(graph: Graph, x, hessian, blocks, options: Options, seed) -> Any:
 
 
 def _last_layer(graph: Graph, x, hessian, blocks, options: Options, seed) -> Any:
-    return last_layer.compute(graph, x, hessian, blocks, options.memory, options.fallback)
+    return last_layer.compute(
+        graph, x, hessian, blocks, options.memory, options.fallback, options.method, seed, options.num_probes)
 
 
 _STRUCTURES: dict[str, Callable] = {
@@ -260,7 +265,7 @@ def _top(graph: Graph, blocks: Sequence[Block], options: Options, line: Sequence
     weighted = [step for step in graph.chain.flat() if step.variables]
     # Probes of random signs give the last dense layer exactly, and the closed form does so with fewer operations.
     num = options.hybrid_layers if options.method == HYBRID else int(weighted[-1] in line)
-    steps = weighted[len(weighted) - num :]
+    steps = weighted[max(0, len(weighted) - num) :]
     return [block for block in blocks if graph.step_of(block) in steps]
 
 

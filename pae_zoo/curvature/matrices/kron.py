@@ -5,8 +5,9 @@ sum_n sum_tu (a_nt a_nu^T) (x) (d_nt d_nu^T) over data n, is taken to be A (x) B
 
     A = sum_n sum_t a_nt a_nt^T,   B = sum_n sum_t sum_r d_rnt d_rnt^T,   C = number of (n, t),
 
-r over rows of a root of H. All three are sums over the data, so batches add up. Exact for a dense layer of one datum
-and where B is the same for all data. Martens & Grosse, arXiv 1503.05671; Grosse & Martens, arXiv 1602.01407.
+r over rows of a root of H. All three are sums over the data, so batches add up. Uses of one layer count as further
+positions. Exact for a dense layer of one datum and where B is the same for all data.
+Martens & Grosse, arXiv 1503.05671; Grosse & Martens, arXiv 1602.01407.
 """
 
 import math
@@ -75,9 +76,8 @@ def compute(
 def _factors(run: record.Record, step: Step, form: str, found: list[tf.Tensor]) -> Union[Kron, KronDiagonal]:
     if form == matrix_form.NONE:
         return KronDiagonal(tf.concat([tf.reshape(one, (-1,)) for one in found], axis=0))
-    a = run.inputs[step]
-    moment, count = second_moment(step, a, run.outputs[step])
-    return Kron(moment, found[0], count)
+    moments, counts = zip(*(second_moment(use, run.inputs[use], run.outputs[use]) for use in run.graph.uses(step)))
+    return Kron(tf.add_n(moments), found[0], tf.add_n(counts))
 
 
 def second_moment(step: Step, a: tf.Tensor, output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -112,7 +112,13 @@ def _output_factors(run: record.Record, forms: dict[Step, str]) -> sweeps.Collec
         rows = tf.reshape(delta, (-1, delta.shape[-1]))
         return [tf.matmul(rows, rows, transpose_a=True)]
 
-    return sweeps.Collector(shapes, add)
+    def add_uses(uses: Sequence[sweeps.Use]) -> list[tf.Tensor]:
+        if forms[uses[0][0]] == matrix_form.NONE:
+            return squares.add_uses(uses)
+        return [tf.add_n([add(*use)[0] for use in uses])]
+
+    forms = {use: form for step, form in forms.items() for use in run.graph.uses(step)}
+    return sweeps.Collector(shapes, add, add_uses)
 
 
 def _rows(block: Block, form: str) -> int:

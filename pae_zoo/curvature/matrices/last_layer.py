@@ -6,11 +6,12 @@ from typing import NamedTuple, Optional, Sequence
 import keras
 import tensorflow as tf
 
+from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.matrices import record, sweeps
 from pae_zoo.curvature.matrices.hessians import OutputHessian
 from pae_zoo.curvature.network import matrix_form, pieces
-from pae_zoo.curvature.network.graph import Block, Graph, Parallel, Step
+from pae_zoo.curvature.network.graph import Block, Graph, Step
 from pae_zoo.curvature.rules.shape import IDENTITIES
 
 SHARED, OUTPUTS, FULL = "shared", "outputs", "full"
@@ -38,12 +39,16 @@ def compute(
     blocks: Sequence[Block],
     memory: float = 2048,
     fallback: bool = False,
+    method: str = "exact",
+    seed: Optional[seeds.Seed] = None,
+    num_probes: int = 1,
 ) -> LastLayer:
     """Returns the curvature of the last of `blocks`, which must be the network's last; arguments as those of `ggn`.
 
     One matrix for all outputs where H is the same multiple of the identity for all data and nothing but a choice or
     order of values follows the layer; one for each output where H is diagonal and only functions of single values
-    follow; else the matrix of all weights.
+    follow; else the matrix of all weights, for which "mc" takes `num_probes` random rows of covariance H in place of
+    all of a root of it.
     """
     block = blocks[-1]
     if block != graph.blocks[-1]:
@@ -62,7 +67,11 @@ def compute(
         run, 2 * x.dtype.size * count * rows**2, memory, f"structure='last_layer' of {block.name!r}",
         "Take structure='kron' or 'diag' with layers='last', or a larger memory.")
     if form == FULL or curvature is None:
-        ((matrix,),) = sweeps.all_rows(run, hessian, [block], sweeps.blocks_of_layers(run), budget)
+        collector = sweeps.blocks_of_layers(run)
+        if method == "exact":
+            ((matrix,),) = sweeps.all_rows(run, hessian, [block], collector, budget)
+        else:
+            ((matrix,),) = sweeps.sampled(run, hessian, [block], collector, seed, num_probes, budget)
         return LastLayer(matrix[None])
     return LastLayer(_weighted_moments(step, run.inputs[step], curvature, count, rows))
 
@@ -86,12 +95,13 @@ def _diagonal(run: record.Record, last: Step, hessian: OutputHessian) -> tuple[s
     """Returns the form, and M (B, *out) at the output of the last layer with weights where it is diagonal."""
     m = hessian.diagonal(run.output)
     steps = run.graph.chain.steps
-    if m is None or last not in steps or matrix_form.form_of(last.layer) == matrix_form.NONE:
+    alone = last in steps and len(run.graph.uses(last)) == 1
+    if m is None or not alone or matrix_form.form_of(last.layer) == matrix_form.NONE:
         return FULL, None
     m = tf.broadcast_to(m, tf.shape(run.output)) if m.shape != run.output.shape else m
     shared, kinds = hessian.is_shared, set()
     for step in reversed(steps[steps.index(last) + 1 :]):
-        if isinstance(step, Parallel):
+        if not isinstance(step, Step):
             return FULL, None
         if step.activation is None and isinstance(step.layer, (*ORDERS, *WINDOWS)):
             m = run.vjp(step, m[None])[0]

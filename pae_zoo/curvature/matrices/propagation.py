@@ -6,7 +6,7 @@ arXiv 2206.15078, section 3.
 """
 
 import warnings
-from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence
 
 import keras
 import tensorflow as tf
@@ -17,7 +17,8 @@ from pae_zoo.curvature.matrices.dense_exact import is_shared
 from pae_zoo.curvature.matrices.hessians import Categorical, OutputHessian
 from pae_zoo.curvature.matrices.sweeps import root_of
 from pae_zoo.curvature.network import pieces
-from pae_zoo.curvature.network.graph import Block, Chain, Graph, Parallel, Step
+from pae_zoo.curvature.network import steps as network_steps
+from pae_zoo.curvature.network.graph import Block, Chain, Graph, Parallel, Part, Step
 from pae_zoo.curvature.rules import propagation, registry
 
 DENSE = "dense"
@@ -107,7 +108,7 @@ class _Pass:
     """
 
     def __init__(
-        self, run: record.Record, chosen: set[Step], full_width: int, full: Optional[set[Union[Step, Parallel]]]
+        self, run: record.Record, chosen: set[Step], full_width: int, full: Optional[set[Part]]
     ):
         self.record, self.chosen, self.full_width, self.full = run, chosen, full_width, full
         self.found: dict[Step, list[tf.Tensor]] = {}
@@ -130,10 +131,13 @@ class _Pass:
         needed, below = [], to_input
         for step in chain.steps:
             needed.append(below)
-            below = below or any(one in self.chosen for one in _single(step))
+            below = below or any(one in self.chosen for one in step.flat())
         for step, further in reversed(list(zip(chain.steps, needed))):
             if isinstance(step, Parallel):
                 state = self._parallel(step, state, further)
+            elif not isinstance(step, Step):
+                raise UserError("Diagonals are carried through branches that part and join; those of "
+                                f"{self.record.graph.models[-1].name!r} cross. Take method='exact', 'mc' or 'hybrid'.")
             else:
                 if step in self.chosen:
                     self.found[step] = self._weights(step, state)
@@ -213,7 +217,7 @@ class _Pass:
     def _parallel(self, parallel: Parallel, state: State, further: bool) -> State:
         run = self.record
         a, y = run.inputs[parallel], run.outputs[parallel]
-        ends = [run.outputs[branch.steps[-1]] if branch.steps else a for branch in parallel.branches]
+        ends = run.ends(parallel)
         to_full = further and self._is_full(parallel)
         # Rows carry what branches have in common, diagonals do not.
         by_rows = further and (state.full is not None or to_full)
@@ -226,20 +230,21 @@ class _Pass:
         if by_rows:
             return self._by_rows([parallel], state, a, y, to_full)
         m = tf.add_n([tf.broadcast_to(one.diagonal, tf.shape(a)) for one in found])
-        if isinstance(parallel.merge, keras.layers.Add):
+        if network_steps.kind(parallel.merge) is keras.layers.Add:
             m = tf.nn.relu(m + 2 * state.diagonal * self._common(parallel, a))
         return State(m=m)
 
     def _split(self, parallel: Parallel, state: State, ends: Sequence[tf.Tensor]) -> list[State]:
         """Returns M by the end of each branch."""
-        if isinstance(parallel.merge, keras.layers.Add):
-            return [state] * len(ends)
+        if network_steps.kind(parallel.merge) is not keras.layers.Concatenate:
+            return [state if network_steps.adds(parallel.merge, ends) else self._scaled(state, slope, state.m is None)
+                    for slope in network_steps.slopes(parallel.merge, ends)]
         if state.m is not None:
-            parts = record.split(parallel, state.m[None], [end.shape for end in ends])
+            parts = record.split(parallel.merge, state.m[None], ends)
             return [State(m=part[0]) for part in parts]
         y = self.record.outputs[parallel]
         numbers = tf.reshape(tf.range(_size(y)), (1, 1, *y.shape[1:]))
-        parts = [tf.reshape(part, (-1,)) for part in record.split(parallel, numbers, [end.shape for end in ends])]
+        parts = [tf.reshape(part, (-1,)) for part in record.split(parallel.merge, numbers, ends)]
         return [State(full=tf.gather(tf.gather(state.full, part, axis=1), part, axis=2)) for part in parts]
 
     def _common(self, parallel: Parallel, a: tf.Tensor) -> tf.Tensor:
@@ -257,7 +262,7 @@ class _Pass:
         slopes: list[Any] = [1.0]
         kernels: list[tf.Tensor] = []
         for step in branch.steps:
-            if isinstance(step, Parallel):
+            if not isinstance(step, Step):
                 return None
             rule = self.record.rule(step)
             if rule.slope is not None:
@@ -274,7 +279,7 @@ class _Pass:
             return slopes[0] * slopes[2] * tf.tensordot(middle, tf.transpose(first) * second, 1)
         return slopes[0] * (tf.linalg.diag_part(kernels[0]) * slopes[1] if kernels else 1.0)
 
-    def _is_full(self, step: Union[Step, Parallel]) -> bool:
+    def _is_full(self, step: Part) -> bool:
         """Whether M by the input of a step is carried in full."""
         if self.full is not None:
             return step in self.full
@@ -285,7 +290,7 @@ def _softmax_rule(step: Step) -> Optional[Callable]:
     return propagation.softmax_input if step.activation is keras.activations.softmax else None
 
 
-def _between_dense(graph: Graph) -> set[Union[Step, Parallel]]:
+def _between_dense(graph: Graph) -> set[Part]:
     """Returns the steps whose inputs have a full M by the pattern of the paper's code; warns if there are none."""
     steps, top = graph.chain.steps, None
     for index in reversed(range(len(steps) - 1)):
@@ -300,7 +305,7 @@ def _between_dense(graph: Graph) -> set[Union[Step, Parallel]]:
             "is carried in full: the result is that of method='approx'. Take mix_width instead.", UserWarning,
             stacklevel=4)
         return set()
-    found: set[Union[Step, Parallel]] = set()
+    found: set[Part] = set()
     for index in range(top, 0, -1):
         if _is(steps[index], keras.layers.Dense) and _is(steps[index - 1], keras.layers.Flatten):
             break
@@ -312,21 +317,17 @@ def _between_dense(graph: Graph) -> set[Union[Step, Parallel]]:
     return found
 
 
-def _is(step: Union[Step, Parallel], layer_class: type) -> bool:
+def _is(step: Part, layer_class: type) -> bool:
     return isinstance(step, Step) and step.activation is None and type(step.layer) is layer_class
 
 
-def _all(step: Union[Step, Parallel]) -> Iterable[Union[Step, Parallel]]:
+def _all(step: Part) -> Iterable[Part]:
     """Yields a step and those inside it."""
     yield step
     if isinstance(step, Parallel):
         for branch in step.branches:
             for one in branch.steps:
                 yield from _all(one)
-
-
-def _single(step: Union[Step, Parallel]) -> Iterable[Step]:
-    return (one for one in _all(step) if isinstance(one, Step))
 
 
 def _full_bytes(run: record.Record, full_width: int, full: Optional[set]) -> int:

@@ -1,13 +1,14 @@
 """A forward pass that keeps what backward passes need, and backward passes of many rows at once."""
 
 import dataclasses
-from typing import Callable, Iterable, Optional, Sequence, Union
+from typing import Any, Callable, Iterable, Optional, Sequence
 
 import keras
 import tensorflow as tf
 
-from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.network.graph import Block, Chain, Graph, Parallel, Step
+from pae_zoo.curvature.network import pieces
+from pae_zoo.curvature.network import steps as network_steps
+from pae_zoo.curvature.network.graph import Block, Chain, Graph, Parallel, Part, Step, Web
 from pae_zoo.curvature.rules import registry
 
 Visit = Callable[[Step, tf.Tensor], None]
@@ -20,14 +21,16 @@ class Record:
     Args:
       graph: the network.
       inputs: for each step its input (B, *in).
-      outputs: for each step, and each Parallel, its output (B, *out); of a layer, before its activation.
+      outputs: for each step, Parallel and Web, its output (B, *out); of a layer, before its activation.
+      inside: for each Web its input, and the outputs of its nodes.
       output: the network's output (B, *event).
       fallback: whether layers without a rule are differentiated automatically.
     """
 
     graph: Graph
-    inputs: dict[Union[Step, Parallel], tf.Tensor]
-    outputs: dict[Union[Step, Parallel], tf.Tensor]
+    inputs: dict[Part, tf.Tensor]
+    outputs: dict[Part, tf.Tensor]
+    inside: dict[Web, list[tf.Tensor]]
     output: tf.Tensor
     fallback: bool = False
 
@@ -40,27 +43,31 @@ class Record:
         return self.rule(step).vjp(step.layer, self.inputs[step], delta)
 
     def cotangents(self, rows: tf.Tensor, blocks: Optional[Sequence[Block]] = None) -> dict[Step, tf.Tensor]:
-        """Returns the rows (R, B, *out) by the output of every step with weights of `blocks` (default: all).
+        """Returns the rows (R, B, *out) by the output of every use of the weights of `blocks` (default: all).
 
         `rows` (R, B, *event) are by the network's output. One pass for all rows; it stops at the first chosen step.
         """
         blocks = self.graph.blocks if blocks is None else blocks
         found: dict[Step, tf.Tensor] = {}
-        self.backward(rows, [self.graph.step_of(block) for block in blocks], found.__setitem__)
+        self.backward(rows, self.uses(self.graph.step_of(block) for block in blocks), found.__setitem__)
         return {step: found[step] for step in self.graph.chain.flat() if step in found}
+
+    def uses(self, steps: Iterable[Step]) -> list[Step]:
+        """Returns the steps and all others that have their weights."""
+        return [use for step in steps for use in self.graph.uses(step)]
 
     def backward(self, rows: tf.Tensor, chosen: Iterable[Step], visit: Visit) -> None:
         """Calls visit(step, delta (R, B, *out)) for each chosen step, from the output on, and stops after the last."""
         self.descend(self.graph.chain.steps, rows, set(chosen), visit)
 
-    def until(self, rows: tf.Tensor, step: Union[Step, Parallel]) -> tf.Tensor:
+    def until(self, rows: tf.Tensor, step: Part) -> tf.Tensor:
         """Returns rows (R, B, *out) by the output of `step`, a step of the main line, from rows by the network's."""
         steps = self.graph.chain.steps
         return self.descend(steps[steps.index(step) + 1 :], rows, set(), None, to_input=True)
 
     def descend(
         self,
-        steps: Sequence[Union[Step, Parallel]],
+        steps: Sequence[Part],
         rows: tf.Tensor,
         chosen: set[Step],
         visit: Optional[Visit],
@@ -74,10 +81,13 @@ class Record:
         needed, below = [], to_input
         for step in steps:
             needed.append(below)
-            below = below or any(one in chosen for one in _single(step))
+            below = below or any(one in chosen for one in step.flat())
         for step, further in reversed(list(zip(steps, needed))):
-            if isinstance(step, Parallel):
-                rows = self._through(step, rows, chosen, visit, further)
+            if not isinstance(step, Step):
+                if isinstance(step, Parallel):
+                    rows = self._through(step, rows, chosen, visit, further)
+                else:
+                    rows = self._through_web(step, rows, chosen, visit, further)
                 if not further:
                     return rows
                 continue
@@ -89,15 +99,40 @@ class Record:
         return rows
 
     def _through(self, parallel: Parallel, rows, chosen, visit, further: bool) -> tf.Tensor:
-        parts = split(parallel, rows, [self._end(parallel, branch).shape for branch in parallel.branches])
+        parts = split(parallel.merge, rows, self.ends(parallel))
         found = [
             self.descend(branch.steps, part, chosen, visit, to_input=further)
             for branch, part in zip(parallel.branches, parts)
         ]
         return tf.add_n(found) if further else rows
 
-    def _end(self, parallel: Parallel, branch: Chain) -> tf.Tensor:
-        return self.outputs[branch.steps[-1]] if branch.steps else self.inputs[parallel]
+    def _through_web(self, web: Web, rows, chosen, visit, further: bool) -> tf.Tensor:
+        values, wanted = self.inside[web], [further]
+        for node in web.nodes:
+            wanted.append(node.item in chosen or any(wanted[place] for place in node.inputs))
+        # Rows by each value, as far as those who use it are done.
+        found: list[Optional[tf.Tensor]] = [*[None] * len(web.nodes), rows]
+        for place in reversed(range(1, len(values))):
+            node, delta = web.nodes[place - 1], found[place]
+            if delta is None:
+                continue
+            if isinstance(node.item, Step):
+                if visit is not None and node.item in chosen:
+                    visit(node.item, delta)
+                parts = [self.vjp(node.item, delta)] if wanted[node.inputs[0]] else [None]
+            else:
+                parts = split(node.item, delta, [values[one] for one in node.inputs])
+            for one, part in zip(node.inputs, parts):
+                if part is not None and wanted[one]:
+                    before = found[one]
+                    found[one] = part if before is None else before + part
+        first = found[0]
+        return rows if first is None else first
+
+    def ends(self, parallel: Parallel) -> list[tf.Tensor]:
+        """Returns the outputs (B, *out) of the branches, which are joined."""
+        return [self.outputs[branch.steps[-1]] if branch.steps else self.inputs[parallel]
+                for branch in parallel.branches]
 
 
 def forward(graph: Graph, x: tf.Tensor, fallback: bool = False) -> Record:
@@ -107,43 +142,42 @@ def forward(graph: Graph, x: tf.Tensor, fallback: bool = False) -> Record:
     """
     inputs: dict = {}
     outputs: dict = {}
+    inside: dict = {}
 
     def run(chain: Chain, value: tf.Tensor) -> tf.Tensor:
         for step in chain.steps:
             inputs[step] = value
             if isinstance(step, Parallel):
-                value = merge(step, [run(branch, value) for branch in step.branches])
+                value = network_steps.merge(step.merge, [run(branch, value) for branch in step.branches])
+            elif isinstance(step, Web):
+                inside[step] = [value]
+                for node in step.nodes:
+                    inside[step].append(of_node(node, [inside[step][place] for place in node.inputs]))
+                value = inside[step][-1]
             else:
                 value = registry.of_step(step, fallback).forward(step.layer, value)
             outputs[step] = value
         return value
 
-    return Record(graph, inputs, outputs, run(graph.chain, x), fallback)
+    def of_node(node, given: list[tf.Tensor]) -> tf.Tensor:
+        if isinstance(node.item, Step):
+            return run(Chain((node.item,)), given[0])
+        return network_steps.merge(node.item, given)
+
+    return Record(graph, inputs, outputs, inside, run(graph.chain, x), fallback)
 
 
-def merge(parallel: Parallel, values: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Joins the outputs of branches; raises UserError for sums of tensors of different shapes."""
-    if isinstance(parallel.merge, keras.layers.Concatenate):
-        return tf.concat(list(values), axis=_axis(parallel, values[0].shape.rank))
-    shapes = {tuple(value.shape[1:]) for value in values}
-    if len(shapes) > 1:
-        raise UserError(f"{parallel.merge.name!r} adds tensors of shapes {sorted(shapes)}; the curvature adds equal "
-                        "shapes only.")
-    return tf.add_n(list(values))
-
-
-def split(parallel: Parallel, rows: tf.Tensor, shapes: Sequence[tf.TensorShape]) -> list[tf.Tensor]:
-    """Returns the rows (R, B, *out) that each branch gets, for branches with outputs of `shapes` (B, *out)."""
-    if not isinstance(parallel.merge, keras.layers.Concatenate):
-        return [rows] * len(shapes)
-    axis = _axis(parallel, shapes[0].rank)
-    return tf.split(rows, [shape[axis] for shape in shapes], axis=axis + 1)
-
-
-def _axis(parallel: Parallel, rank: int) -> int:
-    axis = parallel.merge.axis
-    return axis % rank
-
-
-def _single(step: Union[Step, Parallel]) -> Iterable[Step]:
-    return [step] if isinstance(step, Step) else [one for branch in step.branches for one in branch.flat()]
+def split(merge: Any, rows: tf.Tensor, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the rows (R, B, *out) by each of the values (B, *out) that `merge` joins, from rows by what it gives."""
+    if network_steps.adds(merge, values):
+        return [rows] * len(values)
+    if network_steps.kind(merge) is keras.layers.Concatenate:
+        axis = network_steps.axis_of(merge, values[0].shape.rank)
+        return tf.split(rows, [value.shape[axis] for value in values], axis=axis + 1)
+    num_rows = pieces.size(rows, 0)
+    points = [registry.tile(value, num_rows) for value in values]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(points)
+        joined = network_steps.merge(merge, points)
+    found = tape.gradient(joined, points, output_gradients=registry.fold(rows))
+    return [registry.unfold(one, num_rows) for one in found]

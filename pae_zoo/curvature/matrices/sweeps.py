@@ -15,6 +15,7 @@ from pae_zoo.curvature.matrices.hessians import OutputHessian
 from pae_zoo.curvature.matrices.record import Record
 from pae_zoo.curvature.network import pieces
 from pae_zoo.curvature.network.graph import Block, Step
+from pae_zoo.curvature.rules import registry
 
 # Rows in flight take so many times the largest input and output of a step, and never more bytes than this.
 COPIES = 4
@@ -23,42 +24,85 @@ ROWS_BYTES = 256 * 2**20
 EIGH_COST = 200
 
 
+# A use of weights: a step, its input a (B, *in) and rows delta (R, B, *out) by its output.
+Use = tuple[Step, tf.Tensor, tf.Tensor]
+
+
 class Collector(NamedTuple):
     """What is summed over rows and data at each layer.
 
     Args:
       shapes: step -> shapes of its tensors.
       add: (step, a, delta (R, B, *out)) -> the tensors, summed over the rows and data given.
+      add_uses: uses of the same weights -> the tensors, of the sum of the uses' gradients.
     """
 
     shapes: Callable[[Step], list[tuple[int, ...]]]
     add: Callable[[Step, tf.Tensor, tf.Tensor], list[tf.Tensor]]
+    add_uses: Callable[[Sequence[Use]], list[tf.Tensor]]
 
 
 def diagonals(record: Record) -> Collector:
     """The sums of squared gradients, shaped as the variables."""
+
+    def shapes(step: Step) -> list[tuple[int, ...]]:
+        return [tuple(variable.shape) for variable in step.variables]
+
+    def of_rows(step: Step, rows: tf.Tensor) -> list[tf.Tensor]:
+        return registry.squares_of_rows(step.layer, rows)
+
     return Collector(
-        lambda step: [tuple(variable.shape) for variable in step.variables],
+        shapes,
         lambda step, a, delta: record.rule(step).squares(step.layer, a, delta),
+        lambda uses: _of_sum(record, uses, of_rows, shapes(uses[0][0])),
     )
 
 
 def blocks_of_layers(record: Record) -> Collector:
     """The sums of outer products of gradients, one matrix (P_l, P_l) a layer."""
 
-    def length(step: Step) -> int:
-        return sum(math.prod(variable.shape) for variable in step.variables)
+    def shapes(step: Step) -> list[tuple[int, ...]]:
+        return [(_length(step),) * 2]
+
+    def of_rows(step: Step, rows: tf.Tensor) -> list[tf.Tensor]:
+        rows = tf.reshape(rows, (-1, _length(step)))
+        return [tf.matmul(rows, rows, transpose_a=True)]
 
     def add(step: Step, a: tf.Tensor, delta: tf.Tensor) -> list[tf.Tensor]:
         def some(a, delta):
-            rows = record.rule(step).rows(step.layer, a, delta)
-            rows = tf.reshape(rows, (-1, length(step)))
-            return [tf.matmul(rows, rows, transpose_a=True)]
+            return of_rows(step, record.rule(step).rows(step.layer, a, delta))
 
-        datum_bytes = 2 * a.dtype.size * (delta.shape[0] or 1) * length(step)
-        return pieces.over_batch(some, a, delta, [(length(step),) * 2], datum_bytes)
+        datum_bytes = 2 * a.dtype.size * (delta.shape[0] or 1) * _length(step)
+        return pieces.over_batch(some, a, delta, shapes(step), datum_bytes)
 
-    return Collector(lambda step: [(length(step),) * 2], add)
+    return Collector(shapes, add, lambda uses: _of_sum(record, uses, of_rows, shapes(uses[0][0])))
+
+
+def _length(step: Step) -> int:
+    return sum(math.prod(variable.shape) for variable in step.variables)
+
+
+def _of_sum(record: Record, uses: Sequence[Use], of_rows: Callable, shapes: Sequence) -> list[tf.Tensor]:
+    """Returns of_rows(step, rows (R, B, P_l)) of the sum of the uses' gradients, added up over data and rows."""
+    first, a, delta = uses[0]
+    num_rows, num_data = pieces.size(delta, 0), pieces.size(a, 0)
+    fitting = max(1, pieces.work_limit() // (2 * a.dtype.size * _length(first)))
+    rows = min(num_rows, fitting) if isinstance(num_rows, int) else 1
+    data = max(1, fitting // rows)
+    data = min(data, num_data) if isinstance(num_data, int) else data
+    padded = [(step, pieces.pad(a, 0, data), pieces.pad(pieces.pad(delta, 0, rows), 1, data))
+              for step, a, delta in uses]
+    across = -(-num_data // data)
+
+    def some(index):
+        row, datum = index // across, index % across
+        return of_rows(first, tf.add_n([
+            record.rule(step).rows(
+                step.layer, pieces.cut(a, 0, datum, data), pieces.cut(pieces.cut(delta, 0, row, rows), 1, datum, data))
+            for step, a, delta in padded
+        ]))
+
+    return pieces.total(some, -(-num_rows // rows) * across, shapes, a.dtype)
 
 
 def sampled(
@@ -104,7 +148,8 @@ def all_rows(
     stop, num_rows = len(steps), _values(record.output)
     source = functools.partial(hessian.root_rows, record.output)
     for start in (*cuts(record, blocks, budget), 0):
-        inside = [step for step in chosen if step in _single(steps[start:stop])]
+        single = {one for step in steps[start:stop] for one in step.flat()}
+        inside = [step for step in chosen if step in single]
         narrow = record.inputs[steps[start]] if start else None
         sums, gram = _segment(record, source, num_rows, (start, stop), inside, collector, narrow, budget)
         found.update(zip(inside, sums))
@@ -151,11 +196,14 @@ def cuts(record: Record, blocks: Sequence[Block], budget: int) -> list[int]:
     """Returns the numbers of the steps of the main line, from the output on, before which rows are replaced.
 
     Those that make the number of operations least, where replacing R rows by n costs R n^2 and about 200 n^3 of them;
-    the matrices (B, n, n) and their roots take up to half of `budget` bytes.
+    the matrices (B, n, n) and their roots take up to half of `budget` bytes. None lies between uses of the same
+    weights, whose gradients are added row by row.
     """
     steps = record.graph.chain.steps
-    chosen = {record.graph.step_of(block) for block in blocks}
-    first = min((i for i, step in enumerate(steps) if chosen & set(_single([step]))), default=len(steps))
+    places = {one: index for index, step in enumerate(steps) for one in step.flat()}
+    used = [[places[use] for use in record.graph.uses(record.graph.step_of(block))] for block in blocks]
+    first = min((index for uses in used for index in uses), default=len(steps))
+    between = {cut for uses in used for cut in range(min(uses) + 1, max(uses) + 1)}
     widths = [_values(record.inputs[step]) for step in steps]
     costs = [_row_cost(record, step) for step in steps]
 
@@ -165,7 +213,7 @@ def cuts(record: Record, blocks: Sequence[Block], budget: int) -> list[int]:
     def best(stop: int, rows: int) -> tuple[float, tuple[int, ...]]:
         options: list[tuple[float, tuple[int, ...]]] = [(rows * sum(costs[first:stop]), ())]
         for cut in range(first + 1, stop):
-            if 2 * widths[cut] <= rows and 2 * matrices * widths[cut] ** 2 <= budget:
+            if cut not in between and 2 * widths[cut] <= rows and 2 * matrices * widths[cut] ** 2 <= budget:
                 below, further = best(cut, widths[cut])
                 here = rows * (sum(costs[cut:stop]) + widths[cut] ** 2) + EIGH_COST * widths[cut] ** 3
                 options.append((here + below, (cut, *further)))
@@ -213,7 +261,7 @@ def mib(count: int) -> str:
 def _row_cost(record: Record, step) -> float:
     """Returns about how many operations one row of one datum takes through a step and its weights."""
     total = 0.0
-    for one in _single([step]):
+    for one in step.flat():
         a, y = record.inputs[one], record.outputs[one]
         # A kernel is applied at each position of the smaller of the two.
         positions = min(math.prod(a.shape[1:-1]), math.prod(y.shape[1:-1]))
@@ -225,25 +273,25 @@ def _row_cost(record: Record, step) -> float:
 def _collect(record, steps, rows, chosen, collector, to_input=False) -> tuple[list[tf.Tensor], Optional[tf.Tensor]]:
     """Takes rows through some steps; returns the tensors of the chosen ones in a line, and the rows further down."""
     found: dict[Step, list[tf.Tensor]] = {}
+    waiting: dict[Step, list[Use]] = {}
+    first = {use: step for step in chosen for use in record.graph.uses(step)}
 
-    def visit(step, delta):
-        found[step] = collector.add(step, record.inputs[step], delta)
+    def visit(use, delta):
+        step, a = first[use], record.inputs[use]
+        if len(record.graph.uses(step)) == 1:
+            found[step] = collector.add(step, a, delta)
+            return
+        waiting.setdefault(step, []).append((use, a, delta))
+        if len(waiting[step]) == len(record.graph.uses(step)):
+            found[step] = collector.add_uses(waiting.pop(step))
 
-    rows = record.descend(steps, rows, set(chosen), visit, to_input)
+    rows = record.descend(steps, rows, set(first), visit, to_input)
     return [one for step in chosen for one in found[step]], rows
 
 
 def _nested(tensors: Sequence[tf.Tensor], chosen: Sequence[Step], collector: Collector) -> list[list[tf.Tensor]]:
     remaining = iter(tensors)
     return [[next(remaining) for _ in collector.shapes(step)] for step in chosen]
-
-
-def _single(steps) -> list[Step]:
-    return [one for step in steps for one in ([step] if isinstance(step, Step) else _branches(step))]
-
-
-def _branches(parallel) -> list[Step]:
-    return [one for branch in parallel.branches for one in branch.flat()]
 
 
 def _values(tensor: tf.Tensor) -> int:

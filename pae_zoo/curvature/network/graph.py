@@ -1,79 +1,23 @@
-"""A Keras network read as a chain of single layers, with two forms of skip connection."""
+"""A Keras network read once: steps from its input to its output, and its weights in one flat vector."""
 
 import copy
 import dataclasses
 import math
-from typing import Any, Callable, Iterator, Optional, Sequence, Union
+from typing import Any, Callable, Optional, Sequence, Union
 
 import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.core.inputs import TensorLike
-from pae_zoo.networks import layers as zoo_layers
+from pae_zoo.curvature.network import reading
+from pae_zoo.curvature.network.steps import Chain, Node, Parallel, Part, Step, Web
 
-# Layers whose activation is a part of them, and becomes a step of its own.
-_WITH_ACTIVATION = (
-    keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D,
-)  # fmt: skip
-# The class that keras.Model makes of inputs and outputs, which has no public name.
-_INPUT = keras.Input((1,))
-_FUNCTIONAL = type(keras.Model(_INPUT, _INPUT))
-MERGES = (keras.layers.Add, keras.layers.Concatenate)
+__all__ = ["ALL", "Block", "Chain", "Graph", "Node", "Parallel", "Part", "Step", "Web", "as_list", "flatten", "read"]
+
 ALL, ENCODER, DECODER, LAST = "all", "encoder", "decoder", "last"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Step:
-    """One layer at inference, or the activation that belongs to one.
-
-    Args:
-      layer: the Keras layer.
-      activation: None, or the function of single values that this step is; the layer is then the one it comes from.
-    """
-
-    layer: keras.Layer
-    activation: Optional[Callable[[tf.Tensor], tf.Tensor]] = None
-
-    @property
-    def name(self) -> str:
-        """The layer's name, for messages."""
-        return self.layer.name if self.activation is None else f"{self.layer.name} (its activation)"
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """The trainable variables of the step, in Keras' order; an activation has none."""
-        return [] if self.activation is not None else list(self.layer.trainable_variables)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Parallel:
-    """Chains that take the same input, joined by the layer `merge`, an Add or a Concatenate; a chain may be empty."""
-
-    merge: keras.Layer
-    branches: tuple["Chain", ...]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Chain:
-    """Steps one after another."""
-
-    steps: tuple[Union[Step, Parallel], ...]
-
-    def flat(self) -> Iterator[Step]:
-        """Yields every single step, those of branches too, from the input to the output."""
-        for step in self.steps:
-            if isinstance(step, Step):
-                yield step
-            else:
-                for branch in step.branches:
-                    yield from branch.flat()
-
-    @property
-    def is_line(self) -> bool:
-        """Whether no step has branches."""
-        return all(isinstance(step, Step) for step in self.steps)
+#: what turns the logits of a likelihood, by name, to chances
+LOGITS: dict[str, Callable] = {"bernoulli": keras.activations.sigmoid, "categorical": keras.activations.softmax}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,23 +39,29 @@ class Graph:
     """A network as the curvature sees it: a chain of steps, and its weights in the order of `trainable_weights`.
 
     Args:
-      models: built Keras models, applied one after another; each is one line of layers, but for skip connections.
+      models: built Keras models of one input and one output, applied one after another.
 
-    Raises UserError for a graph that is neither, a layer used twice and weights that belong to no layer.
+    Raises UserError for branches that are joined in a way that is not known, and weights that belong to no layer, or to
+    two of them; a layer may be used several times.
     """
 
     def __init__(self, models: Sequence[keras.Model]):
         self.models = tuple(models)
-        self.chain = Chain(tuple(step for model in self.models for step in _steps(model)))
+        self.chain = Chain(tuple(step for model in self.models for step in reading.steps_of(model)))
         owner: dict[int, Step] = {}
+        self._uses: dict[Step, tuple[Step, ...]] = {}
         for step in self.chain.flat():
             for variable in step.variables:
-                if id(variable) in owner:
-                    raise UserError(f"Layer {step.layer.name!r} is used twice: the curvature of shared weights is not "
-                                    "supported. Give each use a layer of its own, or leave it out of the Bayesian "
-                                    "layers by trainable=False.")
-                owner[id(variable)] = step
-        self.variables = [variable for model in self.models for variable in model.trainable_variables]
+                first = owner.setdefault(id(variable), step)
+                if first.layer is not step.layer:
+                    raise UserError(f"The weight {variable.path!r} belongs to two layers, {first.layer.name!r} and "
+                                    f"{step.layer.name!r}; the curvature knows weights that are shared by uses of one "
+                                    "layer. Leave it out of the Bayesian layers by trainable=False.")
+            if step.variables:
+                first = owner[id(step.variables[0])]
+                self._uses[first] = (*self._uses.get(first, ()), step)
+        found = {id(variable): variable for model in self.models for variable in model.trainable_variables}
+        self.variables = list(found.values())
         self.blocks: list[Block] = []
         self._owner, start = [], 0
         for variable in self.variables:
@@ -130,8 +80,16 @@ class Graph:
         self.size = start
 
     def step_of(self, block: Block) -> Step:
-        """Returns the step whose weights are `block`."""
+        """Returns the step whose weights are `block`, the first one of a layer that is used several times."""
         return self._owner[self.blocks.index(block)]
+
+    def uses(self, step: Step) -> tuple[Step, ...]:
+        """Returns all steps that have the weights of the first of them, from the input on."""
+        return self._uses.get(step, (step,))
+
+    def is_shared(self, block: Block) -> bool:
+        """Whether the layer of `block` is used several times."""
+        return len(self.uses(self.step_of(block))) > 1
 
     def select(self, layers: Union[str, Sequence[str]] = ALL) -> list[Block]:
         """Returns the blocks that `layers` names, in the order of the weights; raises UserError.
@@ -177,6 +135,15 @@ class Graph:
         shorter.chain = Chain(self.chain.steps[:-1])
         return shorter
 
+    def of_logits(self, likelihood: Any = None) -> "Graph":
+        """Returns the graph of what the sigmoid or softmax at its end is given; itself where it ends in neither.
+
+        Of a likelihood, by name, that of bernoulli (sigmoid) or categorical (softmax) alone, which are of logits.
+        """
+        names = LOGITS if likelihood is None else [likelihood]
+        known = (LOGITS[name] for name in names if isinstance(name, str) and name in LOGITS)
+        return self.without_last() if any(map(self.ends_in, known)) else self
+
     def cast(self, x: TensorLike) -> tf.Tensor:
         """Returns x in the precision of the weights, full precision at least."""
         dtype = tf.as_dtype(self.variables[0].dtype) if self.variables else tf.float32
@@ -214,67 +181,3 @@ def read(model: Union[keras.Model, Sequence[keras.Model]]) -> Graph:
             raise UserError(f"The model {one.name!r} was never built, so it has no weights: let it begin with a "
                             "keras.Input, or call it on data first.")
     return Graph(models)
-
-
-def _steps(layer: Any) -> list[Union[Step, Parallel]]:
-    """Returns the steps of a layer or model, nested ones unrolled."""
-    if isinstance(layer, keras.layers.InputLayer):
-        return []
-    # What a subclass with a call of its own computes is not what its layers do one after another.
-    if isinstance(layer, keras.Sequential) and type(layer).call is keras.Sequential.call:
-        return [step for inner in layer.layers for step in _steps(inner)]
-    if isinstance(layer, keras.Model) and hasattr(layer, "operations") and type(layer).call is _FUNCTIONAL.call:
-        return _functional(layer)
-    if isinstance(layer, keras.layers.Activation):
-        activation: Any = layer.activation
-        return [] if activation is keras.activations.linear else [Step(layer, activation)]
-    normed = isinstance(layer, (zoo_layers.SpectralNorm, keras.layers.SpectralNormalization))
-    inner: Any = layer.layer if normed else layer
-    if isinstance(inner, _WITH_ACTIVATION) and inner.activation is not keras.activations.linear:
-        following: Any = inner.activation
-        return [Step(layer), Step(layer, following)]
-    return [Step(layer)]
-
-
-def _functional(model: keras.Model) -> list[Union[Step, Parallel]]:
-    """Returns the steps of a functional model, whose layers form a line but for Add and Concatenate skips."""
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise UserError(f"{model.name!r} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; the "
-                        "curvature needs one of each.")
-    return [step for _, steps in _path(model.outputs[0], model.name, {}) for step in steps]
-
-
-def _path(tensor: Any, name: str, known: dict[tuple, list]) -> list[tuple[tuple, list]]:
-    """Returns [(tensor's key, steps that lead to it from the one before)] from the model's input to `tensor`.
-
-    `known` keeps the paths found so far: without it a stack of skips would take time exponential in its height.
-    """
-    history = tensor._keras_history
-    key = (id(history.operation), *history[1:])
-    if key not in known:
-        known[key] = _find_path(tensor, key, name, known)
-    return known[key]
-
-
-def _find_path(tensor, key: tuple, name: str, known: dict[tuple, list]) -> list[tuple[tuple, list]]:
-    operation, node_index, _ = tensor._keras_history
-    if isinstance(operation, keras.layers.InputLayer):
-        return [(key, [])]
-    inputs = operation._inbound_nodes[node_index].input_tensors
-    if len(inputs) == 1:
-        if not isinstance(operation, keras.Layer):
-            raise UserError(f"{name!r} applies the operation {operation.name!r}, which is no layer; the curvature "
-                            "knows layers only. Put it into a layer, with a rule by curvature.register_rule.")
-        return [*_path(inputs[0], name, known), (key, _steps(operation))]
-    if not isinstance(operation, MERGES):
-        raise UserError(f"{name!r} branches at {operation.name!r} ({type(operation).__name__}), which joins "
-                        f"{len(inputs)} tensors; the curvature knows lines of layers with skips joined by the layers "
-                        "keras.layers.Add and keras.layers.Concatenate.")
-    paths = [_path(one, name, known) for one in inputs]
-    shared = set.intersection(*({key for key, _ in path} for path in paths))
-    fork = max(index for index, (one, _) in enumerate(paths[0]) if one in shared)
-    branches = []
-    for path in paths:
-        start = [one for one, _ in path].index(paths[0][fork][0])
-        branches.append(Chain(tuple(step for _, steps in path[start + 1 :] for step in steps)))
-    return [*paths[0][: fork + 1], (key, [Parallel(operation, tuple(branches))])]

@@ -132,7 +132,14 @@ class Layout:
         return [tf.reshape(piece, shape) for piece, shape in zip(pieces, shapes)]
 
     def check(self, source: Source) -> None:
-        """Raises UserError where a network is not of the architecture that the layout was read from."""
+        """Raises UserError where a network is not of the architecture that the layout was read from.
+
+        A sigmoid or softmax at its end makes no difference: the layout may be that of its logits.
+        """
+        if not isinstance(source, (Layout, dict)):
+            source = source if isinstance(source, graphs.Graph) else graphs.read(source)
+            if self.signature == signature(source.of_logits()):
+                return
         other = Layout.of(source)
         if not self.signature or other.signature == self.signature:
             return
@@ -149,7 +156,7 @@ def signature(graph: graphs.Graph) -> str:
 
     Names are left out, so that a renamed copy of a network has the same one.
     """
-    return _hash(_words(graph.chain))
+    return _hash(_words(graph.chain, _again(graph)))
 
 
 def _hash(words: list) -> str:
@@ -157,24 +164,36 @@ def _hash(words: list) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _again(graph: graphs.Graph) -> dict[graphs.Step, Any]:
+    """Returns what stands for a later use of weights: the number of the step of their first one."""
+    steps = list(graph.chain.flat())
+    return {use: ["again", number] for number, step in enumerate(steps) for use in graph.uses(step)[1:]}
+
+
 def _prefixes(graph: graphs.Graph) -> dict[graphs.Step, str]:
     """Returns for each single step a hash of all up to it."""
     words: list = []
-    found = {}
+    found, again = {}, _again(graph)
     for step in graph.chain.flat():
-        words.append(_word(step))
+        words.append(again.get(step) or _word(step))
         found[step] = _hash(words)[:16]
     return found
 
 
-def _words(chain: graphs.Chain) -> list:
+def _words(chain: graphs.Chain, again: dict[graphs.Step, Any]) -> list:
     words: list = []
     for step in chain.steps:
         if isinstance(step, graphs.Parallel):
-            words.append([type(step.merge).__name__, *(_words(branch) for branch in step.branches)])
+            words.append([type(step.merge).__name__, *(_words(branch, again) for branch in step.branches)])
+        elif isinstance(step, graphs.Web):
+            words.append(["Web", *([_node(node.item, again), *node.inputs] for node in step.nodes)])
         else:
-            words.append(_word(step))
+            words.append(again.get(step) or _word(step))
     return words
+
+
+def _node(item: Any, again: dict[graphs.Step, Any]) -> Any:
+    return again.get(item) or _word(item) if isinstance(item, graphs.Step) else type(item).__name__
 
 
 def _word(step: graphs.Step) -> Any:

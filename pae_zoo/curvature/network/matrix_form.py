@@ -16,6 +16,7 @@ PLAIN, TRANSPOSED, NONE = "plain", "transposed", ""
 
 def form_of(layer: Any) -> str:
     """Returns how the weights of a layer make a matrix: `PLAIN`, `TRANSPOSED` for kernels (..., out, in), or `NONE`."""
+    layer = plain(layer)
     # Frozen parts and low-rank adapters leave other variables than a kernel and a bias.
     if len(layer.trainable_variables) != 1 + bool(getattr(layer, "use_bias", False)):
         return NONE
@@ -30,6 +31,11 @@ def form_of(layer: Any) -> str:
     if transposed and layer.output_padding is None and set(layer.dilation_rate) == {1}:
         return TRANSPOSED
     return NONE
+
+
+def plain(layer: Any) -> Any:
+    """Returns the layer whose kernel is multiplied at inference: of Keras' SpectralNormalization the one inside."""
+    return layer.layer if type(layer) is keras.layers.SpectralNormalization else layer
 
 
 def matrix_shape(form: str, shapes: Sequence[Sequence[int]]) -> tuple[int, int]:
@@ -62,6 +68,7 @@ def to_flat(matrix: tf.Tensor, form: str, shapes: Sequence[Sequence[int]]) -> tf
 
 def inputs(layer: keras.Layer, a: tf.Tensor) -> tf.Tensor:
     """Returns what the weights of a layer multiply at every position, (B, T, n_in), from its input a (B, *in)."""
+    layer = plain(layer)
     if type(layer) is keras.layers.Dense:
         seen = tf.reshape(a, (-1, math.prod(a.shape[1:-1]), a.shape[-1]))
     else:

@@ -1,6 +1,7 @@
 """What all Gaussian posteriors over weights share: scales, samples, evidence, files."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Optional, Sequence, Union
 
@@ -17,6 +18,8 @@ from pae_zoo.curvature.posteriors import evidence
 
 # Explicit matrices above this are refused, in MiB.
 MEMORY = 2048
+# Values that are left to the noise, as a share of all, below which its variance is not trusted.
+LEFT = 0.01
 _CLASSES: dict[str, type] = {}
 
 
@@ -220,18 +223,29 @@ class WeightPosterior(keras.layers.Layer):
 
     def optimise(self, sse: Optional[float] = None, num_values: Optional[float] = None,
                  log_likelihood: Optional[float] = None, *, per_layer: bool = False, learn_noise: bool = True,
-                 method: str = "fixed_point") -> evidence.Scales:
+                 method: Optional[str] = None) -> evidence.Scales:
         """Sets gamma and sigma^2 to those of the largest evidence, from where they are, and returns them.
 
-        Arguments are those of `log_evidence` and of `Evidence.fixed_point`; method is "fixed_point" or "gradient".
+        Arguments are those of `log_evidence` and of `Evidence.fixed_point`; method is "fixed_point", "gradient" or
+        None: the first, but for sigma^2 of no more values than there are weights, whose fixed point may not be reached.
+        Warns where the weights leave next to nothing of the values to the noise, so that sigma^2 says little.
         """
         function = self.evidence_of(sse=sse, num_values=num_values, log_likelihood=log_likelihood)
         methods = {"fixed_point": function.fixed_point, "gradient": function.by_gradient}
+        count = function.fit.count if learn_noise else 0.0
+        if method is None:
+            method = "gradient" if 0 < count <= self.layout.num_chosen else "fixed_point"
         if method not in methods:
             raise unknown("method", method, methods)
         found = methods[method](self.prior_precision.numpy(), float(self.noise_variance.numpy()), per_layer=per_layer,
                                 learn_noise=learn_noise)
         self.assign_scales(found.prior_precision, found.noise_variance)
+        if count and count - found.effective.sum() < LEFT * count:
+            warnings.warn(
+                f"The data determine {found.effective.sum():.4g} weights of {count:g} values, so that the noise "
+                f"variance of the largest evidence, {found.noise_variance:.3g} for a mean squared error of "
+                f"{function.fit.error / count:.3g}, says little. Set noise_variance by assign_scales and take "
+                "learn_noise=False.", UserWarning, stacklevel=2)
         return found
 
     # ---- files -------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ def covariance(posterior: WeightPosterior, model: Model, x: tf.Tensor, memory: f
     Raises UserError for a model that is not the beginning of the posterior's, and above `memory`.
     """
     sums = _Sums(posterior, model, fallback)
+    x = sums.graph.cast(x)
     width = math.prod(sums.output_shape(x))
     piece = sums.data_at_once(x, width, memory)
     return _in_pieces(x, piece, lambda part: sums.covariance(part, width))
@@ -51,6 +52,7 @@ def variance(posterior: WeightPosterior, model: Model, x: tf.Tensor, memory: flo
     Arguments and errors are those of `covariance`; some rows of J are in memory at a time.
     """
     sums = _Sums(posterior, model, fallback)
+    x = sums.graph.cast(x)
     shape = sums.output_shape(x)
     piece = sums.data_at_once(x, 1, memory)
     rows = sums.rows_at_once(x, piece, math.prod(shape), memory)
@@ -104,7 +106,8 @@ class _Sums:
         # Number among the chosen layers -> the block.
         self.blocks: dict[int, Block] = {
             number: self.graph.blocks[index] for number, index in enumerate(chosen) if index < len(self.graph.blocks)}
-        self.steps: dict[Step, int] = {self.graph.step_of(block): number for number, block in self.blocks.items()}
+        self.steps: dict[Step, int] = {
+            use: number for number, block in self.blocks.items() for use in self.graph.uses(self.graph.step_of(block))}
 
     def output_shape(self, x: tf.Tensor) -> tuple[int, ...]:
         """Returns the shape of one datum's output."""
@@ -154,6 +157,7 @@ class _Sums:
     def _total(self, run: record.Record, rows: tf.Tensor, of_moments, of_white) -> tf.Tensor:
         total: list[tf.Tensor] = []
         gradients: dict[int, tf.Tensor] = {}
+        left = {number: len(self.graph.uses(self.graph.step_of(block))) for number, block in self.blocks.items()}
 
         def visit(step, delta):
             number, a = self.steps[step], run.inputs[step]
@@ -163,6 +167,12 @@ class _Sums:
                 total.append(of_moments(variances, delta if right is None else tf.tensordot(delta, right, 1)))
                 return
             found = run.rule(step).rows(step.layer, a, delta)
+            if number in gradients:
+                found += gradients.pop(number)
+            left[number] -= 1
+            if left[number]:
+                gradients[number] = found
+                return
             if self.posterior.is_separate:
                 white = self.posterior.whiten_part(number, _flat(found), self.prepared)
                 total.append(of_white(tf.reshape(white, tf.shape(found))))
@@ -178,6 +188,8 @@ class _Sums:
     def _moments(self, step: Step, a: tf.Tensor):
         """Returns what the posterior knows of gradients that are one outer product, or None."""
         if type(step.layer) is not keras.layers.Dense or a.shape.rank != 2:
+            return None
+        if self.graph.is_shared(self.blocks[self.steps[step]]):
             return None
         if matrix_form.form_of(step.layer) == matrix_form.NONE:
             return None
@@ -199,7 +211,8 @@ class _Sums:
         largest = sum(self.posterior.layout.sizes) if not self.posterior.is_separate else 0
         for step, number in self.steps.items():
             # Products of single vectors are not written out.
-            if type(step.layer) is not keras.layers.Dense or not self.posterior.has_moments:
+            alone = type(step.layer) is keras.layers.Dense and not self.graph.is_shared(self.blocks[number])
+            if not alone or not self.posterior.has_moments:
                 largest = max(largest, self.blocks[number].size)
         width = max([1, *(math.prod(block.variables[-1].shape) for block in self.blocks.values())])
         return x.dtype.size * (2 * largest + sweeps.COPIES * min(width, max(sizes, default=1)))

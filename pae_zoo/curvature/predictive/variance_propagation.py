@@ -6,7 +6,7 @@ weight or value; elsewhere covariances within a layer are lost.
 """
 
 import math
-from typing import Callable, Sequence, Union
+from typing import Any, Callable, Sequence, Union
 
 import keras
 import tensorflow as tf
@@ -14,7 +14,9 @@ import tensorflow as tf
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.forward_mode import jvp
 from pae_zoo.curvature.matrices import record
-from pae_zoo.curvature.network.graph import Chain, Graph, Parallel, Step
+from pae_zoo.curvature.network import matrix_form
+from pae_zoo.curvature.network import steps as network_steps
+from pae_zoo.curvature.network.graph import Chain, Graph, Parallel, Step, Web
 from pae_zoo.curvature.posteriors.base import WeightPosterior
 from pae_zoo.curvature.rules import linear, registry
 
@@ -39,34 +41,53 @@ def variance(posterior: WeightPosterior, model: Union[Graph, keras.Model, Sequen
     for layers that it has no formula for.
     """
     graph = posterior.graph_of(model)
+    x = graph.cast(x)
     run = record.forward(graph, x)
     layout = posterior.layout
     spread = iter(layout.unflatten(posterior.variance_diag()))
     weights: dict[Step, list[tf.Tensor]] = {}
     for block in graph.blocks:
-        weights[graph.step_of(block)] = [tf.cast(next(spread), x.dtype) for _ in block.variables]
+        found = [tf.cast(next(spread), x.dtype) for _ in block.variables]
+        weights.update((use, found) for use in graph.uses(graph.step_of(block)))
     return _through(graph.chain, run, tf.zeros_like(x), weights)
 
 
 def _through(chain: Chain, run: record.Record, v: tf.Tensor, weights: dict[Step, list[tf.Tensor]]) -> tf.Tensor:
     for step in chain.steps:
         if isinstance(step, Parallel):
-            v = record.merge(step, [_through(branch, run, v, weights) for branch in step.branches])
+            found = [_through(branch, run, v, weights) for branch in step.branches]
+            v = _joined(step.merge, found, run.ends(step))
+        elif isinstance(step, Web):
+            found = [v]
+            for node in step.nodes:
+                given = [found[place] for place in node.inputs]
+                if isinstance(node.item, Step):
+                    found.append(_step(node.item, run, given[0], weights.get(node.item, [])))
+                else:
+                    found.append(_joined(node.item, given, [run.inside[step][place] for place in node.inputs]))
+            v = found[-1]
         else:
             v = _step(step, run, v, weights.get(step, []))
     return v
 
 
+def _joined(merge: Any, variances: Sequence[tf.Tensor], values: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns the variances of joined values, which are taken to be independent."""
+    if network_steps.kind(merge) is keras.layers.Concatenate:
+        return network_steps.merge(merge, variances)
+    return tf.add_n([v * slope**2 for v, slope in zip(variances, network_steps.slopes(merge, values))])
+
+
 def _step(step: Step, run: record.Record, v: tf.Tensor, spread: list[tf.Tensor]) -> tf.Tensor:
-    layer, a = step.layer, run.inputs[step]
+    layer, a = matrix_form.plain(step.layer), run.inputs[step]
     if step.activation is None:
         for classes, function in _RULES:
             if type(layer) in classes:
                 return function(layer, a, v, spread)
     slope = run.rule(step).slope
     if slope is None or spread:
-        raise UserError(f"Variances are not carried through layers of class {type(layer).__name__}, such as "
-                        f"{layer.name!r}; take output='exact', or samples.")
+        what = f"layers of class {type(layer).__name__}, such as" if step.activation is None else "the activation of"
+        raise UserError(f"Variances are not carried through {what} {layer.name!r}; take output='exact', or samples.")
     return v * slope(layer, a) ** 2
 
 

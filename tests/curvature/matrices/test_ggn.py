@@ -11,6 +11,7 @@ import tensorflow as tf
 from pae_zoo import curvature, likelihoods
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.matrices import gauss_newton, hessians
+from pae_zoo.curvature.network import pieces
 from pae_zoo.curvature.rules import registry
 
 L = keras.layers
@@ -97,7 +98,8 @@ def test_a_likelihood_layer_brings_its_precision(network):
 
 @pytest.mark.parametrize(
     "name", ["dense_tanh_relu_sigmoid_softplus_elu", "conv2d_strided", "transposed", "upsampling", "max_pooling",
-             "batch_norm", "layer_norm", "prelu", "spectral", "concatenated", "added"])
+             "batch_norm", "layer_norm", "prelu", "spectral", "concatenated", "added", "residual", "shared_line",
+             "shared_crossing"])
 def test_sampled_diagonals_are_unbiased(name):
     network = reference.NETWORKS[name]()
     x, num = reference.data(network, 2), 2000
@@ -357,6 +359,49 @@ def test_what_no_curvature_is_of():
     with pytest.raises(UserError, match=r"two or more classes.*\(1,\).*'bernoulli'"):
         curvature.ggn(single, reference.data(single), likelihood="categorical")
     inputs = keras.Input((4,))
-    product = keras.Model(inputs, L.Multiply(name="times")([L.Dense(3)(inputs), L.Dense(3)(inputs)]))
+    product = keras.Model(inputs, L.Dot(-1, name="times")([L.Dense(3)(inputs), L.Dense(3)(inputs)]))
     with pytest.raises(UserError, match="branches at 'times'"):
         curvature.ggn(product, np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("name, words", [
+    ("shared_line", "several times; take method='exact'"), ("crossing", "cross. Take method='exact'"),
+    ("residual", r"shapes \[\(4, 4, 3\), \(1, 1, 3\)\].*take method='exact'")])
+def test_diagonals_that_are_carried_say_where_they_are_not(name, words):
+    network = reference.NETWORKS[name]()
+    for options in ({"method": "approx"}, {"method": "mix", "mix_width": 3}):
+        with pytest.raises(UserError, match=words):
+            ggn(network, reference.data(network), **options)
+
+
+@pytest.mark.parametrize("name", ["shared_line", "shared_across_a_bottleneck", "shared_convolution"])
+@pytest.mark.parametrize("likelihood", ["gaussian", "categorical"])
+def test_uses_of_a_layer_are_summed_before_they_are_squared(name, likelihood):
+    network = reference.NETWORKS[name]()
+    x = reference.data(network, 4)
+    explicit = reference.gauss_newton(network, x, likelihood)
+    np.testing.assert_allclose(ggn(network, x, likelihood=likelihood), np.diag(explicit), rtol=1e-8, atol=1e-12)
+    hybrid = ggn(network, x, method="hybrid", hybrid_layers=10, likelihood=likelihood, seed=(0, 1))
+    np.testing.assert_allclose(hybrid, np.diag(explicit), rtol=1e-8, atol=1e-12)
+    with pieces.work_bytes(3000):  # a few rows and data at a time
+        np.testing.assert_allclose(
+            ggn(network, x, likelihood=likelihood, memory=0.5), np.diag(explicit), rtol=1e-8, atol=1e-12)
+    last = curvature.read(network).blocks[-1]
+    found = ggn(network, x, "last_layer", likelihood=likelihood).matrices
+    if likelihood == "categorical":
+        np.testing.assert_allclose(found[0], explicit[last.start :, last.start :], rtol=1e-8, atol=1e-12)
+
+
+def test_weights_of_two_layers_are_refused():
+    class Tied(L.Layer):
+        def __init__(self, other):
+            super().__init__()
+            self.other = other
+
+        def call(self, inputs):
+            return inputs @ tf.transpose(self.other.kernel)
+
+    first = L.Dense(3, name="first")
+    network = keras.Sequential([keras.Input((4,), dtype="float64"), first, Tied(first)])
+    with pytest.raises(UserError, match="belongs to two layers, 'first'"):
+        curvature.read(network)

@@ -191,3 +191,21 @@ def test_posterior_of_factors_is_that_of_their_product():
     posterior.assign_scales(0.3, 0.2)
     for one, block in zip(posterior.precision(), explicit(model, found)):
         np.testing.assert_allclose(one, block / 0.2 + 0.3 * np.eye(len(block)), rtol=1e-8, atol=1e-9)
+
+
+def test_uses_of_a_layer_count_as_positions():
+    layer = L.Dense(3)
+    model = reference.sequential((4,), L.Dense(3), layer, L.Activation("tanh"), layer, L.Dense(2))
+    x = reference.data(model, 3)
+    (_, found, _) = factors(model, x)
+    kernel, bias = layer.get_weights()
+    first, last = model.layers[0], model.layers[-1]
+    a = x @ first.get_weights()[0] + first.get_weights()[1]
+    h = np.tanh(a @ kernel + bias)
+    seen = np.concatenate([np.c_[a, np.ones(3)], np.c_[h, np.ones(3)]])
+    np.testing.assert_allclose(found.input_factor, seen.T @ seen, rtol=1e-9)
+    out = last.get_weights()[0].T
+    below = np.einsum("oj,kj,bk->bok", out, kernel, 1 - h**2)
+    np.testing.assert_allclose(
+        found.output_factor, 3 * out.T @ out + np.einsum("boi,boj->ij", below, below), rtol=1e-9)
+    assert found.count == 6

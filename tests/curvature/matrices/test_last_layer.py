@@ -89,3 +89,16 @@ def test_other_layers_and_more_than_memory_are_refused():
         last_layer.compute(graph, x, hessian, graph.blocks[:1])
     with pytest.raises(UserError, match="memory"):
         last_layer.compute(graph, x, hessian, graph.blocks, memory=1e-4)
+
+
+def test_probes_have_the_exact_matrix_as_their_mean():
+    model = reference.sequential((3,), hidden(), L.Dense(3))
+    x = tf.constant(reference.data(model, 2))
+    graph, hessian = graphs.read(model), hessians.resolve("categorical")
+    exact = last_layer.compute(graph, x, hessian, graph.blocks).matrices[0].numpy()
+    found = last_layer.compute(
+        graph, x, hessian, graph.blocks, method="mc", seed=(0, 1), num_probes=4000).matrices[0].numpy()
+    assert np.abs(found - exact).max() > 0
+    # The variance of a product of two sums over signs is at most that with normal numbers.
+    error = np.sqrt(2 * np.outer(np.diag(exact), np.diag(exact)) / 4000)
+    assert (np.abs(found - exact) <= 4 * error + 1e-12).all()

@@ -14,7 +14,7 @@ from pae_zoo.curvature.matrices import hessians, propagation, record
 from pae_zoo.curvature.rules import registry
 
 L = keras.layers
-LINES = [name for name in reference.NETWORKS if name not in ("added", "concatenated", "concatenated_images")]
+LINES = list(reference.LINES)
 SLOW = ("by_autodiff", "conv3d")
 
 
@@ -103,7 +103,8 @@ def test_hessian_of_a_likelihood_without_a_diagonal():
 
 
 @pytest.mark.parametrize(
-    "name", ["max_pooling", "batch_norm", "transposed", "added", "concatenated_images", "spectral"])
+    "name", ["max_pooling", "batch_norm", "transposed", "added", "concatenated_images", "spectral", "subtracted",
+             "averaged", "multiplied", "largest", "operations"])
 def test_full_matrices_everywhere_are_exact(name):
     net = reference.NETWORKS[name]()
     _check(_found(net, 10**4), _exact(net))

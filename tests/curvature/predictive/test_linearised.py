@@ -225,3 +225,41 @@ def test_what_does_not_fit_is_refused():
     model = reference.sequential((3,), L.Dense(3), L.Softmax())
     with pytest.raises(UserError, match="Softmax"):
         variance_propagation.variance(posteriors.build("diag", model), model, tf.zeros((1, 3), tf.float64))
+
+
+@pytest.mark.parametrize("structure", ["diag", "block", "kron", "low_rank", "last_layer"])
+def test_data_of_single_precision_are_those_of_the_network(structure):
+    model = dense_pair()[1]
+    x = reference.data(model).astype(np.float32)
+    posterior = posterior_of(structure, [model], x.astype(np.float64))
+    for output in ("exact", "diagonal"):
+        found = linearised.predict(posterior, model, x, output)["variance"]
+        assert found.dtype == tf.float64
+        same = linearised.predict(posterior, model, x.astype(np.float64), output)["variance"]
+        np.testing.assert_array_equal(found, same)
+
+
+@pytest.mark.parametrize("structure", some(["diag", "kron", "block", "low_rank"], ["kron", "low_rank"]))
+@pytest.mark.parametrize("name", ["shared_line", "shared_convolution", "crossing", "residual"])
+def test_covariances_of_networks_with_shared_layers_and_branches(structure, name):
+    model = reference.NETWORKS[name]()
+    x = reference.data(model, 2)
+    posterior = posterior_of(structure, [model], x)
+    jacobian, _ = reference.jacobians(model, x)
+    expected = np.einsum("bip,pq,bjq->bij", jacobian, covariance_of_weights(posterior), jacobian)
+    found = linearised.covariance(posterior, model, tf.constant(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_variances_go_through_branches_that_cross():
+    inputs = keras.Input((3,), dtype="float64")
+    b = L.Dense(3)(inputs)
+    c = L.Add()([inputs, b])
+    model = reference.randomised(keras.Model(inputs, L.Average()([L.Multiply()([b, c]), b])))
+    x = reference.data(model, 2)
+    posterior = posterior_of("diag", [model], x)
+    spread = posterior.variance_diag().numpy()
+    hidden = x**2 @ spread[:9].reshape(3, 3) + spread[9:]
+    b = x @ model.trainable_weights[0].numpy() + model.trainable_weights[1].numpy()
+    expected = (hidden * (x + b) ** 2 + hidden * b**2 + hidden) / 4
+    np.testing.assert_allclose(variance_propagation.variance(posterior, model, x), expected, rtol=1e-9)
