@@ -11,8 +11,10 @@ from pae_zoo.curvature.posteriors.build import (
     LastLayerPosterior,
     LowRankPosterior,
     WeightPosterior,
+    build,
 )
 from pae_zoo.curvature.predictive.linearised import predict
+from pae_zoo.curvature.predictive.link import Predictive
 from pae_zoo.curvature.predictive.monte_carlo import sample_outputs
 from pae_zoo.curvature.rules import (
     elementwise,  # noqa: F401
@@ -23,6 +25,6 @@ from pae_zoo.curvature.rules.registry import Rule, register_rule
 
 __all__ = [
     "METHODS", "STRUCTURES", "BlockPosterior", "DiagPosterior", "Graph", "KronPosterior", "LaplaceCallback",
-    "LastLayerPosterior", "LowRankPosterior", "OutputHessian", "Rule", "WeightPosterior", "flatten", "ggn", "ggn_fn",
-    "predict", "read", "register_rule", "sample_outputs",
+    "LastLayerPosterior", "LowRankPosterior", "OutputHessian", "Predictive", "Rule", "WeightPosterior", "build",
+    "flatten", "ggn", "ggn_fn", "predict", "read", "register_rule", "sample_outputs",
 ]  # fmt: skip
