@@ -14,6 +14,7 @@ from pae_zoo.curvature.posteriors.build import (
     build,
 )
 from pae_zoo.curvature.predictive.linearised import predict
+from pae_zoo.curvature.predictive.linearised import variance as output_variance
 from pae_zoo.curvature.predictive.link import Predictive
 from pae_zoo.curvature.predictive.monte_carlo import sample_outputs
 from pae_zoo.curvature.rules import (
@@ -26,5 +27,5 @@ from pae_zoo.curvature.rules.registry import Rule, register_rule
 __all__ = [
     "METHODS", "STRUCTURES", "BlockPosterior", "DiagPosterior", "Graph", "KronPosterior", "LaplaceCallback",
     "LastLayerPosterior", "LowRankPosterior", "OutputHessian", "Predictive", "Rule", "WeightPosterior", "build",
-    "flatten", "ggn", "ggn_fn", "predict", "read", "register_rule", "sample_outputs",
+    "flatten", "ggn", "ggn_fn", "output_variance", "predict", "read", "register_rule", "sample_outputs",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ PACKAGES = (
     "pae_zoo", "tensorflow", "tensorflow-probability", "keras", "numpy", "scipy", "scikit-learn", "matplotlib",
 )
 #: of config.json: hashes of a model's configuration compare within one format
-FORMAT = 3
+FORMAT = 4
 RESTORE = "restore the file or train anew"
 
 

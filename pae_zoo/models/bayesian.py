@@ -282,11 +282,12 @@ class BayesianAE(codes.Codes):
 
     def after_fit(self, history: keras.callbacks.History, train: fit_data.Source, held_out: Optional[fit_data.Source],
                   steps: Optional[int], verbose: Union[str, int, None]) -> None:
-        """Calls `measure` on up to 10,000 validation data if they are given, else on training data."""
+        """Calls `measure` and `measure_scores`, on up to 10,000 validation data if there are, else on training data."""
         x = self.training_examples(train, steps)
         measured = x if held_out is None else fit_data.examples(held_out, trainable.ADAPT_DATA)
         if len(x) and len(measured):
             self.measure(measured, x)
+            self.measure_scores(measured)
 
     # ---- building ----------------------------------------------------------------------------------
 

@@ -12,17 +12,22 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import curvature, likelihoods
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import seeds, trainable
+from pae_zoo.core import records, seeds, trainable
 from pae_zoo.core.errors import UserError, check_choice
+from pae_zoo.curvature.matrices.gauss_newton import DIAG, KRON
+from pae_zoo.curvature.matrices.kron import Kron, KronDiagonal
+from pae_zoo.curvature.posteriors import build as posteriors
+from pae_zoo.curvature.posteriors.running_kron import RunningKron
 from pae_zoo.models.base import Autoencoder
 from pae_zoo.models.bayesian import Network
 from pae_zoo.models.parts import weights
 from pae_zoo.models.parts.former import Former
-from pae_zoo.models.weight_posterior import CurvatureFlags, LaplaceAE
+from pae_zoo.models.weight_posterior import AUTO, MC, CurvatureFlags, LaplaceAE
 
 # Streams of a step's seed; trainable.py has the others.
 WEIGHTS, PROBES = "lae/weights", "lae/probes"
 UPDATES = ("accumulate", "ema")
+STRUCTURES = (DIAG, KRON)
 # Share of a training batch whose error at the mean weights is logged: it costs a forward pass.
 MEAN_SHARE = 8
 
@@ -31,13 +36,18 @@ MEAN_SHARE = 8
 class HParams(CurvatureFlags):
     """Flags of the Laplacian autoencoder with online curvature."""
 
+    curvature_structure: str = hp.option(
+        KRON, "What is kept of the curvature: its diagonal, or two running Kronecker factors of each layer.",
+        choices=STRUCTURES, before=DIAG)
+    predictive: str = records.with_default("predictive", AUTO, CurvatureFlags)
     train_samples: int = hp.option(1, "Networks drawn in a training step.", low=1, high=1000)
     hessian_update: str = hp.option(
-        "ema", "h <- m h + (1 - m) g (ema), or h <- m h + g (accumulate, the paper's), for the curvature g of a step.",
-        choices=UPDATES)
+        "ema", "h <- m h + (1 - m) g (ema), or h <- m h + g (accumulate, the paper's), for the curvature g of a step; "
+        "over 1 - m^t after t steps, since h begins at 0.", choices=UPDATES)
     hessian_memory_factor: float = hp.option(0.999, "The factor m.", low=0.0, high=0.999999)
     hessian_every: int = hp.option(1, "Steps between two refreshes of h; each then counts for all of them.", low=1)
     hessian_subset: int = hp.option(0, "Data of the batch that the curvature is computed on (0: all).", low=0)
+    factor_every: int = hp.option(10, "kron: steps between two factorisations that draws are made with.", low=1)
     one_hessian_per_sampling: bool = hp.option(
         False, "Curvature at the mean weights, once a step, instead of at each of the sampled ones.")
     curvature_constant: float = hp.option(
@@ -46,17 +56,20 @@ class HParams(CurvatureFlags):
 
 @register_keras_serializable("pae_zoo")
 class LAE(LaplaceAE):
-    """Autoencoder with q(theta) = N(mu, diag(kappa h + gamma)^-1) over its weights (Miani et al., arXiv 2206.15078).
+    """Autoencoder with q(theta) = N(mu, (kappa h + gamma)^-1) over its weights (Miani et al., arXiv 2206.15078).
 
-    mu are the weights of encoder and decoder, trained at weights drawn from q; h (P,) sums up the diagonal of the
-    generalised Gauss-Newton matrix over the data, and is refreshed in the training step itself:
+    mu are the weights of encoder and decoder, trained at weights drawn from q; h sums up the generalised Gauss-Newton
+    matrix over the data, its diagonal or two Kronecker factors of each layer (`RunningKron`), and is refreshed in the
+    training step itself. For the diagonal:
 
         theta_k = mu + eps_k / sqrt(kappa h + gamma),   g = c (N/B) mean_k sum_b diag J_b(theta_k)^T H J_b(theta_k)
         h <- m h + (1 - m) g   or, as in the paper,   h <- m h + g
 
-    A refresh every n steps counts for n equal ones, h <- m^n h + (1 + m + ... + m^(n-1)) w g with w the weight of g
-    above. The objective of a datum is -mean_k log p(y|theta_k) + KL(q || N(0, 1/gamma)) / N; no gradient goes through
-    h.
+    h begins at 0, and h / (1 - m^t) takes its place after t steps, as Adam corrects its moments; the first step, before
+    there is any, is taken at the means. A refresh every n steps counts for n equal ones, h <- m^n h + (1 + m + ... +
+    m^(n-1)) w g with w the weight of g above. Kronecker factors move so one by one, and draws take new ones every
+    `factor_every` steps, and in each of as many first ones. The objective of a datum is -mean_k log p(y|theta_k) +
+    KL(q || N(0, 1/gamma)) / N; no gradient goes through h.
 
     Args beyond `AE`: the flags of the model, see `HParams`.
     """
@@ -67,15 +80,19 @@ class LAE(LaplaceAE):
 
     former = Former("lae_published", "pae_zoo>LAEPublished", {"objective": ("elbo", "upstream")}, kept=("alpha",))
 
-    def __init__(self, encoder, decoder, likelihood="gaussian_learned", train_samples: int = 1,
-                 hessian_update: str = "ema", hessian_memory_factor: float = 0.999, hessian_every: int = 1,
-                 hessian_subset: int = 0, one_hessian_per_sampling: bool = False, curvature_constant: float = 0.0,
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", curvature_structure: str = KRON,
+                 train_samples: int = 1, hessian_update: str = "ema", hessian_memory_factor: float = 0.999,
+                 hessian_every: int = 1, hessian_subset: int = 0, factor_every: int = 10,
+                 one_hessian_per_sampling: bool = False, curvature_constant: float = 0.0, predictive: str = AUTO,
                  **kwargs):
-        super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
+        check_choice(curvature_structure, STRUCTURES, "curvature_structure")
+        super().__init__(encoder, decoder, likelihood=likelihood, structure=curvature_structure, predictive=predictive,
+                         **kwargs)
         check_choice(hessian_update, UPDATES, "hessian_update")
         self.train_samples = int(train_samples)
         self.hessian_update, self.memory_factor = hessian_update, float(hessian_memory_factor)
         self.hessian_every, self.hessian_subset = int(hessian_every), int(hessian_subset)
+        self.factor_every = int(factor_every)
         self.one_hessian_per_sampling = bool(one_hessian_per_sampling)
         self.curvature_constant = float(curvature_constant)
         if isinstance(self.likelihood, likelihoods.GaussianPixel):
@@ -85,26 +102,40 @@ class LAE(LaplaceAE):
         self.blocks = self.graph.select(self.curvature_flags["bayesian_layers"])
         self.uncertain = [variable for block in self.blocks for variable in block.variables]
         self.num_data = self.add_weight(name="num_data", shape=(), initializer="ones", trainable=False)
-        self.posterior.curvature.assign(tf.ones_like(self.posterior.curvature))
+
+    before = {"predictive": MC, "curvature_structure": DIAG}
+
+    def _build_posterior(self) -> posteriors.WeightPosterior:
+        if self.curvature_options["structure"] == KRON:
+            return RunningKron(self.graph, layers=self.curvature_options["layers"])
+        return super()._build_posterior()
 
     @property
     def hessian(self) -> keras.Variable:
-        """The variable h, (P,): the curvature of `posterior`, whose sigma is 1."""
+        """The variable h / (1 - m^t), (P,), of the diagonal: the curvature of `posterior`, whose sigma is 1."""
         return self.posterior.curvature
 
     def count_data(self, num: float) -> None:
-        """Sets N, the number of training data or the sum of their weights; h = N at the start, later scaled to it."""
-        self.hessian.assign(tf.convert_to_tensor(self.hessian) * (float(num) / self.num_data.value))
+        """Sets N, the number of training data or the sum of their weights, and scales h to it."""
+        factor = float(num) / self.num_data.value
+        if isinstance(self.posterior, RunningKron):
+            self.posterior.rescale(factor)
+        else:
+            self.hessian.assign(tf.convert_to_tensor(self.hessian) * factor)
         self.num_data.assign(float(num))
 
     # ---- the posterior over weights ----------------------------------------------------------------
 
-    def precision(self) -> tf.Tensor:
-        """Returns the diagonal of Lambda = kappa h + gamma of the chosen weights, (P,): that of `posterior`."""
+    def precision(self) -> Any:
+        """Returns Lambda = kappa h + gamma, that of `posterior`: its diagonal (P,), or a matrix for each layer."""
         return self.posterior.precision()
 
     def draw_weights(self, seed: tf.Tensor) -> list[tf.Tensor]:
         """Returns one draw of the weights `uncertain`; its derivative by their means is the identity."""
+        if isinstance(self.posterior, RunningKron):
+            flat = tf.stop_gradient(tf.concat(self.posterior.deviation(seed), axis=0))
+            deviations = self.graph.unflatten(flat, self.blocks)
+            return [tf.convert_to_tensor(mean) + part for mean, part in zip(self.uncertain, deviations)]
         stds = self.graph.unflatten(tf.math.rsqrt(self.precision()), self.blocks)
         return weights.drawn(self.uncertain, [tf.stop_gradient(std) for std in stds], seed)
 
@@ -126,6 +157,8 @@ class LAE(LaplaceAE):
         y, _ = self.preprocess(x, seeds.stream(seed, trainable.PREPROCESS) if training else None)
         base = seeds.stream(seed, WEIGHTS)
         draws = [self.draw_weights(seeds.fold_in(base, k)) for k in range(self.train_samples)]
+        if training:
+            draws = [self.at_the_start(draw) for draw in draws]
         networks = [self.network_at(self.uncertain, values) for values in draws]
         outputs = [network.decode(network.encode(y)) for network in networks]
         axes = list(range(1, y.shape.rank))
@@ -155,42 +188,98 @@ class LAE(LaplaceAE):
         """Moves h by the curvature of y (batch, *event) at the drawn weights, in every n-th step."""
         if self.hessian_subset:
             y = y[: self.hessian_subset]
+        if isinstance(self.posterior, RunningKron):
+            self._refresh_factors(self.posterior, y, draws, seed)
+            return
         old = tf.convert_to_tensor(self.hessian)
 
         def moved():
-            m, n = self.memory_factor, self.hessian_every
-            gain = (1.0 - m**n) / (1.0 - m) if self.hessian_update == "accumulate" else 1.0 - m**n
-            return m**n * old + gain * self.curvature_of(y, draws, seed)
+            found, share = self.curvature_of(y, draws, seed), self.share_of_refresh()
+            return old + share * (self.curvature_gain * found - old)
 
         if self.hessian_every == 1:
             self.hessian.assign(moved())
         else:
             self.hessian.assign(tf.cond(self.step % self.hessian_every == 0, moved, lambda: old))
 
-    def curvature_of(self, y: tf.Tensor, draws: Sequence[Sequence[Any]], seed: seeds.Seed) -> tf.Tensor:
-        """Returns g = c (N/B) mean_k sum_b diag J^T H J of y (B, *event), estimating the whole data's, (P,)."""
+    def _refresh_factors(self, posterior: RunningKron, y, draws, seed) -> None:
+        def moved():
+            found = self._ggn(y, draws, seed)
+            return posterior.moved(found, self.share_of_refresh(), self.curvature_gain * self._share_of_data(y, draws))
+
+        if self.hessian_every == 1:
+            posterior.assign_factors(moved())
+        else:
+            posterior.assign_factors(tf.cond(self.step % self.hessian_every == 0, moved, posterior.factors_now))
+        posterior.factorise((self.step % self.factor_every == 0) | (self.step < self.factor_every))
+
+    @property
+    def curvature_gain(self) -> float:
+        """What h tends to for a constant curvature g, in units of it."""
+        return 1.0 / (1.0 - self.memory_factor) if self.hessian_update == "accumulate" else 1.0
+
+    def share_of_refresh(self) -> tf.Tensor:
+        """Returns the weight of the newest curvature in h / (1 - m^t): (1 - m^n) / (1 - m^t), at first 1."""
+        m, n = tf.constant(self.memory_factor, tf.float64), self.hessian_every
+        refreshes = tf.cast(self.step // n + 1, tf.float64)
+        # At m = 0 every refresh is the first.
+        return tf.cast((1.0 - m**n) / (1.0 - m ** (n * refreshes)), self.num_data.dtype)
+
+    def at_the_start(self, draw: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the weights to train at for a draw: the means, before the first curvature is known."""
+        means = [tf.convert_to_tensor(variable) for variable in self.uncertain]
+        return [tf.where(self.step > 0, value, mean) for value, mean in zip(draw, means)]
+
+    def curvature_of(self, y: tf.Tensor, draws: Sequence[Sequence[Any]], seed: seeds.Seed) -> Any:
+        """Returns g = c (N/B) mean_k sum_b diag J^T H J of y (B, *event), estimating the whole data's, (P,).
+
+        Of Kronecker factors it is what `ggn` gives, whose output factors have all of the scale.
+        """
+        found, share = self._ggn(y, draws, seed), self._share_of_data(y, draws)
+        if not isinstance(self.posterior, RunningKron):
+            return share * found
+        return [one._replace(output_factor=share * one.output_factor) if isinstance(one, Kron)
+                else KronDiagonal(share * one.diagonal) for one in found]
+
+    def _ggn(self, y: tf.Tensor, draws: Sequence[Sequence[Any]], seed: seeds.Seed) -> Any:
+        """Returns the sum over drawn weights of the curvature of y."""
         places = [self.uncertain] if self.one_hessian_per_sampling else draws
         found = []
         for k, values in enumerate(places):
             with weights.replaced(self.uncertain, [tf.stop_gradient(value) for value in values]):
                 found.append(curvature.ggn_fn(self.graph, y, seed=seeds.fold_in(seed, k), **self.curvature_options))
+        return tf.nest.map_structure(lambda *parts: tf.stop_gradient(tf.add_n(parts)), *found)
+
+    def _share_of_data(self, y: tf.Tensor, draws: Sequence) -> tf.Tensor:
+        """Returns c (N/B) / K, what a sum over a batch and K drawn weights is multiplied by."""
         count = tf.cast(tf.shape(y)[0], self.num_data.dtype)
-        return tf.stop_gradient(self._constant() * self.num_data.value / count * tf.add_n(found) / len(found))
+        number = 1 if self.one_hessian_per_sampling else len(draws)
+        return tf.stop_gradient(self._constant() * self.num_data.value / (count * number))
 
     def _constant(self) -> tf.Tensor:
         """Returns the factor c of the curvature for sigma = 1."""
         if self.curvature_constant:
-            return tf.constant(self.curvature_constant, self.hessian.dtype)
+            return tf.constant(self.curvature_constant, self.num_data.dtype)
         return self.natural_constant()
 
     def natural_constant(self) -> tf.Tensor:
         """Returns the factor c that belongs to the objective: 1/sigma^2 for a Gaussian."""
         if self.is_gaussian:
-            return tf.stop_gradient(self.likelihood.shared_precision(tf.as_dtype(self.hessian.dtype)))
-        return tf.constant(1.0, self.hessian.dtype)
+            return tf.stop_gradient(self.likelihood.shared_precision(tf.as_dtype(self.num_data.dtype)))
+        return tf.constant(1.0, self.num_data.dtype)
+
+    def score_ratio(self) -> tf.Tensor:
+        # h has the factor c, and of accumulated steps that of their number.
+        return self.curvature_flags["score_precision"] / (self._constant() * self.curvature_gain)
 
     def kl(self) -> tf.Tensor:
         """Returns KL(q || N(0, 1/gamma)) over the chosen weights, in nats."""
+        if isinstance(self.posterior, RunningKron):
+            priors = tf.convert_to_tensor(self.posterior.prior_precision)
+            sizes = tf.constant(self.posterior.layout.sizes, priors.dtype)
+            log_dets, traces = tf.unstack(tf.convert_to_tensor(self.posterior.sums), axis=1)
+            found = tf.reduce_sum(priors * traces - sizes + log_dets - sizes * tf.math.log(priors))
+            return 0.5 * (self._weighted_square() + found)
         ratio = self.posterior.prior_diag() / self.precision()
         return 0.5 * (self._weighted_square() + tf.reduce_sum(ratio - 1.0 - tf.math.log(ratio)))
 
@@ -206,11 +295,16 @@ class LAE(LaplaceAE):
         y, _ = self.preprocess(x)
         some = y[: self.hessian_subset or None]
         parts = {
-            "time/compute_hessian": lambda: self.curvature_of(some, [self.uncertain], (0, 0)),
-            "time/forward_nn": lambda: self.decoder_outputs(self.point(y)),
+            "time/compute_hessian": lambda: tf.nest.flatten(self.curvature_of(some, [self.uncertain], (0, 0))),
+            "time/forward_nn": lambda: [self.decoder_outputs(self.point(y))],
         }
         xla = bool(self.jit_compile)
         return {name: _seconds(tf.function(part, jit_compile=xla, autograph=False)) for name, part in parts.items()}
+
+    def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
+        if isinstance(self.posterior, RunningKron):
+            self.posterior.settle()
+        super().measure(x, train, batch_size)
 
     # ---- building ----------------------------------------------------------------------------------
 
@@ -226,6 +320,7 @@ class LAE(LaplaceAE):
             **super().get_config(), "train_samples": self.train_samples,
             "hessian_update": self.hessian_update, "hessian_memory_factor": self.memory_factor,
             "hessian_every": self.hessian_every, "hessian_subset": self.hessian_subset,
+            "factor_every": self.factor_every, "curvature_structure": self.posterior.structure,
             "one_hessian_per_sampling": self.one_hessian_per_sampling,
             "curvature_constant": self.curvature_constant,
         }  # fmt: skip
@@ -244,7 +339,7 @@ def _seconds(function) -> float:
     times = []
     for _ in range(6):
         start = time.perf_counter()
-        function().numpy()
+        function()[0].numpy()
         times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))
 

@@ -11,12 +11,12 @@ import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo import curvature, likelihoods
-from pae_zoo.core import fit_data, seeds
+from pae_zoo.core import fit_data, records, seeds
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.matrices.gauss_newton import DIAG, STRUCTURES
+from pae_zoo.curvature.matrices.gauss_newton import DIAG, KRON, STRUCTURES
 from pae_zoo.curvature.posteriors import build as posteriors
-from pae_zoo.models.weight_posterior import GAUSSIANS, CurvatureFlags, LaplaceAE
+from pae_zoo.models.weight_posterior import AUTO, GAUSSIANS, MC, CurvatureFlags, LaplaceAE
 
 # Stream of the model's seed that probes and sketches are drawn from.
 CURVATURE = "lae_posthoc/curvature"
@@ -27,7 +27,8 @@ GAMMA, SIGMA2 = "gamma", "sigma2"
 class HParams(CurvatureFlags):
     """Flags of the post-hoc Laplacian autoencoder; shared training flags drive its first stage, a plain autoencoder."""
 
-    curvature_structure: str = hp.option("diag", "What is kept of the curvature.", choices=STRUCTURES)
+    curvature_structure: str = hp.option(KRON, "What is kept of the curvature.", choices=STRUCTURES, before=DIAG)
+    predictive: str = records.with_default("predictive", AUTO, CurvatureFlags)
     curvature_rank: int = hp.option(32, "low_rank: rank of the sketch.", low=1, high=100_000, smoke=8)
     curvature_data: int = hp.option(0, "Training data that the curvature is computed on, scaled up to all (0: all).",
                                     low=0)
@@ -51,11 +52,13 @@ class LAEPosthoc(LaplaceAE):
     Args beyond `AE`: the flags of the model, see `HParams`.
     """
 
-    def __init__(self, encoder, decoder, likelihood="gaussian_learned", curvature_structure: str = DIAG,
+    before = {"predictive": MC, "curvature_structure": DIAG}
+
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", curvature_structure: str = KRON,
                  curvature_rank: int = 32, curvature_data: int = 0, optimize: Sequence[str] = (GAMMA, SIGMA2),
-                 prior_per_layer: bool = False, evidence_method: str = "fixed_point", **kwargs):
-        super().__init__(
-            encoder, decoder, likelihood=likelihood, structure=curvature_structure, rank=curvature_rank, **kwargs)
+                 prior_per_layer: bool = False, evidence_method: str = "fixed_point", predictive: str = AUTO, **kwargs):
+        super().__init__(encoder, decoder, likelihood=likelihood, structure=curvature_structure, rank=curvature_rank,
+                         predictive=predictive, **kwargs)
         self.posthoc = dict(
             curvature_structure=curvature_structure, curvature_rank=int(curvature_rank),
             curvature_data=int(curvature_data), optimize=check_optimize(optimize, self.likelihood),
@@ -70,6 +73,7 @@ class LAEPosthoc(LaplaceAE):
         self.measure_noise(x, batch_size)  # it is a part of the curvature, so it comes first
         self.fit_posthoc(x if train is None else train, batch_size)
         self.measure_typical(x, batch_size)
+        self.check_draws(x)
 
     # The curvature and the evidence are those of x.
     objective_takes = ()

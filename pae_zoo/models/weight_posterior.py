@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
@@ -11,20 +12,27 @@ import tensorflow as tf
 
 from pae_zoo import curvature, likelihoods, networks
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import inputs, records, seeds
+from pae_zoo.core import inputs, records, seeds, trainable
 from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError, check_choice
-from pae_zoo.curvature.matrices.gauss_newton import DENSE, DIAG, METHODS, Options
+from pae_zoo.core.inputs import TensorLike
+from pae_zoo.curvature.matrices.gauss_newton import DENSE, DIAG, LAST_LAYER, METHODS, Options
 from pae_zoo.curvature.posteriors import build as posteriors
 from pae_zoo.models.base import Autoencoder
 from pae_zoo.models.bayesian import BayesianAE, Network
 from pae_zoo.models.parts import weights
+from pae_zoo.models.parts.robust_scores import RobustScores
 
-MC, LINEARISED = "mc", "linearised"
-PREDICTIVES = (MC, LINEARISED)
+AUTO, MC, LINEARISED = "auto", "mc", "linearised"
+PREDICTIVES = (AUTO, MC, LINEARISED)
 WIDTH = "width"
 # Of these H is a multiple of I, so that sigma enters by a factor alone.
 GAUSSIANS = (likelihoods.Gaussian, likelihoods.GaussianLearned)
+# Fewer data than these tell no quartiles.
+LEAST_DATA = 8
+# Data that drawn networks are tried on, and the error, in units of the mean network's, from which on they say so.
+CHECKED_DATA, MOST_LOSS = 200, 10.0
+CHECK = "laplace/check"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +52,12 @@ class CurvatureFlags(records.SampleFlags, records.SharedHParams):
     prior_precision: float = hp.option(1.0, "Precision gamma of the prior N(0, 1/gamma) of a weight.", above=0.0)
     hessian_scale: float = hp.option(1.0, "Factor kappa of the curvature in the precision.", above=0.0)
     predictive: str = hp.option(
-        MC, "How moments and scores are found: from drawn networks, or linearised: in one pass, the network taken as "
-        "linear in its weights.", choices=PREDICTIVES)
+        MC, "How moments and scores are found: mc, from drawn networks; linearised, in one pass, the network taken as "
+        "linear in its weights; auto: linearised where the likelihood is a Gaussian with one sigma, else mc.",
+        choices=PREDICTIVES, before=MC)
+    score_precision: float = hp.option(
+        1e5, "Of the score spread: curvature for sigma = 1 over prior precision, r in Lambda = r G + 1, whatever the "
+        "scales of draws and densities.", above=0.0)
 
 
 class LaplaceAE(BayesianAE):
@@ -60,14 +72,20 @@ class LaplaceAE(BayesianAE):
 
     Drawn codes and reconstructions, and the grid over latents, are of drawn networks in any case.
 
+    The score spread is of the linearised codes, whatever `predictive` is, and has a precision of its own: a posterior
+    that is wide enough for its codes to tell other data is far too wide to draw from.
+
     Args beyond `BayesianAE`: flags of the model.
     """
+
+    #: settings whose default has changed, with what a model that was saved without them meant
+    before: dict[str, Any] = {"predictive": MC}
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", structure: str = DIAG,
                  curvature_method: str = "mc", curvature_probes: int = 1, mix_width: int = 1024,
                  mix_pattern: str = WIDTH, hybrid_layers: int = 2, rank: int = 32, curvature_memory: int = 2048,
                  bayesian_layers: Sequence[str] = ("all",), prior_precision: float = 1.0, hessian_scale: float = 1.0,
-                 predictive: str = MC, **kwargs):
+                 predictive: str = MC, score_precision: float = 1e5, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         given = self.encoder(keras.KerasTensor((None, *self.event_shape))).shape[-1]
         if given != self.latent_dim:
@@ -78,12 +96,15 @@ class LaplaceAE(BayesianAE):
             curvature_method=curvature_method, curvature_probes=int(curvature_probes), mix_width=int(mix_width),
             mix_pattern=mix_pattern, hybrid_layers=int(hybrid_layers), curvature_memory=int(curvature_memory),
             bayesian_layers=tuple(bayesian_layers), prior_precision=float(prior_precision),
-            hessian_scale=float(hessian_scale), predictive=predictive,
+            hessian_scale=float(hessian_scale), predictive=predictive, score_precision=float(score_precision),
         )  # fmt: skip
         check_choice(mix_pattern, (WIDTH, DENSE), "mix_pattern")
         check_choice(predictive, PREDICTIVES, "predictive")
+        if not (math.isfinite(score_precision) and score_precision > 0):
+            raise UserError(f"score_precision={score_precision} must be finite and above 0.")
         self.graph = curvature.read((self.encoder, self.decoder))
         self.is_gaussian = type(self.likelihood) in GAUSSIANS
+        self.is_linearised = predictive == LINEARISED or (predictive == AUTO and self.is_gaussian)
         if predictive == LINEARISED and not self.is_gaussian:
             raise UserError("predictive='linearised' needs a Gaussian with one sigma; received the likelihood "
                             f"{type(self.likelihood).__name__}. Take gaussian or gaussian_learned, or predictive='mc'.")
@@ -99,12 +120,13 @@ class LaplaceAE(BayesianAE):
         self.posterior = self._build_posterior()
         self.posterior.assign_scales(prior_precision=prior_precision, kappa=hessian_scale)
         self._prepared = None
+        self.robust_scores = RobustScores(2, name="robust_scores")
 
     def _build_posterior(self) -> posteriors.WeightPosterior:
         structure, layers = self.curvature_options["structure"], self.curvature_options["layers"]
         options = {"rank": self.curvature_options["rank"]} if structure == "low_rank" else {}
         example = None
-        if structure == "last_layer":  # its form follows from the network: that of the curvature of any one datum
+        if structure == LAST_LAYER:  # its form follows from the network: that of the curvature of any one datum
             example = curvature.ggn_fn(self.graph, tf.zeros((1, *self.event_shape)), **self.curvature_options)
         return posteriors.build(structure, self.graph, example, layers=layers, **options)
 
@@ -155,7 +177,7 @@ class LaplaceAE(BayesianAE):
     # ---- moments -----------------------------------------------------------------------------------
 
     def moments(self, y: tf.Tensor, num_samples: int, seed: seeds.Seed) -> dict[str, tf.Tensor]:
-        if self.curvature_flags["predictive"] == MC:
+        if not self.is_linearised:
             return super().moments(y, num_samples, seed)
         memory = self.curvature_flags["curvature_memory"]
         found = curvature.predict(self.posterior, (self.encoder, self.decoder), y, memory=memory)
@@ -179,16 +201,123 @@ class LaplaceAE(BayesianAE):
         return {name: inputs.only_finite(value, y, value.shape.rank - 1, len(axes)) for name, value in moments.items()}
 
     def num_draws(self, num_samples: int) -> int:
-        return 0 if self.curvature_flags["predictive"] == LINEARISED else num_samples
+        return 0 if self.is_linearised else num_samples
+
+    def latent_variance(self, y: tf.Tensor) -> tf.Tensor:
+        """Returns the diagonal of J Lambda^-1 J^T of the codes of y (batch, *event), (batch, K): K backward passes."""
+        memory = self.curvature_flags["curvature_memory"]
+        return curvature.output_variance(self.posterior, self.encoder, y, memory)
+
+    # ---- scores ------------------------------------------------------------------------------------
+
+    def ood_scores(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
+        """Returns the scores of `BayesianAE` behind `spread`, each (batch,), higher = more unusual.
+
+        spread: the larger of two numbers, the log of the latent std, summed over k, and the log of the squared error of
+        the mean network, each less its median and over its spread on validation data. The std is that of the
+        linearised codes for Lambda = r G + 1, r the `score_precision`. It is left out where nothing was measured
+        (`measure_scores`), and where no layer of the encoder is uncertain.
+
+        With linearised predictions and a Lambda that is not diagonal there is no score output, which would take as many
+        backward passes as an output has values, and likelihood is -log p(y|theta) of the mean network.
+        """
+        y, _ = self.preprocess(x)
+        found = {}
+        if self.robust_scores.measured and self.has_spread:
+            found["spread"] = tf.reduce_max(self.robust_scores(self._statistics(y)), axis=-1)
+        if self.is_linearised and not isinstance(self.posterior, posteriors.DiagPosterior):
+            found |= self._scores_of_codes(y)
+        else:
+            found |= super().ood_scores(x, seed)
+        return {name: inputs.only_finite(value, y, 0, y.shape.rank - 1) for name, value in found.items()}
+
+    def _scores_of_codes(self, y: tf.Tensor) -> dict[str, tf.Tensor]:
+        likelihood = -self.likelihood.log_prob(self.decoder_outputs(self.point(y)), y)
+        typical = tf.cast(tf.convert_to_tensor(self.typical), likelihood.dtype)
+        return {
+            "latent": tf.reduce_sum(tf.sqrt(self.latent_variance(y)), axis=-1),
+            "likelihood": likelihood,
+            "typicality": tf.abs(likelihood - typical),
+        }
+
+    def _statistics(self, y: tf.Tensor) -> tf.Tensor:
+        """Returns the logs of latent std and squared error of y (batch, *event), (batch, 2)."""
+        with self.posterior.at_ratio(self.score_ratio()):
+            std = tf.reduce_sum(tf.sqrt(self.latent_variance(y)), axis=-1)
+        mean = self.likelihood.mean(self.decoder_outputs(self.point(y)))
+        error = tf.reduce_sum(tf.square(y - mean), axis=list(range(1, y.shape.rank)))
+        least = np.finfo(np.float32).tiny
+        logs = [tf.math.log(tf.maximum(tf.cast(value, self.float_type), least)) for value in (std, error)]
+        return tf.stack(logs, axis=-1)
+
+    def score_ratio(self) -> Any:
+        """Returns the factor of the posterior's curvature behind the score spread."""
+        return self.curvature_flags["score_precision"]
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether a layer of the encoder is uncertain."""
+        own = {id(variable) for variable in self.encoder.trainable_variables}
+        blocks = zip(self.graph.blocks, self.posterior.layout.parts)
+        return any(part.chosen and id(block.variables[0]) in own for block, part in blocks)
+
+    def measure_scores(self, x: np.ndarray, batch_size: int = 500) -> None:
+        """Measures median and quartiles behind `spread` on held-out x (n, *event), where there are eight or more."""
+        if not self.has_spread or len(x) < LEAST_DATA:
+            return
+        statistics = tf.function(lambda x: self._statistics(self.preprocess(x)[0]), autograph=False, jit_compile=False)
+        parts = [statistics(trainable.to_float(x[i : i + batch_size])).numpy() for i in range(0, len(x), batch_size)]
+        self.robust_scores.measure(np.concatenate(parts))
+
+    @property
+    def measured_last(self) -> list:
+        return [self.robust_scores.units]
+
+    def score_notes(self) -> list[str]:
+        if not self.has_spread:
+            return ["The score spread is left out: no layer of the encoder is uncertain (bayesian_layers="
+                    f"{','.join(self.curvature_flags['bayesian_layers'])}, structure {self.posterior.structure})."]
+        if self.robust_scores.measured:
+            return []
+        return ["The score spread is left out: the model was saved before there was this score, or had fewer than "
+                f"{LEAST_DATA} validation data. model.measure_scores(x) with validation data x adds it."]
 
     def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
         """Sets the posterior's mean to the weights as they are, then measures on held-out x as `BayesianAE` does."""
         self.posterior.assign_mean([tf.convert_to_tensor(variable) for variable in self.graph.variables])
         super().measure(x, train, batch_size)
+        self.check_draws(x)
+
+    def check_draws(self, x: np.ndarray, num_samples: int = 5) -> float:
+        """Returns the squared error of drawn networks over that of the mean network, on up to 200 of x (n, *event).
+
+        Prints a line where it is ten or more: such draws tell nothing, whatever the evidence says of them.
+        """
+        rows = np.linspace(0, len(x) - 1, min(len(x), CHECKED_DATA)).astype(int)
+
+        def error(network, y):
+            mean = self.likelihood.mean(network.decode(network.encode(y)))
+            return tf.reduce_sum(tf.cast(tf.square(mean - y), tf.float64))
+
+        @tf.function(autograph=False)
+        def errors(x, seed):
+            y, _ = self.preprocess(x)
+            add = lambda state, count, network: state + error(network, y)  # noqa: E731
+            drawn = self.over_networks(num_samples, seed, add, tf.zeros((), tf.float64))
+            return drawn / num_samples, error(Network(self.point, self.decoder_outputs), y)
+
+        drawn, own = (float(one) for one in errors(trainable.to_float(x[rows]), seeds.stream((self.seed, 0), CHECK)))
+        ratio = drawn / max(own, np.finfo(np.float32).tiny)
+        if not ratio < MOST_LOSS:
+            print(f"{type(self).__name__}: networks drawn from the posterior have {ratio:.3g} times the squared error "
+                  f"of the mean network (structure {self.posterior.structure}), so draws, their moments and scores are "
+                  "of no use: take another curvature_structure, predictive='linearised', or a larger prior_precision.")
+        return ratio
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.curvature_flags}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Optional[dict[str, Any]] = None) -> Autoencoder:
-        return super().from_config({name: hp.value_now(name, value) for name, value in config.items()}, custom_objects)
+        now = {name: hp.value_now(name, value) for name, value in config.items()}
+        return super().from_config({**cls.before, **now}, custom_objects)

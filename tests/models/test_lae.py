@@ -13,11 +13,13 @@ from pae_zoo.models.lae import WEIGHTS
 
 
 def small(model="lae", **changes):
-    return build(model, **{"hidden_units": (6,), "latent_dim": 2, **changes})
+    """A small model with the diagonal of the curvature, and predictions by draws."""
+    return build(model, **{"hidden_units": (6,), "latent_dim": 2, "curvature_structure": "diag", "predictive": "mc",
+                           **changes})
 
 
-def test_curvature_starts_at_the_number_of_data_and_the_first_draws_have_its_width():
-    model = small()
+def test_the_published_curvature_starts_at_the_number_of_data_and_the_first_draws_have_its_width():
+    model = small("lae_published")
     assert model.hessian.shape == (model.graph.size,)
     np.testing.assert_array_equal(model.hessian.numpy(), 128.0)
     mean = curvature.flatten(model.graph.values())
@@ -27,8 +29,37 @@ def test_curvature_starts_at_the_number_of_data_and_the_first_draws_have_its_wid
 
 @pytest.mark.parametrize("update", ["ema", "accumulate"])
 @pytest.mark.parametrize("every", [1, 3])
-def test_recursion_has_its_closed_form_for_a_constant_curvature(update, every, monkeypatch):
+def test_curvature_begins_at_nothing_and_is_corrected_for_it(update, every, monkeypatch):
     model = small(hessian_update=update, hessian_every=every, hessian_memory_factor=0.9)
+    assert not model.hessian.numpy().any()
+    g = tf.range(1.0, model.graph.size + 1.0)
+    y, m, h = tf.constant(images(4)), 0.9, 0.0
+    for t in range(7):
+        monkeypatch.setattr(model, "curvature_of", lambda y, draws, seed, t=t: (t + 1.0) * g)
+        model.refresh(y, [], (0, t))
+        model.step.assign_add(1)
+        if t % every == 0:
+            h = m**every * h + (1 - m**every) * (t + 1.0) * (1.0 if update == "ema" else 10.0) * g
+        np.testing.assert_allclose(model.hessian.numpy(), h / (1 - m ** (every * (t // every + 1))), rtol=1e-4)
+
+
+def test_the_first_step_is_taken_at_the_means():
+    model = small()
+    model.compile(jit_compile=False)
+    x = tf.constant(images(16))
+    model.objective(x, (0, 1), training=True)
+    expected = curvature.ggn((model.encoder, model.decoder), x, method="exact")
+    scale = float(model.natural_constant()) * 128 / 16
+    # The last layer's curvature has no noise of probes.
+    last = model.blocks[-1]
+    found = model.hessian.numpy()[last.start : last.stop]
+    np.testing.assert_allclose(found, scale * expected[last.start : last.stop], rtol=1e-3)
+
+
+@pytest.mark.parametrize("update", ["ema", "accumulate"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_published_recursion_has_its_closed_form_for_a_constant_curvature(update, every, monkeypatch):
+    model = small("lae_published", hessian_update=update, hessian_every=every, hessian_memory_factor=0.9)
     g = tf.range(1.0, model.graph.size + 1.0)
     monkeypatch.setattr(model, "curvature_of", lambda y, draws, seed: g)
     y, start, m = tf.constant(images(4)), model.hessian.numpy(), 0.9
@@ -178,10 +209,61 @@ def test_data_sets_are_counted(monkeypatch):
 def test_convolutional_networks_train_with_all_defaults():
     model = build("lae", encoder="conv", decoder="conv", event_shape=(8, 8, 1), num_filters=2, batch_norm="affine")
     model.compile(jit_compile=False)
-    x = images(8, event_shape=(8, 8, 1))
-    before = model.hessian.numpy()
-    assert np.isfinite(float(model.update(tf.constant(x))))
-    assert np.abs(model.hessian.numpy() - before).max() > 0
+    x = images(16, event_shape=(8, 8, 1))
+    before = [one.numpy() for one in model.posterior.factors_now()]
+    assert np.isfinite(float(model.update(tf.constant(x)))) and np.isfinite(float(model.update(tf.constant(x))))
+    assert all(np.abs(one - old).max() > 0 for one, old in zip(model.posterior.factors_now(), before))
+    model.measure(x)
+    model.measure_scores(x)
+    scores = model.ood_scores(x[:3], seed=(0, 1))
+    assert next(iter(scores)) == "spread" and all(np.isfinite(value).all() for value in scores.values())
+
+
+def kron(**changes):
+    return small(curvature_structure="kron", hessian_memory_factor=0.5, **changes)
+
+
+def test_factors_are_those_of_the_batch_at_first_and_averages_later():
+    model = kron(curvature_method="exact", likelihood="gaussian", scale=0.5)
+    model.compile(jit_compile=False)
+    parts, goals = (tf.constant(images(8)), tf.constant(images(8, seed=1))), []
+    for number, y in enumerate(parts):
+        goals.append(curvature.ggn(model.graph, y, "kron"))
+        model.refresh(y, [model.uncertain], (0, number))
+        model.step.assign_add(1)
+    shares = np.array([1, 2]) / 3  # (1 - m) m and 1 - m over 1 - m^2, for m = 1/2
+    for layer, found in enumerate(model.posterior.factors.values()):
+        left = sum(w * one[layer].input_factor / one[layer].count for w, one in zip(shares, goals))
+        right = sum(w * 128 / 8 / 0.25 * one[layer].output_factor for w, one in zip(shares, goals))
+        np.testing.assert_allclose(found[0], left, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found[1], right, rtol=1e-4, atol=1e-4 * np.abs(right).max())
+
+
+def test_the_posterior_of_running_factors_is_that_of_their_product_after_training():
+    model = kron()
+    model.compile(jit_compile=True)
+    x = images(64)
+    model.fit(x, epochs=1, batch_size=16, verbose=0)
+    left, right = (one.numpy().astype(np.float64) for one in model.posterior.factors["0"])
+    expected = np.kron(left, right) + np.eye(len(left) * len(right))
+    found = model.posterior.precision()[0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+def test_terms_of_a_run_are_the_same_with_xla_and_without():
+    found = []
+    for compiled in (True, False):
+        model = kron()
+        model.compile(jit_compile=compiled)
+        model.fit(images(64), epochs=1, batch_size=16, verbose=0, shuffle=False)
+        found.append([one.numpy() for one in model.posterior.factors_now()])
+    for mine, theirs in zip(*found):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_the_diagonal_alone_is_published():
+    with pytest.raises(UserError, match="Take diag"):
+        build("lae_published", curvature_structure="kron")
 
 
 def test_equal_seeds_give_equal_models():

@@ -1,6 +1,7 @@
 """The post-hoc Laplacian autoencoder: its fit, its scales, its start from another run."""
 
 import battery
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +10,7 @@ from tiers import some
 
 from pae_zoo import curvature
 from pae_zoo.core.errors import UserError
+from pae_zoo.curvature.predictive import linearised
 from pae_zoo.models.bayesian import BayesianAE
 from pae_zoo.models.lae_posthoc import LAEPosthoc
 
@@ -16,7 +18,9 @@ STRUCTURES = ("diag", "block", "kron", "low_rank", "last_layer")
 
 
 def small(**changes):
-    return build("lae_posthoc", **{"hidden_units": (6,), "latent_dim": 2, "curvature_method": "exact", **changes})
+    """A small model with the diagonal of the curvature, and predictions by draws."""
+    return build("lae_posthoc", **{"hidden_units": (6,), "latent_dim": 2, "curvature_method": "exact",
+                                   "curvature_structure": "diag", "predictive": "mc", **changes})
 
 
 def assert_close(found, expected):
@@ -159,3 +163,90 @@ def test_a_run_with_a_constant_sigma_is_started_from():
     np.testing.assert_allclose(model.posterior.noise_variance, 0.09, rtol=1e-5)
     with pytest.raises(UserError, match="keeps constant"):
         LAEPosthoc.from_hparams(LAEPosthoc.inherit(own, before, ["optimize"]), battery.EVENT_SHAPE, 8)
+
+
+# ---- the score spread ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("structure", some(STRUCTURES[:4], ["diag", "kron"]))
+def test_spread_is_the_larger_of_latent_std_and_error_in_units_of_their_quartiles(structure):
+    model, x = small(curvature_structure=structure, curvature_rank=4, score_precision=30.0), images(96)
+    model.measure(x, x)
+    model.measure_scores(x[:40])
+    other = curvature.predict(model.posterior, (model.encoder, model.decoder), tf.constant(x), "diagonal")
+    statistics = np.stack([np.zeros(96), np.zeros(96)], axis=1)
+    scales = (model.posterior.prior_precision.numpy(), float(model.posterior.noise_variance))
+    model.posterior.assign_scales(1.0, 1.0, 30.0)
+    covariance = linearised.covariance(model.posterior, model.encoder, tf.constant(x)).numpy()
+    model.posterior.assign_scales(*scales, 1.0)
+    statistics[:, 0] = np.log(np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)).sum(axis=1))
+    statistics[:, 1] = np.log(np.square(other["mean"] - x).sum(axis=(1, 2, 3)))
+    low, median, high = np.quantile(statistics[:40], (0.25, 0.5, 0.75), axis=0)
+    expected = ((statistics - median) / ((high - low) / 1.349)).max(axis=1)
+    found = model.ood_scores(x, seed=(0, 1))
+    assert next(iter(found)) == "spread"
+    np.testing.assert_allclose(found["spread"], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_scores_of_one_pass_need_no_outputs_variances():
+    model, x = small(curvature_structure="kron", predictive="auto"), images(96)
+    model.measure(x, x)
+    model.measure_scores(x)
+    found = model.ood_scores(x[:5], seed=(0, 1))
+    assert list(found) == ["spread", "latent", "likelihood", "typicality"]
+    covariance = linearised.covariance(model.posterior, model.encoder, tf.constant(x[:5])).numpy()
+    expected = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)).sum(axis=1)
+    np.testing.assert_allclose(found["latent"], expected, rtol=1e-4)
+    outputs = model.decoder_outputs(model.point(tf.constant(x[:5])))
+    np.testing.assert_allclose(found["likelihood"], -model.likelihood.log_prob(outputs, x[:5]), rtol=1e-5)
+
+
+def test_spread_is_kept_with_the_model_and_left_out_where_nothing_was_measured(tmp_path):
+    model, x = small(curvature_structure="kron"), images(40)
+    model.measure(x, x)
+    assert "spread" not in model.ood_scores(x, seed=(0, 1)) and "measure_scores" in model.score_notes()[0]
+    model.measure_scores(x[:7])  # too few for quartiles
+    assert "spread" not in model.ood_scores(x, seed=(0, 1)) and "fewer than 8" in model.score_notes()[0]
+    model.measure_scores(x)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert not loaded.score_notes()
+    np.testing.assert_allclose(loaded.ood_scores(x, (0, 1))["spread"], model.ood_scores(x, (0, 1))["spread"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"bayesian_layers": ("decoder",)}, {"curvature_structure": "last_layer"}])
+def test_without_uncertain_encoders_there_is_no_spread(changes):
+    model, x = small(**changes), images(40)
+    model.measure(x, x)
+    model.measure_scores(x)
+    assert "spread" not in model.ood_scores(x, seed=(0, 1)) and "no layer of the encoder" in model.score_notes()[0]
+
+
+def test_defaults_are_kronecker_factors_and_one_pass_where_sigma_is_one_number():
+    model = build("lae_posthoc", hidden_units=(6,), latent_dim=2)
+    assert model.posterior.structure == "kron" and model.is_linearised
+    assert not build("lae_posthoc", hidden_units=(6,), latent_dim=2, likelihood="bernoulli").is_linearised
+
+
+def test_settings_that_were_not_saved_mean_what_they_meant():
+    config = build("lae_posthoc", hidden_units=(6,), latent_dim=2).get_config()
+    for name in ("predictive", "curvature_structure", "score_precision"):
+        del config[name]
+    model = LAEPosthoc.from_config(config)
+    assert model.posterior.structure == "diag" and not model.is_linearised
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_score_precision_that_is_none_is_refused(value):
+    with pytest.raises(UserError, match="score_precision"):
+        model = small()
+        LAEPosthoc(model.encoder, model.decoder, score_precision=value)
+
+
+def test_a_posterior_whose_draws_are_of_no_use_says_so(capsys):
+    model, x = small(optimize=("none",), prior_precision=1e-6), images(40)
+    model.measure(x, x)
+    told = capsys.readouterr().out
+    assert "times the squared error of the mean network" in told and told.count("\n") == 1
+    small().measure(x, x)
+    assert not capsys.readouterr().out

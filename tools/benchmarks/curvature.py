@@ -36,14 +36,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "kron, 1 probe": dict(structure="kron", method="mc"),
 }
 CONV = ("approx", "mc, 1 probe")
+DIAGONAL = ["--model=lae", "--curvature_structure=diag"]
 ONLINE = {
     "ae": ["--model=ae"],
-    "lae, mc": ["--model=lae", "--curvature_method=mc"],
-    "lae, exact on 16 data": ["--model=lae", "--curvature_method=exact", "--hessian_subset=16"],
-    "lae, approx": ["--model=lae", "--curvature_method=approx"],
+    "lae, kron": ["--model=lae"],
+    "lae, mc": [*DIAGONAL, "--curvature_method=mc"],
+    "lae, exact on 16 data": [*DIAGONAL, "--curvature_method=exact", "--hessian_subset=16"],
+    "lae, approx": [*DIAGONAL, "--curvature_method=approx"],
 }
 AIMS = {("dense", "exact"): 14.0, ("dense", "approx"): 0.7, ("dense", "mc, 1 probe"): 0.7,
-        ("online", "lae, mc"): 2.0, ("online", "lae, exact on 16 data"): 4.0}
+        ("online", "lae, kron"): 2.5, ("online", "lae, mc"): 2.0, ("online", "lae, exact on 16 data"): 4.0}
 MEMORY_AIM = 500.0
 AT_ONCE = 4
 

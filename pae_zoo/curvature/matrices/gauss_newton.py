@@ -103,7 +103,8 @@ def ggn(
       model: a built Keras model, or several that are applied in turn, such as (encoder, decoder).
       x: (batch, *event), what the network is given.
       structure: "diag", a flat vector (P,) in the order of trainable_weights; "block", a matrix (P_l, P_l) for each
-        layer; "kron", two Kronecker factors for each layer; "low_rank", a sketch; "last_layer", all of the last layer.
+        layer; "kron", two Kronecker factors for each layer; "low_rank", a sketch and the diagonal; "last_layer", all of
+        the last layer.
       method: "exact"; "mc", unbiased, from `num_probes` random rows of covariance H for each datum; "hybrid", exact for
         the last `hybrid_layers` layers with weights and "mc" below; "approx", where only diagonals are carried through
         layers; "mix", where full matrices are up to `mix_width` values.
@@ -245,8 +246,18 @@ def _kron(graph: Graph, x, hessian, blocks, options: Options, seed) -> Any:
         graph, x, hessian, blocks, options.method, seed, options.num_probes, options.memory, options.fallback)
 
 
-def _low_rank(graph: Graph, x, hessian, blocks, options: Options, seed) -> Any:
-    return low_rank.compute(graph, x, hessian, blocks, options.rank, seed, options.memory, options.fallback)
+def _low_rank(graph: Graph, x, hessian, blocks, options: Options, seed) -> low_rank.Sketch:
+    sketch = low_rank.compute(graph, x, hessian, blocks, options.rank, seed, options.memory, options.fallback)
+    # What the sketch does not see is told from the diagonal: exact where that costs less than the sketch, else by
+    # probes, other ones for other data, since sketches that are added have one seed.
+    run = _run(graph, x, hessian, options)
+    line = dense_exact.line(run, hessian)
+    few = run.output.shape[1:].num_elements() <= 2 * options.rank
+    method = EXACT if few or all(graph.step_of(block) in line for block in blocks) else MC
+    number = tf.reduce_sum(tf.bitcast(tf.cast(x, tf.float32), tf.int32))
+    probes = seeds.fold_in(seeds.stream(seed, "low_rank/diagonal"), number)
+    chosen = dataclasses.replace(options, structure=DIAG, method=method, num_probes=1)
+    return sketch._replace(diagonal=_diag(graph, x, hessian, blocks, chosen, probes))
 
 
 def _last_layer(graph: Graph, x, hessian, blocks, options: Options, seed) -> Any:

@@ -4,7 +4,7 @@ Tropp, Yurtsever, Udell & Cevher, arXiv 1706.05736, algorithm 3; Frangella, Trop
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Sequence
+from typing import NamedTuple, Optional, Sequence
 
 import keras
 import numpy as np
@@ -25,10 +25,12 @@ class Sketch(NamedTuple):
     Args:
       image: G Omega, (P_c, r), Omega (P_c, r) being the standard normal numbers that the seed gives.
       seed: (2,).
+      diagonal: of G, (P_c,), or an estimate of it, which tells of what the image has missed; None: not known.
     """
 
     image: tf.Tensor
     seed: tf.Tensor
+    diagonal: Optional[tf.Tensor] = None
 
 
 def compute(
@@ -41,7 +43,10 @@ def compute(
     memory: float = 2048,
     fallback: bool = False,
 ) -> Sketch:
-    """Returns the sketch of the batch x with min(rank, P_c) vectors, one forward and one backward product each."""
+    """Returns the sketch of the batch x with min(rank, P_c) vectors, one forward and one backward product each.
+
+    It has no diagonal.
+    """
     size = sum(block.size for block in blocks)
     rank = min(rank, size)
     needed = 2 * x.dtype.size * rank * size / 2**20

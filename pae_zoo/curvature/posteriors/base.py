@@ -1,7 +1,9 @@
 """What all Gaussian posteriors over weights share: scales, samples, evidence, files."""
 
+import contextlib
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional, Sequence, Union
 
@@ -53,6 +55,7 @@ class WeightPosterior(keras.layers.Layer):
         self.prior_precision = self._weight("prior_precision", (len(self.layout.sizes),), "ones")
         self.noise_variance = self._weight("noise_variance", (), "ones")
         self.kappa = self._weight("kappa", (), "ones")
+        self._ratio: Optional[TensorLike] = None
         self._make()
         self.built = True
         variables = variables_of(layout)
@@ -143,13 +146,32 @@ class WeightPosterior(keras.layers.Layer):
             weight.assign(tf.broadcast_to(value, weight.shape))
 
     def scale(self, dtype: Optional[tf.DType] = None) -> tf.Tensor:
-        """Returns kappa / sigma^2, by which G is multiplied."""
+        """Returns kappa / sigma^2, by which G is multiplied, or the ratio of `at_ratio`."""
+        if self._ratio is not None:
+            return tf.cast(self._ratio, dtype or self.kappa.dtype)
         kappa, variance = tf.convert_to_tensor(self.kappa), tf.convert_to_tensor(self.noise_variance)
         return tf.cast(kappa, dtype or kappa.dtype) / tf.cast(variance, dtype or kappa.dtype)
 
     def priors(self, dtype: Optional[tf.DType] = None) -> list[tf.Tensor]:
-        """Returns gamma of each chosen layer, scalars."""
+        """Returns gamma of each chosen layer, scalars; 1 inside `at_ratio`."""
+        if self._ratio is not None:
+            return [tf.ones((), dtype or self.prior_precision.dtype)] * len(self.layout.sizes)
         return tf.unstack(tf.cast(tf.convert_to_tensor(self.prior_precision), dtype or self.prior_precision.dtype))
+
+    @contextlib.contextmanager
+    def at_ratio(self, ratio: TensorLike) -> Iterator[None]:
+        """Inside, Lambda is ratio G + I, whatever the scales.
+
+        Variances J Lambda^-1 J^T depend, up to a factor, on no more than the ratio of curvature to prior precision.
+        Raises UserError unless the ratio is finite and above 0, where it is known.
+        """
+        if not tf.is_tensor(ratio) and not _positive(np.asarray(ratio, np.float64)):
+            raise UserError(f"The ratio of curvature to prior precision must be finite and above 0; received {ratio}.")
+        self._ratio = ratio
+        try:
+            yield
+        finally:
+            self._ratio = None
 
     # ---- samples -----------------------------------------------------------------------------------
 

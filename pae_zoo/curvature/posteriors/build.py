@@ -69,7 +69,10 @@ def add(one: Any, other: Any, weight: float = 1.0, other_weight: float = 1.0) ->
         if tf.executing_eagerly() and not bool(tf.reduce_all(one.seed == other.seed)):
             raise UserError("Sketches add up if they have the same seed; received "
                             f"{one.seed.numpy().tolist()} and {other.seed.numpy().tolist()}.")
-        return Sketch(weight * one.image + other_weight * other.image, one.seed)
+        diagonal = None
+        if one.diagonal is not None and other.diagonal is not None:
+            diagonal = weight * one.diagonal + other_weight * other.diagonal
+        return Sketch(weight * one.image + other_weight * other.image, one.seed, diagonal)
     return tf.nest.map_structure(lambda a, b: weight * a + other_weight * b, one, other)
 
 

@@ -62,26 +62,49 @@ class Separate:
 
 
 class LowRank:
-    """The spectrum of G = U diag(s) U^T, U (P, r) with orthonormal columns that reach over all blocks.
+    """The spectrum of G = U diag(s) U^T + D, U (P, r) with orthonormal columns that reach over all blocks.
 
-    |c G + Gamma| = |Gamma| |I + sum_l K_l c / gamma_l|, K_l = s^(1/2) U_l^T U_l s^(1/2) of shape (r, r).
+    With V = U s^(1/2) and the diagonal R = c D + Gamma, |c G + Gamma| = |R| |I + c V^T R^-1 V|.
+
+    Args:
+      vectors: U by block, (P_l, r).
+      values: s (r,).
+      rest: D by block, (P_l,); None: 0.
     """
 
-    def __init__(self, vectors: Sequence[np.ndarray], values: np.ndarray):
+    def __init__(self, vectors: Sequence[np.ndarray], values: np.ndarray, rest: Optional[Sequence[np.ndarray]] = None):
         root = np.sqrt(_eigenvalues(values))
         self.sizes = np.array([len(one) for one in vectors])
-        scaled = [np.asarray(one, np.float64) * root for one in vectors]
-        self.grams = np.stack([one.T @ one for one in scaled])
+        self.scaled = [np.asarray(one, np.float64) * root for one in vectors]
+        self.rest = None if rest is None or not any(one.any() for one in rest) else [_eigenvalues(one) for one in rest]
+        # Without D one product of the blocks of V is enough for all scales.
+        self.grams = np.stack([one.T @ one for one in self.scaled]) if self.rest is None else None
 
-    def _inner(self, gamma, scale):
-        return np.eye(self.grams.shape[-1]) + np.tensordot(scale / gamma, self.grams, axes=1)
+    def _diagonals(self, gamma, scale) -> list[np.ndarray]:
+        """Returns R by block, a single number (1,) where D is 0."""
+        return [scale * one + g for one, g in zip(self.rest or np.zeros((len(gamma), 1)), gamma)]
+
+    def _weighted(self, weights: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns V_l^T diag(w_l) V_l of each block, (L, r, r)."""
+        if self.grams is not None:
+            return np.stack([gram * weight for gram, weight in zip(self.grams, weights)])
+        return np.stack([one.T @ (one * weight[:, None]) for one, weight in zip(self.scaled, weights)])
+
+    def _inner(self, diagonals, scale) -> np.ndarray:
+        found = self._weighted([1 / one for one in diagonals]).sum(axis=0)
+        return np.eye(found.shape[-1]) + scale * found
 
     def log_det(self, gamma: np.ndarray, scale: float) -> float:
-        return float(self.sizes @ np.log(gamma) + np.linalg.slogdet(self._inner(gamma, scale))[1])
+        diagonals = self._diagonals(gamma, scale)
+        own = sum(size * np.log(one).mean() for size, one in zip(self.sizes, diagonals))
+        return float(own + np.linalg.slogdet(self._inner(diagonals, scale))[1])
 
     def effective(self, gamma: np.ndarray, scale: float) -> np.ndarray:
-        solved = np.linalg.inv(self._inner(gamma, scale))
-        return scale / gamma * np.einsum("lij,ji->l", self.grams, solved)
+        diagonals = self._diagonals(gamma, scale)
+        solved = np.linalg.inv(self._inner(diagonals, scale))
+        own = np.array([size * (1 - g / one).mean() for size, g, one in zip(self.sizes, gamma, diagonals)])
+        caught = self._weighted([1 / one**2 for one in diagonals])
+        return own + gamma * scale * np.einsum("lij,ji->l", caught, solved)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Posterior whose precision is of low rank beyond the prior's."""
+"""Posterior whose precision is of low rank beyond a diagonal."""
 
-from typing import Any, Optional
+from pathlib import Path
+from typing import Any, Optional, Union
 
 import numpy as np
 import tensorflow as tf
@@ -10,16 +11,20 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.matrices.low_rank import Sketch, eigenpairs
 from pae_zoo.curvature.network.layout import Source
 from pae_zoo.curvature.posteriors import evidence
-from pae_zoo.curvature.posteriors.base import WeightPosterior
+from pae_zoo.curvature.posteriors.base import WeightPosterior, finite
 
 
 @register_keras_serializable("pae_zoo")
 class LowRankPosterior(WeightPosterior):
-    """Lambda = kappa U diag(s) U^T / sigma^2 + Gamma, with correlations between all weights.
+    """Lambda = kappa (U diag(s) U^T + D) / sigma^2 + Gamma, with correlations between all weights.
 
-    With Gamma^(-1/2) U (kappa s / sigma^2)^(1/2) = X diag(e)^(1/2) Z^T, X orthonormal (P_c, r), a root of the
-    covariance is Gamma^(-1/2) (I - X X^T + X diag(1 + e)^(-1/2) X^T): the identity of Woodbury, in a form without
-    differences of large numbers. Directions that the sketch did not see keep the prior's variance.
+    D is a diagonal, what U diag(s) U^T leaves of the diagonal of G: directions that the sketch did not see have
+    curvature too, and without it the evidence would take them for undetermined by the data. A sketch without a diagonal
+    has D = 0, as posteriors saved before have.
+
+    With R = kappa D / sigma^2 + Gamma and R^(-1/2) U (kappa s / sigma^2)^(1/2) = X diag(e)^(1/2) Z^T, X orthonormal
+    (P_c, r), a root of the covariance is R^(-1/2) (I - X X^T + X diag(1 + e)^(-1/2) X^T): the identity of Woodbury, in
+    a form without differences of large numbers.
 
     Args:
       layout, layers, dtype: see `WeightPosterior`.
@@ -40,6 +45,7 @@ class LowRankPosterior(WeightPosterior):
         self._afford(rank * self.layout.num_chosen, "The low-rank curvature")
         self.vectors = self._weight("vectors", (self.layout.num_chosen, rank))
         self.values = self._weight("values", (rank,))
+        self.rest = self._weight("rest", (self.layout.num_chosen,))
 
     def assign_curvature(self, curvature: Sketch) -> None:
         if tuple(curvature.image.shape) != tuple(self.vectors.shape):
@@ -48,11 +54,20 @@ class LowRankPosterior(WeightPosterior):
         vectors, values = eigenpairs(curvature)
         self.vectors.assign(vectors)
         self.values.assign(values)
+        rest = np.zeros(len(vectors))
+        if curvature.diagonal is not None:
+            finite([curvature.diagonal], "a low-rank posterior")
+            whole = np.asarray(curvature.diagonal, np.float64)
+            rest = whole - (vectors**2) @ values
+            # Of what the sketch has caught in full, rounding is left.
+            rest[rest < 10 * np.finfo(self.mean.dtype).eps * whole.max(initial=0.0)] = 0.0
+        self.rest.assign(rest)
 
     def prepare(self) -> list[tf.Tensor]:
-        """Returns Gamma^(-1/2) (P_c,), X (P_c, r) and (1 + e)^(-1/2) (r,)."""
-        roots = [tf.fill((size,), tf.sqrt(prior)) for size, prior in zip(self.layout.sizes, self.priors(tf.float64))]
-        inverse = 1.0 / tf.concat(roots, axis=0)
+        """Returns R^(-1/2) (P_c,), X (P_c, r) and (1 + e)^(-1/2) (r,)."""
+        priors = [tf.fill((size,), prior) for size, prior in zip(self.layout.sizes, self.priors(tf.float64))]
+        rest = self.scale(tf.float64) * tf.cast(tf.convert_to_tensor(self.rest), tf.float64)
+        inverse = tf.math.rsqrt(tf.concat(priors, axis=0) + rest)
         scaled = tf.sqrt(self.scale(tf.float64) * tf.cast(tf.convert_to_tensor(self.values), tf.float64))
         wide = inverse[:, None] * tf.cast(tf.convert_to_tensor(self.vectors), tf.float64) * scaled
         values, turn = tf.linalg.eigh(tf.matmul(wide, wide, transpose_a=True))
@@ -80,14 +95,28 @@ class LowRankPosterior(WeightPosterior):
         vectors = tf.convert_to_tensor(self.vectors)
         priors = tf.concat([tf.fill((n,), prior) for n, prior in zip(self.layout.sizes, self.priors())], axis=0)
         scaled = vectors * (self.scale() * tf.convert_to_tensor(self.values))
-        return [tf.matmul(scaled, vectors, transpose_b=True) + tf.linalg.diag(priors)]
+        rest = self.scale() * tf.convert_to_tensor(self.rest)
+        return [tf.matmul(scaled, vectors, transpose_b=True) + tf.linalg.diag(priors + rest)]
 
     def spectrum(self) -> evidence.Spectrum:
         cuts = np.cumsum(self.layout.sizes)[:-1]
-        return evidence.LowRank(np.split(self.vectors.numpy(), cuts), self.values.numpy())
+        rest = np.split(self.rest.numpy(), cuts)
+        return evidence.LowRank(np.split(self.vectors.numpy(), cuts), self.values.numpy(), rest)
 
     def _faults(self, state: dict[str, np.ndarray]) -> Optional[str]:
-        return "its eigenvalues are negative" if (state["values"] < 0).any() else None
+        negative = (state["values"] < 0).any() or (state["rest"] < 0).any()
+        return "its eigenvalues are negative" if negative else None
+
+    def _restore(self, state: dict[str, np.ndarray], path: Union[str, Path]) -> None:
+        super()._restore({"rest": np.zeros(self.layout.num_chosen, self.mean.dtype), **state}, path)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Takes the weights from a file; one of before has no rest."""
+        for index, variable in enumerate(self.weights):
+            if variable is self.rest and str(index) not in store.keys():
+                variable.assign(tf.zeros_like(variable))
+            else:
+                variable.assign(store[str(index)])
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rank": self.rank}

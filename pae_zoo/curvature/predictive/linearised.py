@@ -14,7 +14,7 @@ import tensorflow as tf
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.curvature.matrices import hessians, record, sweeps
 from pae_zoo.curvature.network import matrix_form, pieces
-from pae_zoo.curvature.network.graph import Block, Graph, Step, as_list
+from pae_zoo.curvature.network.graph import Block, Chain, Graph, Step, as_list
 from pae_zoo.curvature.posteriors.base import WeightPosterior
 from pae_zoo.curvature.posteriors.dense import DiagPosterior
 from pae_zoo.curvature.predictive import variance_propagation as propagation
@@ -49,14 +49,21 @@ def variance(posterior: WeightPosterior, model: Model, x: tf.Tensor, memory: flo
              fallback: bool = False) -> tf.Tensor:
     """Returns the diagonal of J Lambda^-1 J^T in the output's shape (B, *event), exactly, by as many backward passes.
 
-    Arguments and errors are those of `covariance`; some rows of J are in memory at a time.
+    Arguments and errors are those of `covariance`; some rows of J are in memory at a time. Of (encoder, decoder) they
+    end at the latents where these are fewer than the outputs and no two layers are correlated: what the encoder adds
+    is there in the latents' covariance.
     """
     sums = _Sums(posterior, model, fallback)
     x = sums.graph.cast(x)
     shape = sums.output_shape(x)
-    piece = sums.data_at_once(x, 1, memory)
+    below = None
+    # A layer that both have would be correlated with itself.
+    if posterior.is_separate and len(sums.graph.models) > 1 and len(sums.steps) == len(sums.blocks):
+        below = _Sums(posterior, sums.graph.models[0], fallback)
+        below = below if math.prod(below.output_shape(x)) < math.prod(shape) else None
+    piece = sums.data_at_once(x, 1 if below is None else math.prod(below.output_shape(x)), memory)
     rows = sums.rows_at_once(x, piece, math.prod(shape), memory)
-    return _in_pieces(x, piece, lambda part: sums.variance(part, shape, rows))
+    return _in_pieces(x, piece, lambda part: sums.variance(part, shape, rows, below))
 
 
 def predict(posterior: WeightPosterior, models: Union[keras.Model, Sequence[keras.Model]], x: Any,
@@ -138,24 +145,45 @@ class _Sums:
             lambda moments, delta: tf.einsum("bj,kbj,lbj->bkl", moments, delta, delta),
             lambda white: tf.einsum("kbp,lbp->bkl", white, white))
 
-    def variance(self, x: tf.Tensor, shape: tuple[int, ...], rows_at_once: int) -> tf.Tensor:
-        """Returns the variances of the outputs of some data, (B, *shape)."""
+    def variance(self, x: tf.Tensor, shape: tuple[int, ...], rows_at_once: int,
+                 below: Optional["_Sums"] = None) -> tf.Tensor:
+        """Returns the variances of the outputs of some data, (B, *shape); `below` is of the first model, if given."""
         run = record.forward(self.graph, x, self.fallback)
         width = math.prod(shape)
+        inner = None
+        if below is not None:
+            inner = below.covariance(x, math.prod(below.output_shape(x)))
+        own = self._of_last(run)
 
         def some(index):
             rows = hessians.Gaussian().root_rows(run.output, index * rows_at_once, rows_at_once)
             return self._total(
                 run, rows,
                 lambda moments, delta: tf.einsum("bj,rbj->rb", moments, delta**2),
-                lambda white: tf.reduce_sum(white**2, axis=-1))
+                lambda white: tf.reduce_sum(white**2, axis=-1), below, inner, own is not None)
 
         found = pieces.one_by_one(some, tf.range(-(-width // rows_at_once)), x.dtype)
-        found = tf.reshape(found, (-1, pieces.size(x, 0)))[:width]
-        return tf.reshape(tf.transpose(found), (-1, *shape))
+        found = tf.transpose(tf.reshape(found, (-1, pieces.size(x, 0)))[:width])
+        return tf.reshape(found if own is None else found + own, (-1, *shape))
 
-    def _total(self, run: record.Record, rows: tf.Tensor, of_moments, of_white) -> tf.Tensor:
+    def _of_last(self, run: record.Record) -> Optional[tf.Tensor]:
+        """Returns what the last layer adds to the variances (B, n_out), where the outputs are its own and it is known.
+
+        Rows of J are unit vectors there, which need not be multiplied with anything.
+        """
+        last = self.graph.chain.steps[-1]
+        if not isinstance(last, Step) or last not in self.steps:
+            return None
+        moments = self._moments(last, run.inputs[last])
+        if moments is None:
+            return None
+        variances, right = moments
+        return variances if right is None else tf.matmul(variances, right**2, transpose_b=True)
+
+    def _total(self, run: record.Record, rows: tf.Tensor, of_moments, of_white, below: Optional["_Sums"] = None,
+               inner: Optional[tf.Tensor] = None, without_last: bool = False) -> tf.Tensor:
         total: list[tf.Tensor] = []
+        chosen = [step for step in self.steps if not (without_last and step is self.graph.chain.steps[-1])]
         gradients: dict[int, tf.Tensor] = {}
         left = {number: len(self.graph.uses(self.graph.step_of(block))) for number, block in self.blocks.items()}
 
@@ -179,7 +207,14 @@ class _Sums:
             else:
                 gradients[number] = found
 
-        run.backward(rows, list(self.steps), visit)
+        if below is not None and inner is not None:
+            cut = len(below.graph.chain.steps)
+            inside = set(_flat_steps(self.graph.chain.steps[cut:]))
+            ends = run.descend(self.graph.chain.steps[cut:], rows, inside & set(chosen), visit, to_input=True)
+            ends = tf.reshape(ends, (*tf.unstack(tf.shape(rows)[:2]), inner.shape[-1]))
+            total.append(tf.einsum("rbk,bkl,rbl->rb", ends, inner, ends))
+        else:
+            run.backward(rows, chosen, visit)
         if gradients:
             total.append(of_white(self._white(gradients)))
         # None of the model's layers may be uncertain.
@@ -216,6 +251,10 @@ class _Sums:
                 largest = max(largest, self.blocks[number].size)
         width = max([1, *(math.prod(block.variables[-1].shape) for block in self.blocks.values())])
         return x.dtype.size * (2 * largest + sweeps.COPIES * min(width, max(sizes, default=1)))
+
+
+def _flat_steps(steps: Sequence[Any]) -> list[Step]:
+    return list(Chain(tuple(steps)).flat())
 
 
 def _flat(rows: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo import data
+from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.core.records import SampleFlags
@@ -23,6 +24,8 @@ from pae_zoo.plotting import figures
 
 SHOWN_POINTS = 2000
 SHOWN_IMAGES = 8
+# Sets of drawn networks behind the error of an AUROC over draws, and the data of each side that it is found on.
+REDRAWN, REDRAWN_DATA = 4, 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         return
     for note in getattr(context.model, "score_notes", list)():
         context.say(f"ood: {note}")
+    draws = Draws(context)
     outliers = Outliers(context) if context.hparams.baselines else None
     if outliers is not None:
         inside |= outliers.of(context.dataset.test.x, "test")
@@ -79,6 +83,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         if outliers is not None:
             outside |= outliers.of(x, name)
         yield from compare(context, name, inside, outside)
+        yield from draws.errors(name, x)
         yield from draw_codes(context, name, x)
         draw_stds(context, name, x)
     if outliers is not None:
@@ -223,6 +228,41 @@ def compare(
     columns = {"out": np.repeat([0, 1], counts), "index": np.concatenate([np.arange(n) for n in counts])}
     columns |= {score: np.concatenate([inside[score], outside[score]]) for score in inside}
     context.table(f"ood_{name}.csv", columns)
+
+
+class Draws:
+    """How far AUROCs of scores by drawn networks differ from one set of networks to another."""
+
+    def __init__(self, context: Context):
+        self.context = context
+        self.is_needed = getattr(context.model, "draws_are_shared", False) and context.num_draws > 0
+        self._inside: dict[str, np.ndarray] = {}
+
+    def errors(self, name: str, x: np.ndarray) -> Iterator[tuple[str, float]]:
+        """Yields ood/<set>/<score>/auroc_draws_std, the std of the AUROC over four sets of `--test_samples` networks.
+
+        They are other networks than those of the AUROC itself, tried on up to 500 data of each side, the same for all
+        sets of networks. A score that no draw changes has none.
+        """
+        if not self.is_needed:
+            return
+        self._inside = self._inside or self._scores(self.context.dataset.test.x, "draws, test")
+        outside = self._scores(x, f"draws, {name}")
+        for score, inside in self._inside.items():
+            pairs = zip(inside.T, outside[score].T)
+            found = [detection.auroc(one, other) for one, other in pairs]
+            if np.ptp(inside, axis=1).any():
+                yield f"ood/{name}/{score}/auroc_draws_std", float(np.std(found, ddof=1))
+
+    def _scores(self, x: np.ndarray, purpose: str) -> dict[str, np.ndarray]:
+        """Returns each score by each set of networks, (n, 4)."""
+        chosen = self.context.choose(len(x), REDRAWN_DATA, "ood draws")
+        return self.context.map_batches(self._by_set, x[chosen], f"ood {purpose}")
+
+    def _by_set(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        base = seeds.stream(seed, "ood/draws")
+        found = [self.context.model.ood_scores(x, seeds.fold_in(base, number)) for number in range(REDRAWN)]
+        return {score: tf.stack([one[score] for one in found], axis=-1) for score in found[0]}
 
 
 def intervals(context: Context, key: str, inside: np.ndarray, outside: np.ndarray) -> Iterator[tuple[str, float]]:

@@ -6,7 +6,7 @@ import reference
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.matrices import hessians, low_rank
+from pae_zoo.curvature.matrices import gauss_newton, hessians, low_rank
 from pae_zoo.curvature.network import graph as graphs
 from pae_zoo.curvature.posteriors import build as posteriors
 
@@ -89,3 +89,20 @@ def test_more_than_memory_is_refused():
     model = network()
     with pytest.raises(UserError, match="smaller rank"):
         sketch(model, reference.data(model), 8, memory=1e-4)
+
+
+def test_the_diagonal_comes_with_the_sketch_and_the_posterior_has_it():
+    model = network()
+    x = tf.constant(reference.data(model, 20))
+    matrix = reference.gauss_newton(model, x)
+    found = gauss_newton.ggn(model, x, "low_rank", seed=SEED, rank=4, jit_compile=False)
+    np.testing.assert_allclose(found.diagonal, np.diag(matrix), rtol=1e-8)
+    halves = [gauss_newton.ggn(model, part, "low_rank", seed=SEED, rank=4, jit_compile=False)
+              for part in (x[:9], x[9:])]
+    np.testing.assert_allclose(posteriors.add(*halves).diagonal, np.diag(matrix), rtol=1e-8)
+    posterior = posteriors.build("low_rank", model, found, dtype="float64")
+    posterior.assign_scales(prior_precision=0.1)
+    np.testing.assert_allclose(np.diag(posterior.precision()[0]), np.diag(matrix) + 0.1, rtol=1e-8)
+    full = gauss_newton.ggn(model, x[:3], "low_rank", seed=SEED, rank=100, jit_compile=False)
+    posterior = posteriors.build("low_rank", model, full, dtype="float64")
+    assert not posterior.rest.numpy().any()

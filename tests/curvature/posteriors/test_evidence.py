@@ -71,7 +71,13 @@ def joint(generator):
     return LowRank(np.split(vectors, [7, 12]), generator.uniform(1, 200, 4))
 
 
-@pytest.mark.parametrize("make", [separate, joint])
+def joint_with_rest(generator):
+    vectors, _ = np.linalg.qr(generator.normal(size=(14, 4)))
+    return LowRank(np.split(vectors, [7, 12]), generator.uniform(1, 200, 4),
+                   np.split(generator.uniform(0, 3, 14), [7, 12]))
+
+
+@pytest.mark.parametrize("make", [separate, joint, joint_with_rest])
 @pytest.mark.parametrize("per_layer", [False, True])
 @pytest.mark.parametrize("fit", [Fit(sse=40.0, num_values=60), Fit(log_likelihood=-12.0)], ids=["gaussian", "other"])
 def test_fixed_point_is_the_optimum(make, per_layer, fit):
@@ -85,6 +91,18 @@ def test_fixed_point_is_the_optimum(make, per_layer, fit):
     assert fit.is_gaussian == (point.noise_variance != 1)
     for gamma, variance in [(1.01, 1.0), (0.99, 1.0)] + [(1.0, 1.01), (1.0, 0.99)] * fit.is_gaussian:
         assert evidence(gamma * point.prior_precision, variance * point.noise_variance) < point.log_evidence
+
+
+def test_low_rank_beyond_a_diagonal_agrees_with_the_whole_matrix():
+    generator = np.random.default_rng(2)
+    vectors, _ = np.linalg.qr(generator.normal(size=(14, 4)))
+    rest, values, gamma, scale = generator.uniform(0, 5, 14), [3.0, 1.0, 20.0, 8.0], np.array([0.4, 2.0, 7.0]), 1.3
+    found = LowRank(np.split(vectors, [7, 12]), values, np.split(rest, [7, 12]))
+    precision = scale * (vectors @ np.diag(values) @ vectors.T + np.diag(rest)) + np.diag(np.repeat(gamma, [7, 5, 2]))
+    np.testing.assert_allclose(found.log_det(gamma, scale), np.linalg.slogdet(precision)[1], rtol=1e-12)
+    left = np.diag(np.linalg.inv(precision))
+    expected = [7 - 0.4 * left[:7].sum(), 5 - 2.0 * left[7:12].sum(), 2 - 7.0 * left[12:].sum()]
+    np.testing.assert_allclose(found.effective(gamma, scale), expected, rtol=1e-10)
 
 
 def test_low_rank_agrees_with_the_whole_matrix():

@@ -50,9 +50,9 @@ def curvature_of(structure, model, seed=0):
         return result, block_diagonal([np.kron(*first) / 5, np.diag(middle), np.kron(*last) / 5])
     if structure == "low_rank":
         root = generator.normal(size=(sum(sizes), 3))
-        matrix = root @ root.T
+        matrix, rest = root @ root.T, generator.uniform(0, 2, sum(sizes))
         omega = np.stack([_column(SEED, index, len(root), tf.float64) for index in range(5)], axis=1)
-        return Sketch(matrix @ omega, tf.constant(SEED)), matrix
+        return Sketch(matrix @ omega, tf.constant(SEED), np.diag(matrix) + rest), matrix + np.diag(rest)
     matrices = np.stack([psd(generator, 4), psd(generator, 4)])
     # Weights of the last layer are (4, 2) by rows: those of one output are two apart.
     return LastLayer(tf.constant(matrices)), sum(np.kron(m, np.diag(unit)) for m, unit in zip(matrices, np.eye(2)))
@@ -106,6 +106,33 @@ def test_roots_solves_and_variances_are_those_of_the_precision(structure):
     assert everywhere.shape == (posterior.layout.size,)
     np.testing.assert_allclose(everywhere[-len(covariance):], np.diag(covariance), rtol=1e-8)
     assert not everywhere[: -len(covariance)].any()
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_a_ratio_takes_the_place_of_the_scales_for_a_while(structure):
+    posterior, _ = build(structure, network())
+    scales, before = [posterior.scale(), *posterior.priors()], posterior.variances().numpy()
+    with posterior.at_ratio(50.0):
+        found = posterior.variances().numpy()
+    other, _ = build(structure, network())
+    other.assign_scales(1.0, 1.0, 50.0)
+    np.testing.assert_allclose(found, other.variances(), rtol=1e-10)
+    assert [posterior.scale(), *posterior.priors()] == scales
+    np.testing.assert_array_equal(posterior.variances(), before)
+    for ratio in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(UserError, match="ratio"), posterior.at_ratio(ratio):
+            pass
+
+
+def test_a_low_rank_posterior_of_before_has_no_rest(tmp_path):
+    posterior, _ = build("low_rank", network())
+    posterior.rest.assign(np.zeros(posterior.rest.shape))
+    posterior.save(tmp_path / "now.npz")
+    arrays = dict(np.load(tmp_path / "now.npz"))
+    del arrays["rest"]
+    np.savez(tmp_path / "before.npz", **arrays)
+    loaded = posteriors.load(tmp_path / "before.npz")
+    np.testing.assert_array_equal(loaded.variances(), posterior.variances())
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
