@@ -295,9 +295,11 @@ class BayesianAE(codes.Codes):
         found = super().weights_from(other, part)
         if part != "encoder":
             return found
-        # The last layer of an encoder with raw scales beside the codes gives twice as many numbers.
+        # The last layer of an encoder with raw scales beside the codes gives twice as many numbers, as ours may too.
         double = 2 * self.latent_dim
-        last = [value[..., : self.latent_dim] if value.shape[-1] == double else value for value in found[-2:]]
+        own = [variable.shape for variable in self.encoder.weights[-2:]]
+        last = [value[..., : self.latent_dim] if value.shape[-1] == double and value.shape != shape else value
+                for value, shape in zip(found[-2:], own)]
         return [*found[:-2], *last]
 
     @classmethod

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -87,11 +86,6 @@ class LaplaceAE(BayesianAE):
                  bayesian_layers: Sequence[str] = ("all",), prior_precision: float = 1.0, hessian_scale: float = 1.0,
                  predictive: str = MC, score_precision: float = 1e5, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
-        given = self.encoder(keras.KerasTensor((None, *self.event_shape))).shape[-1]
-        if given != self.latent_dim:
-            raise UserError(f"The encoder gives {given} numbers, {self.latent_dim} codes and as many scales, but the "
-                            "curvature is that of the decoder behind the encoder, so that its codes must be all it "
-                            f"gives. Let the encoder's last layer have {self.latent_dim} units.")
         self.curvature_flags: dict[str, Any] = dict(
             curvature_method=curvature_method, curvature_probes=int(curvature_probes), mix_width=int(mix_width),
             mix_pattern=mix_pattern, hybrid_layers=int(hybrid_layers), curvature_memory=int(curvature_memory),
@@ -102,7 +96,8 @@ class LaplaceAE(BayesianAE):
         check_choice(predictive, PREDICTIVES, "predictive")
         if not (math.isfinite(score_precision) and score_precision > 0):
             raise UserError(f"score_precision={score_precision} must be finite and above 0.")
-        self.graph = curvature.read((self.encoder, self.decoder))
+        codes = weights.codes_alone(self.encoder, self.event_shape, self.latent_dim)
+        self.graph = curvature.read((codes, self.decoder))
         self.is_gaussian = type(self.likelihood) in GAUSSIANS
         self.is_linearised = predictive == LINEARISED or (predictive == AUTO and self.is_gaussian)
         if predictive == LINEARISED and not self.is_gaussian:
@@ -180,7 +175,7 @@ class LaplaceAE(BayesianAE):
         if not self.is_linearised:
             return super().moments(y, num_samples, seed)
         memory = self.curvature_flags["curvature_memory"]
-        found = curvature.predict(self.posterior, (self.encoder, self.decoder), y, memory=memory)
+        found = curvature.predict(self.posterior, self.graph.models, y, memory=memory)
         mean, spread = found["mean"], found["variance"]
         noise = tf.broadcast_to(self.likelihood.variance(mean), tf.shape(mean))
         axes = list(range(1, y.shape.rank))
@@ -206,7 +201,7 @@ class LaplaceAE(BayesianAE):
     def latent_variance(self, y: tf.Tensor) -> tf.Tensor:
         """Returns the diagonal of J Lambda^-1 J^T of the codes of y (batch, *event), (batch, K): K backward passes."""
         memory = self.curvature_flags["curvature_memory"]
-        return curvature.output_variance(self.posterior, self.encoder, y, memory)
+        return curvature.output_variance(self.posterior, self.graph.models[0], y, memory)
 
     # ---- scores ------------------------------------------------------------------------------------
 

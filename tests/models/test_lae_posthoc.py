@@ -12,6 +12,7 @@ from pae_zoo import curvature
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.predictive import linearised
 from pae_zoo.models.bayesian import BayesianAE
+from pae_zoo.models.lae import LAE
 from pae_zoo.models.lae_posthoc import LAEPosthoc
 
 STRUCTURES = ("diag", "block", "kron", "low_rank", "last_layer")
@@ -250,3 +251,48 @@ def test_a_posterior_whose_draws_are_of_no_use_says_so(capsys):
     assert "times the squared error of the mean network" in told and told.count("\n") == 1
     small().measure(x, x)
     assert not capsys.readouterr().out
+
+
+def with_raw_scales(model_class, like, **options):
+    """A model of the networks of `like`, whose encoder gives raw scales beside the codes."""
+    encoder = keras.models.clone_model(like.encoder)
+    last = encoder.layers[-1]
+    wide = keras.Sequential([
+        keras.Input(like.event_shape), *encoder.layers[:-1], keras.layers.Dense(2 * like.latent_dim)])
+    for mine, theirs in zip(encoder.layers[:-1], like.encoder.layers[:-1]):
+        mine.set_weights(theirs.get_weights())
+    kernel, bias = like.encoder.layers[-1].get_weights()
+    assert isinstance(last, keras.layers.Dense)
+    wide.layers[-1].set_weights([np.hstack([kernel, 0.3 + kernel]), np.hstack([bias, 1.0 + bias])])
+    return model_class(wide, like.decoder, **options)
+
+
+@pytest.mark.parametrize("structure", some(["diag", "kron", "low_rank", "last_layer"], ["diag", "kron"]))
+def test_an_encoder_with_raw_scales_has_the_curvature_of_its_codes(structure):
+    options = {"curvature_structure": structure, "optimize": ("none",), "predictive": "linearised",
+               "curvature_method": "exact", "curvature_rank": 200}
+    x = images(64)
+    plain = small(**options)
+    double = with_raw_scales(LAEPosthoc, plain, **options)
+    double.likelihood.log_variance.assign(plain.likelihood.log_variance)
+    for model in (plain, double):
+        model.fit_posthoc(x)
+    assert sum(double.posterior.layout.sizes) > sum(plain.posterior.layout.sizes) or structure == "last_layer"
+    for key, found in plain.moments(tf.constant(x[:4]), 1, (0, 1)).items():
+        np.testing.assert_allclose(double.moments(tf.constant(x[:4]), 1, (0, 1))[key], found, rtol=2e-3, err_msg=key)
+    drawn = double.predictive(x[:4], 3, seed=(0, 1))
+    assert np.isfinite(drawn["mean"]).all()
+    # It starts from runs whose encoders have raw scales, or none.
+    double.initialise_from(build("ae", hidden_units=(6,), latent_dim=2))
+
+
+def test_an_encoder_with_raw_scales_trains_online(tmp_path):
+    x = images(48)
+    model = with_raw_scales(LAE, small(), test_samples=2)
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
+    history = model.fit(x, epochs=1, batch_size=16, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        loaded.predictive(x[:3], 2, seed=(0, 1))["mean"], model.predictive(x[:3], 2, seed=(0, 1))["mean"], rtol=1e-5)
