@@ -66,6 +66,29 @@ def variance(posterior: WeightPosterior, model: Model, x: tf.Tensor, memory: flo
     return _in_pieces(x, piece, lambda part: sums.variance(part, shape, rows, below))
 
 
+def products(posterior: WeightPosterior, model: Model, x: tf.Tensor, rows: tf.Tensor, memory: float = 2048,
+             fallback: bool = False) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns C v, w and C w (B, R, *event) of each datum, C = J Lambda^-1 J^T, by 2 R passes back and forth.
+
+    v (R, *event) are `rows`, w orthonormal ones that span C v, nearer to what is largest in C. Other arguments and
+    errors are those of `covariance`.
+    """
+    sums = _Sums(posterior, model, fallback)
+    x = sums.graph.cast(x)
+    # What goes forward again was kept on the way back.
+    piece = sums.data_at_once(x, 3 * rows.shape[0], memory)
+    first, basis, image = tf.unstack(_in_pieces(x, piece, lambda part: sums.products(part, rows)), axis=1)
+    return first, basis, image
+
+
+def output_shape(model: Graph, x: tf.Tensor) -> tuple[int, ...]:
+    """Returns the shape of one datum's output."""
+    shape = x.shape
+    for one in model.models:
+        shape = one.compute_output_shape(shape)
+    return tuple(shape[1:])
+
+
 def predict(posterior: WeightPosterior, models: Union[keras.Model, Sequence[keras.Model]], x: Any,
             output: Optional[str] = None, noise: bool = False, **options: Any) -> dict[str, tf.Tensor]:
     """Returns the moments of a network's outputs, of an autoencoder's latents too, in one pass.
@@ -118,10 +141,7 @@ class _Sums:
 
     def output_shape(self, x: tf.Tensor) -> tuple[int, ...]:
         """Returns the shape of one datum's output."""
-        shape = x.shape
-        for model in self.graph.models:
-            shape = model.compute_output_shape(shape)
-        return tuple(shape[1:])
+        return output_shape(self.graph, x)
 
     def data_at_once(self, x: tf.Tensor, num_rows: int, memory: float) -> int:
         """Returns how many data are worked on together; raises UserError where one is too many."""
@@ -179,6 +199,28 @@ class _Sums:
             return None
         variances, right = moments
         return variances if right is None else tf.matmul(variances, right**2, transpose_b=True)
+
+    def products(self, x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        """Returns what the function of this name does, of some data, as (B, 3, R, *event)."""
+        run = record.forward(self.graph, x, self.fallback)
+        shape = (rows.shape[0], pieces.size(x, 0), *rows.shape[1:])
+        first = self._times(run, tf.broadcast_to(tf.cast(rows, x.dtype)[:, None], shape))
+        columns = tf.transpose(tf.reshape(tf.cast(first, tf.float64), (*shape[:2], -1)), (1, 2, 0))
+        basis = tf.transpose(tf.linalg.qr(columns)[0], (2, 0, 1))
+        basis = tf.reshape(tf.cast(basis, x.dtype), shape)
+        found = tf.stack([first, basis, self._times(run, basis)])
+        return tf.transpose(found, (2, 0, 1, *range(3, found.shape.rank)))
+
+    def _times(self, run: record.Record, rows: tf.Tensor) -> tf.Tensor:
+        """Returns the covariance of the outputs times rows (R, B, *event)."""
+        # v^T C v is what `_total` knows, and its gradient by v is 2 C v.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(rows)
+            squares = self._total(
+                run, rows,
+                lambda moments, delta: tf.einsum("bj,rbj->rb", moments, delta**2),
+                lambda white: tf.reduce_sum(white**2, axis=-1))
+        return 0.5 * tape.gradient(squares, rows, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def _total(self, run: record.Record, rows: tf.Tensor, of_moments, of_white, below: Optional["_Sums"] = None,
                inner: Optional[tf.Tensor] = None, without_last: bool = False) -> tf.Tensor:

@@ -24,7 +24,7 @@ from pae_zoo.curvature.matrices import hessians, record
 from pae_zoo.curvature.matrices.sweeps import root_of
 from pae_zoo.curvature.network import losses
 from pae_zoo.curvature.posteriors.base import WeightPosterior
-from pae_zoo.curvature.predictive import linearised, variance_propagation
+from pae_zoo.curvature.predictive import density, linearised, variance_propagation
 
 PROBIT, BRIDGE, DRAWS = "probit", "bridge", "draws"
 LINKS = (PROBIT, BRIDGE, DRAWS)
@@ -42,7 +42,9 @@ class Predictive:
       link: how logits become chances: "probit", "bridge" or "draws".
       output: "exact" for the exact variances of outputs; "diagonal" for those that are carried through the layers value
         by value, which is one forward pass.
-      num_samples, seed: draws of logits of "draws", the same for all data.
+      rank: directions in which `density` knows the covariance of all outputs, for the sake of speed, and takes it to
+        be the same in all others; None: all of it.
+      num_samples, seed: draws of logits, the same for all data.
       batch_size: data at a time.
       memory, fallback: see `linearised.covariance`.
 
@@ -63,8 +65,8 @@ class Predictive:
 
     def __init__(self, posterior: WeightPosterior, model: Union[keras.Model, Sequence[keras.Model]],
                  likelihood: Optional[str] = None, *, link: str = PROBIT, output: str = linearised.EXACT,
-                 num_samples: int = 100, seed: seeds.Seed = (0, 0), batch_size: int = 256, memory: float = 2048,
-                 fallback: bool = False):
+                 rank: Optional[int] = None, num_samples: int = 100, seed: seeds.Seed = (0, 0), batch_size: int = 256,
+                 memory: float = 2048, fallback: bool = False):
         graph, self.likelihood = losses.of_model(model, likelihood)
         if not isinstance(self.likelihood, str) or self.likelihood not in (GAUSSIAN, BERNOULLI, CATEGORICAL):
             raise unknown("likelihood", self.likelihood, (GAUSSIAN, BERNOULLI, CATEGORICAL))
@@ -78,11 +80,16 @@ class Predictive:
         if output == linearised.DIAGONAL and self.likelihood == CATEGORICAL and link != PROBIT:
             raise UserError(f"output={output!r} knows no covariances of classes, which link={link!r} needs; take "
                             f"output={linearised.EXACT!r} or link={PROBIT!r}.")
+        if rank is not None and (rank < 1 or self.likelihood != GAUSSIAN or output != linearised.EXACT):
+            raise UserError(f"rank is an integer of at least 1, of the likelihood {GAUSSIAN} and output="
+                            f"{linearised.EXACT!r}; received {rank} of {self.likelihood} and {output!r}.")
         if num_samples < 1 or batch_size < 1:
             raise UserError(f"num_samples and batch_size are at least 1; received {num_samples} and {batch_size}.")
         self.posterior, self.graph = posterior, posterior.graph_of(graph)
-        self.link, self.output, self.num_samples, self.batch_size = link, output, int(num_samples), int(batch_size)
+        self.link, self.output, self.rank = link, output, rank
+        self.num_samples, self.batch_size = int(num_samples), int(batch_size)
         self.seed, self.options = seeds.as_seed(seed), {"memory": memory, "fallback": fallback}
+        self._density: Callable[..., dict[str, tf.Tensor]] = tf.function(self.density_of_batch, autograph=False)
         self._compiled: Callable[[tf.Tensor], dict[str, tf.Tensor]] = tf.function(self.of_batch, autograph=False)
 
     def __call__(self, x: Any) -> dict[str, tf.Tensor]:
@@ -91,12 +98,78 @@ class Predictive:
         Of a regressor "mean", and the standard deviations "epistemic_std", by the weights, "aleatoric_std", of the
         noise, and "std", of both; of a classifier "probabilities", "logits" and "logits_variance"; all (B, *event).
         """
+        return self._in_batches(self._compiled, self.batch_size, self._data(x))
+
+    def density(self, x: Any, y: Any) -> dict[str, tf.Tensor]:
+        """Returns how probable targets y are at x, and what they would tell of the weights, (B,) each, in nats.
+
+        "log_prob" is log p(y|x), of a regressor that of all values of a datum together, with what they have in common;
+        "mutual_information" is that between a target at x and the weights, of classes at each position apart from the
+        others. Of a regressor also "std" (B, *event), of each value, and with `rank` "share", an estimate of how much
+        of the variance lies in its directions. y (B, *event), or numbers of classes. Raises UserError for other shapes.
+        """
+        if self.output == linearised.DIAGONAL and self.likelihood == CATEGORICAL:
+            raise UserError(f"output={self.output!r} knows no covariances of classes, which densities need; take "
+                            f"output={linearised.EXACT!r}.")
+        x, y = self._data(x), y if tf.is_tensor(y) else np.asarray(y)
+        event = tuple(linearised.output_shape(self.graph, self.graph.cast(x[:1])))
+        allowed = [event, event[:-1]] if self.likelihood == CATEGORICAL else [event]
+        if len(y) != len(x) or tuple(y.shape[1:]) not in allowed:
+            raise UserError(f"y needs shape {' or '.join(str((len(x), *one)) for one in allowed)} beside x; received "
+                            f"{tuple(y.shape)}.")
+        if self.likelihood == CATEGORICAL and tuple(y.shape[1:]) != event:
+            y = tf.one_hot(tf.cast(y, tf.int32), event[-1], dtype=tf.float64)
+        # Matrices over all outputs, a few of which are alive at once.
+        entries = math.prod(event) * (self.rank or math.prod(event))
+        fitting = int(self.options["memory"] * 2**20 / 4) // (32 * entries)
+        return self._in_batches(self._density, max(1, min(self.batch_size, fitting)), x, y)
+
+    def _data(self, x: Any) -> Any:
         x = x if tf.is_tensor(x) else np.asarray(x)
         if not len(x):
             raise UserError("There are no data to predict for; x has length 0.")
-        found = [self._compiled(self.graph.cast(x[start : start + self.batch_size]))
-                 for start in range(0, len(x), self.batch_size)]
+        return x
+
+    def _in_batches(self, function: Callable, size: int, *data: Any) -> dict[str, tf.Tensor]:
+        found = [function(*(self.graph.cast(one[start : start + size]) for one in data))
+                 for start in range(0, len(data[0]), size)]
         return {name: tf.concat([one[name] for one in found], axis=0) for name in found[0]}
+
+    def density_of_batch(self, x: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns what `density` does for one batch, uncompiled, for y of the shape of the outputs."""
+        if self.likelihood != GAUSSIAN:
+            return self._density_of_classes(x, y)
+        mean = record.forward(self.graph, x, self.options["fallback"]).output
+        residual = tf.reshape(y - mean, (-1, math.prod(mean.shape[1:])))
+        noise, more = tf.convert_to_tensor(self.posterior.noise_variance), {}
+        if self.output == linearised.DIAGONAL:
+            spread = variance_propagation.variance(self.posterior, self.graph, x)
+            found = density.of_variances(residual, tf.reshape(spread, tf.shape(residual)), noise)
+        elif self.rank is None:
+            covariance = linearised.covariance(self.posterior, self.graph, x, **self.options)
+            spread, found = tf.linalg.diag_part(covariance), density.of_covariance(residual, covariance, noise)
+        else:
+            covariance = density.low_rank(self.posterior, self.graph, x, self.rank, self.seed, **self.options)
+            spread, found = covariance.variances(), density.of_low_rank(residual, covariance, noise)
+            more = {"share": covariance.share}
+        total = tf.cast(spread, mean.dtype) + tf.cast(noise, mean.dtype)
+        return {"log_prob": found[0], "mutual_information": found[1], "std": tf.sqrt(tf.reshape(total, tf.shape(mean))),
+                **more}
+
+    def _density_of_classes(self, x: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = self.of_batch(x)
+        chances, shape = found["probabilities"], tf.shape(found["logits"])
+        if self.likelihood == BERNOULLI:
+            draws = self._drawn(found["logits"], found["logits_variance"])
+            entropy = lambda p: -tf.math.xlogy(p, p) - tf.math.xlog1py(1.0 - p, -p)  # noqa: E731
+            log_prob = tf.math.xlogy(y, chances) + tf.math.xlog1py(1.0 - y, -chances)
+        else:
+            draws = tf.reshape(self._drawn(*self._classes(found["logits"], x)), (self.num_samples, *tf.unstack(shape)))
+            entropy = lambda p: -tf.math.xlogy(p, p)  # noqa: E731
+            log_prob = tf.math.xlogy(y, chances)
+        gain = entropy(tf.reduce_mean(draws, axis=0)) - tf.reduce_mean(entropy(draws), axis=0)
+        return {name: tf.reduce_sum(one, axis=list(range(1, one.shape.rank)))
+                for name, one in (("log_prob", log_prob), ("mutual_information", gain))}
 
     def of_batch(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns what a call does for one batch, uncompiled: a pure function for a compiled one."""
@@ -105,7 +178,11 @@ class Predictive:
         hessians.resolve(self.likelihood).check(run.output)
         mean = run.output
         if self.likelihood == CATEGORICAL and self.link != PROBIT:
-            return self._of_classes(mean, linearised.covariance(self.posterior, self.graph, x, **self.options))
+            logits, blocks = self._classes(mean, x)
+            chances = bridge(logits, blocks) if self.link == BRIDGE else tf.reduce_mean(self._drawn(logits, blocks), 0)
+            shape = tf.shape(mean)
+            return {"probabilities": tf.reshape(chances, shape), "logits": mean,
+                    "logits_variance": tf.reshape(tf.linalg.diag_part(blocks), shape)}
         exact = self.output == linearised.EXACT
         spread = (linearised.variance(self.posterior, self.graph, x, **self.options) if exact else
                   variance_propagation.variance(self.posterior, self.graph, x))
@@ -114,28 +191,27 @@ class Predictive:
             return {"mean": mean, "epistemic_std": tf.sqrt(spread), "aleatoric_std": tf.sqrt(noise),
                     "std": tf.sqrt(spread + noise)}
         if self.likelihood == BERNOULLI and self.link == DRAWS:
-            noise = seeds.normal((self.num_samples, 1, *mean.shape[1:]), self.seed, mean.dtype)
-            chances = tf.reduce_mean(tf.sigmoid(mean + tf.sqrt(spread) * noise), axis=0)
+            chances = tf.reduce_mean(self._drawn(mean, spread), axis=0)
         else:
             scaled = mean * tf.math.rsqrt(1.0 + math.pi / 8.0 * spread)
             chances = tf.sigmoid(scaled) if self.likelihood == BERNOULLI else tf.nn.softmax(scaled)
         return {"probabilities": chances, "logits": mean, "logits_variance": spread}
 
-    def _of_classes(self, mean: tf.Tensor, covariance: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the predictions of logits (B, *positions, K) with a covariance (B, n, n) of all of them."""
-        shape, classes = tf.shape(mean), mean.shape[-1]
-        places = math.prod(mean.shape[1:-1])
+    def _classes(self, mean: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns logits (B positions, K) and their covariances (B positions, K, K), of a mean (B, *positions, K)."""
+        classes, places = mean.shape[-1], math.prod(mean.shape[1:-1])
+        covariance = linearised.covariance(self.posterior, self.graph, x, **self.options)
         blocks = tf.reshape(covariance, (-1, places, classes, places, classes))
         blocks = tf.transpose(tf.linalg.diag_part(tf.transpose(blocks, (0, 2, 4, 1, 3))), (0, 3, 1, 2))
-        logits, blocks = tf.reshape(mean, (-1, classes)), tf.reshape(blocks, (-1, classes, classes))
-        chances = bridge(logits, blocks) if self.link == BRIDGE else self._drawn(logits, blocks)
-        return {"probabilities": tf.reshape(chances, shape), "logits": mean,
-                "logits_variance": tf.reshape(tf.linalg.diag_part(blocks), shape)}
+        return tf.reshape(mean, (-1, classes)), tf.reshape(blocks, (-1, classes, classes))
 
-    def _drawn(self, logits: tf.Tensor, covariance: tf.Tensor) -> tf.Tensor:
-        noise = seeds.normal((self.num_samples, logits.shape[-1]), self.seed, logits.dtype)
+    def _drawn(self, logits: tf.Tensor, spread: tf.Tensor) -> tf.Tensor:
+        """Returns chances (num_samples, *shape of the logits) at draws of logits, with one noise for all data."""
+        noise = seeds.normal((self.num_samples, 1, *logits.shape[1:]), self.seed, logits.dtype)
+        if self.likelihood == BERNOULLI:
+            return tf.sigmoid(logits + tf.sqrt(spread) * noise)
         # Singular where logits have something in common, so no Cholesky factor.
-        return tf.reduce_mean(tf.nn.softmax(logits + tf.einsum("sk,bkl->sbl", noise, root_of(covariance))), axis=0)
+        return tf.nn.softmax(logits + tf.einsum("sk,bkl->sbl", noise[:, 0], root_of(spread)))
 
 
 def bridge(logits: tf.Tensor, covariance: tf.Tensor) -> tf.Tensor:

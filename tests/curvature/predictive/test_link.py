@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from pae_zoo import curvature
 from pae_zoo.core.errors import UserError
-from pae_zoo.curvature.predictive import linearised, link
+from pae_zoo.curvature.predictive import density, linearised, link
 
 L = reference.L
 
@@ -178,3 +178,113 @@ def test_models_and_data_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="two or more classes"):
         single = classifier(classes=1)
         curvature.Predictive(curvature.DiagPosterior(single), single, "categorical")(np.zeros((1, 4, 4, 1)))
+
+
+def decoder():
+    return reference.sequential(
+        (2,), L.Dense(5, activation="tanh"), L.Dense(12, activation="tanh"), L.Reshape((2, 3, 2)),
+        L.Conv2DTranspose(1, 2, strides=2))
+
+
+def log_normal(residual, covariance):
+    sign, half = np.linalg.slogdet(2 * np.pi * covariance)
+    return -0.5 * (half + residual @ np.linalg.solve(covariance, residual))
+
+
+@pytest.mark.parametrize("structure", ["diag", "kron", "block"])
+def test_densities_of_all_values_know_what_they_have_in_common(structure):
+    model = decoder()
+    posterior, x = posterior_of(model, "gaussian", structure, prior=0.2), reference.data(model, 5)
+    y = model(x).numpy() + np.random.default_rng(0).normal(size=(5, 4, 6, 1))
+    mean, covariance = moments(posterior, model, x)
+    covariances = covariance + 0.3 * np.eye(24)
+    residual = (y - mean).reshape(5, 24)
+    found = curvature.Predictive(posterior, model, "gaussian", batch_size=2).density(x, y)
+    np.testing.assert_allclose(
+        found["log_prob"], [log_normal(*pair) for pair in zip(residual, covariances)], rtol=1e-7)
+    gain = 0.5 * np.linalg.slogdet(np.eye(24) + covariance / 0.3)[1]
+    np.testing.assert_allclose(found["mutual_information"], gain, rtol=1e-6)
+    np.testing.assert_allclose(
+        np.square(found["std"]).reshape(5, 24), np.einsum("bii->bi", covariances), rtol=1e-6)
+    # All directions are all of it; of few the trace is known, and that it is even elsewhere is a guess.
+    whole = curvature.Predictive(posterior, model, "gaussian", rank=24).density(x, y)
+    for name in ("log_prob", "mutual_information", "std"):
+        np.testing.assert_allclose(whole[name], found[name], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(whole["share"], 1.0, rtol=1e-6)
+    some = curvature.Predictive(posterior, model, "gaussian", rank=6).density(x, y)
+    assert np.all((0.3 < some["share"].numpy()) & (some["share"].numpy() <= 1))
+    np.testing.assert_allclose(some["mutual_information"], found["mutual_information"], rtol=0.35)
+    apart = curvature.Predictive(posterior, model, "gaussian", output="diagonal").density(x, y)
+    assert np.all(apart["mutual_information"] > 0)
+
+
+def test_a_factor_is_nystroems_approximation_of_the_covariance():
+    model = decoder()
+    posterior, x = posterior_of(model, "gaussian"), tf.constant(reference.data(model, 3))
+    covariance = moments(posterior, model, x.numpy())[1]
+    rows = np.random.default_rng(0).normal(size=(4, 4, 6, 1))
+    first, basis, image = (
+        np.reshape(one, (3, 4, 24)) for one in linearised.products(posterior, model, x, tf.constant(rows)))
+    np.testing.assert_allclose(first, np.einsum("bij,rj->bri", covariance, rows.reshape(4, 24)), rtol=1e-8)
+    np.testing.assert_allclose(basis @ np.swapaxes(basis, 1, 2), [np.eye(4)] * 3, atol=1e-9)
+    np.testing.assert_allclose(image, basis @ covariance, rtol=1e-8, atol=1e-12)
+    inside = first - np.einsum("brd,bsd,bse->bre", first, basis, basis)
+    np.testing.assert_allclose(inside, 0.0, atol=1e-9 * np.abs(first).max())
+    low = density.low_rank(posterior, posterior.graph_of(model), x, 5, (0, 1))
+    vectors, values = low.vectors.numpy(), low.values.numpy()
+    np.testing.assert_allclose(np.swapaxes(vectors, 1, 2) @ vectors, [np.eye(5)] * 3, atol=1e-8)
+    known = np.einsum("bdr,br,ber->bde", vectors, values, vectors)
+    rest = covariance - known
+    assert np.linalg.eigvalsh(rest).min() > -1e-10
+    # It is exact for directions in the image of the covariance.
+    assert all(np.linalg.matrix_rank(one, tol=1e-9) <= 19 for one in rest)
+    whole = known + np.einsum("b,bde->bde", low.rest, np.eye(24) - vectors @ np.swapaxes(vectors, 1, 2))
+    np.testing.assert_allclose(low.variances(), np.einsum("bii->bi", whole), rtol=1e-9)
+    np.testing.assert_allclose(np.einsum("bii->b", whole) * low.share, values.sum(-1), rtol=1e-9)
+    np.testing.assert_allclose(np.einsum("bii->b", whole), np.einsum("bii->b", covariance), rtol=0.5)
+    residual = np.random.default_rng(1).normal(size=(3, 24))
+    for found, wanted in zip(density.of_low_rank(residual, low, 0.3), density.of_covariance(residual, whole, 0.3)):
+        np.testing.assert_allclose(found, wanted, rtol=1e-8)
+
+
+def test_forms_of_a_gaussian_density_agree():
+    rng = np.random.default_rng(0)
+    residual, variances, noise = rng.normal(size=(3, 7)), rng.random((3, 7)), tf.constant(0.4, tf.float32)
+    apart = density.of_variances(residual, variances, noise)
+    alone = density.of_covariance(residual, np.stack([np.diag(row) for row in variances]), noise)
+    for found, wanted in zip(apart, alone):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["draws", "probit"])
+def test_classes_have_densities_too(name):
+    model = classifier()
+    posterior, x = posterior_of(model, "categorical"), reference.data(model, 4)
+    predictive = curvature.Predictive(posterior, model, "categorical", link=name, num_samples=400)
+    y = np.array([0, 2, 1, 1])
+    found, chances = predictive.density(x, y), predictive(x)["probabilities"].numpy()
+    np.testing.assert_allclose(found["log_prob"], np.log(chances[np.arange(4), y]), rtol=1e-8)
+    np.testing.assert_allclose(predictive.density(x, np.eye(3)[y])["log_prob"], found["log_prob"], rtol=1e-8)
+    mean, covariance = moments(posterior, model, x)
+    rng = np.random.default_rng(0)
+    draws = softmax(np.stack([rng.multivariate_normal(m, s, size=20_000) for m, s in zip(mean, covariance)], axis=1))
+    entropy = lambda p: -(p * np.log(p)).sum(-1)  # noqa: E731
+    gain = entropy(draws.mean(0)) - entropy(draws).mean(0)
+    np.testing.assert_allclose(found["mutual_information"], gain, atol=0.05)
+    two = classifier("sigmoid", 2)
+    other = curvature.Predictive(posterior_of(two, "bernoulli"), two, "bernoulli", link=name)
+    y = np.array([[0.0, 1.0]] * 4)
+    found, chances = other.density(x, y), other(x)["probabilities"].numpy()
+    np.testing.assert_allclose(found["log_prob"], np.log(1 - chances[:, 0]) + np.log(chances[:, 1]), rtol=1e-8)
+    assert np.all(found["mutual_information"] > 0) and np.all(found["mutual_information"] < 2 * np.log(2))
+
+
+def test_targets_that_do_not_fit_are_refused():
+    model = classifier()
+    predictive, x = curvature.Predictive(curvature.DiagPosterior(model), model, "categorical"), np.zeros((2, 4, 4, 1))
+    with pytest.raises(UserError, match=r"y needs shape \(2, 3\) or \(2,\) beside x; received \(2, 4\)"):
+        predictive.density(x, np.zeros((2, 4)))
+    with pytest.raises(UserError, match="rank is an integer"):
+        curvature.Predictive(curvature.DiagPosterior(model), model, "categorical", rank=3)
+    with pytest.raises(UserError, match="which densities need"):
+        curvature.Predictive(curvature.DiagPosterior(model), model, "categorical", output="diagonal").density(x, [0, 1])
