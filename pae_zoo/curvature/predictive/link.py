@@ -60,7 +60,7 @@ class Predictive:
       {'mean': 2.0, 'epistemic_std': 1.732, 'aleatoric_std': 1.0, 'std': 2.0}
       >>> chances = Predictive(posterior, network, "bernoulli")(np.array([[1.0, 1.0]]))["probabilities"]
       >>> print(chances.numpy().round(3))  # 0.881 at the weights themselves
-      [[0.797]]
+      [[0.795]]
     """
 
     def __init__(self, posterior: WeightPosterior, model: Union[keras.Model, Sequence[keras.Model]],
