@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
@@ -23,7 +25,6 @@ PRIOR, SIGMA = 2.0, 0.3
 WIDTHS, NUM_INPUTS, NUM_DATA, NUM_NEW = (50, 50), 20, 1000, 200
 CASES = [(kind, structure) for kind in ("classifier", "regressor") for structure in ("diag", "kron", "last_layer")]
 LINKS = {"classifier": ("probit", "bridge"), "regressor": ("variance",)}
-MISSING = 3
 
 
 def data(kind: str) -> dict[str, np.ndarray]:
@@ -73,13 +74,9 @@ def ours(kind: str, structure: str, folder: Path) -> dict[str, np.ndarray]:
 
 
 def theirs(kind: str, structure: str, folder: Path) -> None:
-    """Writes what laplace-torch finds for the weights in `folder`; ends with status MISSING where it cannot run."""
-    try:
-        import torch
-        from laplace import Laplace
-    except ImportError as error:
-        print(error)
-        sys.exit(MISSING)
+    """Writes what laplace-torch finds for the weights in `folder`."""
+    import torch
+    from laplace import Laplace
 
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
@@ -115,14 +112,28 @@ def theirs(kind: str, structure: str, folder: Path) -> None:
     np.savez(folder / "found.npz", **{name: np.asarray(value) for name, value in found.items()})
 
 
-def main() -> None:
+def without_laplace(python: str, environment: dict[str, str]) -> str:
+    """Returns why a Python cannot import laplace-torch; empty: it can."""
+    try:
+        done = subprocess.run([python, "-c", "import laplace"], capture_output=True, text=True, env=environment)
+    except OSError as error:
+        return str(error)
+    return (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1] if done.returncode else ""
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
     """Prints a row for each case, and ends with status 1 where a value differs by more than 1e-4."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch_python", default=sys.executable, help="a Python that has laplace-torch")
     parser.add_argument("--one", nargs=3, metavar=("KIND", "STRUCTURE", "FOLDER"), help=argparse.SUPPRESS)
-    flags = parser.parse_args()
+    flags = parser.parse_args(arguments)
     if flags.one:
         theirs(flags.one[0], flags.one[1], Path(flags.one[2]))
+        return
+    environment = {**os.environ, "PYTHONPATH": ""}
+    reason = without_laplace(flags.torch_python, environment)
+    if reason:
+        print(f"Not compared: {flags.torch_python} has no laplace-torch ({reason}).")
         return
     # Read by TensorFlow when it starts, here and nowhere before.
     os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
@@ -134,10 +145,7 @@ def main() -> None:
             folder = Path(name)
             here = ours(kind, structure, folder)
             command = [flags.torch_python, __file__, "--one", kind, structure, name]
-            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
-            if done.returncode == MISSING:
-                print(f"Not compared: {flags.torch_python} has no laplace-torch ({done.stdout.strip()}).")
-                return
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode:
                 raise SystemExit(done.stderr)
             there = dict(np.load(folder / "found.npz"))
