@@ -28,6 +28,9 @@ from pae_zoo.models.weight_posterior import AUTO, MC, CurvatureFlags, LaplaceAE
 WEIGHTS, PROBES = "lae/weights", "lae/probes"
 UPDATES = ("accumulate", "ema")
 STRUCTURES = (DIAG, KRON)
+# About what the evidence finds for trained autoencoders; at 1 few data leave draws so wide that the bound is best where
+# the network ignores them all.
+PRIOR_PRECISION = 50.0
 # Share of a training batch whose error at the mean weights is logged: it costs a forward pass.
 MEAN_SHARE = 8
 
@@ -40,14 +43,18 @@ class HParams(CurvatureFlags):
         KRON, "What is kept of the curvature: its diagonal, or two running Kronecker factors of each layer.",
         choices=STRUCTURES, before=DIAG)
     predictive: str = records.with_default("predictive", AUTO, CurvatureFlags)
+    prior_precision: float = records.with_default("prior_precision", PRIOR_PRECISION, CurvatureFlags)
     train_samples: int = hp.option(1, "Networks drawn in a training step.", low=1, high=1000)
     hessian_update: str = hp.option(
         "ema", "h <- m h + (1 - m) g (ema), or h <- m h + g (accumulate, the paper's), for the curvature g of a step; "
         "over 1 - m^t after t steps, since h begins at 0.", choices=UPDATES)
     hessian_memory_factor: float = hp.option(0.999, "The factor m.", low=0.0, high=0.999999)
-    hessian_every: int = hp.option(1, "Steps between two refreshes of h; each then counts for all of them.", low=1)
+    hessian_every: int = hp.option(4, "Steps between two refreshes of h; each then counts for all of them.", low=1,
+                                   before=1)
     hessian_subset: int = hp.option(0, "Data of the batch that the curvature is computed on (0: all).", low=0)
-    factor_every: int = hp.option(10, "kron: steps between two factorisations that draws are made with.", low=1)
+    factor_every: int = hp.option(50, "kron: steps between two factorisations that draws are made with.", low=1)
+    draw_every: int = hp.option(4, "Steps that are taken at one draw from q, with its sign changed in every other one.",
+                                low=1, before=1)
     one_hessian_per_sampling: bool = hp.option(
         False, "Curvature at the mean weights, once a step, instead of at each of the sampled ones.")
     curvature_constant: float = hp.option(
@@ -68,8 +75,9 @@ class LAE(LaplaceAE):
     h begins at 0, and h / (1 - m^t) takes its place after t steps, as Adam corrects its moments; the first step, before
     there is any, is taken at the means. A refresh every n steps counts for n equal ones, h <- m^n h + (1 + m + ... +
     m^(n-1)) w g with w the weight of g above. Kronecker factors move so one by one, and draws take new ones every
-    `factor_every` steps, and in each of as many first ones. The objective of a datum is -mean_k log p(y|theta_k) +
-    KL(q || N(0, 1/gamma)) / N; no gradient goes through h.
+    `factor_every` steps, and after 1, 2, 4, 8 and so on of the first ones. A draw theta_k - mu serves `draw_every`
+    steps, with its sign changed in every other one: each is a draw from q, and neighbours cancel their noise. The
+    objective of a datum is -mean_k log p(y|theta_k) + KL(q || N(0, 1/gamma)) / N; no gradient goes through h.
 
     Args beyond `AE`: the flags of the model, see `HParams`.
     """
@@ -82,17 +90,17 @@ class LAE(LaplaceAE):
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", curvature_structure: str = KRON,
                  train_samples: int = 1, hessian_update: str = "ema", hessian_memory_factor: float = 0.999,
-                 hessian_every: int = 1, hessian_subset: int = 0, factor_every: int = 10,
+                 hessian_every: int = 4, hessian_subset: int = 0, factor_every: int = 50, draw_every: int = 4,
                  one_hessian_per_sampling: bool = False, curvature_constant: float = 0.0, predictive: str = AUTO,
-                 **kwargs):
+                 prior_precision: float = PRIOR_PRECISION, **kwargs):
         check_choice(curvature_structure, STRUCTURES, "curvature_structure")
         super().__init__(encoder, decoder, likelihood=likelihood, structure=curvature_structure, predictive=predictive,
-                         **kwargs)
+                         prior_precision=prior_precision, **kwargs)
         check_choice(hessian_update, UPDATES, "hessian_update")
         self.train_samples = int(train_samples)
         self.hessian_update, self.memory_factor = hessian_update, float(hessian_memory_factor)
         self.hessian_every, self.hessian_subset = int(hessian_every), int(hessian_subset)
-        self.factor_every = int(factor_every)
+        self.factor_every, self.draw_every = int(factor_every), int(draw_every)
         self.one_hessian_per_sampling = bool(one_hessian_per_sampling)
         self.curvature_constant = float(curvature_constant)
         if isinstance(self.likelihood, likelihoods.GaussianPixel):
@@ -102,8 +110,13 @@ class LAE(LaplaceAE):
         self.blocks = self.graph.select(self.curvature_flags["bayesian_layers"])
         self.uncertain = [variable for block in self.blocks for variable in block.variables]
         self.num_data = self.add_weight(name="num_data", shape=(), initializer="ones", trainable=False)
+        self.held = None
+        if self.draw_every > 1:
+            shape = (self.train_samples, sum(block.size for block in self.blocks))
+            self.held = self.add_weight(name="held", shape=shape, initializer="zeros", trainable=False)
 
-    before = {"predictive": MC, "curvature_structure": DIAG}
+    before = {"predictive": MC, "curvature_structure": DIAG, "hessian_every": 1, "draw_every": 1,
+              "prior_precision": 1.0}
 
     def _build_posterior(self) -> posteriors.WeightPosterior:
         if self.curvature_options["structure"] == KRON:
@@ -132,12 +145,32 @@ class LAE(LaplaceAE):
 
     def draw_weights(self, seed: tf.Tensor) -> list[tf.Tensor]:
         """Returns one draw of the weights `uncertain`; its derivative by their means is the identity."""
+        return self._at(self._deviation(seed))
+
+    def _at(self, deviation: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the weights `uncertain` at a deviation (P,) from their means, through which no gradient goes."""
+        parts = self.graph.unflatten(tf.stop_gradient(deviation), self.blocks)
+        return [tf.convert_to_tensor(mean) + part for mean, part in zip(self.uncertain, parts)]
+
+    def _deviation(self, seed: tf.Tensor) -> tf.Tensor:
+        """Returns a draw of the chosen weights less their means, (P,)."""
         if isinstance(self.posterior, RunningKron):
-            flat = tf.stop_gradient(tf.concat(self.posterior.deviation(seed), axis=0))
-            deviations = self.graph.unflatten(flat, self.blocks)
-            return [tf.convert_to_tensor(mean) + part for mean, part in zip(self.uncertain, deviations)]
-        stds = self.graph.unflatten(tf.math.rsqrt(self.precision()), self.blocks)
-        return weights.drawn(self.uncertain, [tf.stop_gradient(std) for std in stds], seed)
+            return tf.concat(self.posterior.deviation(seed), axis=0)
+        std = tf.math.rsqrt(self.precision())
+        return std * seeds.normal(std.shape, seed, std.dtype)
+
+    def training_draws(self, seed: tf.Tensor) -> list[list[tf.Tensor]]:
+        """Returns the weights of the networks that a training step is taken at, the means before there is any h."""
+        every = [seeds.fold_in(seed, k) for k in range(self.train_samples)]
+        if self.held is None:
+            return [self.at_the_start(self.draw_weights(one)) for one in every]
+        # The first steps have h of next to no data, which changes from one to the next.
+        is_new = (self.step % self.draw_every == 0) | (self.step < self.draw_every)
+        held = tf.convert_to_tensor(self.held)
+        held = tf.cond(is_new, lambda: tf.stack([self._deviation(one) for one in every]), lambda: held)
+        self.held.assign(held)
+        sign = tf.cast(tf.where(self.step == 0, 0, tf.where(self.step % 2 == 0, 1, -1)), held.dtype)
+        return [self._at(sign * one) for one in tf.unstack(held)]
 
     def network(self, seed: tf.Tensor) -> Network:
         """Returns the network whose weights `seed` draws from q."""
@@ -156,9 +189,10 @@ class LAE(LaplaceAE):
     ) -> dict[str, tf.Tensor]:
         y, _ = self.preprocess(x, seeds.stream(seed, trainable.PREPROCESS) if training else None)
         base = seeds.stream(seed, WEIGHTS)
-        draws = [self.draw_weights(seeds.fold_in(base, k)) for k in range(self.train_samples)]
         if training:
-            draws = [self.at_the_start(draw) for draw in draws]
+            draws = self.training_draws(base)
+        else:
+            draws = [self.draw_weights(seeds.fold_in(base, k)) for k in range(self.train_samples)]
         networks = [self.network_at(self.uncertain, values) for values in draws]
         outputs = [network.decode(network.encode(y)) for network in networks]
         axes = list(range(1, y.shape.rank))
@@ -211,7 +245,10 @@ class LAE(LaplaceAE):
             posterior.assign_factors(moved())
         else:
             posterior.assign_factors(tf.cond(self.step % self.hessian_every == 0, moved, posterior.factors_now))
-        posterior.factorise((self.step % self.factor_every == 0) | (self.step < self.factor_every))
+        # At the steps of a power of two too, while there are few: h of so few steps soon changes.
+        doubled = (tf.bitwise.bitwise_and(self.step, self.step - 1) == 0) & (self.step < self.factor_every)
+        is_due = (self.step % self.factor_every == 0) | (doubled & (self.step % self.hessian_every == 0))
+        posterior.factorise(is_due)
 
     @property
     def curvature_gain(self) -> float:
@@ -317,7 +354,7 @@ class LAE(LaplaceAE):
 
     def get_config(self) -> dict[str, Any]:
         return {
-            **super().get_config(), "train_samples": self.train_samples,
+            **super().get_config(), "train_samples": self.train_samples, "draw_every": self.draw_every,
             "hessian_update": self.hessian_update, "hessian_memory_factor": self.memory_factor,
             "hessian_every": self.hessian_every, "hessian_subset": self.hessian_subset,
             "factor_every": self.factor_every, "curvature_structure": self.posterior.structure,

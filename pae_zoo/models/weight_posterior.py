@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
@@ -306,7 +307,8 @@ class LaplaceAE(BayesianAE):
         if not ratio < MOST_LOSS:
             print(f"{type(self).__name__}: networks drawn from the posterior have {ratio:.3g} times the squared error "
                   f"of the mean network (structure {self.posterior.structure}), so draws, their moments and scores are "
-                  "of no use: take another curvature_structure, predictive='linearised', or a larger prior_precision.")
+                  "of no use: take another curvature_structure, predictive='linearised', or a larger prior_precision.",
+                  file=sys.stderr)
         return ratio
 
     def get_config(self) -> dict[str, Any]:

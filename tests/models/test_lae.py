@@ -9,13 +9,13 @@ from battery import EVENT_SHAPE, build, images
 from pae_zoo import curvature
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
-from pae_zoo.models.lae import WEIGHTS
+from pae_zoo.models.lae import LAE, WEIGHTS
 
 
 def small(model="lae", **changes):
     """A small model with the diagonal of the curvature, and predictions by draws."""
     return build(model, **{"hidden_units": (6,), "latent_dim": 2, "curvature_structure": "diag", "predictive": "mc",
-                           **changes})
+                           "prior_precision": 1.0, **changes})
 
 
 def test_the_published_curvature_starts_at_the_number_of_data_and_the_first_draws_have_its_width():
@@ -211,7 +211,7 @@ def test_convolutional_networks_train_with_all_defaults():
     model.compile(jit_compile=False)
     x = images(16, event_shape=(8, 8, 1))
     before = [one.numpy() for one in model.posterior.factors_now()]
-    assert np.isfinite(float(model.update(tf.constant(x)))) and np.isfinite(float(model.update(tf.constant(x))))
+    assert np.isfinite([float(model.update(tf.constant(x))) for _ in range(5)]).all()
     assert all(np.abs(one - old).max() > 0 for one, old in zip(model.posterior.factors_now(), before))
     model.measure(x)
     model.measure_scores(x)
@@ -220,7 +220,7 @@ def test_convolutional_networks_train_with_all_defaults():
 
 
 def kron(**changes):
-    return small(curvature_structure="kron", hessian_memory_factor=0.5, **changes)
+    return small(curvature_structure="kron", hessian_memory_factor=0.5, hessian_every=1, **changes)
 
 
 def test_factors_are_those_of_the_batch_at_first_and_averages_later():
@@ -296,3 +296,27 @@ def test_the_pattern_of_dense_layers_is_loaded_under_its_name_of_before():
     assert model.curvature_options["mix_pattern"] == "dense"
     loaded = type(model).from_config({**model.get_config(), "mix_pattern": "upstream"})
     assert loaded.get_config()["mix_pattern"] == "dense"
+
+
+@pytest.mark.parametrize("structure", ["diag", "kron"])
+def test_a_draw_serves_some_steps_with_both_signs(structure):
+    model = small(curvature_structure=structure, draw_every=4)
+    model.step.assign(8)
+    mean, found = curvature.flatten(model.graph.values()), []
+    for number in range(5):
+        found.append(curvature.flatten(model.training_draws((0, number))[0]) - mean)
+        model.step.assign_add(1)
+    for number, sign in ((1, -1.0), (2, 1.0), (3, -1.0)):
+        np.testing.assert_allclose(found[number], sign * found[0], rtol=1e-4, atol=1e-5)
+    alone = curvature.flatten(model.draw_weights(seeds.fold_in((0, 0), 0))) - mean
+    np.testing.assert_allclose(found[0], alone, atol=1e-5)
+    assert np.abs(found[4] - found[0]).max() > 0.1 and np.abs(found[4] + found[0]).max() > 0.1
+
+
+def test_settings_that_were_not_saved_mean_what_they_meant():
+    config = build("lae", hidden_units=(6,), latent_dim=2).get_config()
+    for name in ("predictive", "curvature_structure", "hessian_every", "draw_every", "factor_every"):
+        del config[name]
+    model = LAE.from_config(config)
+    assert model.posterior.structure == "diag" and not model.is_linearised
+    assert model.draw_every == 1 and model.hessian_every == 1

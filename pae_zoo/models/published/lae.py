@@ -21,6 +21,9 @@ class HParams(lae.HParams):
 
     curvature_structure: str = records.with_default("curvature_structure", DIAG, lae.HParams)
     predictive: str = records.with_default("predictive", MC, lae.HParams)
+    prior_precision: float = records.with_default("prior_precision", 1.0, lae.HParams)
+    hessian_every: int = records.with_default("hessian_every", 1, lae.HParams)
+    draw_every: int = records.with_default("draw_every", 1, lae.HParams)
     alpha: float = hp.option(0.0, "Weight of the prior term (gamma |mu|^2 - P log gamma)/2 in the loss.", low=0.0)
 
 
@@ -42,12 +45,14 @@ class LAEPublished(lae.LAE):
     former = None
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", alpha: float = 0.0,
-                 curvature_structure: str = DIAG, predictive: str = MC, **kwargs):
+                 curvature_structure: str = DIAG, predictive: str = MC, hessian_every: int = 1, draw_every: int = 1,
+                 prior_precision: float = 1.0, **kwargs):
         if curvature_structure != DIAG:
             raise UserError(f"curvature_structure={curvature_structure!r} is not that of the published code, the "
                             "diagonal. Take diag, or --model=lae.")
         super().__init__(encoder, decoder, likelihood=likelihood, curvature_structure=curvature_structure,
-                         predictive=predictive, **kwargs)
+                         predictive=predictive, hessian_every=hessian_every, draw_every=draw_every,
+                         prior_precision=prior_precision, **kwargs)
         self.alpha = float(alpha)
         self.leave_noise_out()
         self.posterior.curvature.assign(tf.ones_like(self.posterior.curvature))  # N of them, by `count_data`
