@@ -41,7 +41,7 @@ FLOW = {"density": "mixture_flow", "density_components": 2, "flow_depth": 1, "fl
 ROWS = {
     "ae": Row("ae"),
     "vae": Row("vae"),
-    "vlae": Row("vlae", flags={"num_updates": 2}),
+    "vlae": Row("vlae", flags={"warmup_steps": 1}),
     "pae": Row("pae", flags={**FLOW, "flow_epochs": 2, "flow_batch_size": 16}),
     "rae": Row("rae", flags={"rae_regulariser": "gradient_penalty", "rae_weight": 0.1, "density_components": 2,
                              "flow_batch_size": 16}),
@@ -63,6 +63,7 @@ ROWS = {
 
 #: the models that imitate published code, with the flags of those that they imitate
 PUBLISHED = {name: dataclasses.replace(ROWS[name.removesuffix("_published")], model=name) for name in models.PUBLISHED}
+PUBLISHED["vlae_published"] = Row("vlae_published", flags={"num_updates": 2})
 
 
 def hparams(name: str, **changes):

@@ -4,7 +4,9 @@ from typing import Union
 
 import keras
 
-SCHEDULES = ("constant", "cosine", "step", "exponential")
+SCHEDULES = ("constant", "cosine", "late_cosine", "step", "exponential")
+#: part of a training after which "late_cosine" and "step" fall
+LATE = 0.8
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 _CLASSES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}
 
@@ -16,8 +18,12 @@ def schedule(name: str, rate: float, steps: int) -> Rate:
     schedules = keras.optimizers.schedules
     if name == "cosine":
         return schedules.CosineDecay(rate, max(1, steps))
+    late = max(1, int(LATE * steps))
+    if name == "late_cosine":
+        # A warm-up that begins at its target is a constant.
+        return schedules.CosineDecay(rate, max(1, steps - late), warmup_target=rate, warmup_steps=late)
     if name == "step":
-        return schedules.PiecewiseConstantDecay([max(1, int(0.8 * steps))], [rate, rate / 10])
+        return schedules.PiecewiseConstantDecay([late], [rate, rate / 10])
     if name == "exponential":
         return schedules.ExponentialDecay(rate, max(1, steps), 0.01)
     return rate

@@ -112,8 +112,9 @@ class SharedHParams(TaskFlags, PluginFlags):
                         low=0.0, high=0.999999, group=TRAINING)
     adam_epsilon: float = option(1e-7, "Epsilon of Adam.", above=0.0, group=TRAINING)
     learning_rate: float = option(1e-3, "Initial learning rate.", above=0.0, group=TRAINING)
-    lr_schedule: str = option("constant", "Learning rate: constant; cosine to 0; step: a tenth after 80 % of the "
-                              "steps; exponential to a hundredth.", choices=optimizers.SCHEDULES, group=TRAINING)
+    lr_schedule: str = option(
+        "constant", "Learning rate: constant; cosine to 0; late_cosine: that in the last fifth of the steps; step: a "
+        "tenth after 80 % of the steps; exponential to a hundredth.", choices=optimizers.SCHEDULES, group=TRAINING)
     weight_decay: float = option(0.0, "Decoupled weight decay.", low=0.0, group=TRAINING)
     clip_norm: float = option(0.0, "Largest global norm of the gradient (0: off).", low=0.0, group=TRAINING)
     patience: int = option(0, "Stop after so many epochs without a better validation loss (0: off).", low=0,
@@ -124,6 +125,13 @@ def with_default(name: str, default: Any, record: type = SharedHParams) -> Any:
     """Declares the hyper-parameter `name` of a record anew, with another default for one model."""
     field = next(f for f in dataclasses.fields(record) if f.name == name)
     return dataclasses.field(default=default, metadata=field.metadata)
+
+
+def with_defaults(record: type, defaults: dict[str, Any]) -> type:
+    """Returns the record with other defaults of some of its hyper-parameters, {name: default}."""
+    types = {field.name: field.type for field in dataclasses.fields(record)}
+    fields = [(name, types[name], with_default(name, default, record)) for name, default in defaults.items()]
+    return dataclasses.make_dataclass(record.__name__, fields, bases=(record,), frozen=True)
 
 
 def unread(name: str) -> Any:

@@ -209,6 +209,7 @@ class Trainable(keras.Model):
             # Here, for a step that makes variables of its own is traced twice.
             self.build_training()
         self._direct(callbacks)
+        given["callbacks"] = _joined(callbacks, self.own_callbacks())
         data = dict(zip(("x", "y", "sample_weight"), train.keras()))
         with fit_data.telling(train, held_out, steps=steps):
             history = super().fit(
@@ -225,6 +226,10 @@ class Trainable(keras.Model):
     def after_fit(self, history: keras.callbacks.History, train: fit_data.Source, held_out: Optional[fit_data.Source],
                   steps: Optional[int], verbose: Union[str, int, None]) -> None:
         """Does what follows plain `fit`, on its sources of data (`fit_data`); adds losses of stages to the history."""
+
+    def own_callbacks(self) -> list[keras.callbacks.Callback]:
+        """Returns the callbacks that the model itself needs in a plain `fit`; here none."""
+        return []
 
     def _look_at(self, train, held_out, steps: Optional[int], verbose: bool) -> None:
         """Takes from training data what the first step needs: statistics once, their number in every fit."""
@@ -438,3 +443,14 @@ def _weighted_mean(values: tf.Tensor, weight) -> tf.Tensor:
         return tf.reduce_mean(values)
     weight = tf.cast(weight, values.dtype)
     return tf.math.divide_no_nan(tf.reduce_sum(values * weight), tf.reduce_sum(weight))
+
+
+def _joined(callbacks: Any, more: list[keras.callbacks.Callback]) -> Any:
+    """Returns the callbacks of a caller, in any form that Keras takes, with more."""
+    if not more:
+        return callbacks
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        for callback in more:
+            callbacks.append(callback)
+        return callbacks
+    return [*keras.tree.flatten(callbacks or []), *more]

@@ -60,10 +60,22 @@ class WithPrior(System):
 
     def at(self, mu: tf.Tensor) -> Local:
         gram, gradient = self.system.at(mu)
-        rise = derivatives.value_and_gradient(self.log_prior, mu)[1]
-        curvature = algebra.function_of(-derivatives.hessian(self.log_prior, mu), _absolute)
         eye = tf.eye(mu.shape[-1], dtype=gram.dtype)
-        return Local(gram + tf.cast(curvature, gram.dtype) - eye, gradient + mu + rise)
+        return Local(gram + tf.cast(self._curvature(mu), gram.dtype) - eye, self._risen(mu, gradient))
+
+    def products(self, mu: tf.Tensor) -> tuple[algebra.Product, tf.Tensor]:
+        product, gradient = self.system.products(mu)
+
+        def with_prior(v):
+            return product(v) - v + tf.linalg.matvec(self._curvature(mu), v)
+
+        return with_prior, self._risen(mu, gradient)
+
+    def _curvature(self, mu: tf.Tensor) -> tf.Tensor:
+        return algebra.function_of(-derivatives.hessian(self.log_prior, mu), _absolute)
+
+    def _risen(self, mu: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+        return gradient + mu + derivatives.value_and_gradient(self.log_prior, mu)[1]
 
     def gain(self, mu: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
         prior = 0.5 * tf.reduce_sum((points - mu) * (points + mu), axis=-1)

@@ -225,8 +225,9 @@ class VAE(base.Autoencoder):
         laplace.check_differentiable(self.decoder, self.latent_dim)
         return found
 
-    def _joint(self, y: tf.Tensor) -> laplace.System:
-        system = self.system(y)
+    def _joint(self, y: tf.Tensor, training: bool = False) -> laplace.System:
+        """Returns the linearised model of p(y, z), of the prior as it stands."""
+        system = self.system(y, training)
         return system if self.learned_prior is None else laplace.WithPrior(system, self.log_prob_latent)
 
     def system(self, y: tf.Tensor, training: bool = False) -> laplace.System:

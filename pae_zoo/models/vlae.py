@@ -3,13 +3,14 @@
 import dataclasses
 from typing import Any, Optional
 
+import keras
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
 from pae_zoo import laplace
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import inputs, seeds
-from pae_zoo.core.errors import UserError
+from pae_zoo.core import inputs, optimizers, records, seeds
+from pae_zoo.core.errors import UserError, check_choice
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.laplace import algebra, memory
 from pae_zoo.models import base, vae
@@ -22,20 +23,28 @@ from pae_zoo.models.parts.posteriors import (
     standard_normal_log_prob,
 )
 
-SEARCH_GRADIENTS = ("full", "implicit", "detached", "held")
+SEARCH_GRADIENTS = ("auto", "full", "implicit", "detached", "held")
 COVARIANCES = ("full", "diag", "low_rank", "matrix_free")
+SEARCHES = ("auto", *laplace.SOLVERS)
+#: part of a training that --warmup_steps=-1 stands for
+WARMUP_SHARE = optimizers.LATE
 
 
 @dataclasses.dataclass(frozen=True)
-class HParams(vae.BoundFlags):
+class HParams(priors.PriorFlags, vae.BoundFlags):
     """Flags of the variational Laplace autoencoder."""
 
-    num_updates: int = hp.option(4, "Updates T of the posterior's mean, from the encoder's.", low=0, high=1000)
-    update_lr: float = hp.option(0.5, "Step length a in (0, 1] of the updates; 1 leaves the encoder no gradient.",
-                                 above=0.0, high=1.0)
+    lr_schedule: str = records.with_default("lr_schedule", "late_cosine")
+
+    num_updates: int = hp.option(2, "Updates T of the posterior's mean in training, from the encoder's.", low=0,
+                                 high=1000)
+    update_lr: float = hp.option(1.0, "Step length a in (0, 1] of the updates; 1 leaves the encoder no gradient "
+                                 "through them.", above=0.0, high=1.0)
     update_schedule: str = hp.option(
-        "harmonic", "Length of update t: a/(t+1), constant a, the best of a line search up to a, or a after "
-        "Levenberg's test.", choices=laplace.SCHEDULES)
+        "backtracking", "Length of update t: a/(t+1), constant a, the best of a line search up to a, a after "
+        "Levenberg's test, or the longest up to a that does not lower log p(x, z).", choices=laplace.SCHEDULES)
+    test_updates: int = hp.option(4, "Updates at test: Newton steps of the best of seven lengths (0: those of "
+                                  "training).", low=0, high=1000, before=0)
     linearisation: str = hp.option(
         "auto", "How the decoder's Jacobian is taken; auto: layerwise for dense networks, else forward.",
         choices=("auto", *laplace.BACKENDS))
@@ -45,19 +54,20 @@ class HParams(vae.BoundFlags):
         "full", "Form of q's precision: full, its diagonal, identity plus low rank, or matrix_free (training forms no "
         "matrix; the search takes conjugate gradients).", choices=COVARIANCES)
     rank: int = hp.option(8, "Rank of the covariance low_rank.", low=1, high=65_536)
-    search: str = hp.option("newton", "Each update by a factorisation, by cg: conjugate gradients after the first, or "
-                            "by chord: the first factorisation for all.",
-                            choices=laplace.SOLVERS)
+    search: str = hp.option("auto", "Each update by a factorisation, by cg: conjugate gradients after the first, or "
+                            "by chord: the first factorisation for all; auto: chord where the posterior is held, else "
+                            "newton.", choices=SEARCHES)
     cg_iterations: int = hp.option(3, "Conjugate-gradient steps in an update.", low=1, high=10_000)
     cg_precondition: bool = hp.option(True, "With --search=cg: factor the first precision and precondition by it; "
                                       "otherwise the search forms no Jacobian.")
     lanczos_iterations: int = hp.option(12, "Products with the precision that a draw of matrix_free takes.",
                                         low=1, high=10_000)
     search_gradient: str = hp.option(
-        "full", "Gradient through the updates: full; implicit: that of an affine decoder, from the last point alone; "
+        "auto", "Gradient through the updates: full; implicit: that of an affine decoder, from the last point alone; "
         "detached: the encoder's part of it alone; held: none, q is a constant and the encoder learns to propose "
-        "mu_T.", choices=SEARCH_GRADIENTS)
-    warmup_steps: int = hp.option(0, "First steps that train as vae does, by the encoder's own q.", low=0)
+        "mu_T; auto: held where it can be, else full.", choices=SEARCH_GRADIENTS)
+    warmup_steps: int = hp.option(-1, "First steps that train as vae does, by the encoder's own q (-1: four fifths "
+                                  "of all).", low=-1)
     algebra: str = hp.option("float32", "Precision of factorisations and solves.", choices=("float32", "float64"))
     fisher_floor: float = hp.option(0.0, "Added to the Fisher information of every value (1e-5 in the published code "
                                     "for Bernoulli).", low=0.0)
@@ -69,56 +79,75 @@ class VLAE(vae.VAE):
 
     From the encoder's mean mu_0, T damped Newton steps on the linearised decoder search the mode of p(z|y), and
     q(z|y) = N(mu_T, Lambda_T^-1) with Lambda = I + J^T R J, J the decoder's Jacobian and R the Fisher information of
-    its output. The encoder's scale is not used. Everything is differentiated through, unless search_gradient
-    is "implicit", "detached" or "held". The decoder is linearised at inference (no dropout).
+    its output. The decoder is linearised at inference (no dropout).
 
-    Args beyond `VAE`: num_updates, update_lr, update_schedule, linearisation, gram, covariance, rank, search,
-      cg_iterations, cg_precondition, lanczos_iterations, search_gradient, algebra, fisher_floor, warmup_steps: see the
-      flags' help.
+    A training begins as vae's, by the encoder's own q, for `warmup_steps`. Then q is a constant of every step, unless
+    search_gradient is "full" (as published: everything is differentiated through), "implicit" or "detached". At test
+    the mode is searched by `test_updates` Newton steps, none of which lowers log p(y, z). The published search is
+    `pae_zoo.models.published.vlae`.
+
+    Args beyond `VAE`: num_updates, update_lr, update_schedule, test_updates, linearisation, gram, covariance, rank,
+      search, cg_iterations, cg_precondition, lanczos_iterations, search_gradient, algebra, fisher_floor, warmup_steps:
+      see the flags' help.
 
     Raises UserError for a value out of its range, or a decoder whose Jacobian cannot be taken.
     """
 
-    #: the search takes its gradient and Hessian from N(0, I)
-    takes_priors = (priors.STANDARD,)
     tracked = (*vae.VAE.tracked, "jitter")
 
-    def __init__(self, encoder, decoder, likelihood="gaussian_learned", num_updates: int = 4, update_lr: float = 0.5,
-                 update_schedule: str = "harmonic", linearisation: str = "auto", gram: bool = True,
-                 covariance: str = "full", rank: int = 8, search: str = "newton", cg_iterations: int = 3,
-                 cg_precondition: bool = True, lanczos_iterations: int = 12, search_gradient: str = "full",
-                 algebra: str = "float32", fisher_floor: float = 0.0, warmup_steps: int = 0, **kwargs):
+    def __init__(self, encoder, decoder, likelihood="gaussian_learned", num_updates: int = 2, update_lr: float = 1.0,
+                 update_schedule: str = "backtracking", linearisation: str = "auto", gram: bool = True,
+                 covariance: str = "full", rank: int = 8, search: str = "auto", cg_iterations: int = 3,
+                 cg_precondition: bool = True, lanczos_iterations: int = 12, search_gradient: str = "auto",
+                 algebra: str = "float32", fisher_floor: float = 0.0, warmup_steps: int = -1, test_updates: int = 4,
+                 **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
-        if covariance not in COVARIANCES:
-            raise UserError(f"covariance={covariance!r} is unknown; it is one of {', '.join(COVARIANCES)}.")
-        if search_gradient not in SEARCH_GRADIENTS or algebra not in ("float32", "float64"):
-            raise UserError(f"search_gradient is one of {', '.join(SEARCH_GRADIENTS)}, algebra 'float32' or 'float64'; "
-                            f"received {search_gradient!r} and {algebra!r}.")
-        if covariance == "matrix_free" and search_gradient == "implicit":
-            raise UserError("search_gradient='implicit' solves with the precision, which covariance='matrix_free' does "
-                            "not form. Take 'full' or 'detached'.")
-        if covariance == "matrix_free" and self.kl == "analytic":
-            raise UserError("covariance='matrix_free' has no closed form of the KL in training; set kl='mc'.")
-        if covariance == "matrix_free" and self.gradient == "sticking_the_landing":
-            raise UserError("covariance='matrix_free' has no density to hold fixed; set gradient='pathwise'.")
+        check_choice(covariance, COVARIANCES, "covariance")
+        check_choice(search_gradient, SEARCH_GRADIENTS, "search_gradient")
+        check_choice(search, SEARCHES, "search")
+        check_choice(algebra, ("float32", "float64"), "algebra")
         self.num_updates, self.update_lr, self.update_schedule = int(num_updates), float(update_lr), update_schedule
+        self.test_updates = int(test_updates)
         self.linearisation, self.gram, self.covariance = linearisation, bool(gram), covariance
-        self.rank = int(rank)
-        self.search, self.cg_iterations, self.cg_precondition = search, int(cg_iterations), bool(cg_precondition)
+        self.rank, self.algebra, self.fisher_floor = int(rank), algebra, float(fisher_floor)
+        self.cg_iterations, self.cg_precondition = int(cg_iterations), bool(cg_precondition)
         self.lanczos_iterations = int(lanczos_iterations)
-        self.search_gradient, self.algebra, self.fisher_floor = search_gradient, algebra, float(fisher_floor)
+        holds = self.num_updates > 0 and covariance == "full" and self.bound == "elbo"
+        self.search_gradient = _held_where(holds) if search_gradient == "auto" else search_gradient
+        quick = self.search_gradient == "held" and update_schedule != "levenberg"
+        self.search = ("chord" if quick else "newton") if search == "auto" else search
         self.warmup_steps, self._amortised = int(warmup_steps), False
-        if covariance == "low_rank" and not 1 <= self.rank <= self.latent_dim:
-            raise UserError(f"rank={rank} must lie between 1 and the number of latents, {self.latent_dim}.")
-        if search_gradient == "held" and (not self.num_updates or covariance != "full" or self.bound == "iwae"):
-            raise UserError("search_gradient='held' takes 1 update or more, covariance='full' and bound='elbo'; "
-                            f"received {num_updates}, {covariance!r} and {self.bound!r}.")
+        # A plain variable, which is no part of the model: `fit` knows how long it is.
+        self._warm_until = tf.Variable(0, trainable=False, dtype=tf.int64,
+                                       aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+        self._check(holds)
         self.search_settings()
         laplace.choose(self.decoder, linearisation)
         laplace.check_differentiable(self.decoder, self.latent_dim)
 
+    def _check(self, holds: bool) -> None:
+        free = self.covariance == "matrix_free"
+        if free and self.search_gradient == "implicit":
+            raise UserError("search_gradient='implicit' solves with the precision, which covariance='matrix_free' does "
+                            "not form. Take 'full' or 'detached'.")
+        if free and self.kl == "analytic":
+            raise UserError("covariance='matrix_free' has no closed form of the KL in training; set kl='mc'.")
+        if free and self.gradient == "sticking_the_landing":
+            raise UserError("covariance='matrix_free' has no density to hold fixed; set gradient='pathwise'.")
+        if self.covariance == "low_rank" and not 1 <= self.rank <= self.latent_dim:
+            raise UserError(f"rank={self.rank} must lie between 1 and the number of latents, {self.latent_dim}.")
+        if self.search_gradient == "held" and not holds:
+            raise UserError("search_gradient='held' takes 1 update or more, covariance='full' and bound='elbo'; "
+                            f"received {self.num_updates}, {self.covariance!r} and {self.bound!r}.")
+        if self.learned_prior is not None and self.search_gradient != "held":
+            raise UserError(f"prior={self.prior_kind!r} needs search_gradient='held'; received "
+                            f"{self.search_gradient!r}. No gradient is taken through the curvature of a learned prior.")
+        if self.test_updates < 0 or self.warmup_steps < -1:
+            raise UserError("test_updates is 0 or more and warmup_steps -1 or more; received "
+                            f"{self.test_updates} and {self.warmup_steps}.")
+
     def search_settings(self, num_updates: Optional[int] = None) -> laplace.Search:
-        """Returns how the mode is searched; raises UserError for a value out of its range."""
+        """Returns how the mode is searched in training; raises UserError for a value out of its range."""
         free = self.covariance == "matrix_free"
         return laplace.Search(
             self.num_updates if num_updates is None else num_updates, self.update_lr, self.update_schedule,
@@ -126,12 +155,36 @@ class VLAE(vae.VAE):
             double=self.algebra == "float64",
         )  # fmt: skip
 
+    def test_settings(self, num_updates: Optional[int] = None) -> laplace.Search:
+        """Returns how the mode is searched at test, by `num_updates` in place of the model's."""
+        if not self.test_updates:
+            return self.search_settings(num_updates)
+        updates = self.test_updates if num_updates is None else num_updates
+        if self.covariance == "matrix_free":
+            return dataclasses.replace(self.search_settings(updates), schedule="line_search", update_lr=1.0)
+        return laplace.Search(updates, 1.0, "line_search", double=self.algebra == "float64")
+
+    @classmethod
+    def options(cls, hparams: Any, total_steps: int) -> dict[str, Any]:
+        found = super().options(hparams, total_steps)
+        warmup = found["warmup_steps"]
+        return {**found, "warmup_steps": int(WARMUP_SHARE * total_steps) if warmup < 0 else warmup}
+
+    @classmethod
+    def length_matters(cls, hparams: Any) -> bool:
+        return hparams.warmup_steps < 0 or super().length_matters(hparams)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "VLAE":
+        # What a model of before says nothing of is what it did.
+        return super().from_config({"test_updates": 0, "warmup_steps": 0, **config}, custom_objects)
+
     @classmethod
     def from_hparams(cls, hparams: Any, event_shape: tuple[int, ...], total_steps: int) -> base.Autoencoder:
         model = super().from_hparams(hparams, event_shape, total_steps)
         if hparams.covariance != "matrix_free":
-            formed = hparams.num_updates if hparams.search == "newton" else int(hparams.cg_precondition)
-            kept = formed + 1 if hparams.search_gradient == "full" else 1
+            formed = hparams.num_updates if model.search == "newton" else int(hparams.cg_precondition)
+            kept = formed + 1 if model.search_gradient == "full" else 1
             explicit = not model.uses_gram()
             needed = memory.step_bytes(model.decoder, hparams.latent_dim, hparams.batch_size, kept, explicit)
             memory.check(needed, "Take --covariance=matrix_free --kl=mc, or lower --latent_dim, --batch_size or "
@@ -158,11 +211,15 @@ class VLAE(vae.VAE):
                 self._amortised = False
 
         # The whole step is chosen, not the loss: TensorFlow fails on gradients of a choice inside of a loop.
-        return tf.cond(self.step < self.warmup_steps, amortised, lambda: own(x, weight, target))
+        until = tf.cast(self.warmup_steps, tf.int64) if self.warmup_steps > 0 else self._warm_until
+        return tf.cond(self.step < until, amortised, lambda: own(x, weight, target))
 
     @property
     def schedule_steps(self) -> int:
         return max(super().schedule_steps, self.warmup_steps)
+
+    def own_callbacks(self) -> list[keras.callbacks.Callback]:
+        return [*super().own_callbacks(), *([_WarmUp(self._warm_until)] if self.warmup_steps < 0 else [])]
 
     # ---- posterior ---------------------------------------------------------------------------------
 
@@ -174,9 +231,17 @@ class VLAE(vae.VAE):
         if self._amortised:
             encoded = self.encoder_posterior(y, training)
             return _tell(encoded, tf.zeros_like(encoded.mean[:, 0]))
-        system = self.system(y, training)
+        return self._searched(y, self.search_settings(), training)
+
+    def inferred(self, y: tf.Tensor, seed: Optional[seeds.Seed] = None) -> Posterior:
+        if self.refining is not None or not self.test_updates:
+            return super().inferred(y, seed)
+        return self._searched(y, self.test_settings())
+
+    def _searched(self, y: tf.Tensor, search: laplace.Search, training: bool = False) -> Posterior:
+        system = self._joint(y, training)
         start = self.encoder_outputs(y, training)[0]
-        found = laplace.run(self.search_settings(), system, start)
+        found = laplace.run(search, system, start)
         if self.search_gradient == "held" and training:
             return self._held(start, system, found)
         if self.search_gradient in ("full", "held"):
@@ -187,7 +252,7 @@ class VLAE(vae.VAE):
         pulled = kept * _rise(start) if affine else tf.zeros_like(start)
         if self.search_gradient == "implicit":
             gram, gradient = system.at(mean)
-            step = self.search_settings().step(gram, gradient)
+            step = search.step(gram, gradient)
             posterior = self._gaussian(mean + pulled + (1.0 - kept) * _rise(step), gram, found.jitter)
         else:
             posterior = self._about(mean + pulled, system, found.jitter, training)
@@ -249,9 +314,9 @@ class VLAE(vae.VAE):
 
     def latent_path(self, x: TensorLike, seed: Optional[seeds.Seed] = None,
                     num_updates: Optional[int] = None) -> tf.Tensor:
-        """Returns mu_0 .. mu_T for x, (T + 1, batch, K); `num_updates` takes the place of T."""
+        """Returns mu_0 .. mu_T of the search at test, (T + 1, batch, K); `num_updates` takes the place of T."""
         y, _ = self.preprocess(x)
-        found = laplace.run(self.search_settings(num_updates), self.system(y), self.encoder_outputs(y)[0])
+        found = laplace.run(self.test_settings(num_updates), self._joint(y), self.encoder_outputs(y)[0])
         return self._refined_path(y, tf.stack(found.path))
 
     def get_config(self) -> dict[str, Any]:
@@ -259,7 +324,29 @@ class VLAE(vae.VAE):
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
-_INHERITED = {f.name for f in dataclasses.fields(vae.BoundFlags)}
+def _held_where(holds: bool) -> str:
+    return "held" if holds else "full"
+
+
+class _WarmUp(keras.callbacks.Callback):
+    """Sets the step at which the warm-up of a plain `fit` ends; a model that has steps behind it is past it."""
+
+    def __init__(self, until: tf.Variable):
+        super().__init__()
+        self.until = until
+
+    def on_train_begin(self, logs=None):
+        steps = self.params.get("steps")
+        whole = self.params["epochs"] * steps if steps else self.until.dtype.max
+        self.until.assign(0 if int(self.model.step) else int(WARMUP_SHARE * whole))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Of data of unknown length whole epochs are the measure.
+        if not self.params.get("steps") and epoch + 1 > WARMUP_SHARE * self.params["epochs"]:
+            self.until.assign(0)
+
+
+_INHERITED = {f.name for record in (vae.BoundFlags, priors.PriorFlags) for f in dataclasses.fields(record)}
 
 
 class HeldPosterior(PrecisionPosterior):

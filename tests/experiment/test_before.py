@@ -17,7 +17,9 @@ BEFORE = Path(__file__).resolve().parents[1] / "fixtures" / "before"
 # Their steps depend on how many there are in all: these runs were of two epochs, and stopped after one.
 INTERRUPTED = ("ensemble_vae", "pae", "rbf_vae")
 # Models that came later have no run of before.
-LATER = {"mmd_vae", "rae", "wae"}
+LATER = {"mmd_vae", "rae", "vlae_published", "wae"}
+# Settings of a model that are a model of its own now.
+IMITATING = [name for name in models.PUBLISHED if models.find(name.removesuffix("_published")).MODEL.former]
 RUNS = sorted(path.name for path in BEFORE.iterdir())
 
 
@@ -55,7 +57,7 @@ def test_a_run_of_before_goes_on_and_is_evaluated(name, tmp_path):
     assert launch.run(evaluate.main, [f"--workdir={run}", "--tasks=reconstruction", "--ood_bootstrap=7"]) == 0
 
 
-@pytest.mark.parametrize("name", some(list(models.PUBLISHED), ["bbb_ae_published"]))
+@pytest.mark.parametrize("name", some(IMITATING, ["bbb_ae_published"]))
 def test_a_finished_run_of_before_that_imitated_is_evaluated_by_the_model_of_now(name, tmp_path):
     run = shutil.copytree(BEFORE / name / "run", tmp_path / "run")
     shutil.copyfile(BEFORE / name / "saved.keras", run / "model.keras")
@@ -63,7 +65,7 @@ def test_a_finished_run_of_before_that_imitated_is_evaluated_by_the_model_of_now
     assert launch.run(evaluate.main, [f"--workdir={run}", "--tasks=reconstruction"]) == 0
 
 
-@pytest.mark.parametrize("name", list(models.PUBLISHED))
+@pytest.mark.parametrize("name", IMITATING)
 def test_flags_of_before_with_which_a_model_imitated_name_the_model_of_now(name, tmp_path, capsys):
     assert launch.run(main.main, [f"--flagfile={BEFORE / name / 'run' / 'flags.cfg'}", f"--workdir={tmp_path}"]) == 2
     told = capsys.readouterr().err

@@ -125,7 +125,8 @@ def test_a_trained_vae_is_the_start(kind):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ensemble_vae", "vamp"), ("rbf_vae", "mixture"), ("hf", "mixture"),
-                                            ("iaf", "mixture"), ("savae", "mixture")])
+                                            ("iaf", "mixture"), ("savae", "mixture"), ("vlae", "vamp"),
+                                            ("vlae", "mixture")])
 def test_models_that_share_the_posterior_take_it(name, kind):
     model = learned(kind, name)
     x = images(4)
@@ -163,7 +164,7 @@ def test_refined_codes_go_by_the_learned_prior(kind):
     ("vae", {"prior": "vampire", "kl": "mc"}, "standard, vamp, mixture; received 'vampire'"),
     ("iaf", {"prior": "vamp"}, "The prior of IAF is one of standard, mixture; received 'vamp'"),
     ("flow_vae", {"prior": "mixture"}, "The prior of FlowVAE is one of standard; received 'mixture'"),
-    ("vlae", {"prior": "mixture", "kl": "mc"}, "The prior of VLAE is one of standard; received 'mixture'"),
+    ("vlae_published", {"prior": "mixture", "kl": "mc"}, "needs search_gradient='held'; received 'full'"),
 ])
 def test_what_is_refused(name, flags, match):
     with pytest.raises(UserError, match=match):
@@ -172,6 +173,18 @@ def test_what_is_refused(name, flags, match):
         type(model).from_config(config)
 
 
-def test_flow_vae_and_vlae_have_no_flag():
-    for name in ("flow_vae", "vlae"):
-        assert not hasattr(models.find(name).HParams(), "prior") and not hasattr(hparams(name), "prior_components")
+@pytest.mark.parametrize("kind", LEARNED)
+@pytest.mark.parametrize("search", ["chord", "newton", "cg"])
+def test_vlae_searches_and_trains_under_the_learned_prior(kind, search):
+    model, x = learned(kind, "vlae", activation="tanh", warmup_steps=0, search=search), images(16)
+    path, y = model.latent_path(x), model.preprocess(x)[0]
+    joint = np.stack([model.log_prob_latent(z) + model.likelihood.log_prob(model.decoder_outputs(z), y) for z in path])
+    assert len(path) == 5 and np.all(np.diff(joint, axis=0) >= -1e-3) and np.all(joint[-1] > joint[0])
+    before = [np.array(v) for v in model.learned_prior.trainable_variables]
+    model.compile("adam", jit_compile=False)
+    assert np.isfinite(model.fit(x, epochs=2, batch_size=8, verbose=0).history["loss"]).all()
+    assert all(np.abs(old - new).max() > 0 for old, new in zip(before, model.learned_prior.trainable_variables))
+
+
+def test_flow_vae_has_no_flag():
+    assert not hasattr(models.find("flow_vae").HParams(), "prior") and not hasattr(hparams("flow_vae"), "prior")

@@ -1,4 +1,4 @@
-"""vlae: exact on affine decoders, its density, gradients, options, robustness, and what it refuses."""
+"""vlae as published: exact on affine decoders, its density, gradients, options, robustness, what it refuses."""
 
 import keras
 import numpy as np
@@ -8,10 +8,10 @@ import tensorflow_probability as tfp
 from battery import LATENT_DIM, build, images
 from tiers import some
 
-import pae_zoo
 from pae_zoo import data, laplace, likelihoods, models, networks
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import record
+from pae_zoo.models.published.vlae import VLAEPublished
 
 VALUES, SIGMA = 6, 0.4
 
@@ -21,7 +21,7 @@ def affine_vlae(**changes):
     initial = keras.initializers.RandomNormal(stddev=0.7, seed=3)
     encoder = keras.Sequential([keras.Input((VALUES,)), keras.layers.Dense(2 * LATENT_DIM, kernel_initializer=initial)])
     decoder = keras.Sequential([keras.Input((LATENT_DIM,)), keras.layers.Dense(VALUES, kernel_initializer=initial)])
-    return pae_zoo.VLAE(encoder, decoder, likelihood=likelihoods.build("gaussian", (VALUES,), scale=SIGMA),
+    return VLAEPublished(encoder, decoder, likelihood=likelihoods.build("gaussian", (VALUES,), scale=SIGMA),
                         **{"num_updates": 1, "update_lr": 1.0, "kl": "mc", **changes})
 
 
@@ -64,7 +64,7 @@ def test_sticking_the_landing_has_no_noise_where_the_posterior_is_exact():
 
 
 def test_density_and_draws_are_those_of_the_gaussian():
-    model, x = build("vlae"), images(3)
+    model, x = build("vlae_published"), images(3)
     posterior = model.posterior(tf.constant(x))
     noise = tf.constant(np.random.default_rng(0).normal(size=(200_000, 1, LATENT_DIM)).astype(np.float32))
     z, log_q = posterior.from_noise(tf.repeat(noise, 3, axis=1))
@@ -84,7 +84,7 @@ def test_density_and_draws_are_those_of_the_gaussian():
 
 
 def test_no_update_is_an_amortised_mean_with_the_decoders_covariance():
-    model, x = build("vlae", num_updates=0), images(4)
+    model, x = build("vlae_published", num_updates=0), images(4)
     np.testing.assert_allclose(model.encode(x).mean(), model.encoder_outputs(tf.constant(x))[0], atol=1e-6)
     assert model.latent_path(x).shape == (1, 4, LATENT_DIM)
     for weight in model.decoder.weights:
@@ -105,19 +105,20 @@ def gradients(model, names, x=None, seed=(1, 2)):
 @pytest.mark.full
 def test_full_steps_leave_the_encoder_no_gradient():
     for schedule in ("harmonic", "constant"):
-        model = build("vlae", update_lr=1.0, update_schedule=schedule)
+        model = build("vlae_published", update_lr=1.0, update_schedule=schedule)
         assert max(np.abs(g).max() for g in gradients(model, ["encoder"])[1]) < 1e-3
-        model = build("vlae", update_lr=0.5, update_schedule=schedule)
+        model = build("vlae_published", update_lr=0.5, update_schedule=schedule)
         assert max(np.abs(g).max() for g in gradients(model, ["encoder"])[1]) > 1e-2
 
 
 def test_a_detached_search_keeps_value_and_the_encoders_gradient():
     (full, mine), (detached, theirs) = (
-        gradients(build("vlae", search_gradient=kind), ["encoder"]) for kind in ("full", "detached"))
+        gradients(build("vlae_published", search_gradient=kind), ["encoder"]) for kind in ("full", "detached"))
     np.testing.assert_allclose(full["loss"], detached["loss"], rtol=1e-5)
     for one, other in zip(mine, theirs):  # a relu decoder with a Gaussian likelihood is affine between its kinks
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
-    one, other = (gradients(build("vlae", search_gradient=kind), ["decoder"])[1] for kind in ("full", "detached"))
+    one, other = (gradients(build("vlae_published", search_gradient=kind), ["decoder"])[1]
+                  for kind in ("full", "detached"))
     assert max(np.abs(a - b).max() for a, b in zip(one, other)) > 1e-3
 
 
@@ -159,14 +160,14 @@ def test_a_held_posterior_gives_the_decoder_the_gradient_of_the_marginal_and_the
 
 def test_a_held_search_tests_as_any_other():
     x = images(6)
-    model, other = (build("vlae", **{**HELD, "search_gradient": kind}) for kind in ("held", "full"))
+    model, other = (build("vlae_published", **{**HELD, "search_gradient": kind}) for kind in ("held", "full"))
     np.testing.assert_allclose(model.encode(x).covariance(), other.encode(x).covariance(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(model.elbo(x, (1, 2)), other.elbo(x, (1, 2)), rtol=1e-5)
 
 
 def test_warmup_trains_as_vae_and_then_as_itself():
-    x, model = tf.constant(images(6)), build("vlae", **HELD, warmup_steps=2)
-    plain, other = build("vae"), build("vlae", **HELD)
+    x, model = tf.constant(images(6)), build("vlae_published", **HELD, warmup_steps=2)
+    plain, other = build("vae"), build("vlae_published", **HELD)
     for one in (plain, other):
         for name in ("encoder", "decoder", "likelihood"):
             getattr(one, name).set_weights(getattr(model, name).get_weights())
@@ -185,7 +186,7 @@ def test_two_thousand_steps_on_binary_images_stay_sound(changes):
     x = (np.kron(data.load("digits").train.x, np.ones((1, 2, 2, 1), np.float32)) > 0.5).astype(np.float32)
     encoder = networks.build_encoder("vlae", (16, 16, 1), 4, hidden_units=(32, 32))
     decoder = networks.build_decoder("vlae", (16, 16, 1), 4, hidden_units=(32, 32))
-    model = pae_zoo.VLAE(encoder, decoder, likelihood="bernoulli", num_updates=2, kl="mc", posterior_std="exp",
+    model = VLAEPublished(encoder, decoder, likelihood="bernoulli", num_updates=2, kl="mc", posterior_std="exp",
                          **changes)
     model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
     losses = train(model, x, 2000)
@@ -210,7 +211,7 @@ def train(model, x, steps, batch=16):
 @pytest.mark.parametrize("changes", some(
     [dict(), dict(gram=False), dict(likelihood="bernoulli"), dict(search="cg")], [dict()]))
 def test_gradients_of_the_loss_meet_finite_differences(changes):
-    model, x = build("vlae", activation="tanh", **changes), tf.constant(images(6))  # no kinks to step over
+    model, x = build("vlae_published", activation="tanh", **changes), tf.constant(images(6))  # no kinks to step over
     found = gradients(model, ["encoder", "decoder"])[1]
     variables = [v for name in ("encoder", "decoder") for v in getattr(model, name).trainable_variables]
     generator = np.random.default_rng(0)
@@ -232,7 +233,7 @@ LOW_RANK = dict(covariance="low_rank", rank=LATENT_DIM, kl="analytic")
 ], [dict(gram=False), LOW_RANK]))
 def test_options_that_change_no_number(changes):
     x = images(6)
-    model, other = build("vlae"), build("vlae", **changes)
+    model, other = build("vlae_published"), build("vlae_published", **changes)
     np.testing.assert_allclose(model.encode(x).mean(), other.encode(x).mean(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(model.encode(x).covariance(), other.encode(x).covariance(), rtol=1e-3, atol=1e-5)
     if changes.get("covariance") != "low_rank":  # another root of the same covariance maps noise elsewhere
@@ -244,7 +245,8 @@ def test_options_that_change_no_number(changes):
 
 def test_the_fisher_floor_adds_to_the_precision():
     x = images(4)
-    plain, floored = (build("vlae", likelihood="bernoulli", num_updates=0, fisher_floor=f) for f in (0.0, 0.5))
+    plain, floored = (build("vlae_published", likelihood="bernoulli", num_updates=0, fisher_floor=f)
+                      for f in (0.0, 0.5))
     rows = laplace.linearise(plain.decoder, plain.latent_path(x)[0])[1]
     found = np.linalg.inv(floored.encode(x).covariance()) - np.linalg.inv(plain.encode(x).covariance())
     np.testing.assert_allclose(found, 0.5 * rows @ tf.linalg.matrix_transpose(rows), rtol=1e-3, atol=1e-3)
@@ -252,21 +254,21 @@ def test_the_fisher_floor_adds_to_the_precision():
 
 def test_forms_of_the_covariance():
     x = images(5)
-    full = build("vlae").encode(x).covariance()
+    full = build("vlae_published").encode(x).covariance()
     precision = np.linalg.inv(full)
-    diagonal = build("vlae", covariance="diag").encode(x).variance()
+    diagonal = build("vlae_published", covariance="diag").encode(x).variance()
     np.testing.assert_allclose(diagonal, 1 / np.einsum("bii->bi", precision), rtol=1e-3)
     values, axes = np.linalg.eigh(precision - np.eye(LATENT_DIM))
     values[:, :-1] = 0  # the largest stays
     expected = np.linalg.inv(np.eye(LATENT_DIM) + axes * values[:, None] @ axes.transpose(0, 2, 1))
-    np.testing.assert_allclose(build("vlae", covariance="low_rank", rank=1).encode(x).covariance(), expected,
+    np.testing.assert_allclose(build("vlae_published", covariance="low_rank", rank=1).encode(x).covariance(), expected,
                                rtol=1e-3, atol=1e-4)
 
 
 def test_matrix_free_training_agrees_on_average_with_the_full_covariance():
     settings = dict(num_latent_samples=4000, kl="mc", hidden_units=(12, 8))
-    full = build("vlae", **settings)
-    free = build("vlae", covariance="matrix_free", cg_iterations=8, lanczos_iterations=6, **settings)
+    full = build("vlae_published", **settings)
+    free = build("vlae_published", covariance="matrix_free", cg_iterations=8, lanczos_iterations=6, **settings)
     x = tf.constant(images(4))
     mine, theirs = (model.objective(x, (1, 2), True) for model in (full, free))
     np.testing.assert_allclose(mine["kl"], theirs["kl"], atol=0.15)
@@ -277,7 +279,7 @@ def test_matrix_free_training_agrees_on_average_with_the_full_covariance():
 
 @pytest.mark.full
 def test_the_path_rises_and_can_be_made_longer():
-    model, x = build("vlae"), images(64)
+    model, x = build("vlae_published"), images(64)
     model.compile("adam", jit_compile=False)
     model.fit(x, epochs=6, batch_size=16, verbose=0)
     path = model.latent_path(x, num_updates=8)
@@ -290,7 +292,7 @@ def test_the_path_rises_and_can_be_made_longer():
 
 
 def test_estimates_rise_with_samples_and_do_not_depend_on_chunks():
-    model, x = build("vlae", num_updates=0, activation="tanh"), images(16)
+    model, x = build("vlae_published", num_updates=0, activation="tanh"), images(16)
     for weight in model.decoder.weights:
         weight.assign(3 * weight)  # far from affine, so that the proposal is poor
     repeats = [[float(tf.reduce_mean(model.importance_estimate(x, s, (r, s)).log_likelihood)) for r in range(12)]
@@ -309,7 +311,7 @@ def test_sharp_likelihoods_stay_finite(algebra):
     size = 50
     decoder = networks.build_decoder("vlae", (6, 6, 1), size, hidden_units=(64, 64))
     encoder = networks.build_encoder("vlae", (6, 6, 1), size, hidden_units=(64, 64))
-    model = pae_zoo.VLAE(encoder, decoder, kl="mc", algebra=algebra)
+    model = VLAEPublished(encoder, decoder, kl="mc", algebra=algebra)
     x = tf.constant(images(8))
     y, _ = model.preprocess(x)
     norm = np.linalg.norm(model.system(y).at(tf.zeros((8, size))).gram, 2, axis=(1, 2)).max()
@@ -329,7 +331,7 @@ def test_sharp_likelihoods_stay_finite(algebra):
 
 
 def test_precisions_that_lost_their_definiteness_are_counted(monkeypatch):
-    model, x = build("vlae"), tf.constant(images(4))
+    model, x = build("vlae_published"), tf.constant(images(4))
     assert not np.any(model.objective(x, (1, 2), True)["jitter"])
     plain = laplace.GramSystem.at
 
@@ -361,16 +363,16 @@ def test_bad_settings_are_refused_in_one_line(changes, message):
         if "latent_dim" in changes:
             from pae_zoo.laplace import memory
 
-            small = build("vlae").decoder
+            small = build("vlae_published").decoder
             needed = memory.step_bytes(small, 10**6, 4000, 5, explicit=True)
             memory.check(needed, "Take --covariance=matrix_free.")
         else:
-            build("vlae", **changes)
+            build("vlae_published", **changes)
     assert "\n" not in str(caught.value)
 
 
 def test_bernoulli_on_data_outside_the_unit_interval_is_refused():
-    model = build("vlae", likelihood="bernoulli", adapted=False)
+    model = build("vlae_published", likelihood="bernoulli", adapted=False)
     with pytest.raises(UserError, match=r"takes values in \[0, 1\]; the data reach from 0 to 3"):
         model.adapt(3 * np.linspace(0, 1, 10 * 36, dtype=np.float32).reshape(10, 6, 6, 1))
 
@@ -378,7 +380,7 @@ def test_bernoulli_on_data_outside_the_unit_interval_is_refused():
 @pytest.mark.full
 def test_convolutional_decoders_train():
     flags = dict(encoder="conv", decoder="conv", num_filters=2, num_updates=1)
-    model = build("vlae", event_shape=(8, 8, 1), **flags)
+    model = build("vlae_published", event_shape=(8, 8, 1), **flags)
     model.compile("adam", jit_compile=False)
     x = images(32, event_shape=(8, 8, 1))
     losses = model.fit(x, epochs=2, batch_size=16, verbose=0).history["loss"]

@@ -13,7 +13,7 @@ from benchmarks import _vlae_budget
 def options(tmp_path):
     return argparse.Namespace(
         results=str(tmp_path / "results.json"), seeds=2, settings=("gaussian",), contenders=("vae", "vlae search=cg"),
-        budgets=(10, 30), learning_rate=1e-3, total_steps=100, test_images=100, data_dir="")
+        budgets=(10, 30), learning_rate=1e-3, test_images=100, data_dir="")
 
 
 def test_trainings_are_kept_and_not_repeated(options, capsys):
@@ -42,3 +42,11 @@ def test_a_short_training_gives_bounds(options, data_dir):
     (row,) = _vlae_budget.measure("gaussian", "vae", 0, options)
     assert row["steps"] >= 40 and row["refined_elbo"] > row["elbo"]
     assert np.isfinite(row["log_likelihood"]) and 0 <= row["unreliable"] <= 1
+
+
+@pytest.mark.data
+def test_schedules_are_told_how_many_steps_a_budget_holds(options, data_dir, monkeypatch):
+    options.data_dir, options.budgets = str(data_dir), (1, 2)
+    monkeypatch.setattr(_vlae_budget, "PILOT", 40)
+    short, long = _vlae_budget.measure("gaussian", "vae lr_schedule=cosine", 0, options)
+    assert (short["budget"], long["budget"]) == (1, 2) and 40 <= short["steps"] < long["steps"]

@@ -1,7 +1,8 @@
 """The case budget of `benchmark.py vlae`: bounds after equal processor time, with each model's own codes and refined.
 
 Every model trains alone in a process of one thread. Its clock counts the processor time of training steps and nothing
-else: not building, not compiling, not evaluating. At each budget its test bound is taken on the first 500 test data.
+else: not building, not compiling, not evaluating. At each budget its test bound is taken on the first 500 test data. Of a
+model with schedules a training of 400 steps, which is not counted, says how many steps a budget holds.
 """
 
 import json
@@ -22,6 +23,8 @@ SETTINGS = {"gaussian": "fashion_mnist_cpu", "bernoulli": "mnist_bernoulli_cpu",
 VAE = {"bernoulli": "mnist_bernoulli_small_cpu"}
 MODELS = ("vae", "iaf", "hf", "savae", "vlae")
 STEPS, IMAGES, SAMPLES, BATCH, UPDATES = 20, 500, 100, 100, 2
+#: steps of the training that says how many fit into a budget
+PILOT = 400
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS",
                             "TF_NUM_INTEROP_THREADS"), "1")
 SHOWN = ("elbo", "log_likelihood", "refined_elbo", "refined_log_likelihood")
@@ -74,46 +77,72 @@ def _find(rows: list[dict], **key: Any) -> list[dict]:
 
 
 def measure(setting: str, variant: str, seed: int, args: Any) -> list[dict[str, float]]:
-    """Returns a row of numbers for each budget of one training."""
-    import tensorflow as tf
+    """Returns a row of numbers for each budget.
 
-    from pae_zoo import models
-    from pae_zoo.experiment import fitting, launch
-
-    name, *words = variant.split()
-    module = models.find(name)
-    config = ROOT / "configs" / module.__name__.rpartition(".")[2] / f"{_config(setting, name)}.cfg"
-    argv = launch.begin([f"--flagfile={config}", f"--learning_rate={args.learning_rate}", f"--seed={seed}",
-                         f"--data_dir={args.data_dir}", "--workdir=none", *(f"--{word}" for word in words)])
-    hparams, _ = launch.parse_model(module, argv)
-    dataset = launch.load_dataset(hparams)
-    model = module.MODEL.from_hparams(hparams, dataset.event_shape, args.total_steps)
-    model.adapt(dataset.train.x)
-    model.compile(fitting.make_optimizer(hparams, args.total_steps))
-    model.optimizer.build(model.trained_variables)
-    x = tf.constant(dataset.train.x)
-
-    def block(rows):
-        def body(i, loss):
-            return i + 1, model.update(_floats(tf.gather(x, rows[i])))
-
-        return tf.while_loop(lambda i, loss: i < STEPS, body, (0, 0.0))[1]
-
-    compiled = tf.function(block, jit_compile=fitting.uses_xla(model, hparams), autograph=False)
-    generator, used, steps, rows = np.random.default_rng(seed), 0.0, 0, []
-    bounds = _bounds(model, dataset.test.x[: args.test_images])
+    A model whose schedules depend on the length of its training is trained anew for each, of as many steps as a
+    short training says that fit in; any other goes on from one budget to the next.
+    """
+    trained = _Training(setting, variant, seed, args, PILOT)
+    if not trained.length_matters:
+        return [trained.until(budget) for budget in sorted(args.budgets)]
+    ms = trained.until(steps=PILOT)["ms"]
+    rows = []
     for budget in sorted(args.budgets):
-        while used < budget:
-            chosen = tf.constant(generator.integers(0, len(dataset.train.x), (STEPS, hparams.batch_size)))
-            start = time.process_time()
-            loss = float(compiled(chosen))
-            # The first block compiles; its steps are a gift to every model.
-            used += time.process_time() - start if steps else 0.0
-            steps += STEPS
-            if not np.isfinite(loss):
-                raise RuntimeError(f"{variant}, seed {seed}: the loss is {loss} after {steps} steps.")
-        rows.append({"budget": budget, "steps": steps, "ms": 1e3 * used / steps, **bounds()})
+        steps = max(STEPS, int(1e3 * budget / ms) // STEPS * STEPS)
+        rows.append({**_Training(setting, variant, seed, args, steps).until(steps=steps), "budget": budget})
     return rows
+
+
+class _Training:
+    """A model of one of the configs, in training, told of `steps` steps in all."""
+
+    def __init__(self, setting: str, variant: str, seed: int, args: Any, steps: int):
+        import tensorflow as tf
+
+        from pae_zoo import models
+        from pae_zoo.experiment import fitting, launch
+
+        self.name, *words = variant.split()
+        module = models.find(self.name)
+        config = ROOT / "configs" / module.__name__.rpartition(".")[2] / f"{_config(setting, self.name)}.cfg"
+        argv = launch.begin([f"--flagfile={config}", f"--model={self.name}", f"--learning_rate={args.learning_rate}",
+                             f"--seed={seed}", f"--data_dir={args.data_dir}", "--workdir=none",
+                             *(f"--{word}" for word in words)])
+        hparams, _ = launch.parse_model(module, argv)
+        dataset = launch.load_dataset(hparams)
+        self.length_matters = module.MODEL.length_matters(hparams)
+        model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
+        model.adapt(dataset.train.x)
+        model.compile(fitting.make_optimizer(hparams, steps))
+        model.optimizer.build(model.trained_variables)
+        x = tf.constant(dataset.train.x)
+
+        def block(rows):
+            def body(i, loss):
+                return i + 1, model.update(_floats(tf.gather(x, rows[i])))
+
+            return tf.while_loop(lambda i, loss: i < STEPS, body, (0, 0.0))[1]
+
+        self.compiled = tf.function(block, jit_compile=fitting.uses_xla(model, hparams), autograph=False)
+        self.generator, self.rows, self.batch = np.random.default_rng(seed), len(dataset.train.x), hparams.batch_size
+        self.used, self.steps = 0.0, 0
+        self.bounds = _bounds(model, dataset.test.x[: args.test_images])
+
+    def until(self, budget: float = float("inf"), steps: float = float("inf")) -> dict[str, float]:
+        """Trains until `budget` seconds are used or `steps` steps taken, and returns a row of numbers."""
+        import tensorflow as tf
+
+        while self.used < budget and self.steps < steps:
+            chosen = tf.constant(self.generator.integers(0, self.rows, (STEPS, self.batch)))
+            start = time.process_time()
+            loss = float(self.compiled(chosen))
+            # The first block compiles; its steps are a gift to every model.
+            self.used += time.process_time() - start if self.steps else 0.0
+            self.steps += STEPS
+            if not np.isfinite(loss):
+                raise RuntimeError(f"{self.name}: the loss is {loss} after {self.steps} steps.")
+        return {"budget": budget, "steps": self.steps, "ms": 1e3 * self.used / max(STEPS, self.steps - STEPS),
+                "seconds": self.used, **self.bounds()}
 
 
 def _config(setting: str, name: str) -> str:

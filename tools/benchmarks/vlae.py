@@ -109,8 +109,6 @@ def add_arguments(parser) -> None:
                         metavar="MODELS", help="budget: models with commas, each with flags behind it, such as "
                         "'vae,vlae search=cg' (default: vae,iaf,hf,savae,vlae)")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="budget: of all models (default: 1e-3)")
-    parser.add_argument("--total_steps", type=positive, default=10_000,
-                        help="budget: steps that schedules of a model are told of (default: 10000)")
     parser.add_argument("--test_images", type=positive, default=_vlae_budget.IMAGES, dest="test_images",
                         help="budget: test data behind a bound, in hundreds (default: 500)")
     parser.add_argument("--results", default="", metavar="FILE", help="budget: JSON file of finished trainings, which "
