@@ -85,3 +85,15 @@ def test_gains_are_differences_of_log_joint_and_lose_no_digits():
     single = laplace.GramSystem(small, sharp, tf.cast(y, tf.float32))
     found = single.gain(tf.cast(mu, tf.float32), tf.cast(others, tf.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=0.02)
+
+
+def test_products_are_those_of_the_precision():
+    explicit, _ = both()
+    z = points()
+    system = WithPrior(explicit, mixture)
+    gram, gradient = system.at(z)
+    product, other = system.products(z)
+    v = tf.stack([z, tf.ones_like(z)])
+    precision = gram + tf.eye(LATENTS, dtype=tf.float64)
+    np.testing.assert_allclose(product(v), tf.linalg.matvec(precision, v), rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(other, gradient, rtol=1e-10)

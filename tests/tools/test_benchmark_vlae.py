@@ -246,8 +246,8 @@ def test_trainings_go_through_the_launcher(monkeypatch, tmp_path):
     monkeypatch.setattr(subprocess, "run", run)
     args = type("Args", (), dict(epochs=2, seeds=2, data_dir="D"))
     rows = _vlae_elbo.compare([vlae.VLAE.argv], args)
-    assert rows["elbo/vlae num_updates=4"]["mean"] == 5.0 and len(called) == 2
-    assert {"--model=vlae", "--num_updates=4", "--epochs=2", "--data_dir=D", "--seed=1"} <= set(called[1])
+    assert rows["elbo/vlae_published num_updates=4"]["mean"] == 5.0 and len(called) == 2
+    assert {"--model=vlae_published", "--num_updates=4", "--epochs=2", "--data_dir=D", "--seed=1"} <= set(called[1])
     assert _vlae_elbo.CONFIG.is_file()
 
 

@@ -1,8 +1,8 @@
 """The case budget of `benchmark.py vlae`: bounds after equal processor time, with each model's own codes and refined.
 
 Every model trains alone in a process of one thread. Its clock counts the processor time of training steps and nothing
-else: not building, not compiling, not evaluating. At each budget its test bound is taken on the first 500 test data. Of a
-model with schedules a training of 400 steps, which is not counted, says how many steps a budget holds.
+else: not building, not compiling, not evaluating. At each budget its test bound is taken on the first 500 test data. Of
+a model with schedules a training of 400 steps, which is not counted, says how many steps a budget holds.
 """
 
 import json

@@ -59,8 +59,8 @@ def _train(argv: list[str], seed: int, args) -> float:
     """Returns the test bound of one training by the launcher; raises RuntimeError with the end of its words."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         workdir = Path(folder) / "run"
-        command = [sys.executable, "-m", "pae_zoo.main", f"--flagfile={CONFIG}", *argv, f"--epochs={args.epochs}",
-                   f"--data_dir={args.data_dir}", f"--seed={seed}", f"--workdir={workdir}"]
+        command = [sys.executable, "-m", "pae_zoo.main", f"--flagfile={CONFIG}", "--learning_rate=5e-4", *argv,
+                   f"--epochs={args.epochs}", f"--data_dir={args.data_dir}", f"--seed={seed}", f"--workdir={workdir}"]
         done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stderr[-2000:]}")

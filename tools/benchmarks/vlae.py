@@ -1,6 +1,6 @@
 """Training step and evaluation of vlae, its options and its rivals, against the published algorithm in PyTorch.
 
-Cases: same (vlae with the numbers of the published step), options (vlae's faster and other forms), models (vae, savae,
+Cases: same (vlae_published with the numbers of the published step), options (vlae's faster and other forms), models (vae, savae,
 hf, iaf, vlae of T = 1, 2, 8), importance (log p(x) by importance sampling), elbo (test bound of the options after equal
 training; needs --data_dir), fast (a held step beside that of vae) and budget (test bounds after equal processor time,
 of models' own codes and of codes refined at test; needs --data_dir, takes hours, goes on from --results). Each
@@ -60,7 +60,7 @@ class Variant:
         return self.flags.removeprefix("model=") + chosen
 
 
-VLAE = Variant(f"model=vlae num_updates={UPDATES}")
+VLAE = Variant(f"model=vlae_published num_updates={UPDATES}")
 SAME = (VLAE, Variant(VLAE.flags, xla=True), Variant(f"{VLAE.flags} nogram"))
 OPTIONS = tuple(
     Variant(f"{VLAE.flags} {words}")
@@ -74,9 +74,9 @@ OPTIONS = tuple(
 )  # fmt: skip
 MODELS = (
     Variant("model=vae"), Variant("model=savae num_svi_steps=4"), Variant("model=hf num_flows=4"),
-    Variant("model=iaf num_flows=4"), *(Variant(f"model=vlae num_updates={t}") for t in (1, 2, 8)),
+    Variant("model=iaf num_flows=4"), *(Variant(f"model=vlae_published num_updates={t}") for t in (1, 2, 8)),
 )  # fmt: skip
-HELD = "model=vlae num_updates=2 update_lr=1 update_schedule=backtracking search=chord search_gradient=held"
+HELD = "model=vlae warmup_steps=0"
 BERNOULLI = "likelihood=bernoulli preprocess=binarise_dynamic"
 # A plain step and one with a held posterior; and how many of the first the second may take.
 FAST = {"Gaussian": (Variant("model=vae"), Variant(HELD), 4.0),
