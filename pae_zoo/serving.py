@@ -125,9 +125,22 @@ def _checked(function: Callable, specs: list[tf.TensorSpec]) -> Callable:
     def checked(*values):
         given = [tf.raw_ops.PlaceholderWithDefault(input=value, shape=None, name=f"input_{spec.name}")
                  for value, spec in zip(values, specs)]
-        return function(*(tf.ensure_shape(value, spec.shape) for value, spec in zip(given, specs)))
+        held = [tf.ensure_shape(value, spec.shape) for value, spec in zip(given, specs)]
+        return {name: _after(value, held) for name, value in function(*held).items()}
 
     return checked
+
+
+def _after(value: tf.Tensor, held: list[tf.Tensor]) -> tf.Tensor:
+    """Returns an answer that needs the whole numbers among the inputs, the seed of a model without noise too.
+
+    What no answer needs a server leaves out, its check as well.
+    """
+    for numbers in held:
+        if numbers.dtype.is_integer:
+            # 0, in a form that is not seen through.
+            value += tf.cast(tf.reduce_sum(tf.bitwise.bitwise_and(numbers, tf.zeros_like(numbers))), value.dtype)
+    return value
 
 
 def stateful_operations(concrete: Any) -> list[str]:
