@@ -1,8 +1,8 @@
 """Training step and evaluation of vlae, its options and its rivals, against the published algorithm in PyTorch.
 
-Cases: same (vlae_published with the numbers of the published step), options (its other forms), models (vae,
-savae, hf, iaf, vlae_published of T = 1, 2, 8), importance (log p(x) by importance sampling), elbo (test bound of the options after equal
-training; needs --data_dir), fast (a held step beside that of vae) and budget (test bounds after equal processor time,
+Cases: same (vlae_published with the numbers of the published step), options (its other forms), models (vae, savae, hf,
+iaf, vlae_published of T = 1, 2, 8), importance (log p(x) by importance sampling), elbo (test bound of options after
+equal training; needs --data_dir), fast (a held step beside that of vae), budget (test bounds after equal processor time,
 of models' own codes and of codes refined at test; needs --data_dir, takes hours, goes on from --results). Each
 contender has a process of its own and they take turns; a figure is the median over rounds, a ratio the median of the
 ratios within rounds. PyTorch takes part where it is installed.
