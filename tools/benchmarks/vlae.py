@@ -2,7 +2,7 @@
 
 Cases: same (vlae_published with the numbers of the published step), options (its other forms), models (vae, savae, hf,
 iaf, vlae_published of T = 1, 2, 8), importance (log p(x) by importance sampling), elbo (test bound of options after
-equal training; needs --data_dir), fast (a held step beside that of vae), budget (test bounds after equal processor time,
+equal training; needs --data_dir), fast (a held step beside that of vae), budget (test bounds after equal CPU time,
 of models' own codes and of codes refined at test; needs --data_dir, takes hours, goes on from --results). Each
 contender has a process of its own and they take turns; a figure is the median over rounds, a ratio the median of the
 ratios within rounds. PyTorch takes part where it is installed.
