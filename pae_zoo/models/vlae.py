@@ -234,9 +234,8 @@ class VLAE(vae.VAE):
         return self._searched(y, self.search_settings(), training)
 
     def inferred(self, y: tf.Tensor, seed: Optional[seeds.Seed] = None) -> Posterior:
-        if self.refining is not None or not self.test_updates:
-            return super().inferred(y, seed)
-        return self._searched(y, self.test_settings())
+        found = self._searched(y, self.test_settings())
+        return found if self.refining is None else self.refining.posterior(self._joint(y), found.point())
 
     def _searched(self, y: tf.Tensor, search: laplace.Search, training: bool = False) -> Posterior:
         system = self._joint(y, training)
