@@ -451,6 +451,8 @@ def _joined(callbacks: Any, more: list[keras.callbacks.Callback]) -> Any:
         return callbacks
     if isinstance(callbacks, keras.callbacks.CallbackList):
         for callback in more:
-            callbacks.append(callback)
+            callback.set_model(callbacks.model)
+            callback.set_params(callbacks.params)
+            callbacks.callbacks.append(callback)
         return callbacks
     return [*keras.tree.flatten(callbacks or []), *more]

@@ -335,13 +335,16 @@ class _WarmUp(keras.callbacks.Callback):
         self.until = until
 
     def on_train_begin(self, logs=None):
-        steps = self.params.get("steps")
-        whole = self.params["epochs"] * steps if steps else self.until.dtype.max
-        self.until.assign(0 if int(self.model.step) else int(WARMUP_SHARE * whole))
+        known: Any = self.params or {}  # of a list of callbacks that a caller has made they are the caller's
+        steps = known.get("steps")
+        whole = known.get("epochs", 0) * steps if steps else self.until.dtype.max
+        trained: Any = self.model
+        self.until.assign(0 if int(trained.step) else int(WARMUP_SHARE * whole))
 
     def on_epoch_begin(self, epoch, logs=None):
         # Of data of unknown length whole epochs are the measure.
-        if not self.params.get("steps") and epoch + 1 > WARMUP_SHARE * self.params["epochs"]:
+        known: Any = self.params or {}
+        if not known.get("steps") and epoch + 1 > WARMUP_SHARE * known.get("epochs", 0):
             self.until.assign(0)
 
 

@@ -86,13 +86,20 @@ def test_plain_fit_warms_up_once_for_four_fifths_of_its_steps(monkeypatch):
     assert not build("vlae", warmup_steps=3).own_callbacks()
 
 
+def test_a_list_of_callbacks_made_by_the_caller_is_taken(monkeypatch):
+    model, x = untold(), images(20)
+    history = keras.callbacks.History()
+    made = keras.callbacks.CallbackList([history], model=model, epochs=2, steps=5, verbose=0)
+    found = amortised_steps(model, monkeypatch, lambda m: m.fit(x, batch_size=4, epochs=2, verbose=0, callbacks=made))
+    assert found == [True] * UNTIL + [False] * (10 - UNTIL) and len(history.history["loss"]) == 2
+
+
 def test_plain_fit_on_data_of_unknown_length_counts_epochs(monkeypatch):
     x = images(8)
     batches = tf.data.Dataset.from_generator(lambda: iter([x[:4], x[4:]]), output_signature=tf.TensorSpec((4, 6, 6, 1)))
 
     def fit(model):
-        callbacks = keras.callbacks.CallbackList([], model=model)
-        model.fit(batches, epochs=3, verbose=0, callbacks=callbacks.callbacks)
+        model.fit(batches, epochs=3, verbose=0)
 
     assert amortised_steps(untold(), monkeypatch, fit) == [True] * 4 + [False] * 2
 
