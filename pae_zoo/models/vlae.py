@@ -334,14 +334,14 @@ class _WarmUp(keras.callbacks.Callback):
         super().__init__()
         self.until = until
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Optional[dict] = None) -> None:
         known: Any = self.params or {}  # of a list of callbacks that a caller has made they are the caller's
         steps = known.get("steps")
         whole = known.get("epochs", 0) * steps if steps else self.until.dtype.max
         trained: Any = self.model
         self.until.assign(0 if int(trained.step) else int(WARMUP_SHARE * whole))
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Optional[dict] = None) -> None:
         # Of data of unknown length whole epochs are the measure.
         known: Any = self.params or {}
         if not known.get("steps") and epoch + 1 > WARMUP_SHARE * known.get("epochs", 0):
