@@ -366,6 +366,7 @@ def test_what_no_curvature_is_of():
 
 @pytest.mark.parametrize("name, words", [
     ("shared_line", "several times; take method='exact'"), ("crossing", "cross. Take method='exact'"),
+    ("operations", "cross"),
     ("residual", r"shapes \[\(4, 4, 3\), \(1, 1, 3\)\].*take method='exact'")])
 def test_diagonals_that_are_carried_say_where_they_are_not(name, words):
     network = reference.NETWORKS[name]()

@@ -104,7 +104,7 @@ def test_hessian_of_a_likelihood_without_a_diagonal():
 
 @pytest.mark.parametrize(
     "name", ["max_pooling", "batch_norm", "transposed", "added", "concatenated_images", "spectral", "subtracted",
-             "averaged", "multiplied", "largest", "operations"])
+             "averaged", "multiplied", "largest"])
 def test_full_matrices_everywhere_are_exact(name):
     net = reference.NETWORKS[name]()
     _check(_found(net, 10**4), _exact(net))
