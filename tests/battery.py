@@ -41,7 +41,7 @@ FLOW = {"density": "mixture_flow", "density_components": 2, "flow_depth": 1, "fl
 ROWS = {
     "ae": Row("ae"),
     "vae": Row("vae"),
-    "vlae": Row("vlae", flags={"warmup_steps": 1}),
+    "vlae": Row("vlae", flags={"warmup_steps": 0}),  # its warm-up is that of vae
     "pae": Row("pae", flags={**FLOW, "flow_epochs": 2, "flow_batch_size": 16}),
     "rae": Row("rae", flags={"rae_regulariser": "gradient_penalty", "rae_weight": 0.1, "density_components": 2,
                              "flow_batch_size": 16}),
