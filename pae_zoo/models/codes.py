@@ -2,9 +2,11 @@
 
 from typing import Optional
 
+import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from pae_zoo import networks
 from pae_zoo.core import seeds, trainable
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import base
@@ -30,6 +32,10 @@ class Codes(base.Autoencoder):
     def codes(self, x: TensorLike) -> tf.Tensor:
         """Returns the codes of x, shape (batch, latent_dim)."""
         return self.encoder_outputs(self.preprocess(x)[0])[0]
+
+    def codes_chain(self) -> tuple[keras.Model, keras.Model]:
+        """Returns encoder and decoder as models that are applied in turn, without raw scales behind the codes."""
+        return networks.codes_alone(self.encoder, self.event_shape, self.latent_dim), self.decoder
 
     def training_codes(self, z: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns what a training step decodes in the place of codes z (batch, K)."""

@@ -97,8 +97,7 @@ class LaplaceAE(BayesianAE):
         check_choice(predictive, PREDICTIVES, "predictive")
         if not (math.isfinite(score_precision) and score_precision > 0):
             raise UserError(f"score_precision={score_precision} must be finite and above 0.")
-        codes = weights.codes_alone(self.encoder, self.event_shape, self.latent_dim)
-        self.graph = curvature.read((codes, self.decoder))
+        self.graph = curvature.read(self.codes_chain())
         self.is_gaussian = type(self.likelihood) in GAUSSIANS
         self.is_linearised = predictive == LINEARISED or (predictive == AUTO and self.is_gaussian)
         if predictive == LINEARISED and not self.is_gaussian:

@@ -17,7 +17,7 @@ from pae_zoo.networks.dense import vlae_bias, vlae_kernel
 from pae_zoo.networks.family import Family
 from pae_zoo.networks.features import hidden_size, outputs_and_hidden
 from pae_zoo.networks.layers import Affine, Dropout, SpectralNorm, dropout_noise
-from pae_zoo.networks.pair import check_pair
+from pae_zoo.networks.pair import check_pair, codes_alone
 from pae_zoo.networks.recurrent import unrolled
 from pae_zoo.networks.stacked import StackedDecoder, as_sequential
 
@@ -36,6 +36,7 @@ __all__ = [
     "build_encoder",
     "check",
     "check_pair",
+    "codes_alone",
     "decoder_from_config",
     "describe",
     "dropout_noise",

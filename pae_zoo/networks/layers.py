@@ -86,9 +86,10 @@ class Dropout(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("pae_zoo")
 class SpectralNorm(keras.layers.Wrapper):
-    """A Dense or Conv2D layer whose kernel W is divided by an estimate of its largest singular value.
+    """A Dense, Conv2D or Conv2DTranspose layer whose kernel W is divided by an estimate of its largest singular value.
 
-    W is seen as a matrix (all other axes, outputs), and y = activation(op(x, W / sigma) + bias) with
+    W is seen as a matrix (all other axes, outputs), also that of a transposed convolution, whose outputs are its last
+    axis but one; and y = activation(op(x, W / sigma) + bias) with
         v = W u / |W u|,  u' = W^T v / |W^T v|,  sigma = v^T W u',
     no gradient through u' and v. The raw W stays the trainable weight and is always divided. u is a
     persistent, non-trainable weight: a training call replaces it by u', an inference call leaves it, so that
@@ -97,8 +98,9 @@ class SpectralNorm(keras.layers.Wrapper):
     """
 
     def __init__(self, layer: keras.Layer, seed: int = 0, **kwargs: Any) -> None:
-        if not isinstance(layer, (keras.layers.Dense, keras.layers.Conv2D)):
-            raise ValueError(f"SpectralNorm wraps a Dense or a Conv2D layer; got {type(layer).__name__}.")
+        if not isinstance(layer, (keras.layers.Dense, keras.layers.Conv2D, keras.layers.Conv2DTranspose)):
+            raise ValueError(
+                f"SpectralNorm wraps a Dense, a Conv2D or a Conv2DTranspose layer; got {type(layer).__name__}.")
         if getattr(layer, "data_format", "channels_last") != "channels_last":
             raise ValueError(f"SpectralNorm needs channels_last; {layer.name} has {layer.data_format}.")
         super().__init__(layer, **kwargs)
@@ -109,7 +111,7 @@ class SpectralNorm(keras.layers.Wrapper):
             return
         super().build(input_shape)
         self.u = self.add_weight(
-            shape=(self.layer.kernel.shape[-1],),
+            shape=(self.layer.kernel.shape[-2 if self._is_transposed else -1],),
             initializer=keras.initializers.RandomNormal(stddev=1.0, seed=self.seed),
             trainable=False,
             name="u",
@@ -126,18 +128,16 @@ class SpectralNorm(keras.layers.Wrapper):
         if training:
             self.u.assign(u)
         kernel = tf.convert_to_tensor(layer.kernel)
-        if isinstance(layer, keras.layers.Conv2D):
-            strides: Any = tuple(layer.strides)
-            outputs = keras.ops.conv(
-                inputs,
-                kernel,
-                strides=strides,
-                padding=layer.padding,
-                data_format=layer.data_format,
-                dilation_rate=layer.dilation_rate,
-            )
-        else:
+        if isinstance(layer, keras.layers.Dense):
             outputs = keras.ops.matmul(inputs, kernel)
+        else:
+            strides: Any = tuple(layer.strides)
+            options: dict[str, Any] = dict(strides=strides, padding=layer.padding, data_format=layer.data_format,
+                                           dilation_rate=layer.dilation_rate)
+            if isinstance(layer, keras.layers.Conv2DTranspose):
+                outputs = keras.ops.conv_transpose(inputs, kernel, output_padding=layer.output_padding, **options)
+            else:
+                outputs = keras.ops.conv(inputs, kernel, **options)
         # op(x, W / sigma) = op(x, W) / sigma, and outputs are far fewer than weights.
         outputs = outputs / tf.cast(sigma, outputs.dtype)
         if layer.use_bias:
@@ -150,10 +150,16 @@ class SpectralNorm(keras.layers.Wrapper):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "seed": self.seed}
 
+    @property
+    def _is_transposed(self) -> bool:
+        return isinstance(self.layer, keras.layers.Conv2DTranspose)
+
     def _power_step(self) -> tuple[tf.Tensor, tf.Tensor]:
         kernel = tf.convert_to_tensor(self.layer.kernel)
         if kernel.dtype.size < 4:
             kernel = tf.cast(kernel, tf.float32)
+        if self._is_transposed:
+            kernel = tf.linalg.matrix_transpose(kernel)
         matrix = tf.reshape(kernel, (-1, kernel.shape[-1]))
         fixed = tf.stop_gradient(matrix)
         v = _unit(tf.linalg.matvec(fixed, tf.cast(self.u.value, fixed.dtype)))

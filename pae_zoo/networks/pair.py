@@ -56,6 +56,18 @@ def check_pair(
     return event, size
 
 
+def codes_alone(encoder: keras.Model, event_shape: Sequence[int], latent_dim: int) -> keras.Model:
+    """Returns an encoder as it is, or its layers and weights without the raw scales that it gives behind the codes."""
+    given = encoder(keras.KerasTensor((None, *event_shape))).shape[-1]
+    if given == latent_dim:
+        return encoder
+    policy = encoder.dtype_policy
+    return keras.Sequential([
+        keras.Input(tuple(event_shape)), encoder, keras.layers.Reshape((given, 1), dtype=policy),
+        keras.layers.Cropping1D((0, given - latent_dim), dtype=policy),
+        keras.layers.Reshape((latent_dim,), dtype=policy)])
+
+
 def _input_shape(model: keras.Model, role: str, given: Optional[tuple[int, ...]], argument: str) -> tuple[int, ...]:
     """Returns the shape that the model takes without the batch axis, checked against the one given."""
     if not isinstance(model, keras.Layer):

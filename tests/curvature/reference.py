@@ -188,6 +188,9 @@ LINES = {
     "spectral": lambda: _image(
         zoo_layers.SpectralNorm(L.Conv2D(3, 2, strides=2, activation="tanh")), L.Flatten(),
         zoo_layers.SpectralNorm(L.Dense(4, activation="relu", use_bias=False))),
+    "spectral_transposed": lambda: _image(
+        zoo_layers.SpectralNorm(L.Conv2DTranspose(2, 3, strides=2, padding="same", activation="tanh")),
+        L.Conv2D(2, 2, strides=2), shape=(2, 3, 2)),
     "spectral_keras": lambda: sequential((4,), L.SpectralNormalization(L.Dense(5, activation="tanh")), L.Dense(3)),
     "spectral_keras_transposed": lambda: _image(
         L.SpectralNormalization(L.Conv2D(2, 2, activation="tanh")),

@@ -119,21 +119,28 @@ def spectral(kind):
     if kind == "dense":
         dense = keras.layers.Dense(5, activation="tanh", bias_initializer="ones", kernel_initializer=start)
         return SpectralNorm(dense, seed=1), rng.normal(size=(4, 7)).astype(np.float32)
+    if kind == "transposed":
+        transposed = keras.layers.Conv2DTranspose(
+            5, 3, strides=2, padding="same", bias_initializer="ones", kernel_initializer=start)
+        return SpectralNorm(transposed, seed=1), rng.normal(size=(4, 4, 4, 3)).astype(np.float32)
     conv = keras.layers.Conv2D(5, 3, strides=2, padding="same", bias_initializer="ones", kernel_initializer=start)
     return SpectralNorm(conv, seed=1), rng.normal(size=(4, 8, 8, 3)).astype(np.float32)
 
 
 both = pytest.mark.parametrize("kind", ["dense", "conv"])
+every = pytest.mark.parametrize("kind", ["dense", "conv", "transposed"])
 
 
-@both
+@every
 def test_spectral_norm_converges_to_the_largest_singular_value(kind):
     layer, x = spectral(kind)
     layer(x)
     raw = layer.layer.kernel.numpy()
     for _ in range(60):
         layer(x, training=True)
-    largest = np.linalg.svd(raw.reshape(-1, 5), compute_uv=False)[0]
+    # (height, width, outputs, inputs) of a transposed convolution.
+    matrix = np.swapaxes(raw, -1, -2) if kind == "transposed" else raw
+    largest = np.linalg.svd(matrix.reshape(-1, 5), compute_uv=False)[0]
     assert float(layer.sigma()) == pytest.approx(largest, rel=1e-5)
     np.testing.assert_array_equal(layer.layer.kernel, raw)
     plain = layer.layer.from_config(layer.layer.get_config())
@@ -191,5 +198,5 @@ def test_spectral_norm_is_saved_whole(kind, tmp_path):
 
 
 def test_spectral_norm_refuses_other_layers():
-    with pytest.raises(ValueError, match="wraps a Dense or a Conv2D layer; got Flatten"):
+    with pytest.raises(ValueError, match="wraps a Dense, a Conv2D or a Conv2DTranspose layer; got Flatten"):
         SpectralNorm(keras.layers.Flatten())

@@ -7,6 +7,7 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
+from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.core.records import SampleFlags
 from pae_zoo.evaluation.context import Context, sentence
 from pae_zoo.evaluation.features import choice
@@ -15,14 +16,19 @@ from pae_zoo.evaluation.metrics.calibration import VarianceCalibration
 
 @dataclasses.dataclass(frozen=True)
 class PredictionFlags(SampleFlags, choice.FeatureFlags):
-    """The flags of what is found from drawn predictions."""
+    """The flags of what is found from predictions."""
+
+    predicted_data: int = option(0, "Test data of the tasks calibration and rejection, drawn by seed (0: all); exact "
+                                 "variances of outputs take a backward pass for each of their values.",
+                                 low=0, group=EVALUATION)
 
 
 @dataclasses.dataclass
 class Predictions:
-    """Predictions of n test data y = preprocess(x) by S draws; see `Autoencoder.predictive`.
+    """Predictions of n of the test data y = preprocess(x) by S draws; see `Autoencoder.predictive`.
 
     Attributes:
+      rows: (n,), which of the test data.
       output: (n,), sum over values of the epistemic std, the std of the predicted means.
       latent: (n,), sum over latents of the std of the code.
       sse: (n,), sum over values of (y - mean)^2.
@@ -32,6 +38,7 @@ class Predictions:
       total, epistemic, noise: errors of all values against their variance: both parts, and each alone.
     """
 
+    rows: np.ndarray
     output: np.ndarray
     latent: np.ndarray
     sse: np.ndarray
@@ -45,13 +52,13 @@ class Predictions:
     def columns(self, context: Context) -> dict[str, np.ndarray]:
         """Returns the numbers of each datum as columns of a table."""
         test = context.dataset.test
-        found = {"index": np.arange(len(self.sse)), **({} if test.y is None else {"label": test.y})}
+        found = {"index": self.rows, **({} if test.y is None else {"label": test.y[self.rows]})}
         found |= {name: getattr(self, name) for name in ("output", "latent", "sse", "spread")}
         return found | ({} if self.log_prob is None else {"log_prob": self.log_prob})
 
 
 def predict(context: Context) -> Predictions:
-    """Returns the predictions of the test split, the same object to all tasks.
+    """Returns the predictions of the test split, or --predicted_data of it, the same object to all tasks.
 
     Raises NotImplementedError for a model without a predictive distribution.
     """
@@ -72,6 +79,11 @@ def _mean_and_std(model: Any, num_samples: int, x, seed):
 
 def _predict(context: Context) -> Predictions:
     model, x, num = context.model, context.dataset.test.x, int(context.hparams.test_samples)
+    wanted = int(getattr(context.hparams, "predicted_data", 0))
+    chosen = np.arange(len(x))
+    if 0 < wanted < len(x):
+        chosen = context.choose(len(x), wanted, "predictions")
+        x = x[chosen]
     try:
         classifier = choice.find_classifier(context)
     except NotImplementedError as error:
@@ -109,4 +121,4 @@ def _predict(context: Context) -> Predictions:
         density = None
     latent = latent.astype(np.float64)
     probabilities = rest[0] if rest else None
-    return Predictions(output, latent, sse, spread, density, probabilities, total, epistemic, noise)
+    return Predictions(chosen, output, latent, sse, spread, density, probabilities, total, epistemic, noise)

@@ -33,7 +33,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     """Diagonals of the Gauss-Newton matrix by each method against the exact one, layer by layer, and their times.
 
     H is that of a Gaussian with sigma = 1, summed over `--curvature_images` training data. Needs a model whose
-    encoder gives codes alone, and layers that `pae_zoo.curvature` knows.
+    encoder gives codes, raw scales behind them or not, and layers that `pae_zoo.curvature` knows.
     """
     graph = _graph(context.model)
     train = context.dataset.train.x
@@ -71,11 +71,11 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
 
 
 def _graph(model) -> curvature.Graph:
-    if not getattr(model, "codes_only", False):
+    if not hasattr(model, "codes_chain"):
         raise NotImplementedError(
             f"The encoder of {type(model).__name__} gives more than codes, so that encoder and decoder are no chain.")
     try:
-        return curvature.read((model.encoder, model.decoder))
+        return curvature.read(model.codes_chain())
     except UserError as error:
         raise NotImplementedError(str(error))
 

@@ -34,7 +34,8 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     found = predict(context)
     errors = {"sse": found.sse}
     if found.probabilities is not None:
-        errors["classifier"] = (found.probabilities.argmax(axis=1) != context.dataset.test.y).astype(np.float64)
+        labels = context.dataset.test.y[found.rows]
+        errors["classifier"] = (found.probabilities.argmax(axis=1) != labels).astype(np.float64)
     panels, columns = {}, {"rejected": REJECTED}
     for name, values in errors.items():
         curves = yield from report(name, values, scores_of(found, name))

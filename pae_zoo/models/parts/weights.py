@@ -44,15 +44,3 @@ def drawn(
     if noise is not None:
         noise.extend(every)
     return [mean + std * eps for mean, std, eps in zip(means, stds, every, strict=True)]
-
-
-def codes_alone(encoder: keras.Model, event_shape: Sequence[int], latent_dim: int) -> keras.Model:
-    """Returns an encoder as it is, or its layers and weights without the raw scales that it gives behind the codes."""
-    given = encoder(keras.KerasTensor((None, *event_shape))).shape[-1]
-    if given == latent_dim:
-        return encoder
-    policy = encoder.dtype_policy
-    return keras.Sequential([
-        keras.Input(tuple(event_shape)), encoder, keras.layers.Reshape((given, 1), dtype=policy),
-        keras.layers.Cropping1D((0, given - latent_dim), dtype=policy),
-        keras.layers.Reshape((latent_dim,), dtype=policy)])

@@ -72,6 +72,17 @@ def test_calibration_is_that_of_the_predictive(drawn):
     assert {path.stem for path in context.figures} == {"calibration_errors", "calibration_reliability"}
 
 
+def test_some_of_the_test_data_are_predicted_as_among_all(drawn):
+    tables = []
+    for context in (drawn(), drawn(predicted_data=20)):
+        evaluation.evaluate(context, ["calibration", "rejection"])
+        tables.append(rows(context, "calibration.csv"))
+    (table, part), chosen = tables, context.choose(70, 20, "predictions")
+    np.testing.assert_array_equal(column(part, "index"), chosen)
+    for name in ("label", "sse", "output", "log_prob"):
+        np.testing.assert_allclose(column(part, name), column(table, name)[chosen], rtol=1e-5)
+
+
 def test_a_model_that_predicts_its_errors_is_calibrated(make_context, drawn_networks):
     """Data drawn from the model, whose networks are all alike: errors are noise of std sigma."""
     # Two draws: the mean of two equal numbers is exact, so that their variance is 0 and no rounding.
@@ -224,6 +235,21 @@ def test_methods_of_curvature_beside_each_other(make_context):
     assert found["curvature/mix/ratio"] == pytest.approx(1.0, rel=1e-3)  # every layer is narrower than mix_width
     assert 0.5 < found["curvature/mc/ratio"] < 2 and 0 < found["curvature/mc/seconds"]
     assert {path.stem for path in context.figures} == {"curvature"}
+
+
+def test_curvature_of_encoders_with_raw_scales_is_that_of_their_codes(make_context):
+    """The columns of the last layer that give no code have no curvature; the rest is that of codes alone."""
+    model = build("ae", hidden_units=(6,), latent_dim=2)
+    assert model.encoder.compute_output_shape((1, *EVENT_SHAPE))[-1] == 4
+    context = make_context(model, event_shape=EVENT_SHAPE, curvature_images=16, batch_size=16)
+    found = evaluation.evaluate(context, ["curvature"])
+    x = context.dataset.train.x
+    y, _ = model.preprocess(x[context.choose(len(x), 16, "curvature")])
+    plain = build("lae_posthoc", hidden_units=(6,), latent_dim=2)
+    plain.initialise_from(model)
+    assert plain.encoder.compute_output_shape((1, *EVENT_SHAPE))[-1] == 2
+    exact = curvature.ggn((plain.encoder, plain.decoder), y)
+    assert found["curvature/exact/sum"] == pytest.approx(float(np.sum(exact)), rel=1e-4)
 
 
 def test_curvature_needs_a_chain(make_context):
