@@ -10,12 +10,12 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.support.restoring import RestorationFlags
-from pae_zoo.experiment import launch
+from pae_zoo.experiment import at_test, launch
 from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags(RestorationFlags, records.RefineFlags, records.PluginFlags):
+class Flags(RestorationFlags, at_test.Flags, records.RefineFlags, records.PluginFlags):
     """Flags of the application."""
 
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
@@ -51,9 +51,9 @@ def main(argv: list[str]) -> int:
     applying.check_restoration(options, given)
     run = Run(options.workdir)
     launch.works_in(run.workdir)
-    hparams = run.read_hparams()
+    hparams, changed = run.read_hparams(), at_test.changes(run, options, given)
     launch.set_device(options.device)
-    model = evaluation.refined(run.load_model(), options)
+    model = evaluation.refined(at_test.model(run, changed), options)
     applying.check_offered(options.outputs, type(model))
     applying.check_model(model, options)
     form = results.check_out(options.out, options.outputs, model.event_shape)
@@ -61,6 +61,8 @@ def main(argv: list[str]) -> int:
     batch_size = min(options.batch_size or hparams.batch_size, len(found.x))
     hparams = dataclasses.replace(hparams, batch_size=batch_size, jit_compile=options.jit_compile)
     context = evaluation.Context(model, None, hparams, run, seed=options.seed)
+    if "ood_scores" in options.outputs and at_test.note(changed):
+        context.say(str(at_test.note(changed)))
     arrays = applying.compute(context, options, found.x, options.outputs,
                               keep=lambda some: context.say(results.keep(options.out, some, found.names)))
     path = results.write(options.out, form, arrays, found.names)

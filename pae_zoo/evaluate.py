@@ -7,7 +7,7 @@ from pae_zoo import evaluation, models
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
-from pae_zoo.experiment import console, launch
+from pae_zoo.experiment import at_test, console, launch
 from pae_zoo.experiment.session import tasks_of
 from pae_zoo.experiment.workdir import Run, workdirs
 
@@ -28,7 +28,7 @@ class _Own(records.TaskFlags, records.PluginFlags):
 
 def flags() -> type:
     """Returns the record of this command: its own flags and those of all tasks."""
-    return hp.compose("Flags", _Own, *evaluation.flag_records().values())
+    return hp.compose("Flags", _Own, at_test.Flags, *evaluation.flag_records().values())
 
 
 Flags = flags()
@@ -45,6 +45,7 @@ def main(argv: list[str]) -> int:
     runs = [Run(path) for path in workdirs(options)]
     for run in runs:  # every mistake is told before the first number is computed
         launch.works_in(run.workdir)
+        at_test.changes(run, options, given)
         hparams = _hparams(run, options, given)
         evaluation.check_refine(hparams, models.find(hparams.model).MODEL)
         run.read_metrics()
@@ -72,11 +73,11 @@ def _hparams(run: Run, options, given: set[str]):
 
 def _evaluate(run: Run, options, given: set[str]) -> tuple[str, ...]:
     """Evaluates one run and returns the names of the tasks that its model supports."""
-    hparams = _hparams(run, options, given)
-    model = evaluation.refined(run.load_model(), hparams)
+    hparams, changed = _hparams(run, options, given), at_test.changes(run, options, given)
+    dataset = launch.load_dataset(run.read_hparams() if "data_dir" not in given else hparams)
+    model = at_test.model(run, changed, dataset)
     if "test_samples" in given and hasattr(model, "test_samples"):
         model.test_samples = hparams.test_samples
-    dataset = launch.load_dataset(run.read_hparams() if "data_dir" not in given else hparams)
     if tuple(dataset.event_shape) != tuple(model.event_shape):
         raise UserError(f"{run.model_path} takes data of shape {tuple(model.event_shape)}, {hparams.dataset} has "
                         f"{tuple(dataset.event_shape)}: one of them is not what this run was trained on.")  # fmt: skip
@@ -84,7 +85,9 @@ def _evaluate(run: Run, options, given: set[str]) -> tuple[str, ...]:
     evaluation.check_data(hparams, names, dataset)
     # The run's own seed stays what it was: tables tell models apart by it.
     seed = options.seed if "seed" in given else hparams.seed
-    context = evaluation.Context(model, dataset, hparams, run, seed=seed)
+    at_test.measure(model, changed, dataset.valid.x)
+    model = evaluation.refined(model, hparams)
+    context = evaluation.Context(model, dataset, hparams, run, seed=seed, variant=changed.suffix)
     values = evaluation.evaluate(context, names, run.merge_metrics)
     print(f"{run.workdir}:")
     print("\n".join(console.lines(values) + console.pictures(context.figures)), flush=True)

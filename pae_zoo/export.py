@@ -9,12 +9,12 @@ from pae_zoo import evaluation, serving
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
-from pae_zoo.experiment import launch
+from pae_zoo.experiment import at_test, launch
 from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags(records.RefineFlags, records.PluginFlags):
+class Flags(at_test.Flags, records.RefineFlags, records.PluginFlags):
     """Flags of the export."""
 
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     if launch.wants_help(argv):
         print(f"{__doc__}\n\n{hp.help_text(Flags)}\n")
         return 0
-    options, _ = launch.parse(Flags, argv)
+    options, given = launch.parse(Flags, argv)
     if not options.workdir:
         raise UserError("--workdir is needed: the folder that `python -m pae_zoo.main` wrote.")
     if not options.export_dir:
@@ -39,12 +39,14 @@ def main(argv: list[str]) -> int:
                         "serving/my_model.")
     run = Run(options.workdir)
     launch.works_in(run.workdir)
-    run.read_hparams()
+    changed = at_test.changes(run, options, given)
     serving.check_target(Path(options.export_dir), options.version)
     launch.set_device(options.device)
-    model = evaluation.refined(run.load_model(), options)
+    model = evaluation.refined(at_test.model(run, changed), options)
     found = serving.export(model, options.export_dir, options.version, options.importance_samples)
     print(report(found))
+    if at_test.note(changed):
+        print(at_test.note(changed))
     return 0
 
 

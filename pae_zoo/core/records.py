@@ -70,6 +70,9 @@ class SharedHParams(TaskFlags, PluginFlags):
                                   low=0, group=RUN, operational=True)
     checkpoint_seconds: float = option(60.0, "Least seconds between two checkpoints; the last is always written.",
                                        low=0.0, group=RUN, operational=True)
+    keep_checkpoints: int = option(0, "Keep the weights after each of the last so many epochs, for `pae_zoo.evaluate "
+                                   "--checkpoint=EPOCH` (0: those that are best and last).", low=0, group=RUN,
+                                   operational=True)
     smoke: bool = option(False, "Shrink everything to a run of seconds, to try a command.", group=RUN)
     verbosity: int = option(0, "1 shows TensorFlow's own messages.", low=-1, high=2, group=RUN, operational=True)
 

@@ -44,6 +44,7 @@ class Context:
       hparams: needs `batch_size`, `jit_compile`, `importance_samples`, `ood_datasets`, `data_dir`, `download`.
       run: the work directory: `.workdir`, `.figures` (paths) and `.save(relative path, writer)`.
       seed: integer from which all randomness of the evaluation follows.
+      variant: what follows the names of keys and files where the model is not that of the run, such as "@epoch=40".
     """
 
     model: Any
@@ -51,6 +52,7 @@ class Context:
     hparams: Any
     run: Any
     seed: int = 0
+    variant: str = ""
     figures: list = field(default_factory=list)  # paths of the pictures saved so far
     notes: list = field(default_factory=list)  # lines told to the user so far
     progress_prefix: str = ""
@@ -62,9 +64,9 @@ class Context:
 
     @property
     def suffix(self) -> str:
-        """What follows the names of keys, tables and figures of codes that --refine changes, so that both are kept."""
+        """What follows the names of keys, tables and figures of what is not the run's own, so that both are kept."""
         refine = getattr(self.hparams, "refine", "auto")
-        return f"@{refine}{self.hparams.refine_updates}" if refine in records.REFINING else ""
+        return self.variant + (f"@{refine}{self.hparams.refine_updates}" if refine in records.REFINING else "")
 
     @property
     def beside(self) -> Optional["Context"]:

@@ -168,6 +168,9 @@ class Keeper(_Callback):
         line["seconds"] = round(position.seconds, 3)
         self.history_lines.append(line)
         self._judge(line["valid/loss"])
+        if self.hparams.keep_checkpoints:
+            arrays = checkpoint.arrays_of(checkpoint.state(self.trained))
+            self.run.keep_epoch(position.epoch, arrays, self.hparams.keep_checkpoints)
         if position.steps < self.steps:
             self._pause()
 

@@ -23,7 +23,7 @@ from pae_zoo.models.base import Autoencoder, Stage
 
 # Shared training flags belong to the first stage; a later one starts from these and its own settings.
 NEUTRAL = dict(max_steps=0, optimizer="adam", lr_schedule="constant", weight_decay=0.0, clip_norm=0.0, patience=0,
-               ema=0.0)
+               ema=0.0, keep_checkpoints=0)
 
 
 @dataclasses.dataclass

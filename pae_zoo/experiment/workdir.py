@@ -26,6 +26,8 @@ PACKAGES = (
 #: of config.json: hashes of a model's configuration compare within one format
 FORMAT = 4
 RESTORE = "restore the file or train anew"
+#: what names of the files of kept epochs begin with
+EPOCH = "epoch_"
 
 
 class Run:
@@ -227,6 +229,22 @@ class Run:
                 np.savez(file, **named)
 
         self.save(self.arrays_path(name), write)
+
+    def kept_epochs(self) -> dict[int, str]:
+        """Returns {epoch: name for `load_arrays`} of the epochs whose weights were kept, in order."""
+        found = {}
+        for path in (self.workdir / "checkpoints").glob(f"{EPOCH}*.npz"):
+            number = path.stem.removeprefix(EPOCH)
+            if number.isascii() and number.isdecimal():
+                found[int(number)] = path.stem
+        return dict(sorted(found.items()))
+
+    def keep_epoch(self, epoch: int, arrays: list[np.ndarray], most: int) -> None:
+        """Writes the weights after an epoch, and removes those of epochs before the last `most`."""
+        self.save_arrays(f"{EPOCH}{epoch:05d}", arrays, {"epoch": epoch})
+        for number, name in self.kept_epochs().items():
+            if number <= epoch - most:
+                (self.workdir / self.arrays_path(name)).unlink(missing_ok=True)
 
     def load_arrays(self, name: str) -> Optional[tuple[list[np.ndarray], dict]]:
         """Returns (arrays, note) of checkpoints/<name>.npz, None if there is no such file."""
