@@ -13,6 +13,7 @@ from pae_zoo.curvature.posteriors.build import (
     WeightPosterior,
     build,
 )
+from pae_zoo.curvature.predictive.density import joint as joint_density
 from pae_zoo.curvature.predictive.linearised import predict
 from pae_zoo.curvature.predictive.linearised import variance as output_variance
 from pae_zoo.curvature.predictive.link import Predictive
@@ -27,5 +28,6 @@ from pae_zoo.curvature.rules.registry import Rule, register_rule
 __all__ = [
     "METHODS", "STRUCTURES", "BlockPosterior", "DiagPosterior", "Graph", "KronPosterior", "LaplaceCallback",
     "LastLayerPosterior", "LowRankPosterior", "OutputHessian", "Predictive", "Rule", "WeightPosterior", "build",
-    "flatten", "ggn", "ggn_fn", "output_variance", "predict", "read", "register_rule", "sample_outputs",
+    "flatten", "ggn", "ggn_fn", "joint_density", "output_variance", "predict", "read", "register_rule",
+    "sample_outputs",
 ]  # fmt: skip

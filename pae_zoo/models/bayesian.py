@@ -206,7 +206,10 @@ class BayesianAE(codes.Codes):
         networks of -log p(y|theta_s), nats; typicality: its distance from the mean over held-out data, which `measure`
         sets (0 before) (Miani et al., arXiv 2206.15078, section 5; its code).
         """
-        found = self.moments(self.preprocess(x)[0], self.test_samples, self.next_seed(seed))
+        return self.scores_of(self.moments(self.preprocess(x)[0], self.test_samples, self.next_seed(seed)))
+
+    def scores_of(self, found: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the four scores of `ood_scores`, (batch,) each, of what `moments` found."""
         likelihood = -found["mean_log_prob"]
         axes = list(range(1, found["mean"].shape.rank))
         return {

@@ -19,7 +19,7 @@ from pae_zoo.core.inputs import TensorLike
 from pae_zoo.curvature.matrices.gauss_newton import DENSE, DIAG, LAST_LAYER, METHODS, Options
 from pae_zoo.curvature.posteriors import build as posteriors
 from pae_zoo.models.base import Autoencoder
-from pae_zoo.models.bayesian import BayesianAE, Network
+from pae_zoo.models.bayesian import PREPROCESS, BayesianAE, Network
 from pae_zoo.models.parts import weights
 from pae_zoo.models.parts.robust_scores import RobustScores
 
@@ -33,6 +33,8 @@ LEAST_DATA = 8
 # Data that drawn networks are tried on, and the error, in units of the mean network's, from which on they say so.
 CHECKED_DATA, MOST_LOSS = 200, 10.0
 CHECK = "laplace/check"
+# The sketch behind densities, and its directions.
+DENSITY, DENSITY_RANK = "laplace/density", 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,9 @@ class CurvatureFlags(records.SampleFlags, records.SharedHParams):
     score_precision: float = hp.option(
         1e5, "Of the score spread: curvature for sigma = 1 over prior precision, r in Lambda = r G + 1, whatever the "
         "scales of draws and densities.", above=0.0)
+    density_rank: int = hp.option(
+        DENSITY_RANK, "Linearised: directions in which the log-density knows the covariance of all values of a datum, "
+        "which it takes to be even in all others; all of it where these are half of them or more, and for 0.", low=0)
 
 
 class LaplaceAE(BayesianAE):
@@ -68,7 +73,7 @@ class LaplaceAE(BayesianAE):
     the layers one value apart from the others; and
 
         mean log p = sum_p [-1/2 log 2 pi sigma^2 - ((y_p - f_p)^2 + v_p) / (2 sigma^2)]
-        log mean p = sum_p log N(y_p; f_p, sigma^2 + v_p)
+        log mean p = log N(y; f, J Lambda^-1 J^T + sigma^2 I), the covariance over all values known in a few directions
 
     Drawn codes and reconstructions, and the grid over latents, are of drawn networks in any case.
 
@@ -85,13 +90,14 @@ class LaplaceAE(BayesianAE):
                  curvature_method: str = "mc", curvature_probes: int = 1, mix_width: int = 1024,
                  mix_pattern: str = WIDTH, hybrid_layers: int = 2, rank: int = 32, curvature_memory: int = 2048,
                  bayesian_layers: Sequence[str] = ("all",), prior_precision: float = 1.0, hessian_scale: float = 1.0,
-                 predictive: str = MC, score_precision: float = 1e5, **kwargs):
+                 predictive: str = MC, score_precision: float = 1e5, density_rank: int = DENSITY_RANK, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         self.curvature_flags: dict[str, Any] = dict(
             curvature_method=curvature_method, curvature_probes=int(curvature_probes), mix_width=int(mix_width),
             mix_pattern=mix_pattern, hybrid_layers=int(hybrid_layers), curvature_memory=int(curvature_memory),
             bayesian_layers=tuple(bayesian_layers), prior_precision=float(prior_precision),
             hessian_scale=float(hessian_scale), predictive=predictive, score_precision=float(score_precision),
+            density_rank=int(density_rank),
         )  # fmt: skip
         check_choice(mix_pattern, (WIDTH, DENSE), "mix_pattern")
         check_choice(predictive, PREDICTIVES, "predictive")
@@ -174,26 +180,67 @@ class LaplaceAE(BayesianAE):
     def moments(self, y: tf.Tensor, num_samples: int, seed: seeds.Seed) -> dict[str, tf.Tensor]:
         if not self.is_linearised:
             return super().moments(y, num_samples, seed)
+        return {**self._linear_moments(y), "log_mean_prob": self._joint(y)["log_prob"]}
+
+    def _linear_moments(self, y: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the linearised moments of y (batch, *event) without the density of all values together."""
         memory = self.curvature_flags["curvature_memory"]
         found = curvature.predict(self.posterior, self.graph.models, y, memory=memory)
         mean, spread = found["mean"], found["variance"]
         noise = tf.broadcast_to(self.likelihood.variance(mean), tf.shape(mean))
         axes = list(range(1, y.shape.rank))
         square = tf.square(tf.cast(y, mean.dtype) - mean)
-
-        def log_density(square, variance):
-            return -0.5 * tf.reduce_sum(LOG_2PI + tf.math.log(variance) + square / variance, axis=axes)
-
         moments = {
             "mean": mean,
             "aleatoric_variance": noise,
             "epistemic_variance": spread,
             "latent_mean": found["latent_mean"],
             "latent_variance": tf.linalg.diag_part(found["latent_covariance"]),
-            "mean_log_prob": log_density(square + spread, noise),
-            "log_mean_prob": log_density(square, noise + spread),
+            "mean_log_prob": -0.5 * tf.reduce_sum(LOG_2PI + tf.math.log(noise) + (square + spread) / noise, axis=axes),
         }
         return {name: inputs.only_finite(value, y, value.shape.rank - 1, len(axes)) for name, value in moments.items()}
+
+    def _joint(self, y: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns what `density` does, of y (batch, *event)."""
+        axes, size, rank = y.shape.rank - 1, math.prod(self.event_shape), self.curvature_flags["density_rank"]
+        # No factorisation takes what is not finite.
+        given = tf.where(tf.math.is_finite(y), y, tf.zeros_like(y))
+        mean = self.likelihood.mean(self.decoder_outputs(self.point(given)))
+        residual = tf.reshape(tf.cast(given, mean.dtype) - mean, (-1, size))
+        noise = 1.0 / self.likelihood.shared_precision(mean.dtype)
+        found = curvature.joint_density(
+            self.posterior, self.graph, given, residual, noise, None if 2 * rank >= size or not rank else rank,
+            seeds.stream((self.seed, 0), DENSITY), self.curvature_flags["curvature_memory"])
+        spread = tf.cast(found.pop("variance"), mean.dtype)
+        found = {name: tf.cast(value, mean.dtype) for name, value in found.items()}
+        found["std"] = tf.sqrt(tf.reshape(spread + noise, tf.shape(mean)))
+        return {name: inputs.only_finite(value, y, value.shape.rank - 1, axes) for name, value in found.items()}
+
+    def predictive(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
+        if not self.is_linearised:
+            return super().predictive(x, num_samples, seed)
+        found = self._linear_moments(self.preprocess(x)[0])
+        return {name: value for name, value in found.items() if not name.endswith("_prob")}
+
+    def predictive_log_prob(self, x: TensorLike, num_samples: int, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
+        return self.density(x, seed)["log_prob"] if self.is_linearised else super().predictive_log_prob(
+            x, num_samples, seed)
+
+    def density(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
+        """Returns how probable x is, and what a new observation like it would tell of the weights, linearised.
+
+        "log_prob" (batch,), nats, a density of x by the covariance of all its values, f ~ N(f_mu, J Lambda^-1 J^T) and
+        y ~ N(f, sigma^2 I); "mutual_information" (batch,), nats, that of y and the weights; "std" (batch, *event), of
+        each value, in the space of y; where the covariance is known in `density_rank` directions alone also "share"
+        (batch,), an estimate of what they hold of its trace. `seed` is that of dequantising noise. Raises UserError for
+        predictions by drawn networks.
+        """
+        if not self.is_linearised:
+            raise UserError("density is that of linearised predictions, which need a Gaussian with one sigma; take "
+                            "predictive='linearised', or predictive_log_prob.")
+        y, log_det = self.preprocess(x, seeds.stream(self.next_seed(seed), PREPROCESS))
+        found = self._joint(y)
+        return {**found, "log_prob": found["log_prob"] + log_det}
 
     def num_draws(self, num_samples: int) -> int:
         return 0 if self.is_linearised else num_samples
@@ -220,10 +267,12 @@ class LaplaceAE(BayesianAE):
         found = {}
         if self.robust_scores.measured and self.has_spread:
             found["spread"] = tf.reduce_max(self.robust_scores(self._statistics(y)), axis=-1)
-        if self.is_linearised and not isinstance(self.posterior, posteriors.DiagPosterior):
-            found |= self._scores_of_codes(y)
-        else:
+        if not self.is_linearised:
             found |= super().ood_scores(x, seed)
+        elif isinstance(self.posterior, posteriors.DiagPosterior):
+            found |= self.scores_of(self._linear_moments(y))
+        else:
+            found |= self._scores_of_codes(y)
         return {name: inputs.only_finite(value, y, 0, y.shape.rank - 1) for name, value in found.items()}
 
     def _scores_of_codes(self, y: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -311,7 +360,10 @@ class LaplaceAE(BayesianAE):
         return ratio
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.curvature_flags}
+        # Without what is as it was before there was this setting, so that runs of before know their models again.
+        flags = {name: value for name, value in self.curvature_flags.items()
+                 if name != "density_rank" or value != DENSITY_RANK}
+        return {**super().get_config(), **flags}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Optional[dict[str, Any]] = None) -> Autoencoder:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from battery import build, images
+from scipy import stats
 from tiers import some
 
 from pae_zoo import curvature
@@ -83,6 +84,66 @@ def test_one_pass_agrees_with_many_networks_where_weights_are_nearly_certain():
     for key in ("mean_log_prob", "log_mean_prob"):
         np.testing.assert_allclose(found[key], drawn[key], rtol=0.01)
     assert set(found) == set(drawn)
+
+
+@pytest.fixture
+def double_precision():
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
+@pytest.mark.parametrize("structure", some(STRUCTURES, ["kron"]))
+def test_densities_are_those_of_a_normal_with_the_covariance_of_all_values(double_precision, structure):
+    """Against SciPy's normal, with the Jacobian by all weights at once."""
+    options = {"curvature_structure": structure, "predictive": "linearised", "optimize": ("none",), "curvature_rank": 4}
+    model, x = small(**options, density_rank=0), images(40).astype(np.float64)
+    model.fit_posthoc(x)
+    y = tf.constant(x[:3])
+    values = [variable.value for variable in model.graph.variables]
+    with tf.GradientTape(persistent=True) as tape:
+        mean = tf.reshape(model.decoder_outputs(model.point(y)), (3, -1))
+        flat = tf.reshape(mean, (-1,))
+    jacobian = tape.jacobian(flat, values, experimental_use_pfor=False)
+    jacobian = np.concatenate([np.reshape(one, (len(flat), -1)) for one in jacobian], axis=1)
+    chosen, size = model.posterior.layout.sizes, len(flat) // 3
+    jacobian = jacobian[:, -sum(chosen):] if structure == "last_layer" else jacobian
+    covariance = np.einsum("bip,bjp->bij", jacobian.reshape(3, size, -1),
+                           np.reshape(model.posterior.solve(tf.constant(jacobian)), (3, size, -1)))
+    noise = float(model.likelihood.scale) ** 2
+    found = model.density(x[:3])
+    expected = [stats.multivariate_normal(m, c + noise * np.eye(size)).logpdf(one.ravel())
+                for m, c, one in zip(mean.numpy(), covariance, x)]
+    np.testing.assert_allclose(found["log_prob"], expected, rtol=1e-8)
+    np.testing.assert_allclose(model.predictive_log_prob(x[:3], 1), found["log_prob"], rtol=1e-12)
+    np.testing.assert_allclose(model.moments(y, 1, (0, 1))["log_mean_prob"], found["log_prob"], rtol=1e-12)
+    gain = 0.5 * np.linalg.slogdet(np.eye(size) + covariance / noise)[1]
+    np.testing.assert_allclose(found["mutual_information"], gain, rtol=1e-7)
+    variances = np.einsum("bii->bi", covariance).reshape(x[:3].shape) + noise
+    np.testing.assert_allclose(found["std"], np.sqrt(variances), rtol=1e-7)
+
+
+def test_densities_of_few_directions_are_near_those_of_all():
+    model, x = small(curvature_structure="kron", predictive="linearised", density_rank=8), images(96)
+    model.fit_posthoc(x)
+    found = model.density(x[:20])
+    model.curvature_flags["density_rank"] = 0
+    whole = model.density(x[:20])
+    assert np.all((0 < found["share"]) & (found["share"] <= 1)) and "share" not in whole
+    np.testing.assert_allclose(found["log_prob"], whole["log_prob"], rtol=0.02)
+    # What is not finite has no density, and leaves the rest as it is.
+    x[1, 0, 0] = np.nan
+    some_missing = model.density(x[:2])
+    np.testing.assert_array_equal(np.isnan(some_missing["log_prob"]), [False, True])
+    np.testing.assert_allclose(some_missing["log_prob"][0], whole["log_prob"][0], rtol=1e-5)
+
+
+def test_densities_of_drawn_networks_are_refused():
+    with pytest.raises(UserError, match="predictive='linearised'"):
+        small().density(images(2))
 
 
 def test_one_pass_needs_a_gaussian():

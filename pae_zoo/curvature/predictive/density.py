@@ -11,13 +11,14 @@ Products with C are half the gradient of v^T C v by v.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core import seeds
 from pae_zoo.core.distributions import LOG_2PI
+from pae_zoo.curvature.network import pieces
 from pae_zoo.curvature.network.graph import Graph
 from pae_zoo.curvature.posteriors.base import WeightPosterior
 from pae_zoo.curvature.predictive import linearised
@@ -78,6 +79,43 @@ def _inverse_root(values: tf.Tensor, rounding: float) -> tf.Tensor:
     """Returns 1 / sqrt of eigenvalues (B, r), as (B, 1, r); 0 for those that rounding may have made."""
     kept = values > rounding * values[:, -1:]
     return tf.where(kept, tf.math.rsqrt(tf.where(kept, values, tf.ones_like(values))), 0.0)[:, None, :]
+
+
+def joint(posterior: WeightPosterior, graph: Graph, x: tf.Tensor, residual: tf.Tensor, noise: tf.Tensor,
+          rank: Optional[int] = None, seed: seeds.Seed = (0, 0), memory: float = 2048,
+          fallback: bool = False) -> dict[str, tf.Tensor]:
+    """Returns how probable targets at x (B, *event) are, by what all their values have in common, some data at a time.
+
+    "log_prob" and "mutual_information" (B,), nats, of residuals y - m (B, d) and a noise variance, and "variance"
+    (B, d), the diagonal of C; with a rank, of `low_rank` in as many directions, also "share" (B,); all in float64.
+    Other arguments and errors are those of `low_rank`.
+    """
+    size = residual.shape[-1]
+    # Matrices over all outputs, a few of which are alive at once.
+    piece = max(1, int(memory * 2**20 / 4) // (32 * size * (rank or size)))
+
+    def some(x, residual):
+        if rank is None:
+            covariance = linearised.covariance(posterior, graph, x, memory, fallback)
+            spread, found = tf.linalg.diag_part(covariance), of_covariance(residual, covariance, noise)
+            share = tf.ones_like(found[0])
+        else:
+            covariance = low_rank(posterior, graph, x, rank, seed, memory, fallback)
+            spread, found = covariance.variances(), of_low_rank(residual, covariance, noise)
+            share = covariance.share
+        return tf.concat([tf.stack([*found, share], axis=1), tf.cast(spread, tf.float64)], axis=1)
+
+    number = pieces.size(x, 0)
+    if isinstance(number, int) and number <= piece:
+        found = some(x, residual)
+    else:
+        x, residual = pieces.pad(x, 0, piece), pieces.pad(residual, 0, piece)
+        parts = pieces.one_by_one(
+            lambda index: some(pieces.cut(x, 0, index, piece), pieces.cut(residual, 0, index, piece)),
+            tf.range(-(-number // piece)), tf.float64)
+        found = tf.reshape(parts, (-1, parts.shape[-1]))[:number]
+    given = {} if rank is None else {"share": found[:, 2]}
+    return {"log_prob": found[:, 0], "mutual_information": found[:, 1], "variance": found[:, 3:], **given}
 
 
 def of_covariance(residual: tf.Tensor, covariance: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -119,10 +119,7 @@ class Predictive:
                             f"{tuple(y.shape)}.")
         if self.likelihood == CATEGORICAL and tuple(y.shape[1:]) != event:
             y = tf.one_hot(tf.cast(y, tf.int32), event[-1], dtype=tf.float64)
-        # Matrices over all outputs, a few of which are alive at once.
-        entries = math.prod(event) * (self.rank or math.prod(event))
-        fitting = int(self.options["memory"] * 2**20 / 4) // (32 * entries)
-        return self._in_batches(self._density, max(1, min(self.batch_size, fitting)), x, y)
+        return self._in_batches(self._density, self.batch_size, x, y)
 
     def _data(self, x: Any) -> Any:
         x = x if tf.is_tensor(x) else np.asarray(x)
@@ -141,20 +138,18 @@ class Predictive:
             return self._density_of_classes(x, y)
         mean = record.forward(self.graph, x, self.options["fallback"]).output
         residual = tf.reshape(y - mean, (-1, math.prod(mean.shape[1:])))
-        noise, more = tf.convert_to_tensor(self.posterior.noise_variance), {}
+        noise = tf.convert_to_tensor(self.posterior.noise_variance)
         if self.output == linearised.DIAGONAL:
             spread = variance_propagation.variance(self.posterior, self.graph, x)
-            found = density.of_variances(residual, tf.reshape(spread, tf.shape(residual)), noise)
-        elif self.rank is None:
-            covariance = linearised.covariance(self.posterior, self.graph, x, **self.options)
-            spread, found = tf.linalg.diag_part(covariance), density.of_covariance(residual, covariance, noise)
+            spread = tf.reshape(spread, tf.shape(residual))
+            log_prob, information = density.of_variances(residual, spread, noise)
+            found = {"log_prob": log_prob, "mutual_information": information}
         else:
-            covariance = density.low_rank(self.posterior, self.graph, x, self.rank, self.seed, **self.options)
-            spread, found = covariance.variances(), density.of_low_rank(residual, covariance, noise)
-            more = {"share": covariance.share}
+            found = density.joint(self.posterior, self.graph, x, residual, noise, self.rank, self.seed, **self.options)
+            spread = found.pop("variance")
         total = tf.cast(spread, mean.dtype) + tf.cast(noise, mean.dtype)
-        return {"log_prob": found[0], "mutual_information": found[1], "std": tf.sqrt(tf.reshape(total, tf.shape(mean))),
-                **more}
+        found["std"] = tf.sqrt(tf.reshape(total, tf.shape(mean)))
+        return found
 
     def _density_of_classes(self, x: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
         found = self.of_batch(x)

@@ -34,6 +34,7 @@ class Predictions:
       sse: (n,), sum over values of (y - mean)^2.
       spread: (n,), sum over values of the epistemic variance: the mean SSE of single draws is sse + spread.
       log_prob: (n,), log of the predictive density of x, nats; None where the model has none.
+      information: (n,), mutual information of a new observation and the weights, nats; None unless linearised.
       probabilities: (n, classes) of the classifier for the pictures of the means; None where there is no classifier.
       total, epistemic, noise: errors of all values against their variance: both parts, and each alone.
     """
@@ -44,6 +45,7 @@ class Predictions:
     sse: np.ndarray
     spread: np.ndarray
     log_prob: Optional[np.ndarray]
+    information: Optional[np.ndarray]
     probabilities: Optional[np.ndarray]
     total: VarianceCalibration
     epistemic: VarianceCalibration
@@ -54,7 +56,8 @@ class Predictions:
         test = context.dataset.test
         found = {"index": self.rows, **({} if test.y is None else {"label": test.y[self.rows]})}
         found |= {name: getattr(self, name) for name in ("output", "latent", "sse", "spread")}
-        return found | ({} if self.log_prob is None else {"log_prob": self.log_prob})
+        more = {"log_prob": self.log_prob, "information": self.information}
+        return found | {name: value for name, value in more.items() if value is not None}
 
 
 def predict(context: Context) -> Predictions:
@@ -100,8 +103,11 @@ def _predict(context: Context) -> Predictions:
             **({} if classifier is None else {"picture": model.to_data(found["mean"])}),
         }
 
-    def log_prob(batch, seed):
-        return model.predictive_log_prob(batch, num, seed)
+    def densities(batch, seed):
+        if getattr(model, "is_linearised", False):
+            found = model.density(batch, seed)
+            return {name: found[name] for name in ("log_prob", "mutual_information")}
+        return {"log_prob": model.predictive_log_prob(batch, num, seed)}
 
     total, epistemic, noise = (VarianceCalibration() for _ in range(3))
     rows = []
@@ -115,10 +121,12 @@ def _predict(context: Context) -> Predictions:
         rows.append([*row, *([] if classifier is None else [classifier.probabilities(part["picture"])])])
     output, latent, sse, spread, *rest = (np.concatenate(column) for column in zip(*rows))
     try:
-        density = context.map_batches(log_prob, x, "predictive density").astype(np.float64)
+        given = context.map_batches(densities, x, "predictive density")
+        density = {name: value.astype(np.float64) for name, value in given.items()}
     except NotImplementedError as error:
         context.say(f"No predictive density: {sentence(error)}")
-        density = None
+        density = {}
     latent = latent.astype(np.float64)
     probabilities = rest[0] if rest else None
-    return Predictions(chosen, output, latent, sse, spread, density, probabilities, total, epistemic, noise)
+    return Predictions(chosen, output, latent, sse, spread, density.get("log_prob"), density.get("mutual_information"),
+                       probabilities, total, epistemic, noise)

@@ -46,13 +46,15 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
 def report_ranks(context: Context, found: Predictions) -> Iterator[tuple[str, float]]:
     """Yields how the SSE of a datum goes with its uncertainty; saves the bins as table and picture."""
     scores = {"output": found.output, "latent": found.latent}
+    if found.information is not None:
+        scores["information"] = found.information
     deciles, widths, rows = {}, {}, []
     for name, score in scores.items():
         yield f"calibration/{name}/mean", score.mean()
         yield f"calibration/{name}/spearman", metrics.spearman(score, found.sse)
         yield f"calibration/{name}/top_decile_ratio", metrics.top_decile_ratio(score, found.sse)
         bins = {"count": metrics.equal_count(score, found.sse), "width": metrics.equal_width(score, found.sse)}
-        label = f"sum of {name} std"
+        label = "mutual information" if name == "information" else f"sum of {name} std"
         deciles[label] = bins["count"].error
         span = max(float(np.ptp(score)), 1e-300)
         centres = (0.5 * (bins["width"].low + bins["width"].high) - score.min()) / span
