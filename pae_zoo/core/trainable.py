@@ -14,6 +14,7 @@ from pae_zoo.core import fit_data, seeds
 from pae_zoo.core.averaging import Averages
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
+from pae_zoo.core.norms import Norms
 
 # Streams of a step's seed; each model has others, under names that begin with its own.
 PREPROCESS, AUGMENT, VALIDATION = "preprocess", "augment", "validation"
@@ -51,8 +52,8 @@ class Trainable(keras.Model):
     tracked: tuple[str, ...] = ()
     #: those of them that are better the higher they are, for callbacks that monitor them with mode "auto"
     higher_is_better: tuple[str, ...] = ("elbo", "log_prior")
-    #: {a key of metrics.jsonl: the name that the original code gave it in TensorBoard}, written beside our own
-    upstream_tags: dict[str, str] = {"train/loss": "train_loss", "valid/loss": "val_loss"}
+    #: {a key of metrics.jsonl: the name, or names, that original codes gave it in TensorBoard}, written beside our own
+    upstream_tags: dict[str, Union[str, tuple[str, ...]]] = {"train/loss": "train_loss", "valid/loss": "val_loss"}
     #: further arguments that `objective` takes: "target", what x is to be reconstructed as, (batch, *event), where it
     #: is not x itself; "weight", the weights of the batch, (batch,), for what is more than a mean over it
     objective_takes: tuple[str, ...] = ()
@@ -69,9 +70,10 @@ class Trainable(keras.Model):
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
         self.adapted = self.add_weight(name="adapted", shape=(), dtype="int32", initializer="zeros", trainable=False)
-        self._trackers = {n: keras.metrics.Mean(name=n) for n in ("loss", *self.tracked)}
+        self._trackers: dict[str, keras.metrics.Metric] = {
+            n: keras.metrics.Mean(name=n) for n in ("loss", *self.tracked)}
         self._feed: Any = None
-        self.averages = Averages()
+        self.averages, self.norms = Averages(), Norms()
         # Batches since `reset_metrics`; a plain variable, which is no part of the model.
         self._batches = tf.Variable(0, trainable=False, dtype=tf.int64,
                                     aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
@@ -127,7 +129,7 @@ class Trainable(keras.Model):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         # Keras' own tracker of "loss" is replaced by ours: it would hide the value and log 0.0.
-        return list(self._trackers.values())
+        return [*self._trackers.values(), *self.norms.metrics]
 
     def reset_metrics(self) -> None:
         super().reset_metrics()
@@ -136,10 +138,11 @@ class Trainable(keras.Model):
     # ---- Keras' entry points -----------------------------------------------------------------------
 
     def compile(self, optimizer: Union[str, keras.optimizers.Optimizer] = "adam", jit_compile: Union[bool, str] = True,
-                ema: float = 0.0, **kwargs: Any) -> None:
+                ema: float = 0.0, norms: bool = False, **kwargs: Any) -> None:
         """Keras' compile; the objective is the model's own, so `loss` and `metrics` are refused.
 
         `ema`: decay of averages of the weights (`averages`), by which validation goes and which `fit` leaves; 0: none.
+        `norms`: whether the norms of gradients and updates are logged.
         """
         if not 0.0 <= ema < 1.0:
             raise UserError(f"ema is the decay of an average, from 0 to below 1; received {ema}.")
@@ -151,6 +154,8 @@ class Trainable(keras.Model):
                 )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self.averages = Averages(ema)
+        with self.distribute_strategy.scope():
+            self.norms = Norms(norms)
 
     def build_training(self) -> None:
         """Makes the variables of the optimizer and the averages, once those that are trained exist."""
@@ -353,9 +358,10 @@ class Trainable(keras.Model):
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             scaled = self.optimizer.scale_loss(loss / replicas)
         variables = self.trained_variables
-        gradients = tape.gradient(scaled, variables)
+        gradients, before = tape.gradient(scaled, variables), self.norms.before(variables)
         with tf.control_dependencies([x]):  # data that end, or fail, take no step
             self.optimizer.apply(gradients, variables)
+            self.norms.update(gradients, self.optimizer.scale_loss(tf.ones(())), before, variables)
             self.step.assign_add(1)
             self.averages.update(self.step)
         self._track(terms, weight)
@@ -403,7 +409,7 @@ class Trainable(keras.Model):
             self._clear_losses()
             self._track(self._terms(x, seeds.fold_in(seed, first), False, weight, target), weight)
             self._batches.assign(first + 1)
-            return {m.name: m.result() for m in self.metrics}
+            return {m.name: m.result() for m in self._trackers.values()}
 
         def body(i):
             x = self.as_input(self._feed.batch(data, i))
@@ -414,7 +420,7 @@ class Trainable(keras.Model):
 
         tf.while_loop(lambda i: i < data["count"], body, (0,))
         self._batches.assign(first + tf.cast(data["count"], tf.int64))
-        return {m.name: m.result() for m in self.metrics}
+        return {m.name: m.result() for m in self._trackers.values()}
 
     def _batch(self, data) -> tuple:
         """Returns (x, target or None, weights or None) of what Keras gives a step."""
@@ -431,7 +437,8 @@ class Trainable(keras.Model):
             return None
         optimizer = keras.saving.serialize_keras_object(self.optimizer)
         found = {"optimizer": optimizer, "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly}
-        return {**found, "ema": self.averages.decay} if self.averages.decay else found
+        more = {"ema": self.averages.decay} if self.averages.decay else {}
+        return {**found, **more, **({"norms": True} if self.norms.metrics else {})}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**{**config, "optimizer": keras.saving.deserialize_keras_object(config["optimizer"])})

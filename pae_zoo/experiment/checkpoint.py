@@ -29,6 +29,8 @@ class Position:
     best_epoch: int = 0
     wait: int = 0  # epochs since then
     stopped_early: bool = False
+    lr_best: Optional[float] = None  # lowest validation loss that --lr_schedule=plateau has seen
+    lr_wait: int = 0  # epochs since then, or since the rate was last lowered
 
     @property
     def fresh(self) -> bool:
@@ -101,13 +103,15 @@ def restore(run: Run, model: keras.Model, steps_per_epoch: int = 0) -> Position:
 def _position(note: dict[str, Any], steps_per_epoch: int, path: Path) -> Position:
     """Returns the position that a checkpoint notes; raises UserError for one that no training comes to."""
     fields = {field.name: field for field in dataclasses.fields(Position)}
+    losses = ("best_value", "lr_best")
+    note = {"lr_best": None, "lr_wait": 0, **note}  # which checkpoints of before lack
     wrong = sorted(set(note) ^ set(fields))
     for name, value in note.items():
-        if name == "best_value" and value is None or name in wrong:
+        if name in losses and value is None or name in wrong:
             continue
-        kind = {"seconds": (int, float), "best_value": (int, float)}.get(name, type(fields[name].default))
+        kind = (int, float) if name in ("seconds", *losses) else type(fields[name].default)
         right = isinstance(value, kind) and isinstance(value, bool) == (name == "stopped_early")
-        in_range = math.isfinite(value) if name == "best_value" and right else right and 0 <= value < 2**63
+        in_range = math.isfinite(value) if name in losses and right else right and 0 <= value < 2**63
         if not in_range:
             wrong.append(f"{name}: {value!r}")
     position = Position() if wrong else Position(**note)

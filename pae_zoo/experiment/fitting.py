@@ -15,7 +15,7 @@ from tqdm import tqdm
 from pae_zoo.core import optimizers
 from pae_zoo.core.errors import UserError
 from pae_zoo.data.pipelines import Feed
-from pae_zoo.experiment import checkpoint
+from pae_zoo.experiment import checkpoint, watching
 from pae_zoo.experiment.checkpoint import Position
 from pae_zoo.experiment.workdir import Run
 
@@ -53,8 +53,7 @@ def total_steps(hparams: Any, steps_per_epoch: int) -> int:
 
 def make_optimizer(hparams: Any, steps: int) -> keras.optimizers.Optimizer:
     """Returns the Keras optimizer that the flags describe, for a training of `steps` steps."""
-    rate = optimizers.schedule(hparams.lr_schedule, hparams.learning_rate, steps)
-    return optimizers.make(hparams.optimizer, rate, hparams.clip_norm, hparams.weight_decay, hparams.adam_epsilon)
+    return optimizers.of_flags(hparams, steps)
 
 
 def steps_per_call(model: "Autoencoder", x: np.ndarray) -> int:
@@ -168,6 +167,7 @@ class Keeper(_Callback):
         line["seconds"] = round(position.seconds, 3)
         self.history_lines.append(line)
         self._judge(line["valid/loss"])
+        self._lower_rate(line["valid/loss"])
         if self.hparams.keep_checkpoints:
             arrays = checkpoint.arrays_of(checkpoint.state(self.trained))
             self.run.keep_epoch(position.epoch, arrays, self.hparams.keep_checkpoints)
@@ -210,6 +210,20 @@ class Keeper(_Callback):
             position.stopped_early = True
             self.trained.stop_training = True
 
+    def _lower_rate(self, loss: float) -> None:
+        """Multiplies the learning rate by --lr_factor after more than --lr_patience epochs without a better loss."""
+        position = self.position
+        if self.hparams.lr_schedule != optimizers.PLATEAU or position.steps < self.trained.schedule_steps:
+            return
+        best = position.lr_best
+        if best is None or loss < best - optimizers.BETTER * abs(best):
+            position.lr_best, position.lr_wait = loss, 0
+            return
+        position.lr_wait += 1
+        if position.lr_wait > self.hparams.lr_patience:
+            optimizer, position.lr_wait = self.trained.optimizer, 0
+            optimizer.learning_rate = float(np.asarray(optimizer.learning_rate)) * self.hparams.lr_factor
+
     def write(self) -> None:
         """Writes best weights, history and checkpoint, in the order in which a crash in between is harmless."""
         if self.best is not None and not self.best_written:
@@ -248,32 +262,6 @@ class Keeper(_Callback):
         """Returns which checkpoint there is, for errors."""
         kept = self.run.workdir / self.run.arrays_path("last")
         return f"the last checkpoint is {kept}" if kept.exists() else "no checkpoint had been written yet"
-
-
-class UpstreamTags(_Callback):
-    """Writes the newest line of the history to TensorBoard under the original code's names, `model.upstream_tags`."""
-
-    def __init__(self, keeper: Keeper):
-        super().__init__()
-        self.keeper = keeper
-        self.writer = tf.summary.create_file_writer(str(keeper.run.tensorboard / "upstream"))
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        line = self.keeper.history_lines[-1]
-        with self.writer.as_default(step=line["step"]):
-            for key, tag in self.trained.upstream_tags.items():
-                if key in line:
-                    tf.summary.scalar(tag, line[key])
-
-    def close(self) -> None:
-        self.writer.close()
-
-
-def write_scalars(run: Run, step: int, values: dict[str, float]) -> None:
-    """Writes values to TensorBoard, beside those of `UpstreamTags`."""
-    with tf.summary.create_file_writer(str(run.tensorboard / "upstream")).as_default(step=step):
-        for tag, value in values.items():
-            tf.summary.scalar(tag, value)
 
 
 class Progress(_Callback):
@@ -315,7 +303,7 @@ def train(model: "Autoencoder", feed: Feed, hparams: Any, run: Run) -> Position:
     steps = total_steps(hparams, feed.steps_per_epoch)
     epochs = -(-steps // feed.steps_per_epoch)
     model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=uses_xla(model, hparams),
-                  ema=hparams.ema)
+                  ema=hparams.ema, norms=hparams.log_norms)
     position = checkpoint.restore(run, model, feed.steps_per_epoch)
     keeper = Keeper(run, feed, model, position, hparams)
     keeper.set_model(model)
@@ -323,7 +311,8 @@ def train(model: "Autoencoder", feed: Feed, hparams: Any, run: Run) -> Position:
     if not position.fresh:
         print(f"{run.label}resuming after epoch {position.epoch}, step {position.steps} of {steps}", flush=True)
     progress = Progress(steps, position, epochs, run.label)
-    board, tags = keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False), UpstreamTags(keeper)
+    board = keras.callbacks.TensorBoard(str(run.tensorboard), write_graph=False)
+    shown = [watching.UpstreamTags(run, keeper.history_lines), *_pictures(model, feed, hparams, run)]
     previous = _watch_signals(keeper)
     validation = feed.validation()
     try:
@@ -336,19 +325,30 @@ def train(model: "Autoencoder", feed: Feed, hparams: Any, run: Run) -> Position:
                     epochs=span.epoch + span.epochs,
                     steps_per_epoch=feed.num_blocks(span.steps),
                     validation_data=validation,
-                    callbacks=[keeper, progress, board, tags],
+                    callbacks=[keeper, progress, board, *shown],
                     verbose=0,
                     shuffle=False,
                 )
         keeper.write()
     finally:
         progress.close()
-        tags.close()
+        for callback in shown:
+            callback.close()
         for signum, handler in previous.items():
             signal.signal(signum, handler)
     keeper.restore_best()
     model.averages.take()
     return dataclasses.replace(position)
+
+
+def _pictures(model: "Autoencoder", feed: Feed, hparams: Any, run: Run) -> list[watching.Pictures]:
+    """Returns what draws pictures, where they are asked for."""
+    if not hparams.picture_epochs:
+        return []
+    # The density of a later stage is not trained yet.
+    later = {id(stage.part) for stage in model.later_stages(hparams)}
+    samples = id(getattr(model, "flow", None)) not in later
+    return [watching.Pictures(run, feed.valid, hparams.picture_epochs, samples)]
 
 
 @dataclasses.dataclass

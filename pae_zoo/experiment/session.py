@@ -11,11 +11,11 @@ import numpy as np
 
 from pae_zoo import data, evaluation
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import sizes
+from pae_zoo.core import optimizers, sizes
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.trainable import Trainable
 from pae_zoo.data.pipelines import Feed
-from pae_zoo.experiment import checkpoint, console, fitting, launch
+from pae_zoo.experiment import checkpoint, console, fitting, launch, watching
 from pae_zoo.experiment import record as records_of
 from pae_zoo.experiment.checkpoint import Position
 from pae_zoo.experiment.workdir import FORMAT, Run
@@ -23,7 +23,8 @@ from pae_zoo.models.base import Autoencoder, Stage
 
 # Shared training flags belong to the first stage; a later one starts from these and its own settings.
 NEUTRAL = dict(max_steps=0, optimizer="adam", lr_schedule="constant", weight_decay=0.0, clip_norm=0.0, patience=0,
-               ema=0.0, keep_checkpoints=0)
+               ema=0.0, keep_checkpoints=0, clip_value=0.0, adam_beta1=0.9, adam_beta2=0.999, lr_warmup=0,
+               lr_floor=0.0, log_norms=False, picture_epochs=0)
 
 
 @dataclasses.dataclass
@@ -47,8 +48,10 @@ def prepare(hparams: Any, module: ModuleType) -> Session:
     _check_same(run, hparams, module.MODEL)
     evaluation.check(hparams)
     evaluation.check_refine(hparams, module.MODEL)
+    optimizers.check(hparams)
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = launch.load_dataset(hparams)
+    watching.check_pictures(hparams.picture_epochs, dataset.event_shape)
     data.check_steps(dataset, hparams.preprocess, hparams.augment)
     augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
     steps = fitting.total_steps(hparams, len(dataset.train.x) // _batch_size(hparams, len(dataset.train.x)))
@@ -168,7 +171,7 @@ def save(session: Session, position: Position) -> dict[str, float]:
     found = {**model.findings(), **model.timings(session.dataset.train.x[: session.hparams.batch_size])}
     if found:
         found |= _step_seconds(run.read_history())
-        fitting.write_scalars(run, position.steps, found)
+        watching.write_scalars(run, position.steps, found)
     return found
 
 

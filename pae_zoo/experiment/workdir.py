@@ -294,13 +294,19 @@ def versions() -> dict[str, Optional[str]]:
 
 
 def git_commit() -> Optional[str]:
-    """Returns the commit of the source tree that this package runs from, None outside a git checkout."""
+    """Returns the commit of the source tree that this package runs from, None outside a git checkout.
+
+    A + follows it where files of the package are not as they are in it.
+    """
     here = Path(__file__).resolve().parent
+    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no", "."])
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        done = [subprocess.run(one, cwd=here.parent, capture_output=True, text=True, timeout=10) for one in commands]
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    if any(one.returncode for one in done):
+        return None
+    return done[0].stdout.strip() + ("+" if done[1].stdout.strip() else "")
 
 
 def workdirs(options: Any) -> list[str]:

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from pae_zoo import likelihoods, networks
-from pae_zoo.core import fit_data, inputs, records, seeds, trainable
+from pae_zoo.core import fit_data, inputs, optimizers, records, seeds, trainable
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
@@ -90,6 +90,8 @@ class Autoencoder(trainable.Trainable):
     former: Optional[former_lib.Former] = None
     #: whether draws are of whole networks, so that all data must be given one seed to meet the same networks
     draws_are_shared = False
+    #: whether `predictive` means something before the training has ended
+    predicts_in_training = True
 
     def __init__(
         self,
@@ -328,9 +330,7 @@ class Autoencoder(trainable.Trainable):
         """Sets data statistics from training data x: preprocessing, then the likelihood's initial scale."""
         self.preprocessing.adapt(x)
         rows = np.linspace(0, len(x) - 1, min(len(x), 10_000)).astype(int)
-        y = np.concatenate(
-            [self.preprocess(x[rows[i : i + 1000]])[0].numpy() for i in range(0, len(rows), 1000)]
-        )
+        y = np.concatenate([self.preprocess(x[rows[i : i + 1000]])[0].numpy() for i in range(0, len(rows), 1000)])
         self.likelihood.adapt(y)
         super().adapt(x)
 
@@ -405,7 +405,7 @@ class Autoencoder(trainable.Trainable):
     @classmethod
     def length_matters(cls, hparams: Any) -> bool:
         """Whether the number of training steps shapes the training, so that a run cannot be made longer."""
-        return hparams.lr_schedule != "constant"
+        return hparams.lr_schedule not in optimizers.ENDLESS
 
     @classmethod
     def from_hparams(cls, hparams: Any, event_shape: tuple[int, ...], total_steps: int) -> "Autoencoder":

@@ -61,6 +61,17 @@ class HParams(records.SharedHParams):
     lr_schedule: str = records.unread("lr_schedule")
     weight_decay: float = records.unread("weight_decay")
     clip_norm: float = records.unread("clip_norm")
+    adam_beta1: float = records.unread("adam_beta1")
+    adam_beta2: float = records.unread("adam_beta2")
+    lr_warmup: int = records.unread("lr_warmup")
+    lr_factor: float = records.unread("lr_factor")
+    lr_patience: int = records.unread("lr_patience")
+    lr_drops: tuple[int, ...] = records.unread("lr_drops")
+    lr_period: int = records.unread("lr_period")
+    lr_stretch: float = records.unread("lr_stretch")
+    lr_floor: float = records.unread("lr_floor")
+    clip_value: float = records.unread("clip_value")
+    log_norms: bool = records.unread("log_norms")
     patience: int = records.unread("patience")
 
 

@@ -111,9 +111,11 @@ class VAE(base.Autoencoder):
     takes_priors: tuple[str, ...] = priors.KINDS
     tracked = ("elbo", "reconstruction", "kl")
     objective_takes = ("target",)
+    # Of the codes of LAE and of VLAE.
     upstream_tags = {
-        "train/loss": "train_loss", "train/reconstruction": "reconstruciton_loss", "train/kl": "kl_loss",
-        "valid/loss": "val_loss", "valid/reconstruction": "val_reconstruciton_loss", "valid/kl": "val_kl_loss",
+        "train/loss": ("train_loss", "train/loss"), "train/reconstruction": ("reconstruciton_loss", "recon_error"),
+        "train/kl": ("kl_loss", "kl_div"), "valid/loss": ("val_loss", "test/loss"),
+        "valid/reconstruction": "val_reconstruciton_loss", "valid/kl": "val_kl_loss",
     }  # fmt: skip
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", beta: float = 1.0, kl: str = "analytic",

@@ -83,6 +83,8 @@ class LaplaceAE(BayesianAE):
     Args beyond `BayesianAE`: flags of the model.
     """
 
+    # The posterior is that of the weights at the end.
+    predicts_in_training = False
     #: settings whose default has changed, with what a model that was saved without them meant
     before: dict[str, Any] = {"predictive": MC}
 
