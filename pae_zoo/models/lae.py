@@ -156,8 +156,15 @@ class LAE(LaplaceAE):
         """Returns a draw of the chosen weights less their means, (P,)."""
         if isinstance(self.posterior, RunningKron):
             return tf.concat(self.posterior.deviation(seed), axis=0)
-        std = tf.math.rsqrt(self.precision())
-        return std * seeds.normal(std.shape, seed, std.dtype)
+        # Layer by layer: with a vector put together of all their priors XLA takes four times as long for the draw.
+        noise = seeds.normal(self.hessian.shape, seed, tf.as_dtype(self.hessian.dtype))
+        pairs = zip(self._precisions(), tf.split(noise, self.posterior.layout.sizes))
+        return tf.concat([tf.math.rsqrt(precision) * part for precision, part in pairs], axis=0)
+
+    def _precisions(self) -> list[tf.Tensor]:
+        """Returns the precision of the diagonal, layer by layer."""
+        curvature = tf.split(tf.convert_to_tensor(self.hessian), self.posterior.layout.sizes)
+        return [self.posterior.scale() * one + prior for one, prior in zip(curvature, self.posterior.priors())]
 
     def training_draws(self, seed: tf.Tensor) -> list[list[tf.Tensor]]:
         """Returns the weights of the networks that a training step is taken at, the means before there is any h."""
@@ -317,8 +324,9 @@ class LAE(LaplaceAE):
             log_dets, traces = tf.unstack(tf.convert_to_tensor(self.posterior.sums), axis=1)
             found = tf.reduce_sum(priors * traces - sizes + log_dets - sizes * tf.math.log(priors))
             return 0.5 * (self._weighted_square() + found)
-        ratio = self.posterior.prior_diag() / self.precision()
-        return 0.5 * (self._weighted_square() + tf.reduce_sum(ratio - 1.0 - tf.math.log(ratio)))
+        ratios = [prior / precision for prior, precision in zip(self.posterior.priors(), self._precisions())]
+        found = tf.add_n([tf.reduce_sum(ratio - 1.0 - tf.math.log(ratio)) for ratio in ratios])
+        return 0.5 * (self._weighted_square() + found)
 
     def _weighted_square(self) -> tf.Tensor:
         """Returns the sum of gamma mu^2 over the chosen weights."""
