@@ -32,6 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "flows": {"core", "core.fit_data", "core.trainable"},
     "densities": {"core", "core.trainable", "flows"},
     "inference": {"core"},
+    "anomaly": {"core", "densities"},
+    "sklearn": {"core", "networks", "densities", "models", "anomaly"},
     "laplace": {"core", "networks", "inference"},
     "geometry": {"core"},
     "curvature.network": {"core", "networks"},

@@ -1,0 +1,274 @@
+"""Estimators with the interface of scikit-learn: anomalies, densities and latents of rows of numbers.
+
+    AnomalyDetector().fit(table).predict(new)        # 1 usual, -1 unusual; pvalues(new), explain(new)
+"""
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any, Union
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from pae_zoo import anomaly, densities, models, networks
+from pae_zoo.core.errors import UserError, unknown
+
+#: models of the zoo that fit a table by themselves, from networks and nothing else
+MODELS = ("ae", "lae_posthoc", "pae", "rae", "vae", "vlae", "wae")
+# The share of rows that a model is not fitted to, which calibrate its scores.
+HELD_OUT = 5
+
+
+class _Saved(BaseEstimator):
+    """An estimator whose Keras models are pickled as .keras files, which run no code when they are read."""
+
+    #: attributes that hold Keras models
+    _models: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        for name in self._models:
+            if isinstance(state.get(name), keras.Model):
+                with tempfile.TemporaryDirectory() as folder:
+                    state[name].save(Path(folder) / "model.keras")
+                    state[name] = (Path(folder) / "model.keras").read_bytes()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name in self._models:
+            if isinstance(state.get(name), bytes):
+                with tempfile.TemporaryDirectory() as folder:
+                    (Path(folder) / "model.keras").write_bytes(state[name])
+                    state[name] = keras.saving.load_model(Path(folder) / "model.keras")
+        super().__setstate__(state)
+
+    def _rows(self, x: Any, reset: bool = False) -> np.ndarray:
+        if not reset:
+            check_is_fitted(self)
+        found: Any = validate_data(self, x, reset=reset, dtype=[np.float64, np.float32],
+                                   ensure_min_samples=2 if reset else 1)
+        return found
+
+
+def _integer(random_state: Union[int, np.random.RandomState, None]) -> int:
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+class AnomalyDetector(OutlierMixin, _Saved):
+    """Finds unusual rows, with p-values.
+
+    With model="auto" rows equal to fitted ones get the scores of the fit that left them out, so that `predict` of these
+    is `fit_predict`, and as good as that of new rows.
+
+    Args:
+      model: "auto", the detector of `pae_zoo.anomaly.Detector`; or one of `MODELS`, which is trained on standardised
+        columns and whose scores are combined, with a fifth of the rows held out for the calibration.
+      contamination: the share of usual rows that `predict` may call unusual, above 0 and at most 0.5: the threshold is
+        this quantile of the scores of rows by fits that have not seen them.
+      latent_dim, hidden_units, epochs: of a model by name; latent_dim 0 takes a third of the columns, at most 16.
+      random_state: an integer, a `RandomState`, or None.
+
+    Attributes:
+      offset_: `decision_function` is `score_samples` less this.
+      decision_scores_, labels_, threshold_: as PyOD has them: scores of the fitted rows, higher where more unusual, 1
+        where unusual and else 0, and the threshold of the scores.
+
+    Examples:
+      >>> import numpy as np
+      >>> table = np.random.default_rng(0).normal(size=(200, 3))
+      >>> detector = AnomalyDetector(random_state=0).fit(table)
+      >>> detector.predict([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+      array([ 1, -1])
+    """
+
+    _models = ("model_",)
+
+    def __init__(self, model: str = "auto", contamination: float = 0.1, latent_dim: int = 0,
+                 hidden_units: tuple[int, ...] = (64, 64), epochs: int = 50,
+                 random_state: Union[int, np.random.RandomState, None] = None) -> None:
+        self.model, self.contamination = model, contamination
+        self.latent_dim, self.hidden_units, self.epochs = latent_dim, hidden_units, epochs
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> "AnomalyDetector":
+        """Fits to rows X (n, d) of usual data, of which some may be unusual; y is not looked at."""
+        x = self._rows(X, reset=True)
+        if not 0.0 < self.contamination <= 0.5:
+            raise UserError(f"contamination is a share above 0 and at most 0.5; received {self.contamination}.")
+        if self.model == "auto":
+            self.model_ = anomaly.Detector(x.shape[1], seed=_integer(self.random_state)).learn(x)
+            held_out = self.model_.learned_scores()
+            self._fitted = dict(zip(_digests(x), held_out.tolist()))
+        else:
+            held_out = self._fit_model(x)
+        self.threshold_ = float(np.quantile(held_out, 1.0 - self.contamination))
+        self.offset_ = -self.threshold_
+        self.decision_scores_ = held_out
+        self.labels_ = (held_out > self.threshold_).astype(int)
+        return self
+
+    def _fit_model(self, x: np.ndarray) -> np.ndarray:
+        if self.model not in MODELS:
+            raise unknown("model", self.model, ("auto", *MODELS))
+        seed = _integer(self.random_state)
+        order = np.random.default_rng(seed).permutation(len(x))
+        count = max(len(x) // HELD_OUT, 1)
+        self.centre_, spread = x[order[count:]].mean(axis=0), x[order[count:]].std(axis=0)
+        self.scale_ = np.where(spread > 0, spread, 1.0)
+        self.model_ = _model(self.model, x.shape[1], self.latent_dim, self.hidden_units, seed)
+        _train(self.model_, self._standardised(x[order[count:]]), self.epochs)
+        self.combined_ = anomaly.Combined(self._scores_of(x[order[:count]]))
+        return self.combined_.score(self._scores_of(x)).scores
+
+    def _standardised(self, x: np.ndarray) -> np.ndarray:
+        return ((x - self.centre_) / self.scale_).astype(np.float32)
+
+    def _scores_of(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.asarray(one) for name, one in self.model_.ood_scores(self._standardised(x)).items()}
+
+    def _score(self, X: Any) -> anomaly.Scores:
+        x = self._rows(X)
+        if self.model != "auto":
+            return self.combined_.score(self._scores_of(x))
+        known = np.array([self._fitted.get(digest, np.nan) for digest in _digests(x)])
+        fresh = np.isnan(known)
+        pvalues = anomaly.pvalues(known, self.decision_scores_)
+        if fresh.any():
+            found = self.model_.score(x[fresh])
+            known[fresh], pvalues[fresh] = found.scores, found.pvalues
+        return anomaly.Scores(known, pvalues, {})
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Returns the negative scores (n,) of rows X (n, d): the lower the more unusual, as scikit-learn has it."""
+        return -np.asarray(self._score(X).scores, np.float64)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Returns `score_samples` less `offset_`, (n,): negative where unusual."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Returns 1 for each row of X (n, d) that is usual and -1 for each that is not, (n,)."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def fit_predict(self, X: Any, y: Any = None, **kwargs: Any) -> np.ndarray:
+        """Fits to X (n, d) and returns 1 or -1 for each of its rows, by fits that have not seen it."""
+        return np.where(self.fit(X).labels_ == 1, -1, 1)
+
+    def pvalues(self, X: Any) -> np.ndarray:
+        """Returns conformal p-values (n,) of rows X (n, d)."""
+        return self._score(X).pvalues
+
+    def explain(self, X: Any) -> np.ndarray:
+        """Returns what each column adds to the scores of rows X (n, d), nats, (n, d); of model="auto" alone."""
+        x = self._rows(X)
+        if self.model != "auto":
+            raise NotImplementedError(f"model={self.model!r} has no explanation by columns; take model='auto'.")
+        return self.model_.explain(x)
+
+
+class DensityEstimator(DensityMixin, _Saved):
+    """A density of rows by the names of `pae_zoo.densities`: mixtures, flows, both, or flow matching.
+
+    Args:
+      density: one of `pae_zoo.densities.NAMES`.
+      components: of a mixture; 0 chooses their number on held-out rows.
+      random_state: an integer, a `RandomState`, or None.
+
+    Examples:
+      >>> import numpy as np
+      >>> table = np.random.default_rng(0).normal(size=(200, 2))
+      >>> density = DensityEstimator("student_mixture", random_state=0).fit(table)
+      >>> density.sample(5).shape, bool(-3.2 < density.score(table) / 200 < -2.6)
+      ((5, 2), True)
+    """
+
+    _models = ("density_",)
+
+    def __init__(self, density: str = "mixture_flow", components: int = 0,
+                 random_state: Union[int, np.random.RandomState, None] = None) -> None:
+        self.density, self.components, self.random_state = density, components, random_state
+
+    def fit(self, X: Any, y: Any = None) -> "DensityEstimator":
+        """Fits to rows X (n, d); y is not looked at."""
+        x = self._rows(X, reset=True)
+        options: dict[str, Any] = {"components": self.components} if self.components else {}
+        self.density_ = densities.fit(x.astype(np.float32), self.density, seed=_integer(self.random_state), **options)
+        return self
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Returns log p of rows X (n, d), nats, (n,)."""
+        return np.asarray(self.density_.log_prob(self._rows(X).astype(np.float32)), np.float64)
+
+    def score(self, X: Any, y: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Returns the sum of log p over rows X (n, d), nats, as scikit-learn's KernelDensity does."""
+        return float(np.sum(self.score_samples(X)))
+
+    def sample(self, n_samples: int = 1, random_state: Union[int, np.random.RandomState, None] = None) -> np.ndarray:
+        """Draws rows, (n_samples, d)."""
+        check_is_fitted(self)
+        seed = _integer(self.random_state if random_state is None else random_state)
+        return np.asarray(self.density_.sample(n_samples, seed=(seed, 0)))
+
+
+class LatentTransformer(TransformerMixin, _Saved):
+    """The latents of rows by an autoencoder of the zoo, on standardised columns.
+
+    Args:
+      model: one of `MODELS`.
+      latent_dim, hidden_units, epochs: of the model; latent_dim 0 takes a third of the columns, at most 16.
+      random_state: an integer, a `RandomState`, or None.
+    """
+
+    _models = ("model_",)
+
+    def __init__(self, model: str = "vae", latent_dim: int = 2, hidden_units: tuple[int, ...] = (64, 64),
+                 epochs: int = 50, random_state: Union[int, np.random.RandomState, None] = None) -> None:
+        self.model, self.latent_dim, self.hidden_units, self.epochs = model, latent_dim, hidden_units, epochs
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> "LatentTransformer":
+        """Trains the model on rows X (n, d); y is not looked at."""
+        x = self._rows(X, reset=True)
+        if self.model not in MODELS:
+            raise unknown("model", self.model, MODELS)
+        self.centre_, spread = x.mean(axis=0), x.std(axis=0)
+        self.scale_ = np.where(spread > 0, spread, 1.0)
+        self.model_ = _model(self.model, x.shape[1], self.latent_dim, self.hidden_units, _integer(self.random_state))
+        self._n_features_out = int(self.model_.latent_dim)
+        _train(self.model_, ((x - self.centre_) / self.scale_).astype(np.float32), self.epochs)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Returns the means of the latents of rows X (n, d), (n, K)."""
+        x = ((self._rows(X) - self.centre_) / self.scale_).astype(np.float32)
+        return np.asarray(self.model_.encode(tf.constant(x)).mean())
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """Returns the rows (n, d) that latents X (n, K) are decoded to."""
+        check_is_fitted(self)
+        decoded = self.model_.decode_mean(tf.constant(np.asarray(X), tf.float32))
+        return np.asarray(decoded, np.float64) * self.scale_ + self.centre_
+
+
+def _digests(x: np.ndarray) -> list[bytes]:
+    """Returns a digest of each row of x (n, d)."""
+    rows = np.ascontiguousarray(x, np.float64) + 0.0  # -0 is 0
+    return [hashlib.blake2b(row.tobytes(), digest_size=12).digest() for row in rows]
+
+
+def _model(name: str, num_columns: int, latent_dim: int, hidden_units: tuple[int, ...], seed: int) -> Any:
+    latent_dim = latent_dim or min(max(num_columns // 3, 1), 16)
+    shape, module = (num_columns,), models.find(name)
+    encoder = networks.build_encoder("mlp", shape, latent_dim=latent_dim, hidden_units=tuple(hidden_units), seed=seed)
+    decoder = networks.build_decoder("mlp", shape, latent_dim=latent_dim, hidden_units=tuple(hidden_units), seed=seed)
+    return module.MODEL(encoder, decoder, seed=seed)
+
+
+def _train(model: Any, x: np.ndarray, epochs: int) -> None:
+    model.compile("adam")
+    model.fit(x, epochs=epochs, batch_size=min(128, len(x)), verbose=0)

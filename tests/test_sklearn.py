@@ -1,0 +1,89 @@
+"""The interface of scikit-learn: its own checks, and what the estimators say."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from pae_zoo.core.errors import UserError
+from pae_zoo.sklearn import AnomalyDetector, DensityEstimator, LatentTransformer
+
+ESTIMATORS = [
+    AnomalyDetector(random_state=0),
+    AnomalyDetector("ae", epochs=2, hidden_units=(4,), random_state=0),
+    DensityEstimator("gaussian_mixture", components=1, random_state=0),
+    LatentTransformer("ae", latent_dim=1, epochs=2, hidden_units=(4,), random_state=0),
+]
+
+
+@pytest.mark.full
+@parametrize_with_checks(ESTIMATORS)
+def test_all_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("check", [
+    estimator_checks.check_no_attributes_set_in_init, estimator_checks.check_estimators_nan_inf,
+    estimator_checks.check_outliers_fit_predict, estimator_checks.check_n_features_in_after_fitting])  # fmt: skip
+def test_checks_of_scikit_learn(check):
+    check("AnomalyDetector", AnomalyDetector(random_state=0))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return np.random.default_rng(0).normal(size=(120, 3)) * [1.0, 10.0, 0.1] + 3.0
+
+
+@pytest.fixture(scope="module")
+def far(rows):
+    return rows.mean(axis=0) + [[0.0, 0.0, 0.0], [0.0, 200.0, 0.0]]
+
+
+def test_unusual_rows_are_called_so_and_explained(rows, far):
+    detector = AnomalyDetector(random_state=0, contamination=0.05).fit(rows)
+    assert detector.predict(far).tolist() == [1, -1]
+    assert detector.pvalues(far)[1] == 1 / 121 < 0.2 < detector.pvalues(far)[0]
+    assert np.argmax(detector.explain(far[1:])[0]) == 1
+    assert detector.labels_.sum() == 6 and (detector.decision_scores_ > detector.threshold_).sum() == 6
+    np.testing.assert_allclose(detector.decision_function(far), detector.threshold_ + detector.score_samples(far))
+    # Fitted rows keep the scores of fits that have not seen them.
+    np.testing.assert_array_equal(detector.score_samples(rows), -detector.decision_scores_)
+
+
+def test_estimators_are_pickled_and_stand_in_pipelines(rows, far):
+    pipeline = make_pipeline(StandardScaler(), AnomalyDetector(random_state=1)).fit(rows)
+    again = pickle.loads(pickle.dumps(pipeline))
+    np.testing.assert_array_equal(again.score_samples(far), pipeline.score_samples(far))
+    density = DensityEstimator("student_mixture", components=1, random_state=0).fit(rows)
+    again = pickle.loads(pickle.dumps(density))
+    np.testing.assert_array_equal(again.score_samples(far), density.score_samples(far))
+    np.testing.assert_allclose(density.score(rows), density.score_samples(rows).sum())
+    assert density.sample(4, random_state=3).shape == (4, 3)
+
+
+def test_densities_are_chosen_by_a_grid(rows):
+    search = GridSearchCV(DensityEstimator("gaussian_mixture", random_state=0), {"components": [1, 20]}, cv=3)
+    assert search.fit(rows).best_params_ == {"components": 1}
+
+
+def test_models_of_the_zoo_score_and_encode_rows(rows, far):
+    detector = AnomalyDetector("pae", epochs=3, hidden_units=(8,), random_state=0).fit(rows)
+    assert detector.score_samples(far).argmin() == 1 and detector.pvalues(far)[1] == 1 / 25
+    again = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_allclose(again.score_samples(far), detector.score_samples(far), rtol=1e-5)
+    with pytest.raises(NotImplementedError, match="auto"):
+        detector.explain(far)
+    latents = LatentTransformer("ae", latent_dim=2, epochs=3, hidden_units=(8,), random_state=0).fit(rows)
+    assert latents.transform(far).shape == (2, 2)
+    assert latents.inverse_transform(latents.transform(far)).shape == far.shape
+
+
+def test_what_is_not_known_is_refused(rows):
+    for detector, words in ((AnomalyDetector("pea"), "pae"), (AnomalyDetector(contamination=0.6), "received 0.6")):
+        with pytest.raises(UserError, match=words):
+            detector.fit(rows)
