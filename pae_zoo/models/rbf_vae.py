@@ -18,10 +18,12 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import base, vae
 from pae_zoo.models.parts import geometry_decoders, mixtures
-from pae_zoo.models.parts.rbf_precision import PUBLISHED, RECIPES, STURDY, RBFPrecision, rows
+from pae_zoo.models.parts.rbf_precision import PUBLISHED, RECIPES, RELEASED, STURDY, RBFPrecision, rows
 
 tfd = tfp.distributions
 
+# Stream of the draws that the recipe "released" fits to.
+ROWS = "rbf_vae/rows"
 _SETTINGS = {"epochs": 5, "batch_size": 128, "learning_rate": 3e-2}
 
 
@@ -31,13 +33,14 @@ class HParams(vae.HParams):
 
     likelihood: str = records.with_default("likelihood", "gaussian")
     rbf_centres: int = hp.option(10, "Radial basis functions: clusters of the codes.", low=1, high=100_000)
-    rbf_alpha: float = hp.option(1.0, "published: factor of the mean distance to a centre that is its bandwidth.",
+    rbf_alpha: float = hp.option(1.0, "published, released: factor of the mean distance to a centre, or its square, "
+                                 "that is its bandwidth.",
                                  above=0.0)
-    rbf_floor: float = hp.option(0.1, "published: precision zeta far from all codes, where the std is zeta^-1/2.",
-                                 above=0.0)
+    rbf_floor: float = hp.option(0.1, "published, released: precision zeta far from all codes, where the std is "
+                                 "zeta^-1/2.", above=0.0)
     rbf_recipe: str = hp.option(
-        PUBLISHED, "How the precision is fitted: to the residuals (published), or to the log-variances of "
-        "--likelihood=gaussian_decoder (sturdy).", choices=RECIPES)
+        PUBLISHED, "How the precision is fitted: to the residuals (published), to the log-variances of "
+        "--likelihood=gaussian_decoder (sturdy), or as the code of Syrota et al. does (released).", choices=RECIPES)
     rbf_epochs: int = hp.option(5, "Passes over the codes that fit the precision.", low=1, smoke=2)
     rbf_batch_size: int = hp.option(128, "Codes per step of that fit.", low=1, smoke=32)
     rbf_learning_rate: float = hp.option(3e-2, "Initial learning rate of that fit.", above=0.0)
@@ -193,18 +196,22 @@ class RBFVAE(vae.VAE):
     def stage_rows(self, x: np.ndarray, batch_size: int = 1000) -> np.ndarray:
         """Returns what the precision is fitted to: for x (n, *event) the mean of q(z|x) and the target of every value.
 
-        Side by side, (n, K + D) float32, and held in memory whole.
+        Side by side, (n, K + D) float32, and held in memory whole. The recipe "released" has a draw for the mean.
         """
-        found = [self._stage_row(trainable.to_float(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+        seed = seeds.stream((self.seed, 0), ROWS)
+        found = [self._stage_row(trainable.to_float(x[i : i + batch_size]), seeds.fold_in(seed, i))
+                 for i in range(0, len(x), batch_size)]
         return np.concatenate([rows(z.numpy(), target.numpy()) for z, target in found])
 
     @functools.cached_property
     def _stage_row(self):
         component = self.likelihood.component
 
-        def row(x):
+        def row(x, seed):
             y, _ = self.preprocess(x)
             z = self.point(y)
+            if self.rbf.recipe == RELEASED:
+                z = self.inferred(y).from_noise(self._noise(y, 1, seed))[0][0]
             outputs = self.first_stage_outputs(z)
             if self.rbf.recipe == STURDY:
                 return z, component.log_variance(outputs)

@@ -115,6 +115,40 @@ def test_the_sturdy_recipe_follows_a_log_variance():
     assert np.sqrt(np.mean(np.square(error))) < 1.0
 
 
+def test_the_released_recipe_hardly_moves_from_its_start():
+    z, target = two_clusters()
+    rbf, data = RBFPrecision(2, 3, num_centres=2, recipe="released", seed=7), rows(z, target)
+    rbf.adapt(data)
+    for k in range(2):
+        cluster = z[:50] if rbf.centres[k][0] < 0 else z[50:]
+        square = np.square(cluster - cluster.mean(0)).sum(1).mean()
+        np.testing.assert_allclose(rbf.bandwidths[k], 0.5 * square**-2, rtol=1e-3)
+    start = rbf.weights_now().numpy()
+    assert np.all(start > np.log(2)) and 0.9 < start.mean() < 1.6  # softplus of what is above 0
+    beta = rbf.precision(tf.constant(z, tf.float32)).numpy()
+    expected = 0.5 * np.sum(target * np.exp(-1 / beta) + 1 / beta, axis=1)
+    np.testing.assert_allclose(rbf.objective(tf.constant(data), SEED, False)["loss"], expected, rtol=1e-4)
+    rbf.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
+    rbf.fit(data, epochs=5, batch_size=20, verbose=0)
+    # 25 steps of at most 1e-3 each, while residuals of 0.05 ask for a precision of 400.
+    assert np.abs(rbf.weights_now() - start).max() < 0.03
+    again = RBFPrecision(2, 3, num_centres=2, recipe="released", seed=7)
+    again.adapt(data)
+    np.testing.assert_array_equal(again.weights_now(), start)
+
+
+def test_the_released_recipe_is_fitted_to_draws():
+    model, x = build("rbf_vae", rbf_recipe="released"), images(200)
+    found = model.stage_rows(x)
+    q = model.encode(x)
+    whitened = (found[:, :LATENT_DIM] - q.mean()) / q.stddev()
+    assert np.abs(np.mean(whitened)) < 0.2 and 0.85 < np.std(whitened) < 1.15
+    mean = model.likelihood.component.mean(model.first_stage_outputs(tf.constant(found[:, :LATENT_DIM])))
+    residual = np.square(model.preprocess(x)[0] - mean).reshape(200, -1)
+    np.testing.assert_allclose(found[:, LATENT_DIM:], residual, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(model.stage_rows(x), found)
+
+
 def test_a_cluster_of_one_code_takes_the_bandwidth_of_all(capsys):
     z, target = two_clusters()
     z, target = np.concatenate([z, [[40.0, 40.0]]]), np.concatenate([target, target[:1]])

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.core import inputs, trainable
+from pae_zoo.core import inputs, seeds, trainable
 from pae_zoo.core.errors import UserError
 
-RECIPES = PUBLISHED, STURDY = ("published", "sturdy")
+RECIPES = PUBLISHED, STURDY, RELEASED = ("published", "sturdy", "released")
+# Stream of the weights that the recipe "released" starts from.
+START = "rbf_precision/start"
 # Added to 1/beta: the border pixels of images have no residual at all, and std would fall to 0 there.
 VARIANCE_FLOOR = 1e-4
 # Least weight of the recipe "sturdy", and what its bandwidths and its floor are made of.
@@ -27,6 +29,10 @@ class RBFPrecision(trainable.Trainable):
         sturdy     target log s^2, the log-variance of a decoder that gives one. lambda_k = 1/2 (1.25 s_k)^-2, s_k the
                    least std over axes of cluster k; zeta = (1000 mean s)^-2; W >= 1e-5 starts as the cluster's mean
                    precision and minimises the squared error of log sigma^2 (the author's later code)
+        released   target r^2, at draws of q(z|x) for z. What the code of Syrota et al., arXiv 2408.07507, does, faults
+                   included: lambda_k = 1/2 (alpha mean_k |z - c_k|^2)^-2 from one start of k-means; W = softplus(raw)
+                   with raw from softplus(N(0, 1)), so about 1.2, which minimises 1/2 sum_p [r_p^2 exp(-1/beta_p) +
+                   1/beta_p], 1/beta taken for a log-variance
 
     A cluster without spread, such as one of a single code, takes the spread of all codes about their centres; adapt
     says so in a line, and `num_alone` keeps their number.
@@ -68,10 +74,14 @@ class RBFPrecision(trainable.Trainable):
         z = inputs.ending(tf.cast(z, tf.float32), (self.latent_dim,), "z")
         square = tf.reduce_sum(tf.square(z[..., None, :] - self.centres.value), axis=-1)
         basis = tf.exp(-self.bandwidths.value * square)
-        log_weights = self.log_weights.value
-        if self.recipe == STURDY:
-            log_weights = tf.maximum(log_weights, math.log(LEAST_WEIGHT))
-        return tf.tensordot(basis, tf.exp(log_weights), 1) + self.floor.value
+        return tf.tensordot(basis, self.weights_now(), 1) + self.floor.value
+
+    def weights_now(self) -> tf.Tensor:
+        """Returns W as it stands, (centres, D)."""
+        raw = tf.convert_to_tensor(self.log_weights)
+        if self.recipe == RELEASED:
+            return tf.math.softplus(raw)
+        return tf.exp(tf.maximum(raw, math.log(LEAST_WEIGHT)) if self.recipe == STURDY else raw)
 
     def variance(self, z: tf.Tensor) -> tf.Tensor:
         """Returns 1/beta(z) + 1e-4 for z (..., K), shape (..., D)."""
@@ -83,7 +93,10 @@ class RBFPrecision(trainable.Trainable):
         z, target = x[:, : self.latent_dim], x[:, self.latent_dim :]
         variance = self.variance(z)
         log_variance = tf.math.log(variance)
-        if self.recipe == PUBLISHED:
+        if self.recipe == RELEASED:
+            wrong = 1.0 / self.precision(z)
+            error = 0.5 * tf.reduce_sum(target * tf.exp(-wrong) + wrong, axis=-1)
+        elif self.recipe == PUBLISHED:
             error = 0.5 * tf.reduce_sum(target / variance + log_variance, axis=-1)
         else:
             error = tf.reduce_sum(tf.square(log_variance - target), axis=-1)
@@ -95,19 +108,22 @@ class RBFPrecision(trainable.Trainable):
         if len(z) < self.num_centres:
             raise UserError(f"{len(z)} codes cannot make {self.num_centres} clusters. Take --rbf_centres of at most "
                             "that, or more data.")
-        centres, labels = k_means(z, self.num_centres, self.seed)
+        centres, labels = k_means(z, self.num_centres, self.seed, starts=1 if self.recipe == RELEASED else 10)
         spreads = self._spreads(z, centres, labels)
-        widening = self.alpha if self.recipe == PUBLISHED else WIDENING
+        widening = WIDENING if self.recipe == STURDY else self.alpha
         members = [target[labels == k] if np.any(labels == k) else target for k in range(self.num_centres)]
         if self.recipe == PUBLISHED:
-            weights = np.stack([1.0 / (rows.mean(0, dtype=np.float64) + 1e-3) for rows in members])
+            start = np.log([1.0 / (rows.mean(0, dtype=np.float64) + 1e-3) for rows in members])
+        elif self.recipe == RELEASED:
+            noise = seeds.normal(self.log_weights.shape, seeds.stream(self.seed & 0x7FFFFFFF, START), tf.float32)
+            start = tf.math.softplus(noise)
         else:
             std = np.exp(0.5 * target.astype(np.float64)).mean()
             self.floor.assign((FAR_STDS * std) ** -2)
-            weights = np.stack([np.exp(-rows.astype(np.float64)).mean(0) for rows in members])
+            start = np.log([np.exp(-rows.astype(np.float64)).mean(0) for rows in members])
         self.centres.assign(centres)
         self.bandwidths.assign(0.5 * (widening * spreads) ** -2)
-        self.log_weights.assign(np.log(weights))
+        self.log_weights.assign(start)
         self.fitted.assign(1.0)
         super().adapt(x)
 
@@ -115,6 +131,8 @@ class RBFPrecision(trainable.Trainable):
         """Returns the spread of each cluster, that of all codes about their centres where it has none, (centres,)."""
 
         def spread(residuals: np.ndarray) -> float:
+            if self.recipe == RELEASED:
+                return float(np.square(residuals).sum(axis=1).mean())
             if self.recipe == PUBLISHED:
                 return float(np.linalg.norm(residuals, axis=1).mean())
             return float(residuals.std(axis=0).min())
@@ -136,8 +154,8 @@ class RBFPrecision(trainable.Trainable):
         raise NotImplementedError("RBFPrecision is saved as a part of its model.")
 
 
-def k_means(z: np.ndarray, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns centres (num, K) and the cluster of each of z (n, K), (n,), by scikit-learn's k-means with ten starts."""
+def k_means(z: np.ndarray, num: int, seed: int, starts: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Returns centres (num, K) and the cluster of each of z (n, K), (n,), by scikit-learn's k-means."""
     import warnings
 
     from sklearn.cluster import KMeans
@@ -145,7 +163,7 @@ def k_means(z: np.ndarray, num: int, seed: int) -> tuple[np.ndarray, np.ndarray]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # equal codes: fewer clusters than asked, told by adapt
-        options: dict[str, Any] = dict(n_init=10, random_state=seed)
+        options: dict[str, Any] = dict(n_init=starts, random_state=seed)
         found = KMeans(num, **options).fit(z)
     return np.asarray(found.cluster_centers_), np.asarray(found.labels_)
 

@@ -401,3 +401,15 @@ def test_the_command_compares_retrained_models(tmp_path, capsys, undrawn):
     out = capsys.readouterr().out
     assert "distance_stability: 4 pairs, runs: 2 of vae" in out and "vae: mean decoder < vae: Euclidean" in out
     assert (tmp_path / "distance_stability" / "summary.json").exists()
+
+
+def test_only_the_released_recipe_is_called_as_published():
+    def names(model, group):
+        row = {"pair": "0", "path": "published", "published": "1.0", "finite": "1", "converged": "1"}
+        rows = [row, {**row, "path": "straight", "rms": "1.0", "latent": "1.0"}]
+        run = stability_report.Measured(None, {"model": model, "group": group, "own": {"paths": ["published"]}}, rows)
+        return [column.name for column in stability_report.columns_of(model, [run])]
+
+    assert names("rbf_vae", {"rbf_recipe": "released"})[0] == "rbf_vae: as published"
+    assert names("rbf_vae", {"rbf_recipe": "published"})[0] == "rbf_vae: root precision"
+    assert names("ensemble_vae", {})[0] == "ensemble_vae: as published"
