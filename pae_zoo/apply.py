@@ -4,7 +4,7 @@ import dataclasses
 import sys
 
 from pae_zoo import evaluation
-from pae_zoo.applying import inputs, results
+from pae_zoo.applying import anomalies, inputs, results
 from pae_zoo.applying import outputs as applying
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records
@@ -15,7 +15,7 @@ from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags(RestorationFlags, at_test.Flags, records.RefineFlags, records.PluginFlags):
+class Flags(RestorationFlags, anomalies.AnomalyFlags, at_test.Flags, records.RefineFlags, records.PluginFlags):
     """Flags of the application."""
 
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
@@ -49,6 +49,8 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} is needed. Use --help to see what it takes.")
     applying.check_outputs(options.outputs)
     applying.check_restoration(options, given)
+    if "fdr" in given and "anomalies" not in options.outputs:
+        raise UserError("--fdr is for --outputs=anomalies; add it to --outputs.")
     run = Run(options.workdir)
     launch.works_in(run.workdir)
     hparams, changed = run.read_hparams(), at_test.changes(run, options, given)
@@ -63,8 +65,14 @@ def main(argv: list[str]) -> int:
     context = evaluation.Context(model, None, hparams, run, seed=options.seed)
     if "ood_scores" in options.outputs and at_test.note(changed):
         context.say(str(at_test.note(changed)))
+    if "anomalies" in options.outputs:
+        changes = bool(changed.suffix or context.suffix)
+        anomalies.calibrated(context, run, changes, lambda: launch.load_dataset(run.read_hparams()))
     arrays = applying.compute(context, options, found.x, options.outputs,
                               keep=lambda some: context.say(results.keep(options.out, some, found.names)))
+    for name in results.left_out(form, arrays):
+        context.say(f"{name}: an array for each image, which no table holds, is left out; write FILE.npz or a folder.")
+        del arrays[name]
     path = results.write(options.out, form, arrays, found.names)
     print(f"{found.note}\nwrote {path}: {', '.join(arrays)}")
     return 0

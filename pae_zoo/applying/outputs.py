@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, NoReturn, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from pae_zoo.applying import anomalies as unusual
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import masks
@@ -66,6 +67,16 @@ def restoration(context: Context, options: Any, x: np.ndarray) -> Callable[[], d
     return compute
 
 
+def anomalies(context: Context, options: Any, x: np.ndarray) -> Callable[[], dict[str, np.ndarray]]:
+    """p-values by the run's validation data: anomaly_score, _pvalue, _flag at --fdr, _rank, _residual."""
+    calibration = context.once("calibration", _no_calibration)
+    return lambda: unusual.find(context, options, x, calibration)
+
+
+def _no_calibration() -> NoReturn:
+    raise UserError("--outputs=anomalies needs a calibration, which pae_zoo.apply makes by the run's validation data.")
+
+
 Output = Callable[[Context, Any, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 #: what --outputs takes; a function maps one batch and its seed to named arrays whose first axis is the batch
@@ -75,6 +86,7 @@ OUTPUTS: dict[str, Output] = {
 #: outputs with a loop of their own: a function checks everything and returns what computes the named arrays
 WHOLE: dict[str, Callable[[Context, Any, np.ndarray], Callable[[], dict[str, np.ndarray]]]] = {
     "restoration": restoration,
+    "anomalies": anomalies,
 }
 
 
@@ -84,7 +96,8 @@ def describe() -> dict[str, str]:
 
 
 #: what a model must offer for an output
-NEEDS = {"elbo": "elbo", "ood_scores": "scores", "log_likelihood": "likelihood", "restoration": "prior"}
+NEEDS = {"elbo": "elbo", "ood_scores": "scores", "log_likelihood": "likelihood", "restoration": "prior",
+         "anomalies": "scores"}
 
 
 def check_offered(names: Sequence[str], model_class: type) -> None:

@@ -21,6 +21,7 @@ PICTURES = {
     "restoration_mean": ("restoration_mean", 1.0),
     "restoration_std": ("restoration_std", 0.5),  # no value in [0, 1] has a larger std
     "restoration_predictive_std": ("restoration_predictive_std", 0.5),
+    "anomaly_residual": ("anomaly_residual", 5.0),  # in standard deviations, whatever their sign
     **{f"restoration_{name}": (f"restoration_{name}", 1.0) for name in coverage.QUANTILES},
 }
 
@@ -97,14 +98,15 @@ def _write_folder(folder: Path, found: dict[str, np.ndarray], names: Optional[li
     from PIL import Image
 
     pictures: dict[str, list[str]] = {}
-    for kind in [kind for kind in PICTURES if kind in found]:
+    drawn = [kind for kind in PICTURES if kind in found and found[kind].ndim == 4]
+    for kind in drawn:
         column, white = PICTURES[kind]
         pictures[column] = [f"{kind}/{name}" for name in picture_names(names, len(found[kind]))]
         for name, values in zip(pictures[column], found[kind]):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.rint(255 * np.clip(values / white, 0, 1)).astype(np.uint8)
+            pixels = np.rint(255 * np.clip(np.abs(values) / white, 0, 1)).astype(np.uint8)
             Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / name)
-    rest = {name: values for name, values in found.items() if name not in PICTURES}
+    rest = {name: values for name, values in found.items() if name not in drawn}
     _write_table(folder / "scores.csv", rest, names, pictures)
 
 
@@ -119,6 +121,11 @@ def picture_names(names: Optional[list[str]], count: int) -> list[str]:
     times = collections.Counter(stems)
     found = [f"{stem if times[stem] == 1 else name}.png" for stem, name in zip(stems, names)]
     return found if len(set(found)) == count else picture_names(None, count)
+
+
+def left_out(form: str, found: dict[str, np.ndarray]) -> list[str]:
+    """Returns the names of arrays that a form of --out cannot hold: those of images, in a table."""
+    return [name for name, values in found.items() if form == "csv" and values.ndim > 2]
 
 
 def _write_table(path, found: dict[str, np.ndarray], names: Optional[list[str]],

@@ -100,6 +100,8 @@ def tasks():
 
     use("unknown-output", "--outputs=kodes", says="codes")
     use("no-output", "--outputs=", says="outputs")
+    use("rate-without-anomalies", "--outputs=codes", "--fdr=0.1", says="anomalies")
+    use("rate-of-one", "--outputs=anomalies", "--fdr=1", says="fdr")
     use("mask-without-restoration", "--mask=none", says="restoration")
     use("restoration-without-mask", "--outputs=restoration", says="mask")
     use("crop-nonsense", "--crop=a", says="crop")
