@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tiers import some
 
 from pae_zoo.core import cholesky
 
@@ -35,6 +36,17 @@ def test_the_gradient_is_that_of_the_factor():
         tape.watch(matrix)
         plain, guarded = tf.linalg.cholesky(matrix), cholesky.guarded(matrix)[0]
     np.testing.assert_array_equal(tape.gradient(guarded, matrix), tape.gradient(plain, matrix))
+
+
+@pytest.mark.parametrize("size", some([20, 70, 515, 600], [70, 515]))
+def test_a_factor_in_blocks_is_the_factor(size):
+    x = np.random.default_rng(0).normal(size=(size, size + 20))
+    matrix = x @ x.T / size
+    found = tf.function(cholesky.in_blocks, jit_compile=True, autograph=False)(tf.constant(matrix))
+    np.testing.assert_allclose(found, np.linalg.cholesky(matrix), atol=1e-10)
+    matrix[size // 2, size // 2] = -1.0
+    lower, positive = cholesky.guarded(tf.constant(matrix), cholesky.in_blocks)
+    assert not positive and np.isnan(lower).all()
 
 
 def test_the_identity_stands_in_for_what_is_not_finite():

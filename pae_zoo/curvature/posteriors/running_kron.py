@@ -88,7 +88,7 @@ class RunningKron(KronPosterior):
             log_det, trace = tf.zeros_like(prior), tf.ones_like(prior)
             for one, damping, other in ((left, share, right.shape[0]), (right, prior / share, left.shape[0])):
                 eye = tf.eye(one.shape[0], dtype=one.dtype)
-                lower = cholesky.guarded(one + damping * eye)[0]
+                lower = cholesky.guarded(one + damping * eye, cholesky.in_blocks)[0]
                 log_det += 2.0 * other * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(lower)))
                 trace *= tf.reduce_sum(tf.linalg.triangular_solve(lower, eye) ** 2)
                 found.append(lower)
