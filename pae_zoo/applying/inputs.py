@@ -86,7 +86,7 @@ def geometry_of(hparams: Any, options: Any, given: set[str], stored: Optional[tu
     A named training set has steps of its own for images of its published size (omniglot is inverted and made
     28x28); they are taken for input images of that size, `stored`, too.
     """
-    named, prepared = sources.SETS.get(hparams.dataset), Geometry()
+    named, prepared = sources.SETS.get(sources.canonical(hparams.dataset)), Geometry()
     if named is not None and stored is not None and named.native and tuple(stored[:2]) == named.native:
         prepared = named.geometry
     run = Geometry(  # merged as `data.load` does it

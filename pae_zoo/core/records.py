@@ -83,6 +83,7 @@ class SharedHParams(TaskFlags, PluginFlags):
                             group=DATA, operational=True)
     classes: tuple[int, ...] = option((), "Keep only data of these labels, such as 0,5,7.", group=DATA)
     num_train: int = option(0, "Keep only so many training data (0: all).", low=0, group=DATA, smoke=256)
+    num_train_per_class: int = option(0, "Keep only so many training data of each label (0: all).", low=0, group=DATA)
     image_size: int = option(0, "Resize images to this many pixels a side (0: as they are).",
                              low=0, high=16_384, group=DATA)
     crop: str = option("", "Crop images first: 'height,width' centred, or 'top,left,height,width'.", group=DATA)
@@ -92,7 +93,8 @@ class SharedHParams(TaskFlags, PluginFlags):
         (), "Maps from pixels to what the networks see, in order, such as dequantise,logit,centre.", group=DATA)
     logit_margin: float = option(0.05, "Margin of the logit map: v = margin + (1 - 2 margin) u.",
                                  above=0.0, high=0.499, group=DATA)
-    augment: tuple[str, ...] = option((), "Augmentations of training images: rotate,flip,crop,brightness.", group=DATA)
+    augment: tuple[str, ...] = option((), "Augmentations of training images: rotate,flip,crop,pad_crop,"
+                                      "brightness.", group=DATA)
     rotate_degrees: float = option(5.0, "Largest angle of the augmentation 'rotate'.", low=0.0, high=180.0, group=DATA)
     validation_fraction: float = option(1 / 12, "Share of the training data held out for validation.",
                                         above=0.0, high=0.5, group=DATA)

@@ -142,6 +142,36 @@ class Crop(Augmentation):
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
+class PadCrop(Augmentation):
+    """Pads each image with p zeros on all sides and cuts a random window of its size out: a shift by up to p pixels.
+
+    p = min(pad, H // 4, W // 4).
+    """
+
+    def __init__(self, pad: int = 4, **kwargs):
+        super().__init__(**kwargs)
+        if pad < 0:
+            raise ValueError(f"pad of PadCrop must not be negative; received {pad}.")
+        self.pad = int(pad)
+
+    def apply(self, x: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
+        batch, height, width = tf.unstack(tf.shape(x)[:3])
+        free = tf.cast(tf.minimum(self.pad, tf.minimum(height, width) // 4), x.dtype)
+        places = []
+        for axis, size in enumerate((height, width)):
+            draw = seeds.uniform([batch, 1], seeds.fold_in(seed, axis), x.dtype)
+            shift = tf.floor(draw * (2 * free + 1)) - free
+            places.append(tf.range(tf.cast(size, x.dtype), dtype=x.dtype)[None] + shift)
+        grid = [batch, height, width]
+        return warp(
+            x, tf.broadcast_to(places[0][:, :, None], grid), tf.broadcast_to(places[1][:, None, :], grid)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "pad": self.pad}
+
+
+@keras.saving.register_keras_serializable("pae_zoo")
 class Brightness(Augmentation):
     """Adds one number from U(-delta, delta) to each image and clips to [0, 1]."""
 
@@ -188,16 +218,20 @@ _STEPS = {
     "rotate": (Rotate, {"rotate_degrees": "degrees", "rotate_per_batch": "per_batch"}),
     "flip": (Flip, {}),
     "crop": (Crop, {"crop_margin": "margin"}),
+    "pad_crop": (PadCrop, {"crop_pad": "pad"}),
     "brightness": (Brightness, {"brightness_delta": "delta"}),
 }
 NAMES = tuple(_STEPS)
+#: {what the code of PAE calls one: its name here}
+ALIASES = {"rot": "rotate", "bright": "brightness"}
 
 
 def build_augmentation(names: Sequence[str], **options: Any) -> Optional[Augmentation]:
     """Returns a layer that applies the named augmentations (`NAMES`) in order, or None for no names.
 
     Options: `rotate_degrees` (default 5), `rotate_per_batch` (False), `crop_margin` (6 pixels),
-    `brightness_delta` (0.2). Raises UserError for an unknown name or option, or a value out of range.
+    `crop_pad` (4 pixels), `brightness_delta` (0.2). Raises UserError for an unknown name or option, or a
+    value out of range.
     """
     known = [option for _, arguments in _STEPS.values() for option in arguments]
     for option in options:
@@ -206,7 +240,7 @@ def build_augmentation(names: Sequence[str], **options: Any) -> Optional[Augment
     if len(names) > MOST_STEPS:
         raise UserError(f"augmentation of {len(names)} steps; at most {MOST_STEPS} are taken: leave some out.")
     steps = []
-    for name in names:
+    for name in (ALIASES.get(name, name) for name in names):
         if name not in _STEPS:
             raise unknown("augmentation", name, NAMES)
         kind, arguments = _STEPS[name]

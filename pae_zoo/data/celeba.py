@@ -7,6 +7,8 @@ import os
 import pathlib
 from typing import Callable, Optional
 
+import numpy as np
+
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError
 from pae_zoo.data.images import ImageRows
@@ -15,6 +17,7 @@ from pae_zoo.data.rows import Raw
 
 DESCRIPTION = "CelebA's img_align_celeba.zip (or that folder) with list_eval_partition.txt (or .csv)"
 SHAPE = (218, 178, 3)
+_ATTRIBUTES = ("list_attr_celeba.txt", "list_attr_celeba.csv")
 _PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
 
 
@@ -59,7 +62,38 @@ def _read_set(folder: pathlib.Path, partitions: list, images: list) -> Raw:
     # All aligned images have one size; a glance at the first saves 200,000 headers.
     shape = ImageRows(splits[0][:1]).shape or ()
     rows = {number: ImageRows(files, (*shape[:2], 3)) for number, files in splits.items() if files}
-    return Raw(rows[0], test=rows[2], valid=rows.get(1), source=str(folder))
+    names, attributes = _attributes(folder, splits)
+    return Raw(rows[0], test=rows[2], valid=rows.get(1), source=str(folder), attributes=attributes,
+               attribute_names=names)
+
+
+def _attributes(folder: pathlib.Path, splits: dict[int, list]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Returns the names of the attributes and, of each split, which datum has which; nothing without their file."""
+    places = [place / name for name in _ATTRIBUTES for place in (folder, folder / "Anno")]
+    path = next((path for path in places if os.path.lexists(path)), None)
+    if path is None:
+        return (), {}
+    lines = [line.replace(",", " ").split() for line in reading.text(path, "fetch it again").split("\n")]
+    lines = [fields for fields in lines if fields]
+    if lines and len(lines[0]) == 1:  # the number of images
+        lines = lines[1:]
+    if not lines:
+        raise UserError(f"{path} is empty; fetch it again.")
+    names = tuple(name for name in lines[0] if name != "image_id")
+    known = {}
+    for fields in lines[1:]:
+        if len(fields) != len(names) + 1 or not set(fields[1:]) <= {"1", "-1", "0"}:
+            raise UserError(f"{path}: the line of {fields[0][:40]!r} has no 1 or -1 for each of {len(names)} "
+                            "attributes; fetch it again.")
+        known[fields[0]] = np.array([field == "1" for field in fields[1:]])
+    found = {}
+    for number, files in splits.items():
+        missing = next((name for _, name in files if name.rpartition("/")[2] not in known), None)
+        if missing is not None:
+            raise UserError(f"{path} has no attributes of {missing.rpartition('/')[2]}; fetch it again.")
+        if files:
+            found[("train", "valid", "test")[number]] = np.stack([known[name.rpartition("/")[2]] for _, name in files])
+    return names, found
 
 
 def _partition(path: pathlib.Path) -> list[tuple[str, int]]:

@@ -22,10 +22,14 @@ class Info:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Rows of a data set: `x` of shape (n, *event), uint8 or float32, and labels `y`, int64 (n,), or None."""
+    """Rows of a data set: `x` of shape (n, *event), uint8 or float32, and labels `y`, int64 (n,), or None.
+
+    `attributes`, bool (n, A), say which of A things each datum has; None where nothing is known of them.
+    """
 
     x: np.ndarray
     y: Optional[np.ndarray] = None
+    attributes: Optional[np.ndarray] = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -43,7 +47,8 @@ class Dataset:
     """A named set, split into train, valid and test.
 
     `log_prob` maps an array (n, d) to the exact log density in nats, (n,), for the synthetic sets; it is None
-    elsewhere. `label_names` gives the folder name of each label where labels come from folders.
+    elsewhere. `label_names` gives the name of each label, that of its folder where labels come from folders, and
+    `attribute_names` that of each attribute.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Dataset:
     info: Info
     log_prob: Optional[Callable[[np.ndarray], np.ndarray]] = None
     label_names: tuple = ()
+    attribute_names: tuple = ()
 
     @property
     def slug(self) -> str:

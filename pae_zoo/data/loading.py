@@ -23,6 +23,7 @@ def load(
     download: bool = True,
     classes: Sequence[int] = (),
     num_train: int = 0,
+    num_train_per_class: int = 0,
     image_size: int = 0,
     crop: str = "",
     grey: bool = False,
@@ -38,7 +39,8 @@ def load(
     Order: read; hold out a test split where none is official (the last 1/6 of
     `default_rng(42).permutation(n)`); keep `classes`; crop, resize, grey, invert; hold out validation (the last
     `validation_fraction` of `default_rng(42).permutation(n)` of the training rows, unless the source has an
-    official one); keep at most `num_train` training and `num_test` test rows.
+    official one); keep at most `num_train_per_class` training rows of each label, `num_train` training and `num_test`
+    test rows.
 
     `seed` only draws the synthetic sets. `ood` looks in `<data_dir>/<name>/` but never in `data_dir` itself.
     `static_binarise` draws every image once, with a fixed seed, as 0 or 255. Images stay uint8 where their
@@ -51,7 +53,8 @@ def load(
       >>> digits.train.x.shape, digits.event_shape, sorted(set(digits.train.y.tolist()))
       ((100, 8, 8, 1), (8, 8, 1), [0, 1])
     """
-    _check(num_train, num_test, image_size, validation_fraction)
+    name = sources.canonical(name)
+    _check(num_train, num_test, image_size, validation_fraction, num_train_per_class)
     user = Geometry(parse_crop(crop), image_size, grey, invert)
     raw, info, prepared = sources.find(name, data_dir=data_dir, download=download, ood=ood, seed=seed)
     geometry = Geometry(
@@ -72,6 +75,8 @@ def load(
     train, test = _hold_out_test(raw)
     train, test = _of_classes(name, raw, classes, train, test)
     train, valid = _hold_out_validation(raw, train, validation_fraction, classes)
+    if num_train_per_class:
+        train = _of_each_class(name, raw, train, num_train_per_class)
     if num_train:
         train = train[:num_train]
     if num_test:
@@ -81,7 +86,8 @@ def load(
         splits = [_binarised(split, number) for number, split in enumerate(splits)]
     info = _stated(info, raw, splits)
     first, second, third = splits
-    return Dataset(name, first, second, third, info.shape, info, raw.log_prob, raw.label_names)
+    return Dataset(name, first, second, third, info.shape, info, raw.log_prob, raw.label_names,
+                   raw.attribute_names)
 
 
 def check_steps(dataset: Dataset, preprocess: Sequence[str] = (), augment: Sequence[str] = ()) -> None:
@@ -118,8 +124,9 @@ def _stated(info: Info, raw: Raw, splits: Sequence[Split]) -> Info:
     )
 
 
-def _check(num_train: int, num_test: int, image_size: int, validation_fraction: float) -> None:
-    for key, value in (("num_train", num_train), ("num_test", num_test), ("image_size", image_size)):
+def _check(num_train: int, num_test: int, image_size: int, validation_fraction: float, per_class: int = 0) -> None:
+    for key, value in (("num_train", num_train), ("num_test", num_test), ("image_size", image_size),
+                       ("num_train_per_class", per_class)):
         if value < 0:
             raise UserError(f"{key}={value} is negative; allowed are positive integers, or 0 for all.")
     if not 0 <= validation_fraction < 1:
@@ -163,6 +170,15 @@ def _of_classes(name: str, raw: Raw, classes: Sequence[int], train: np.ndarray, 
     return train[np.isin(raw.train_y[train], classes)], test[np.isin(test_y, classes)]
 
 
+def _of_each_class(name: str, raw: Raw, train: np.ndarray, most: int) -> np.ndarray:
+    """Returns the first `most` rows of each label, in their order."""
+    if raw.train_y is None:
+        raise UserError(f"num_train_per_class={most} needs labels, but {name} has none; give num_train.")
+    labels = raw.train_y[train]
+    kept = np.sort(np.concatenate([np.flatnonzero(labels == label)[:most] for label in np.unique(labels)]))
+    return train[kept]
+
+
 def _listed(labels: Sequence) -> str:
     shown = ",".join(str(label) for label in labels[:20])
     return shown + (f",... ({len(labels)} in all)" if len(labels) > 20 else "")
@@ -198,6 +214,12 @@ def _take(
         "valid": raw.valid_y if raw.valid else raw.train_y,
         "test": raw.test_y if raw.test else raw.train_y,
     }
+    has = raw.attributes
+    known = {
+        "train": has.get("train"),
+        "valid": has.get("valid" if raw.valid else "train"),
+        "test": has.get("test" if raw.test else "train"),
+    }
     wanted = {"train": train, "valid": valid, "test": test}
     taken = {}
     for rows in {id(rows): rows for rows in origin.values()}.values():
@@ -209,7 +231,8 @@ def _take(
             f"{raw.source} has splits of different shapes {sorted(shapes)}; give image_size=N or crop=H,W."
         )
     chosen = {split: None if y is None else y[wanted[split]] for split, y in labels.items()}
-    return [Split(taken[split], chosen[split]) for split in wanted]
+    own = {split: None if found is None else found[wanted[split]] for split, found in known.items()}
+    return [Split(taken[split], chosen[split], own[split]) for split in wanted]
 
 
 def _binarised(split: Split, number: int) -> Split:
@@ -218,4 +241,4 @@ def _binarised(split: Split, number: int) -> Split:
     for start in range(0, len(out), 1024):
         unit = split.unit(slice(start, start + 1024))
         out[start : start + 1024] = np.where(rng.random(unit.shape, np.float32) < unit, 255, 0)
-    return Split(out, split.y)
+    return Split(out, split.y, split.attributes)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Callable, Optional
 
 import numpy as np
@@ -29,20 +30,26 @@ def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
     )
 
 
-def _read(path: pathlib.Path) -> tuple[ArrayRows, np.ndarray]:
+def arrays(path: pathlib.Path, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
+    """Returns the arrays `names` of a MATLAB file, none of them larger than the file; raises UserError."""
     from scipy import io as scipy_io
 
-    if not os.path.lexists(path):
-        raise UserError(f"{path} is missing; SVHN needs train_32x32.mat and test_32x32.mat.")
     raw = reading.content(path, "fetch it again", _MOST_BYTES)
-    with reading.told(path, "SVHN file", "fetch it again"):
+    with reading.told(path, what, "fetch it again"):
         plain = _unpacked(raw, path)
         for name, shape, kind in scipy_io.whosmat(io.BytesIO(plain)):
-            if name in ("X", "y") and (kind not in _NUMBERS or np.prod(shape, dtype=object) > len(plain)):
+            if name in names and (kind not in _NUMBERS or np.prod(shape, dtype=object) > len(plain)):
                 raise UserError(f"{path} claims that {name} is {kind} of shape {shape}, which its {len(plain)} bytes "
                                 "cannot hold; fetch it again.")
-        content = scipy_io.loadmat(io.BytesIO(plain), variable_names=("X", "y"))
-        pixels, labels = content["X"], content["y"]
+        content = scipy_io.loadmat(io.BytesIO(plain), variable_names=tuple(names))
+        return {name: content[name] for name in names}
+
+
+def _read(path: pathlib.Path) -> tuple[ArrayRows, np.ndarray]:
+    if not os.path.lexists(path):
+        raise UserError(f"{path} is missing; SVHN needs train_32x32.mat and test_32x32.mat.")
+    found = arrays(path, ("X", "y"), "SVHN file")
+    pixels, labels = found["X"], found["y"]
     if pixels.ndim != 4 or pixels.shape[:3] != (32, 32, 3) or pixels.dtype != np.uint8:
         raise UserError(
             f"{path} holds X of shape {pixels.shape} and type {pixels.dtype}; SVHN has uint8, 32x32x3xN."

@@ -19,6 +19,7 @@ from pae_zoo.data.preprocessing_steps import (
     Range,
     Scale,
     Standardise,
+    StandardiseChannels,
     unit_chunks,
 )
 
@@ -110,6 +111,7 @@ _STEPS = {
     "scale": (Scale, {}, {"low": "low", "high": "high"}),
     "centre": (Centre, {}, {}),
     "standardise": (Standardise, {}, {"std_floor": "floor"}),
+    "standardise_channels": (StandardiseChannels, {}, {"std_floor": "floor"}),
     "dequantise": (Dequantise, {}, {}),
     "logit": (Logit, {}, {"margin": "margin"}),
     "binarise_dynamic": (Binarise, {"mode": "dynamic"}, {}),

@@ -192,6 +192,19 @@ class Standardise(Preprocessor):
         return {**super().get_config(), "floor": self.floor}
 
 
+@keras.saving.register_keras_serializable("pae_zoo")
+class StandardiseChannels(Standardise):
+    """`Standardise` with one mean and one deviation for each channel, over all pixels and data."""
+
+    def adapt_chunks(self, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
+        mean, variance = _moments(chunks)
+        axes = tuple(range(mean.ndim - 1))
+        # The variance over pixels is the mean of theirs, and that of their means.
+        total = variance.mean(axis=axes) + mean.var(axis=axes)
+        self.mean.assign(np.broadcast_to(mean.mean(axis=axes), mean.shape))
+        self.std.assign(np.broadcast_to(np.sqrt(total), mean.shape))
+
+
 def _moments(chunks: Callable[[], Iterator[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance over rows in float64, merged chunk by chunk (Chan, Golub, LeVeque 1983)."""
     count, mean, squares = 0, 0.0, 0.0

@@ -43,6 +43,9 @@ class Raw:
     label_names: tuple = ()
     log_prob: Optional[Callable] = None
     notes: tuple = ()  # what was left out, a phrase each
+    # {split: bool (n, A)}, and the names of the attributes
+    attributes: dict = dataclasses.field(default_factory=dict)
+    attribute_names: tuple = ()
     held_out: Optional[np.ndarray] = None  # rows of `train` that a fixed rule makes the test split
 
 

@@ -14,7 +14,19 @@ import numpy as np
 
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError, unknown
-from pae_zoo.data import celeba, cifar, folders, idx, mat, npz, omniglot, synthetic, tfds_source
+from pae_zoo.data import (
+    celeba,
+    chardata,
+    cifar,
+    cifar100,
+    folders,
+    idx,
+    mat,
+    npz,
+    omniglot,
+    synthetic,
+    tfds_source,
+)
 from pae_zoo.data.dataset import Info
 from pae_zoo.data.framing import Geometry
 from pae_zoo.data.rows import ArrayRows, Raw
@@ -27,16 +39,18 @@ class NamedSet:
     """A row of the table.
 
     `forms` are the modules whose `find(folder)` recognises a local copy. `geometry` prepares images that come
-    in their `native` size (H, W). `make(seed)` builds sets that need no files.
+    in their `native` size (H, W), None for images of many sizes. `make(seed)` builds sets that need no files.
+    `labels` are the names of labels 0, 1, ...
     """
 
     info: Info
     forms: tuple = ()
     tfds: str = ""
     debian: str = ""
-    native: tuple = ()
+    native: Optional[tuple] = ()
     geometry: Geometry = Geometry()
     make: Optional[Callable[[int], Raw]] = None
+    labels: tuple[str, ...] = ()
 
 
 def _digits(seed: int) -> Raw:
@@ -47,9 +61,9 @@ def _digits(seed: int) -> Raw:
     return Raw(ArrayRows(x), np.asarray(labels, np.int64), source="scikit-learn")
 
 
-def _mnist_like(title: str, licence: str, tfds: str, debian: str = "") -> NamedSet:
+def _mnist_like(title: str, licence: str, tfds: str, debian: str = "", labels: tuple[str, ...] = ()) -> NamedSet:
     info = Info(title, (28, 28, 1), BYTES, licence, "train 60,000 / test 10,000, official")
-    return NamedSet(info, (idx, npz, folders, tfds_source), tfds, debian)
+    return NamedSet(info, (idx, npz, folders, tfds_source), tfds, debian, labels=labels)
 
 
 SETS = {
@@ -69,6 +83,7 @@ SETS = {
         "Zalando, MIT",
         "fashion_mnist",
         "/usr/share/datasets/fashion-mnist",
+        ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
     ),
     "kmnist": _mnist_like("Kuzushiji-MNIST cursive characters", "CODH, CC BY-SA 4.0", "kmnist"),
     "omniglot": NamedSet(
@@ -79,7 +94,7 @@ SETS = {
             "Lake et al., MIT",
             "images_background train / images_evaluation test; of one part only: drawers 17 to 20 are test",
         ),
-        (npz, omniglot, tfds_source),
+        (npz, chardata, omniglot, tfds_source),
         "omniglot",
         native=omniglot.NATIVE,
         geometry=Geometry(size=28, grey=True, invert=True),
@@ -94,6 +109,33 @@ SETS = {
         ),
         (npz, cifar, folders, tfds_source),
         "cifar10",
+        labels=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
+    "cifar100": NamedSet(
+        Info(
+            "CIFAR-100 photographs, fine labels",
+            (32, 32, 3),
+            BYTES,
+            "Krizhevsky 2009, no licence stated",
+            "train 50,000 / test 10,000, official",
+        ),
+        (npz, cifar100, folders, tfds_source),
+        "cifar100",
+    ),
+    "imagenette": NamedSet(
+        Info(
+            "Imagenette, ten classes of ImageNet, the middle 160x160, 64x64",
+            (64, 64, 3),
+            BYTES,
+            "fast.ai, Apache 2.0 (images: terms of ImageNet)",
+            "train 9,469 / valid 3,925, official; test: the last 1/6 of default_rng(42).permutation of train",
+        ),
+        (npz, folders, tfds_source),
+        "imagenette/160px-v2",
+        native=None,
+        geometry=Geometry(crop=(160, 160), size=64),
+        labels=("tench", "English springer", "cassette player", "chain saw", "church", "French horn", "garbage truck",
+                "gas pump", "golf ball", "parachute"),
     ),
     "svhn_cropped": NamedSet(
         Info(
@@ -125,6 +167,9 @@ SETS = {
     },
 }
 
+#: {what other codes call a set: its name here}
+ALIASES = {"fmnist": "fashion_mnist", "celeba": "celeb_a", "svhn": "svhn_cropped"}
+
 # prefix -> (what follows it, help, reader of (what follows, data_dir or None, download))
 PREFIXES = {
     "npz": ("FILE", "your own arrays: x or x_train (and x_test, y_*)", lambda rest, *_: npz.read(rest)),
@@ -150,10 +195,15 @@ def _by(shape: tuple) -> str:
     return "x".join(map(str, shape))
 
 
+def canonical(name: str) -> str:
+    """Returns the name here of what other codes call by another, any other name as it is."""
+    return ALIASES.get(name, name)
+
+
 def check_name(name: str) -> None:
     """Raises UserError unless `name` is a known name or has a known prefix; touches no file."""
     prefix, _, rest = name.partition(":")
-    if name in SETS or (prefix in PREFIXES and rest):
+    if canonical(name) in SETS or (prefix in PREFIXES and rest):
         return
     raise unknown("dataset", reading.shown(name), describe())
 
@@ -171,6 +221,7 @@ def find(
 ) -> tuple[Raw, Info, Geometry]:
     """Returns rows, what the set states, and the geometry its images need, or raises UserError."""
     check_name(name)
+    name = canonical(name)
     home = reading.locate(data_dir) if data_dir else None
     if home is not None and not home.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder; give an existing one, or leave data_dir out.")
@@ -186,8 +237,19 @@ def find(
         )
     named = SETS[name]
     raw = named.make(seed) if named.make else _search(name, named, home, download, ood)
-    native = raw.train.shape is not None and raw.train.shape[:2] == named.native
-    return raw, named.info, named.geometry if native else Geometry()
+    raw.label_names = _named_labels(raw, named)
+    native = raw.train.shape if named.native is None or raw.train.shape is None else raw.train.shape[:2]
+    return raw, named.info, named.geometry if native == named.native else Geometry()
+
+
+def _named_labels(raw: Raw, named: NamedSet) -> tuple[str, ...]:
+    """Returns the names of labels; those of the set where the labels found are numbers that they are for."""
+    found = [y for y in (raw.train_y, raw.test_y, raw.valid_y) if y is not None and len(y)]
+    fits = found and all(0 <= y.min() and y.max() < len(named.labels) for y in found)
+    # Folders of Imagenette are called by numbers of WordNet, in the order of the names.
+    if fits and (not raw.label_names or named.native is None and len(raw.label_names) == len(named.labels)):
+        return named.labels
+    return raw.label_names
 
 
 def _search(name: str, named: NamedSet, home: Optional[pathlib.Path], download: bool, ood: bool) -> Raw:
@@ -237,7 +299,7 @@ def _first(folder: pathlib.Path, forms: Sequence) -> Optional[Callable[[], Raw]]
 def _flat(name: str, named: NamedSet, folder: pathlib.Path) -> Optional[Callable[[], Raw]]:
     """Looks in `data_dir` itself, where other sets lie too: what could be another's is passed by."""
     for form in named.forms:
-        if form in (idx, cifar, mat, celeba):
+        if form in (idx, cifar, mat, celeba, chardata):
             found = form.find(folder)
         elif form is npz:
             files = [path for path in sorted(folder.glob("*.npz")) if _owner(path.stem) == name]

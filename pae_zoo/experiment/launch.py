@@ -214,6 +214,7 @@ def load_dataset(hparams: Any) -> "Dataset":
         download=hparams.download,
         classes=hparams.classes,
         num_train=hparams.num_train,
+        num_train_per_class=hparams.num_train_per_class,
         image_size=hparams.image_size,
         crop=hparams.crop,
         grey=hparams.grey,

@@ -2,7 +2,7 @@
 
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,42 +44,73 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
 
     Labelled data come from the training split, the others are test data. With drawn codes each labelled datum counts
     --embeddings times, each time with another draw, and a test datum once (Miani et al., NeurIPS 2022). The number of
-    neighbours, 1 to 10, is the best in a two-fold cross-validation over the labelled data; it is 1 for one label.
+    neighbours, 1 to 10, is the best in a two-fold cross-validation over the labelled data; it is 1 for one label. Data
+    without labels but with attributes, as CelebA's 40, have the same for each attribute.
     """
-    options, dataset = context.hparams, context.dataset
+    dataset = context.dataset
     if dataset.test.y is None or dataset.train.y is None:
-        raise NotImplementedError(f"{dataset.name} has no labels, and few labels are what the task is about.")
-    chosen = context.choose(len(dataset.test.x), int(options.downstream_images), "downstream")
-    x, labels = dataset.test.x[chosen], dataset.test.y[chosen]
-    counts = available(context, dataset.train.y)
-    repeats = int(options.downstream_repeats)
-    picks = {(n, r): pick(dataset.train.y, n, [context.seed, n, r]) for n in counts for r in range(repeats)}
-    used = np.unique(np.concatenate([*picks.values(), np.zeros(0, int)])).astype(int)
-    yield "downstream/num_test", len(chosen)
-    yield "downstream/num_classes", len(np.unique(dataset.train.y))
-    if not len(used):
+        if dataset.test.attributes is None or dataset.train.attributes is None:
+            raise NotImplementedError(f"{dataset.name} has no labels, and few labels are what the task is about.")
+        yield from _of_attributes(context)
         return
+    counts, results = yield from classified(context, dataset.train.y, dataset.test.y, "downstream")
+    if results:
+        report(context, counts, results)
+
+
+def _of_attributes(context: Context) -> Iterator[tuple[str, Any]]:
+    """Yields the same for each attribute of the data that some have and some have not, and means over attributes."""
+    dataset, found = context.dataset, {}
+    for number, name in enumerate(dataset.attribute_names):
+        train, test = (split.attributes[:, number].astype(np.int64) for split in (dataset.train, dataset.test))
+        if train.min() == train.max() or test.min() == test.max():
+            context.say(f"downstream/{name}: left out, for all data of a split are alike in it.")
+            continue
+        counts, results = yield from classified(context, train, test, f"downstream/{name}")
+        for kind, values in results.items():
+            for n, accuracies in zip(counts, values):
+                found.setdefault((kind, n), []).append(accuracies.mean())
+    for (kind, n), values in found.items():
+        yield f"downstream/attributes/{kind}/{n}/accuracy", np.mean(values)
+    yield "downstream/num_attributes", max((len(values) for values in found.values()), default=0)
+
+
+def classified(
+    context: Context, train_y: np.ndarray, test_y: np.ndarray, prefix: str
+) -> Generator[tuple[str, Any], None, tuple[list[int], dict[str, np.ndarray]]]:
+    """Yields the figures of labels (n,) of training and test data; returns numbers of labels and accuracies by kind."""
+    options, dataset = context.hparams, context.dataset
+    chosen = context.choose(len(dataset.test.x), int(options.downstream_images), "downstream")
+    x, labels = dataset.test.x[chosen], test_y[chosen]
+    counts = available(context, train_y)
+    repeats = int(options.downstream_repeats)
+    picks = {(n, r): pick(train_y, n, [context.seed, n, r]) for n in counts for r in range(repeats)}
+    used = np.unique(np.concatenate([*picks.values(), np.zeros(0, int)])).astype(int)
+    yield f"{prefix}/num_test", len(chosen)
+    yield f"{prefix}/num_classes", len(np.unique(train_y))
+    if not len(used):
+        return counts, {}
     results = {}
     for kind, make in (("codes", _codes), ("draws", _draws)):
         try:
             train, test = make(context, dataset.train.x[used], x)
         except NotImplementedError as error:
-            context.say(f"downstream/{kind}: unsupported. {sentence(error)}")
-            yield f"downstream/{kind}", UNSUPPORTED
+            context.say(f"{prefix}/{kind}: unsupported. {sentence(error)}")
+            yield f"{prefix}/{kind}", UNSUPPORTED
             continue
         results[kind] = np.zeros((len(counts), repeats))
         with context.progress(len(picks), f"neighbours of {kind}", "fit") as bar:
             for (n, r), rows in picks.items():
                 points = train[np.searchsorted(used, rows)]  # (labelled, embeddings, K)
-                k = choose_neighbours(points, dataset.train.y[rows], [context.seed, n, r])
-                found = predict(points, dataset.train.y[rows], test[r % len(test)], k)
+                k = choose_neighbours(points, train_y[rows], [context.seed, n, r])
+                found = predict(points, train_y[rows], test[r % len(test)], k)
                 results[kind][counts.index(n), r] = np.mean(found == labels)
                 bar.update()
         for n, values in zip(counts, results[kind]):
-            yield f"downstream/{kind}/{n}/accuracy", values.mean()
+            yield f"{prefix}/{kind}/{n}/accuracy", values.mean()
             if repeats > 1:
-                yield f"downstream/{kind}/{n}/accuracy_std", values.std(ddof=1)
-    report(context, counts, results)
+                yield f"{prefix}/{kind}/{n}/accuracy_std", values.std(ddof=1)
+    return counts, results
 
 
 def available(context: Context, labels: np.ndarray) -> list[int]:

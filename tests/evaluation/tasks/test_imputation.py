@@ -1,6 +1,7 @@
 """The tasks imputation and downstream on a linear model with drawn networks."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -187,6 +188,23 @@ def test_downstream_accuracies(make_context, drawn_networks, capsys):
     assert found["downstream/draws/4/accuracy"] == pytest.approx(np.mean(table))
     assert found["downstream/draws/4/accuracy_std"] == pytest.approx(np.std(table, ddof=1))
     assert [path.stem for path in context.figures] == ["downstream"]
+
+
+def test_downstream_of_attributes(make_context, drawn_networks, capsys):
+    flags = dict(labels_per_class=(4,), embeddings=3, downstream_repeats=2, downstream_images=60, num=90)
+    context = make_context(drawn_networks, **flags)
+    split = context.dataset.test
+    corner = np.stack([split.y == 0, split.y == 1, np.ones(len(split.y), bool)], axis=1)
+    one, other = type(split)(split.x, None, corner), type(split)(split.x, corner[:, 1].astype(int))
+    known = dataclasses.replace(context.dataset, train=one, test=one, attribute_names=("a", "b", "c"))
+    labelled = dataclasses.replace(context.dataset, train=other, test=other)
+    found = evaluation.evaluate(dataclasses.replace(context, dataset=known), ["downstream"])
+    own = evaluation.evaluate(dataclasses.replace(context, dataset=labelled), ["downstream"])
+    for key in ("codes/4/accuracy", "draws/4/accuracy", "num_classes"):
+        assert found[f"downstream/b/{key}"] == own[f"downstream/{key}"]
+    mean = np.mean([found[f"downstream/{name}/codes/4/accuracy"] for name in "ab"])
+    assert found["downstream/attributes/codes/4/accuracy"] == pytest.approx(mean)
+    assert found["downstream/num_attributes"] == 2 and "downstream/c: left out" in capsys.readouterr().err
 
 
 def test_downstream_of_other_models_and_data(make_context, plain_autoencoder, drawn_networks):
