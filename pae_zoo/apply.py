@@ -19,7 +19,8 @@ class Flags(RestorationFlags, anomalies.AnomalyFlags, at_test.Flags, records.Ref
     """Flags of the application."""
 
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
-    input: str = hp.option("", "Your data: npz:FILE (x, or x_train and x_test) or folder:DIR (images).", path=True)
+    input: str = hp.option("", "Your data: a table, csv:FILE or parquet:FILE, with the columns of the training; "
+                           "arrays, npz:FILE (x, or x_train and x_test) or npy:FILE; or images, folder:DIR.", path=True)
     outputs: tuple[str, ...] = hp.option(("codes",), "What to compute; see the list above.")
     out: str = hp.option("", "Where the results go: FILE.npz, FILE.csv, or a folder for pictures and scores.csv.",
                          path=True)
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
     applying.check_offered(options.outputs, type(model))
     applying.check_model(model, options)
     form = results.check_out(options.out, options.outputs, model.event_shape)
-    found = inputs.read(options.input, model.event_shape, hparams, options, given)
+    found = inputs.read(options.input, model.event_shape, hparams, options, given, run.read_table())
     batch_size = min(options.batch_size or hparams.batch_size, len(found.x))
     hparams = dataclasses.replace(hparams, batch_size=batch_size, jit_compile=options.jit_compile)
     context = evaluation.Context(model, None, hparams, run, seed=options.seed)

@@ -1,6 +1,7 @@
 """Writes a finished run for TensorFlow Serving: python -m pae_zoo.export --workdir=RUN --export_dir=DIR."""
 
 import dataclasses
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import at_test, launch
-from pae_zoo.experiment.workdir import Run
+from pae_zoo.experiment.workdir import DATA, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,9 @@ def main(argv: list[str]) -> int:
     serving.check_target(Path(options.export_dir), options.version)
     launch.set_device(options.device)
     model = evaluation.refined(at_test.model(run, changed), options)
-    found = serving.export(model, options.export_dir, options.version, options.importance_samples)
+    table = run.read_table()  # a client has to send rows in its columns
+    beside = {} if table is None else {DATA: json.dumps({"columns": table.outputs, "table": table.to_json()}, indent=1)}
+    found = serving.export(model, options.export_dir, options.version, options.importance_samples, beside)
     print(report(found))
     if at_test.note(changed):
         print(at_test.note(changed))

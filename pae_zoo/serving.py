@@ -183,7 +183,8 @@ def check_target(export_dir: Path, version: int = 0) -> Path:
     return target
 
 
-def export(model: Any, export_dir: Union[str, Path], version: int = 0, importance_samples: int = 100) -> Exported:
+def export(model: Any, export_dir: Union[str, Path], version: int = 0, importance_samples: int = 100,
+           beside: Mapping[str, str] = {}) -> Exported:
     """Writes `export_dir`/<version>/ for TensorFlow Serving, by one rename, with warm-up requests.
 
     Args:
@@ -191,6 +192,7 @@ def export(model: Any, export_dir: Union[str, Path], version: int = 0, importanc
       export_dir: what a model server calls the base path; it holds one folder for each version.
       version: a positive integer, 0 for the next free one.
       importance_samples: samples per datum of the signature log_likelihood.
+      beside: texts by the names of files in assets.extra, such as what the columns of a table are.
 
     Raises UserError if the version exists, RuntimeError if a signature has state.
     """
@@ -213,6 +215,8 @@ def export(model: Any, export_dir: Union[str, Path], version: int = 0, importanc
         warmup = temporary / WARMUP_FILE
         warmup.parent.mkdir()
         write_warmup(warmup, requests, model_name=Path(export_dir).resolve().name)
+        for name, text in beside.items():
+            (warmup.parent / name).write_text(text, encoding="utf-8")
     return Exported(target, found, left_out)
 
 

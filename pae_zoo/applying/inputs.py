@@ -7,11 +7,12 @@ from typing import Any, Optional, Sequence
 import numpy as np
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.data import npz, sources
+from pae_zoo.data import npz, sources, tables
 from pae_zoo.data.framing import Geometry, parse_crop
 from pae_zoo.data.images import ImageRows
 from pae_zoo.data.places import EXTENSIONS, Place
 from pae_zoo.data.rows import Rows
+from pae_zoo.data.tables import series
 
 #: flags that replace the run's own steps -> fields of Geometry
 GEOMETRY_FLAGS = {"crop": "crop", "image_size": "size", "grey": "grey", "invert": "invert"}
@@ -21,7 +22,8 @@ GEOMETRY_FLAGS = {"crop": "crop", "image_size": "size", "grey": "grey", "invert"
 class UserData:
     """Data in the order of the file or of the sorted file names.
 
-    `names` are the paths of a folder's images in it, None for arrays; `note` says in words what was read and done.
+    `names` are the paths of a folder's images in it, or what the index column of a table holds, None for arrays;
+    `note` says in words what was read and done.
     """
 
     x: np.ndarray
@@ -29,11 +31,13 @@ class UserData:
     note: str
 
 
-def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, given: set[str]) -> UserData:
-    """Reads npz:FILE or folder:DIR for a model that takes data of shape `event_shape`.
+def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, given: set[str],
+         schema: Optional[tables.Schema] = None) -> UserData:
+    """Reads a file or folder in the grammar of --input for a model that takes data of shape `event_shape`.
 
-    An npz gives its rows of x or x_train, then those of x_test and of x_valid. A folder (or zip archive) gives all
-    its images, sorted by path; grey ones become colour for a colour model.
+    A table gives its rows, or windows of them, in columns as `schema` says, found by their names; without one all its
+    columns are taken, in order, and must be numbers. An npz gives its rows of x or x_train, then those of x_test and of
+    x_valid. A folder (or zip archive) gives all its images, sorted by path; grey ones become colour for a colour model.
 
     Args:
       hparams: the run's hyper-parameters, whose crop, image_size, grey and invert are applied.
@@ -42,10 +46,13 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
 
     Raises UserError for what cannot be read, and for shapes that do not fit, with both shapes and a remedy.
     """
-    kind, _, path = name.partition(":")
-    if kind not in ("npz", "folder") or not path:
-        raise UserError(f"--input={name!r} is not understood; allowed: npz:FILE or folder:DIR.")
-    parts, names, left_out = _archive(Path(path)) if kind == "npz" else _folder(Path(path), event_shape)
+    kind, _, path = sources.full_name(name).partition(":")
+    if kind not in ("npz", "npy", "folder", *sources.TABLES) or not path:
+        raise UserError(f"--input={name!r} is not understood; allowed: npz:FILE, npy:FILE, csv:FILE, parquet:FILE or "
+                        "folder:DIR.")
+    if kind in sources.TABLES:
+        return _table(kind, path, event_shape, options.limit, schema)
+    parts, names, left_out = _folder(Path(path), event_shape) if kind == "folder" else _arrays(kind, Path(path))
     total = sum(len(rows) for rows in parts)
     chosen, left, geometry = [], options.limit or total, Geometry()
     for rows in parts:
@@ -63,8 +70,37 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
     return UserData(x, names and names[: len(x)], f"{len(x)} of {total} rows of {name}{order}{prepared}")
 
 
-def _archive(path: Path) -> tuple[list[Rows], None, list[str]]:
-    raw = npz.read(path)
+def _table(kind: str, path: str, event_shape: tuple[int, ...], limit: int,
+           schema: Optional[tables.Schema]) -> UserData:
+    table = tables.table_of(kind, path, schema=schema)
+    encoder = tables.Encoder(table, schema or _numbers_alone(table))
+    assert encoder.schema is not None
+    order = None
+    if encoder.schema.window:
+        order, _ = series.order(table)
+    rows = tables.TableRows(encoder, order, encoder.schema.window, encoder.schema.stride)
+    if not len(rows):
+        raise UserError(f"{path} has {len(table)} rows, fewer than the {encoder.schema.window} of a window.")
+    chosen = np.arange(min(limit, len(rows)) if limit else len(rows))
+    check_shape(rows.shape, event_shape, Geometry(), path)
+    x = rows.take([chosen], Geometry())[0]
+    names = None if table.index is None else [table.index[row] for row in rows.last_rows(chosen)]
+    what = f"windows of {encoder.schema.window} rows" if encoder.schema.window else "rows"
+    told = "".join(f"; {note}" for note in encoder.told)
+    return UserData(x, names, f"{len(x)} of {len(rows)} {what} of {kind}:{path}{told}")
+
+
+def _numbers_alone(table: tables.Table) -> tables.Schema:
+    """The schema of a table for a model that was trained on none: all columns, which must be numbers."""
+    for name, values in table.columns.items():
+        if not isinstance(values, np.ndarray):
+            raise UserError(f"{table.source}: column {name!r} holds texts, and the run was not trained on a table that "
+                            "would say what they mean; give numbers.")
+    return tables.Schema(tuple(tables.Column(name) for name in table.columns))
+
+
+def _arrays(kind: str, path: Path) -> tuple[list[Rows], None, list[str]]:
+    raw = npz.read(path) if kind == "npz" else npz.read_one(path)
     left_out = [note.removeprefix("left out: ") for note in raw.notes]
     return [rows for rows in (raw.train, raw.test, raw.valid) if rows is not None], None, left_out
 

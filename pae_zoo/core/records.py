@@ -76,7 +76,20 @@ class SharedHParams(TaskFlags, PluginFlags):
     smoke: bool = option(False, "Shrink everything to a run of seconds, to try a command.", group=RUN)
     verbosity: int = option(0, "1 shows TensorFlow's own messages.", low=-1, high=2, group=RUN, operational=True)
 
-    dataset: str = option("digits", "Data set: a name, npz:FILE, folder:DIR or tfds:NAME.", group=DATA, path=True)
+    dataset: str = option("digits", "Data set: a name, a file by its ending, csv:FILE, parquet:FILE, npy:FILE, "
+                          "npz:FILE, folder:DIR or tfds:NAME.", group=DATA, path=True)
+    label_column: str = option("", "Column of a table whose values are labels.", group=DATA)
+    columns: tuple[str, ...] = option((), "Columns of a table to keep, or with a minus, -a,-b, to leave out (empty: "
+                                      "keep all).", group=DATA)
+    categorical: tuple[str, ...] = option((), "Columns of a table that are categories though they look like numbers.",
+                                          group=DATA)
+    index_column: str = option("", "Column of a table that names its rows, and orders those of a series.", group=DATA)
+    missing: str = option("refuse", "Empty cells of a table: refuse; mask is not there yet.",
+                          choices=("refuse", "mask"), group=DATA)
+    window: int = option(0, "Rows of a series that make one datum, flattened (0: each row is one).", low=0,
+                         high=1_000_000, group=DATA)
+    stride: int = option(0, "Rows from one window to the next (0: --window, without overlap).", low=0, high=1_000_000,
+                         group=DATA)
     data_dir: str = option("", "Folder that holds data sets as files: <data_dir>/<name>/.", group=DATA,
                            operational=True, path=True)
     download: bool = option(True, "Whether tensorflow-datasets may download a set not found on disk.",
@@ -90,7 +103,8 @@ class SharedHParams(TaskFlags, PluginFlags):
     grey: bool = option(False, "Turn colour images to grey.", group=DATA)
     invert: bool = option(False, "Replace pixels x by 1 - x.", group=DATA)
     preprocess: tuple[str, ...] = option(
-        (), "Maps from pixels to what the networks see, in order, such as dequantise,logit,centre.", group=DATA)
+        (), "Maps from data to what the networks see, in order, such as dequantise,logit,centre; none; empty: "
+        "standardise for tables, none elsewhere.", group=DATA)
     logit_margin: float = option(0.05, "Margin of the logit map: v = margin + (1 - 2 margin) u.",
                                  above=0.0, high=0.499, group=DATA)
     augment: tuple[str, ...] = option((), "Augmentations of training images: rotate,flip,crop,pad_crop,"

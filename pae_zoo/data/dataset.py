@@ -6,6 +6,8 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
+from pae_zoo.data.tables.schema import Schema
+
 
 @dataclasses.dataclass(frozen=True)
 class Info:
@@ -47,8 +49,9 @@ class Dataset:
     """A named set, split into train, valid and test.
 
     `log_prob` maps an array (n, d) to the exact log density in nats, (n,), for the synthetic sets; it is None
-    elsewhere. `label_names` gives the name of each label, that of its folder where labels come from folders, and
-    `attribute_names` that of each attribute.
+    elsewhere. `label_names` gives the name of each label where labels are texts, of folders or in a column, and
+    `attribute_names` that of each attribute. `table` says what the columns of a table have become; it is None for other
+    sets.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Dataset:
     log_prob: Optional[Callable[[np.ndarray], np.ndarray]] = None
     label_names: tuple = ()
     attribute_names: tuple = ()
+    table: Optional[Schema] = None
 
     @property
     def slug(self) -> str:
@@ -67,10 +71,13 @@ class Dataset:
         return slug(self.name)
 
 
+_ENDING = re.compile(r"(\.npz|\.npy|\.csv|\.tsv|\.txt|\.parquet|\.pq)(\.gz)?$", re.IGNORECASE)
+
+
 def slug(name: str) -> str:
     """Returns a name of the grammar of `--dataset` as one folder name: `npz:a/b.npz` becomes `npz-b`."""
     kind, colon, rest = name.partition(":")
     if colon:
         last = rest.rstrip("/").rsplit("/", 1)[-1] if kind != "tfds" else rest
-        name = f"{kind}-{last.removesuffix('.npz')}"
+        name = f"{kind}-{_ENDING.sub('', last)}"
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "data"

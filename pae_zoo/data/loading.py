@@ -1,7 +1,8 @@
 """`load`: from a name to a data set with train, valid and test."""
 
 import dataclasses
-from typing import Sequence
+import os
+from typing import Optional, Sequence, Union
 
 import numpy as np
 
@@ -11,13 +12,15 @@ from pae_zoo.data.dataset import Dataset, Info, Split
 from pae_zoo.data.framing import Geometry, parse_crop
 from pae_zoo.data.preprocessing import needing_pixels
 from pae_zoo.data.rows import Raw
+from pae_zoo.data.tables import TableOptions, TableRows
+from pae_zoo.data.tables.schema import Schema
 
 SPLIT_SEED = 42  # the fixed rule: splits never depend on --seed
 TEST_FRACTION = 1 / 6  # of sets without an official test split
 
 
 def load(
-    name: str,
+    name: Union[str, os.PathLike],
     *,
     data_dir: str = "",
     download: bool = True,
@@ -33,8 +36,16 @@ def load(
     num_test: int = 0,
     seed: int = 0,
     ood: bool = False,
+    label_column: str = "",
+    columns: Sequence[str] = (),
+    categorical: Sequence[str] = (),
+    index_column: str = "",
+    missing: str = "refuse",
+    window: int = 0,
+    stride: int = 0,
+    schema: Optional[Schema] = None,
 ) -> Dataset:
-    """Loads a set of the grammar of `--dataset` and splits it by a fixed rule.
+    """Loads a set of the grammar of `--dataset`, or a file by its path, and splits it by a fixed rule.
 
     Order: read; hold out a test split where none is official (the last 1/6 of
     `default_rng(42).permutation(n)`); keep `classes`; crop, resize, grey, invert; hold out validation (the last
@@ -46,6 +57,11 @@ def load(
     `static_binarise` draws every image once, with a fixed seed, as 0 or 255. Images stay uint8 where their
     source is.
 
+    `label_column`, `columns`, `categorical`, `index_column`, `missing`, `window` and `stride` are for tables
+    (`tables.TableOptions`); which of their columns are data, and their categories, is found on the training rows, and
+    is `Dataset.table`. With `schema`, such a `Dataset.table`, another table is taken as that one was. Windows of a
+    series are split by time: the last 1/6 of the rows is the test split.
+
     Raises UserError, one line, for anything wrong with the arguments or the files.
 
     Examples:
@@ -53,10 +69,13 @@ def load(
       >>> digits.train.x.shape, digits.event_shape, sorted(set(digits.train.y.tolist()))
       ((100, 8, 8, 1), (8, 8, 1), [0, 1])
     """
-    name = sources.canonical(name)
+    name = sources.canonical(sources.full_name(os.fspath(name)))
     _check(num_train, num_test, image_size, validation_fraction, num_train_per_class)
     user = Geometry(parse_crop(crop), image_size, grey, invert)
-    raw, info, prepared = sources.find(name, data_dir=data_dir, download=download, ood=ood, seed=seed)
+    options = TableOptions(label_column, tuple(columns), tuple(categorical), index_column, missing, window, stride,
+                           validation_fraction)
+    raw, info, prepared = sources.find(name, data_dir=data_dir, download=download, ood=ood, seed=seed, options=options,
+                                       schema=schema)
     geometry = Geometry(
         user.crop or prepared.crop,
         user.size or prepared.size,
@@ -86,17 +105,22 @@ def load(
         splits = [_binarised(split, number) for number, split in enumerate(splits)]
     info = _stated(info, raw, splits)
     first, second, third = splits
+    schema = raw.train.encoder.schema if isinstance(raw.train, TableRows) else None
     return Dataset(name, first, second, third, info.shape, info, raw.log_prob, raw.label_names,
-                   raw.attribute_names)
+                   raw.attribute_names, schema)
 
 
-def check_steps(dataset: Dataset, preprocess: Sequence[str] = (), augment: Sequence[str] = ()) -> None:
-    """Raises UserError for steps of `--preprocess` and `--augment` that are not made for the data.
+def check_steps(dataset: Dataset, preprocess: Sequence[str] = (), augment: Sequence[str] = (),
+                likelihood: str = "") -> None:
+    """Raises UserError for steps of `--preprocess` and `--augment`, or a likelihood, that are not made for the data.
 
-    Augmentations change images. Dequantisation, the logit map and binarisation take pixels: images, or vectors of
-    uint8.
+    Augmentations change images. The likelihood of bits takes no columns of a table. Dequantisation, the logit map and
+    binarisation take pixels: images, or vectors of uint8.
     """
     x = dataset.train.x
+    if likelihood == "bernoulli" and dataset.table is not None:
+        raise UserError(f"--likelihood=bernoulli is for values in [0, 1]; {dataset.name} is a table of reals. Take "
+                        "gaussian_learned, the default.")
     what = f"{dataset.name} holds vectors of shape {dataset.event_shape}, {x.dtype}"
     if augment and x.ndim != 4:
         raise UserError(f"--augment={','.join(augment)} is for images; {what}. Leave it out.")
@@ -113,6 +137,8 @@ def _stated(info: Info, raw: Raw, splits: Sequence[Split]) -> Info:
     if value_range in ("", sources.BYTES):
         value_range = sources.BYTES if x.dtype == np.uint8 else "[0, 1]" if x.ndim == 4 else "reals"
     rule = "official" if raw.test is not None else "test: the last 1/6 of default_rng(42).permutation"
+    if getattr(raw.train, "window", 0):
+        rule = "by time, the last 1/6 of the rows is the test split"
     here = " / ".join(f"{name} {len(split):,}" for name, split in zip(("train", "valid", "test"), splits))
     return dataclasses.replace(
         info,
@@ -120,7 +146,7 @@ def _stated(info: Info, raw: Raw, splits: Sequence[Split]) -> Info:
         value_range=value_range,
         splits=f"{info.splits or rule}; here {here}",
         source=raw.source,
-        notes=tuple(raw.notes),
+        notes=(*raw.notes, *(raw.train.encoder.told if isinstance(raw.train, TableRows) else ())),
     )
 
 

@@ -38,6 +38,13 @@ def read(path: pathlib.Path) -> Raw:
                source=str(path), notes=tuple(notes))
 
 
+def read_one(path: pathlib.Path) -> Raw:
+    """Returns the rows of an .npy file; raises UserError if it is missing, broken or not allowed."""
+    path = reading.locate(path)
+    reading.regular(path, "give the path of an .npy file, for example npy:digits.npy")
+    return Raw(ArrayRows(images_or_vectors(reading.npy(path), str(path))), source=str(path))
+
+
 def _keys(names: list[str], path: pathlib.Path) -> dict[tuple[str, str], str]:
     """Returns {("x" or "y", split): name of the array}; raises UserError for two of one meaning, and rows that lack."""
     keys: dict[tuple[str, str], str] = {}

@@ -25,6 +25,7 @@ from pae_zoo.data import (
     npz,
     omniglot,
     synthetic,
+    tables,
     tfds_source,
 )
 from pae_zoo.data.dataset import Info
@@ -173,6 +174,7 @@ ALIASES = {"fmnist": "fashion_mnist", "celeba": "celeb_a", "svhn": "svhn_cropped
 # prefix -> (what follows it, help, reader of (what follows, data_dir or None, download))
 PREFIXES = {
     "npz": ("FILE", "your own arrays: x or x_train (and x_test, y_*)", lambda rest, *_: npz.read(rest)),
+    "npy": ("FILE", "your own array, images or vectors", lambda rest, *_: npz.read_one(rest)),
     "folder": (
         "DIR",
         "your own images, sorted; subfolders are labels, train/, val/ and test/ are splits",
@@ -180,6 +182,14 @@ PREFIXES = {
     ),
     "tfds": ("NAME", "any image set of tensorflow-datasets, prepared or downloaded", tfds_source.read),
 }
+#: kinds of tables -> what follows the prefix, help
+TABLES = {
+    "csv": ("FILE", "your own table, a row each: see --label_column, --columns, --categorical, --window"),
+    "parquet": ("FILE", "the same, by pyarrow"),
+}
+#: ending of a bare path -> prefix
+ENDINGS = {".csv": "csv", ".tsv": "csv", ".csv.gz": "csv", ".tsv.gz": "csv", ".parquet": "parquet", ".pq": "parquet",
+           ".npz": "npz", ".npy": "npy", ".zip": "folder"}  # fmt: skip
 
 
 def describe() -> dict[str, str]:
@@ -188,7 +198,8 @@ def describe() -> dict[str, str]:
         name: f"{named.info.title}; {_by(named.info.shape)}; {named.info.splits}"
         for name, named in SETS.items()
     }
-    return {**lines, **{f"{prefix}:{what}": line for prefix, (what, line, _) in PREFIXES.items()}}
+    own = {**{prefix: row[:2] for prefix, row in PREFIXES.items()}, **TABLES}
+    return {**lines, **{f"{prefix}:{what}": line for prefix, (what, line) in own.items()}}
 
 
 def _by(shape: tuple) -> str:
@@ -200,34 +211,70 @@ def canonical(name: str) -> str:
     return ALIASES.get(name, name)
 
 
+def full_name(name: str) -> str:
+    """Returns a bare path with the prefix of its ending, wine.csv as csv:wine.csv; any other name as it is.
+
+    A path that ends in / , or that has a / and is a folder, is one of images.
+    """
+    prefix, colon, _ = name.partition(":")
+    if canonical(name) in SETS or (colon and prefix in (*PREFIXES, *TABLES)):
+        return name
+    ending = next((kind for end, kind in ENDINGS.items() if name.lower().endswith(end) and len(name) > len(end)), "")
+    if not ending and (name.endswith("/") or ("/" in name and "\0" not in name and os.path.isdir(name))):
+        ending = "folder"
+    return f"{ending}:{name}" if ending else name
+
+
+def is_table(name: str) -> bool:
+    """Whether a name is that of a table."""
+    return full_name(name).partition(":")[0] in TABLES
+
+
 def check_name(name: str) -> None:
-    """Raises UserError unless `name` is a known name or has a known prefix; touches no file."""
+    """Raises UserError unless `name` is a known name, has a known prefix or ending; touches no file of a set."""
+    name = full_name(name)
     prefix, _, rest = name.partition(":")
-    if canonical(name) in SETS or (prefix in PREFIXES and rest):
+    if canonical(name) in SETS or (prefix in (*PREFIXES, *TABLES) and rest):
         return
     raise unknown("dataset", reading.shown(name), describe())
 
 
-def locate(name: str, *, data_dir: str = "", download: bool = True) -> Optional[tuple[int, ...]]:
+def locate(name: str, *, data_dir: str = "", download: bool = True,
+           schema: Optional[tables.Schema] = None) -> Optional[tuple[int, ...]]:
     """Returns the shape of a datum of an OOD set as it is stored, None where it varies.
 
-    The set is looked for, or downloaded, where `load` takes it from; raises UserError as that does.
+    The set is looked for, or downloaded, where `load` takes it from; raises UserError as that does. `schema` is that of
+    the table which the model was trained on; without it a table is not read yet.
     """
-    return find(name, data_dir=data_dir, download=download, ood=True)[0].train.shape
+    if schema is None and is_table(name):
+        reading.regular(reading.locate(full_name(name).partition(":")[2]))
+        return None
+    return find(name, data_dir=data_dir, download=download, ood=True, schema=schema)[0].train.shape
 
 
 def find(
-    name: str, *, data_dir: str = "", download: bool = True, ood: bool = False, seed: int = 0
+    name: str, *, data_dir: str = "", download: bool = True, ood: bool = False, seed: int = 0,
+    options: tables.TableOptions = tables.PLAIN, schema: Optional[tables.Schema] = None,
 ) -> tuple[Raw, Info, Geometry]:
-    """Returns rows, what the set states, and the geometry its images need, or raises UserError."""
+    """Returns rows, what the set states, and the geometry its images need, or raises UserError.
+
+    `options` are those of a table; with `schema` its columns are taken as those of another table were.
+    """
     check_name(name)
-    name = canonical(name)
+    name = canonical(full_name(name))
     home = reading.locate(data_dir) if data_dir else None
     if home is not None and not home.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder; give an existing one, or leave data_dir out.")
     if home is not None:
         _is_empty(home)
     prefix, _, rest = name.partition(":")
+    if prefix in TABLES:
+        raw = tables.as_raw(tables.table_of(prefix, rest, options, schema), options, schema)
+        return raw, Info(name, (), "reals", "your own", ""), Geometry()
+    if options.given:
+        kinds = ", ".join(f"{kind}:FILE" for kind in TABLES)
+        raise UserError(f"{', '.join(options.given)}: for tables alone ({kinds}); {reading.shown(name)} is none. Leave "
+                        "it out.")
     if prefix in PREFIXES:
         raw = PREFIXES[prefix][2](rest, home, download)
         return (

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: in the work directory of a run: what an error that nobody foresaw came from
 TRACEBACK = "error.txt"
 LONGEST_NAME = 100
+#: what `data.load` is told of a table
+TABLE_FLAGS = ("label_column", "columns", "categorical", "index_column", "missing", "window", "stride")
 # Of the command under way, for its errors: where it works, and its flags.
 _workdirs: list[Path] = []
 _options: list[Any] = []
@@ -222,6 +224,7 @@ def load_dataset(hparams: Any) -> "Dataset":
         static_binarise="binarise_static" in hparams.preprocess,
         validation_fraction=hparams.validation_fraction,
         num_test=64 if hparams.smoke else 0,
+        **{name: getattr(hparams, name) for name in TABLE_FLAGS},
     )
     for note in found.info.notes:
         print(f"{found.name}: {note}", flush=True)

@@ -51,8 +51,9 @@ def prepare(hparams: Any, module: ModuleType) -> Session:
     optimizers.check(hparams)
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = launch.load_dataset(hparams)
+    run.check_table(dataset)
     watching.check_pictures(hparams.picture_epochs, dataset.event_shape)
-    data.check_steps(dataset, hparams.preprocess, hparams.augment)
+    data.check_steps(dataset, hparams.preprocess, hparams.augment, hparams.likelihood)
     augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
     steps = fitting.total_steps(hparams, len(dataset.train.x) // _batch_size(hparams, len(dataset.train.x)))
     evaluation.check_data(hparams, tasks_of(hparams, module.MODEL), dataset)
@@ -79,6 +80,9 @@ def read_flags(module: ModuleType, argv: Sequence[str]) -> tuple[Any, dict[str, 
     """
     hparams, given = launch.parse(records_of.widest(module), argv)
     hparams = _as_written(records_of.narrow(inherit(hparams, module.MODEL, given)), given)
+    name = data.full_name(hparams.dataset)
+    preprocess = hparams.preprocess or (("standardise",) if data.is_table(name) else ())
+    hparams = dataclasses.replace(hparams, dataset=name, preprocess=preprocess)
     return hparams, records_of.unread(module, hparams, given)
 
 
@@ -149,6 +153,7 @@ def fit(session: Session) -> Position:
             model.initialise_from(session.start)
             session.start = None
     run.write_config(hparams, dataset.event_shape, model)
+    run.write_table(dataset)
     position = fitting.train(model, session.feed, first_stage(session), run)
     _tell_early_stop(position, hparams, run)
     model.measure(dataset.valid.x, dataset.train.x)
@@ -293,10 +298,10 @@ def _here(run: Run) -> str:
 def tell(run: Run) -> None:
     """Prints the metrics, where the pictures are, and what to do next."""
     print("\n".join(console.lines(run.read_metrics()) + console.pictures(run.figures.glob("*.png"))))
-    here = _here(run)
+    here, given = _here(run), "folder:DIR" if run.read_table() is None else "csv:FILE"
     print(f"""Next:
   python -m pae_zoo.evaluate {here} --tasks=generation,ood
-  python -m pae_zoo.apply {here} --input=folder:DIR --outputs=codes,reconstruction --out=codes.npz
+  python -m pae_zoo.apply {here} --input={given} --outputs=codes,reconstruction --out=codes.npz
   python -m pae_zoo.export {here} {console.flag("export_dir", f"serving/{run.workdir.name}")}
   tensorboard {console.flag("logdir", run.tensorboard)}""", flush=True)
 

@@ -18,6 +18,8 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import saved
 
 if TYPE_CHECKING:
+    from pae_zoo.data import Dataset
+    from pae_zoo.data.tables import Schema
     from pae_zoo.models.base import Autoencoder
 
 PACKAGES = (
@@ -26,6 +28,8 @@ PACKAGES = (
 #: of config.json: hashes of a model's configuration compare within one format
 FORMAT = 4
 RESTORE = "restore the file or train anew"
+#: names of labels, and what columns of a table have become
+DATA = "data.json"
 #: what names of the files of kept epochs begin with
 EPOCH = "epoch_"
 
@@ -33,8 +37,9 @@ EPOCH = "epoch_"
 class Run:
     """One work directory.
 
-    Files: config.json, flags.cfg, metrics.jsonl, metrics.json, model.keras, checkpoints/, tensorboard/,
-    figures/. Every write goes to a temporary neighbour first and is then renamed.
+    Files: config.json, data.json (where labels or columns have names), flags.cfg, metrics.jsonl, metrics.json,
+    model.keras, checkpoints/, tensorboard/, figures/. Every write goes to a temporary neighbour first and is then
+    renamed.
 
     Args:
       workdir: path of the folder.
@@ -94,7 +99,7 @@ class Run:
         """Raises UserError unless the folder can be written; removes what killed commands left half written there."""
         for part in ("", "checkpoints", "figures", "tensorboard"):
             files.check_place(self.workdir / part, "workdir")
-        for name in ("config.json", "flags.cfg", "metrics.json", self.history_path, "model.keras"):
+        for name in ("config.json", DATA, "flags.cfg", "metrics.json", self.history_path, "model.keras"):
             if os.path.isdir(self.workdir / name):
                 raise UserError(f"{self.workdir / name} is a folder, where a file of the run belongs: move it away.")
         files.clear(self.workdir, deep=True)
@@ -129,6 +134,31 @@ class Run:
         })
         lines = ["# Repeats this run: python -m pae_zoo.main --flagfile=flags.cfg --workdir=NEW"]
         self.write_text("flags.cfg", "\n".join(lines + hp.flagfile_lines(hparams)) + "\n")
+
+    def write_table(self, dataset: "Dataset") -> None:
+        """Writes data.json, names of labels and what columns of a table have become, for a data set that has some."""
+        if dataset.table is not None or dataset.label_names:
+            table = dataset.table and dataset.table.to_json()
+            self.write_json(DATA, {"label_names": list(dataset.label_names), "table": table})
+
+    def read_table(self) -> Optional["Schema"]:
+        """Returns what the columns of the table have become that the run was trained on; None for other data."""
+        if not os.path.lexists(self.workdir / DATA):
+            return None
+        from pae_zoo.data.tables import Schema
+
+        found = self.read_json(DATA).get("table")
+        with _named(self.workdir / DATA, "description of a table", RESTORE):
+            return None if found is None else Schema.from_json(found)
+
+    def check_table(self, dataset: "Dataset") -> None:
+        """Raises UserError unless a table has become what it was when the run was trained on it."""
+        before = self.read_table()
+        if before is not None and before != dataset.table:
+            was, now = set(before.outputs), set(dataset.table.outputs if dataset.table else ())
+            changed = reading.shown(", ".join(sorted(was ^ now)) or "their order, labels or window")
+            raise UserError(f"{dataset.name} has changed since {self.workdir} was trained on it: {changed}. Restore "
+                            "the file, or train anew in another --workdir.")
 
     def read_hparams(self) -> Any:
         """Returns the hyper-parameters in config.json; raises UserError."""

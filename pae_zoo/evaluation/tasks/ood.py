@@ -117,7 +117,8 @@ def check_data(hparams: Any, dataset: Optional[data.Dataset] = None) -> None:
     check_names(given)
     for name in given:
         try:
-            shape = data.locate(name, data_dir=hparams.data_dir, download=hparams.download)
+            shape = data.locate(name, data_dir=hparams.data_dir, download=hparams.download,
+                                schema=dataset.table if dataset else None)
             if shape is not None and event_shape is not None:
                 _check_shapes(name, shape, event_shape)
         except UserError as error:
@@ -149,7 +150,7 @@ def load_sets(context: Context) -> dict[str, tuple[np.ndarray, str]]:
                 name, ood=True, data_dir=hparams.data_dir, download=hparams.download,
                 image_size=hparams.image_size, grey=hparams.grey, invert=hparams.invert,
                 static_binarise="binarise_static" in hparams.preprocess,
-                num_test=len(test.x) if hparams.smoke else 0, seed=hparams.seed,
+                num_test=len(test.x) if hparams.smoke else 0, seed=hparams.seed, schema=context.dataset.table,
             )  # fmt: skip
             slug, x = loaded.slug, loaded.test.x
         if slug in sets:
