@@ -20,6 +20,7 @@ from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentenc
 from pae_zoo.evaluation.metrics import detection
 from pae_zoo.evaluation.support import predictions
 from pae_zoo.evaluation.support.outliers import Outliers
+from pae_zoo.evaluation.support.published_scores import PublishedScores
 from pae_zoo.plotting import figures
 
 SHOWN_POINTS = 2000
@@ -49,6 +50,8 @@ class Flags(SetFlags):
                                 low=0, high=1_000_000, group=EVALUATION, smoke=20)
     baselines: bool = option(False, "Beside the model's scores, simple detectors in the task ood: PCA error, nearest "
                              "neighbours, Mahalanobis distance, mixture, isolation forest.", group=EVALUATION)
+    scores: str = option("own", "Scores of the task ood: the model's own, or beside them those of the code of Miani et "
+                         "al., as it computes them (published).", choices=("own", "published"), group=EVALUATION)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
@@ -75,6 +78,13 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     outliers = Outliers(context) if context.hparams.baselines else None
     if outliers is not None:
         inside |= outliers.of(context.dataset.test.x, "test")
+    published = None
+    if context.hparams.scores == "published":
+        try:
+            published = PublishedScores(context)
+            inside |= published.of(context.dataset.test.x, "test")
+        except NotImplementedError as error:
+            yield from context.unsupported(["ood/published"], error)
     for name, (x, conversion) in sets.items():
         if conversion:
             context.say(f"ood/{name}: {conversion}.")
@@ -82,6 +92,8 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         outside = context.map_batches(context.model.ood_scores, x, f"ood {name}")
         if outliers is not None:
             outside |= outliers.of(x, name)
+        if published is not None:
+            outside |= published.of(x, name)
         yield from compare(context, name, inside, outside)
         yield from draws.errors(name, x)
         yield from draw_codes(context, name, x)
