@@ -7,7 +7,7 @@ from typing import Any, Optional, Sequence
 import numpy as np
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.data import npz, sources, tables
+from pae_zoo.data import sources, tables, takes_reals
 from pae_zoo.data.framing import Geometry, parse_crop
 from pae_zoo.data.images import ImageRows
 from pae_zoo.data.places import EXTENSIONS, Place
@@ -52,7 +52,8 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
                         "folder:DIR.")
     if kind in sources.TABLES:
         return _table(kind, path, event_shape, options.limit, schema)
-    parts, names, left_out = _folder(Path(path), event_shape) if kind == "folder" else _arrays(kind, Path(path))
+    found = _folder(Path(path), event_shape) if kind == "folder" else _arrays(kind, Path(path), hparams)
+    parts, names, left_out = found
     total = sum(len(rows) for rows in parts)
     chosen, left, geometry = [], options.limit or total, Geometry()
     for rows in parts:
@@ -99,8 +100,8 @@ def _numbers_alone(table: tables.Table) -> tables.Schema:
     return tables.Schema(tuple(tables.Column(name) for name in table.columns))
 
 
-def _arrays(kind: str, path: Path) -> tuple[list[Rows], None, list[str]]:
-    raw = npz.read(path) if kind == "npz" else npz.read_one(path)
+def _arrays(kind: str, path: Path, hparams: Any) -> tuple[list[Rows], None, list[str]]:
+    raw = sources.ARRAYS[kind](path, takes_reals(getattr(hparams, "preprocess", ())))
     left_out = [note.removeprefix("left out: ") for note in raw.notes]
     return [rows for rows in (raw.train, raw.test, raw.valid) if rows is not None], None, left_out
 

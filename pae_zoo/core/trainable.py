@@ -169,8 +169,14 @@ class Trainable(keras.Model):
         double = self.compute_dtype == "float64"
         return fit_data.Form(
             self.event_shape, type(self).__name__, "float64" if double else "float32",
-            unit=len(self.event_shape) == 3, no_targets=self.no_targets,
+            unit=self.takes_pixels, no_targets=self.no_targets,
         )  # fmt: skip
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether data are images in [0, 1]: of that shape, and no step of the preprocessing says that they are reals.
+        """
+        return len(self.event_shape) == 3 and not getattr(getattr(self, "preprocessing", None), "reals", False)
 
     @property
     def no_targets(self) -> str:

@@ -44,6 +44,7 @@ def load(
     window: int = 0,
     stride: int = 0,
     schema: Optional[Schema] = None,
+    reals: bool = False,
 ) -> Dataset:
     """Loads a set of the grammar of `--dataset`, or a file by its path, and splits it by a fixed rule.
 
@@ -60,7 +61,8 @@ def load(
     `label_column`, `columns`, `categorical`, `index_column`, `missing`, `window` and `stride` are for tables
     (`tables.TableOptions`); which of their columns are data, and their categories, is found on the training rows, and
     is `Dataset.table`. With `schema`, such a `Dataset.table`, another table is taken as that one was. Windows of a
-    series are split by time: the last 1/6 of the rows is the test split.
+    series are split by time: the last 1/6 of the rows is the test split. With `reals`, images of floats in arrays may
+    leave [0, 1]: give the model a preprocessing that says so too, such as `build_chain(["reals", "standardise"])`.
 
     Raises UserError, one line, for anything wrong with the arguments or the files.
 
@@ -75,7 +77,7 @@ def load(
     options = TableOptions(label_column, tuple(columns), tuple(categorical), index_column, missing, window, stride,
                            validation_fraction)
     raw, info, prepared = sources.find(name, data_dir=data_dir, download=download, ood=ood, seed=seed, options=options,
-                                       schema=schema)
+                                       schema=schema, reals=reals)
     geometry = Geometry(
         user.crop or prepared.crop,
         user.size or prepared.size,
@@ -103,7 +105,7 @@ def load(
     splits = _take(raw, train, valid, test, geometry)
     if static_binarise:
         splits = [_binarised(split, number) for number, split in enumerate(splits)]
-    info = _stated(info, raw, splits)
+    info = _stated(info, raw, splits, reals)
     first, second, third = splits
     schema = raw.train.encoder.schema if isinstance(raw.train, TableRows) else None
     return Dataset(name, first, second, third, info.shape, info, raw.log_prob, raw.label_names,
@@ -130,12 +132,12 @@ def check_steps(dataset: Dataset, preprocess: Sequence[str] = (), augment: Seque
                         f"of uint8; {what}. Take standardise or centre, or nothing.")
 
 
-def _stated(info: Info, raw: Raw, splits: Sequence[Split]) -> Info:
+def _stated(info: Info, raw: Raw, splits: Sequence[Split], reals: bool) -> Info:
     """Completes what a set states by what was found and done here."""
     x = splits[0].x
     value_range = info.value_range
     if value_range in ("", sources.BYTES):
-        value_range = sources.BYTES if x.dtype == np.uint8 else "[0, 1]" if x.ndim == 4 else "reals"
+        value_range = sources.BYTES if x.dtype == np.uint8 else "[0, 1]" if x.ndim == 4 and not reals else "reals"
     rule = "official" if raw.test is not None else "test: the last 1/6 of default_rng(42).permutation"
     if getattr(raw.train, "window", 0):
         rule = "by time, the last 1/6 of the rows is the test split"

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError, unknown
+from pae_zoo.data.preprocessing_reals import Log1p, MinMax, Quantile, Reals, Robust
 from pae_zoo.data.preprocessing_steps import (
     ADAPT_SEED,
     Binarise,
@@ -72,6 +73,10 @@ class Chain(Preprocessor):
     def has_statistics(self) -> bool:
         return any(step.has_statistics for step in self.steps)
 
+    @property
+    def reals(self) -> bool:
+        return any(step.reals for step in self.steps)
+
     def value_range(self, x_range: Range = (0.0, 1.0)) -> Range:
         for step in self.steps:
             x_range = step.value_range(x_range)
@@ -120,7 +125,14 @@ _STEPS = {
         {"mode": "threshold"},
         {},
     ),  # `load(static_binarise=True)` has drawn the images
+    "robust": (Robust, {}, {}),
+    "quantile": (Quantile, {}, {}),
+    "log1p": (Log1p, {}, {}),
+    "minmax": (MinMax, {}, {}),
+    "reals": (Reals, {}, {}),
 }
+#: the word for no step, where no word means a default
+NONE = "none"
 NAMES = tuple(_STEPS)
 _NEED_UNIT = (Dequantise, Logit, Binarise)
 MOST_STEPS = 16
@@ -131,8 +143,13 @@ def needing_pixels(names: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name in _STEPS and _STEPS[name][0] in _NEED_UNIT]
 
 
+def takes_reals(names: Sequence[str]) -> bool:
+    """Whether one of the named steps says that the data are any reals, images too."""
+    return any(_STEPS[name][0].for_reals for name in names if name in _STEPS)
+
+
 def build_chain(names: Sequence[str], **options: Any) -> Chain:
-    """Returns the chain of the named steps (`NAMES`), in order.
+    """Returns the chain of the named steps (`NAMES`), in order; the one word none stands for no step.
 
     Options: `low`, `high` (scale), `margin` (logit), `std_floor` (standardise). Raises UserError for an unknown
     name or option, and for a step that needs values in [0, 1] after one that leaves them.
@@ -143,6 +160,7 @@ def build_chain(names: Sequence[str], **options: Any) -> Chain:
       >>> y.numpy().tolist(), round(float(log_det[0]), 3)  # 3 log 2
       ([[-1.0, 0.0, 1.0]], 2.079)
     """
+    names = () if tuple(names) == (NONE,) else names
     known = {option for _, _, arguments in _STEPS.values() for option in arguments}
     for option in options:
         if option not in known:

@@ -23,6 +23,8 @@ class Preprocessor(keras.layers.Layer):
     """An invertible map y = f(x) of one datum; subclasses implement `forward_and_log_det` and `inverse`."""
 
     has_statistics = False
+    #: whether steps of the class say that the data are any reals, which need not lie in [0, 1] though they are images
+    for_reals: bool = False
 
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", "float32")  # densities need all their bits, whatever the global policy
@@ -62,6 +64,11 @@ class Preprocessor(keras.layers.Layer):
     def inverse(self, y: tf.Tensor) -> tf.Tensor:
         """Returns x with forward(x) = y, where there is one."""
         raise NotImplementedError(f"{type(self).__name__} does not implement inverse.")
+
+    @property
+    def reals(self) -> bool:
+        """Whether it says that the data are any reals."""
+        return self.for_reals
 
     @property
     def is_stochastic(self) -> bool:
@@ -158,7 +165,8 @@ class Centre(Preprocessor):
 class Standardise(Preprocessor):
     """y = (x - m) / max(s, floor) with every pixel's mean m and deviation s; log_det = -sum log max(s, floor).
 
-    The floor keeps pixels that hardly vary in training from exploding on other data.
+    The floor keeps pixels that hardly vary in training from exploding on other data. With 0, for data of any unit,
+    a constant has deviation 1.
     """
 
     has_statistics = True
@@ -166,7 +174,8 @@ class Standardise(Preprocessor):
     def __init__(self, floor: float = 1e-2, **kwargs):
         super().__init__(**kwargs)
         self.floor = float(floor)
-        _log(self.floor, "floor of Standardise")
+        if not self.floor >= 0:
+            raise ValueError(f"floor of Standardise must be 0 or more; received {floor}.")
 
     def _add_statistics(self):
         self.mean = self.add_weight(shape=self.event_shape, initializer="zeros", trainable=False, name="mean")
@@ -185,8 +194,9 @@ class Standardise(Preprocessor):
 
     def adapt_chunks(self, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
         mean, variance = _moments(chunks)
+        std = np.sqrt(variance)
         self.mean.assign(mean)
-        self.std.assign(np.sqrt(variance))
+        self.std.assign(std if self.floor else np.where(std > 1e-7 * np.abs(mean), std, 1.0))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "floor": self.floor}

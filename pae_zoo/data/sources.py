@@ -171,10 +171,12 @@ SETS = {
 #: {what other codes call a set: its name here}
 ALIASES = {"fmnist": "fashion_mnist", "celeba": "celeb_a", "svhn": "svhn_cropped"}
 
+#: kinds of files of arrays -> reader of (path, whether images may hold any reals)
+ARRAYS: dict[str, Callable[..., Raw]] = {"npz": npz.read, "npy": npz.read_one}
 # prefix -> (what follows it, help, reader of (what follows, data_dir or None, download))
 PREFIXES = {
-    "npz": ("FILE", "your own arrays: x or x_train (and x_test, y_*)", lambda rest, *_: npz.read(rest)),
-    "npy": ("FILE", "your own array, images or vectors", lambda rest, *_: npz.read_one(rest)),
+    "npz": ("FILE", "your own arrays: x or x_train (and x_test, y_*)", ARRAYS["npz"]),
+    "npy": ("FILE", "your own array, images or vectors", ARRAYS["npy"]),
     "folder": (
         "DIR",
         "your own images, sorted; subfolders are labels, train/, val/ and test/ are splits",
@@ -254,11 +256,12 @@ def locate(name: str, *, data_dir: str = "", download: bool = True,
 
 def find(
     name: str, *, data_dir: str = "", download: bool = True, ood: bool = False, seed: int = 0,
-    options: tables.TableOptions = tables.PLAIN, schema: Optional[tables.Schema] = None,
+    options: tables.TableOptions = tables.PLAIN, schema: Optional[tables.Schema] = None, reals: bool = False,
 ) -> tuple[Raw, Info, Geometry]:
     """Returns rows, what the set states, and the geometry its images need, or raises UserError.
 
-    `options` are those of a table; with `schema` its columns are taken as those of another table were.
+    `options` are those of a table; with `schema` its columns are taken as those of another table were. With `reals`
+    images of floats in arrays may leave [0, 1].
     """
     check_name(name)
     name = canonical(full_name(name))
@@ -276,7 +279,7 @@ def find(
         raise UserError(f"{', '.join(options.given)}: for tables alone ({kinds}); {reading.shown(name)} is none. Leave "
                         "it out.")
     if prefix in PREFIXES:
-        raw = PREFIXES[prefix][2](rest, home, download)
+        raw = ARRAYS[prefix](rest, reals) if prefix in ARRAYS else PREFIXES[prefix][2](rest, home, download)
         return (
             raw,
             Info(name, (), "", "your own" if prefix != "tfds" else "see tensorflow-datasets", ""),

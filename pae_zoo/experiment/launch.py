@@ -224,6 +224,7 @@ def load_dataset(hparams: Any) -> "Dataset":
         static_binarise="binarise_static" in hparams.preprocess,
         validation_fraction=hparams.validation_fraction,
         num_test=64 if hparams.smoke else 0,
+        reals=data.takes_reals(hparams.preprocess),
         **{name: getattr(hparams, name) for name in TABLE_FLAGS},
     )
     for note in found.info.notes:

@@ -290,9 +290,9 @@ class Autoencoder(trainable.Trainable):
         return self.to_data(self.likelihood.mean(self.decoder_outputs(self.latents(z))))
 
     def to_data(self, y: tf.Tensor) -> tf.Tensor:
-        """Maps y back to x, inverting the preprocessing; images are clipped to [0, 1]."""
+        """Maps y back to x, inverting the preprocessing; pixels are clipped to [0, 1]."""
         x = self.preprocessing.inverse(y)
-        return tf.clip_by_value(x, 0.0, 1.0) if len(self.event_shape) == 3 else x
+        return tf.clip_by_value(x, 0.0, 1.0) if self.takes_pixels else x
 
     def call(self, x: TensorLike, training: bool = False) -> tf.Tensor:
         """Returns the reconstruction of x (batch, *event), deterministic, in the space of x."""

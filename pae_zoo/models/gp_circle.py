@@ -16,9 +16,9 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core import inputs, records, seeds, trainable
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
-from pae_zoo.data import preprocessing
 from pae_zoo.geometry import gaussian_process
 from pae_zoo.models import base
+from pae_zoo.models.parts import builder
 from pae_zoo.models.parts.posteriors import standard_normal, standard_normal_log_prob
 
 tfd = tfp.distributions
@@ -341,7 +341,7 @@ class GPCircle(base.Autoencoder):
         if hparams.likelihood != "gaussian_decoder":
             raise UserError(f"--likelihood={hparams.likelihood} is not possible: a Gaussian process brings its own "
                             "variance at every latent, which is gaussian_decoder. Leave it out.")
-        chain = preprocessing.build_chain(hparams.preprocess, margin=hparams.logit_margin)
+        chain = builder.chain_of(hparams, event_shape)
         own = {f.name: getattr(hparams, f.name) for f in records.own_fields(type(hparams))}
         return cls.from_parts(event_shape, hparams.latent_dim, **own, preprocessing=chain, seed=hparams.seed,
                               name=hparams.model)

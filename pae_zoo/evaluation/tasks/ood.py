@@ -163,6 +163,7 @@ def load_sets(context: Context) -> dict[str, tuple[np.ndarray, str]]:
                 image_size=hparams.image_size, grey=hparams.grey, invert=hparams.invert,
                 static_binarise="binarise_static" in hparams.preprocess,
                 num_test=len(test.x) if hparams.smoke else 0, seed=hparams.seed, schema=context.dataset.table,
+                reals=data.takes_reals(hparams.preprocess),
             )  # fmt: skip
             slug, x = loaded.slug, loaded.test.x
         if slug in sets:

@@ -19,7 +19,7 @@ def parts(
     The networks of `member` 1, 2, ... have the same layers with other names and other initial weights. With
     `codes_only` the encoder gives K numbers, no raw scales beside them.
     """
-    chain = preprocessing.build_chain(hparams.preprocess, margin=hparams.logit_margin)
+    chain = chain_of(hparams, event_shape)
     # A latent as wide as the data is legal; a network kind refuses shapes it cannot take.
     encoder = networks.build_encoder(
         hparams.encoder, event_shape, name=_name("encoder", member), deterministic=codes_only,
@@ -27,12 +27,21 @@ def parts(
     return encoder, decoder(hparams, event_shape, member, chain), chain
 
 
+def chain_of(hparams: Any, event_shape: tuple[int, ...]) -> preprocessing.Chain:
+    """Returns the preprocessing that the flags describe; raises UserError.
+
+    Vectors are in any unit, so that no deviation of theirs is too small to be one.
+    """
+    options = {"std_floor": 0.0} if len(event_shape) == 1 else {}
+    return preprocessing.build_chain(hparams.preprocess, margin=hparams.logit_margin, **options)
+
+
 def decoder(
     hparams: Any, event_shape: tuple[int, ...], member: int = 0, chain: Optional[preprocessing.Chain] = None
 ) -> keras.Model:
     """Returns the decoder of `member` alone; `chain` is the preprocessing, where it is at hand."""
     if chain is None:
-        chain = preprocessing.build_chain(hparams.preprocess, margin=hparams.logit_margin)
+        chain = chain_of(hparams, event_shape)
     value_range = chain.value_range((0.0, 1.0)) if len(event_shape) == 3 else None
     return networks.build_decoder(
         hparams.decoder,
