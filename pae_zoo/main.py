@@ -19,7 +19,8 @@ def help_page(argv: list[str]) -> str:
         module = models.find(name)
         asked = [task for task in launch.value_of(argv, "tasks", "").split(",") if task]
         kinds = [launch.value_of(argv, role, "mlp") for role in ("encoder", "decoder")]
-        flags = record.help_text(module, kinds, asked or default_tasks(module.MODEL))
+        flags = record.help_text(module, kinds, asked or default_tasks(module.MODEL),
+                                 bool(launch.value_of(argv, "lr_schedule", "")))
         offers = capabilities.describe(module.MODEL)
         return f"{models.line(name)}\n\nIt offers {offers}.\n\nUsage: {usage}\n\n{flags}\n"
     lists = {

@@ -27,7 +27,7 @@ MOST_LAYERS = 200
 def option(default: Any, help: str, *, low: Optional[float] = None, above: Optional[float] = None,
            high: Optional[float] = None, choices: Optional[Sequence[Any]] = None, group: str = "",
            operational: bool = False, smoke: Optional[int] = None, path: bool = False,
-           before: Any = None) -> Any:
+           before: Any = None, aside: bool = False) -> Any:
     """Declares one hyper-parameter of a dataclass.
 
     Args:
@@ -38,12 +38,13 @@ def option(default: Any, help: str, *, low: Optional[float] = None, above: Optio
       operational: True for what does not change the result, so that a resumed run may change it.
       smoke: the most that --smoke leaves of a number, or of each number of a tuple; None: all of it.
       before: the value that a config.json without it means, where that is not the default.
+      aside: whether `--helpfull` counts it alone, unless it is asked for.
       path: whether it names a file or folder, alone or as in npz:FILE, so that a leading ~ stands for a home folder.
     """
     if isinstance(default, int) and not isinstance(default, bool) and high is None and not choices:
         high = MOST
     metadata = dict(help=help, low=low, above=above, high=high, choices=choices, group=group,
-                    operational=operational, smoke=smoke, path=path, before=before, flag=True)
+                    operational=operational, smoke=smoke, path=path, before=before, aside=aside, flag=True)
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -72,7 +72,7 @@ class SharedHParams(TaskFlags, PluginFlags):
                                        low=0.0, group=RUN, operational=True)
     keep_checkpoints: int = option(0, "Keep the weights after each of the last so many epochs, for `pae_zoo.evaluate "
                                    "--checkpoint=EPOCH` (0: those that are best and last).", low=0, group=RUN,
-                                   operational=True)
+                                   operational=True, aside=True)
     smoke: bool = option(False, "Shrink everything to a run of seconds, to try a command.", group=RUN)
     verbosity: int = option(0, "1 shows TensorFlow's own messages.", low=-1, high=2, group=RUN, operational=True)
 
@@ -96,7 +96,8 @@ class SharedHParams(TaskFlags, PluginFlags):
                             group=DATA, operational=True)
     classes: tuple[int, ...] = option((), "Keep only data of these labels, such as 0,5,7.", group=DATA)
     num_train: int = option(0, "Keep only so many training data (0: all).", low=0, group=DATA, smoke=256)
-    num_train_per_class: int = option(0, "Keep only so many training data of each label (0: all).", low=0, group=DATA)
+    num_train_per_class: int = option(0, "Keep only so many training data of each label (0: all).", low=0,
+                                      group=DATA, aside=True)
     image_size: int = option(0, "Resize images to this many pixels a side (0: as they are).",
                              low=0, high=16_384, group=DATA)
     crop: str = option("", "Crop images first: 'height,width' centred, or 'top,left,height,width'.", group=DATA)
@@ -130,9 +131,10 @@ class SharedHParams(TaskFlags, PluginFlags):
     ema: float = option(0.0, "Decay of averages of the weights, by which validation and the model go (0: none).",
                         low=0.0, high=0.999999, group=TRAINING)
     adam_epsilon: float = option(1e-7, "Epsilon of Adam.", above=0.0, group=TRAINING)
-    adam_beta1: float = option(0.9, "Decay of Adam's mean of gradients.", low=0.0, high=0.999999, group=TRAINING)
+    adam_beta1: float = option(0.9, "Decay of Adam's mean of gradients.", low=0.0, high=0.999999,
+                               group=TRAINING, aside=True)
     adam_beta2: float = option(0.999, "Decay of Adam's mean of squared gradients.", low=0.0, high=0.99999999,
-                               group=TRAINING)
+                               group=TRAINING, aside=True)
     learning_rate: float = option(1e-3, "Initial learning rate.", above=0.0, group=TRAINING)
     lr_schedule: str = option(
         "constant", "Learning rate: constant; cosine to 0; late_cosine: that in the last fifth of the steps; step: a "
@@ -140,25 +142,28 @@ class SharedHParams(TaskFlags, PluginFlags):
         "lower at each of --lr_drops; plateau: lower where the validation loss no longer falls.",
         choices=(*optimizers.SCHEDULES, optimizers.PLATEAU), group=TRAINING)
     lr_warmup: int = option(0, "First steps over which the learning rate rises linearly; the schedule has the others.",
-                            low=0, group=TRAINING)
+                            low=0, group=TRAINING, aside=True)
     lr_factor: float = option(0.5, "plateau, piecewise: what the rate is multiplied by.", above=0.0, high=1.0,
-                              group=TRAINING)
+                              group=TRAINING, aside=True)
     lr_patience: int = option(5, "plateau: epochs without a better validation loss that are borne.", low=0,
-                              group=TRAINING)
+                              group=TRAINING, aside=True)
     lr_drops: tuple[int, ...] = option((20, 40, 60), "piecewise: where the rate drops, in percent of the steps.",
-                                       group=TRAINING)
-    lr_period: int = option(0, "restarts: steps of the first cosine (0: a third of all).", low=0, group=TRAINING)
+                                       group=TRAINING, aside=True)
+    lr_period: int = option(0, "restarts: steps of the first cosine (0: a third of all).", low=0,
+                            group=TRAINING, aside=True)
     lr_stretch: float = option(2.0, "restarts: how much longer each further cosine is.", low=1.0, high=1000.0,
-                               group=TRAINING)
-    lr_floor: float = option(0.0, "Share of the rate that cosines end at.", low=0.0, high=1.0, group=TRAINING)
+                               group=TRAINING, aside=True)
+    lr_floor: float = option(0.0, "Share of the rate that cosines end at.", low=0.0, high=1.0,
+                             group=TRAINING, aside=True)
     weight_decay: float = option(0.0, "Decoupled weight decay.", low=0.0, group=TRAINING)
     clip_norm: float = option(0.0, "Largest global norm of the gradient (0: off).", low=0.0, group=TRAINING)
-    clip_value: float = option(0.0, "Largest magnitude of a value of the gradient (0: off).", low=0.0, group=TRAINING)
+    clip_value: float = option(0.0, "Largest magnitude of a value of the gradient (0: off).", low=0.0,
+                               group=TRAINING, aside=True)
     log_norms: bool = option(False, "Log the norms of gradients, before they are clipped, and of updates.",
-                             group=TRAINING)
+                             group=TRAINING, aside=True)
     picture_epochs: int = option(0, "Show eight validation data, reconstructed, with standard deviations and samples, "
                                  "in TensorBoard after every so many epochs (0: never).", low=0, group=RUN,
-                                 operational=True)
+                                 operational=True, aside=True)
     patience: int = option(0, "Stop after so many epochs without a better validation loss (0: off).", low=0,
                            group=TRAINING)
 

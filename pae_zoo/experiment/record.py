@@ -95,10 +95,10 @@ def _readers() -> dict[str, list[str]]:
     return found
 
 
-def help_text(module: ModuleType, kinds: Sequence[str], tasks: Sequence[str]) -> str:
+def help_text(module: ModuleType, kinds: Sequence[str], tasks: Sequence[str], training: bool = False) -> str:
     """Returns the flags of a model, of its kinds of network and of the tasks asked for; of others how many there are.
 
-    Raises UserError for an unknown kind or task.
+    `training`: whether those that are set aside are shown too. Raises UserError for an unknown kind or task.
     """
     evaluation.check_tasks(tasks)
     cls = record(module, kinds)
@@ -106,15 +106,17 @@ def help_text(module: ModuleType, kinds: Sequence[str], tasks: Sequence[str]) ->
                 for name, flags in evaluation.flag_records().items()}
     own = {field.name for field in hp.flag_fields(module.HParams)}
     asked = set().union(*(of_tasks.get(name, set()) for name in tasks))
-    hidden = set().union(*of_tasks.values()) - asked - own
+    aside = {field.name for field in hp.flag_fields(cls) if field.metadata["aside"] and not training}
+    hidden = set().union(*of_tasks.values()) - asked - own | aside
     shown = {field.name for field in hp.flag_fields(cls)} - hidden
     lines = [hp.help_text(cls, hidden, heading="Model")]
     more = [f"  {name}: {len(names - shown)} more with --tasks={name} --helpfull"
             for name, names in of_tasks.items() if names - shown]
+    more += [f"  training: {len(aside)} more with --lr_schedule=constant --helpfull"] if aside else []
     if has_networks(module):
         for kind in networks.KINDS:
             names = sorted(set(networks.option_names(networks.options_of(kind))) - shown)
             more += [f"  {kind}: {len(names)} more with --encoder={kind} --helpfull"] if names else []
     if more:
-        lines.append("Flags of other tasks and networks:\n" + "\n".join(more))
+        lines.append("Flags of other tasks and networks, and of training:\n" + "\n".join(more))
     return "\n\n".join(lines)

@@ -70,6 +70,9 @@ def test_helpfull_lists_shared_and_own_flags_only(name, capsys):
     mine |= {f.name for f in hp.flag_fields(module.HParams)}
     of_tasks = evaluation.flag_records()
     mine |= {f.name for task in default_tasks(module.MODEL) if task in of_tasks for f in hp.flag_fields(of_tasks[task])}
+    aside = {f.name for f in hp.flag_fields(module.HParams) if f.metadata["aside"]}
+    mine -= aside
+    assert not aside or f"training: {len(aside)} more" in text
     others = {f.name for m in models.MODULES.values() for f in records.own_fields(m.HParams)} - mine
     shown = {line.split("=")[0].strip().removeprefix("--").removeprefix("[no]")
              for line in text.splitlines() if line.startswith("  --")}

@@ -19,7 +19,7 @@ from pae_zoo.experiment.workdir import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 # The most flags that the help of a model shows; gp_circle has no network and no step.
-MOST = {"gp_circle": 35, "vae": 65, "lae": 75}
+MOST = {"gp_circle": 42, "vae": 72, "lae": 82}
 
 
 def shown(capsys, *argv):
@@ -41,6 +41,9 @@ def test_the_help_of_a_model_shows_what_applies_to_it(capsys):
     assert {"num_filters", "num_levels", "activation"} <= set(shown(capsys, "--model=vae", "--encoder=conv"))
     assert {"geodesic_pairs", "pair_seed"} <= set(shown(capsys, "--model=vae", "--tasks=geodesics"))
     assert "cluster_points" not in shown(capsys, "--model=vae", "--tasks=geodesics")
+    rates = {"lr_warmup", "lr_drops", "adam_beta1", "log_norms", "keep_checkpoints"}
+    assert rates <= set(shown(capsys, "--model=vae", "--lr_schedule=piecewise"))
+    assert not rates & set(shown(capsys, "--model=vae"))
 
 
 def test_the_help_tells_of_what_it_leaves_out(capsys):
