@@ -72,7 +72,8 @@ def load(
       ((100, 8, 8, 1), (8, 8, 1), [0, 1])
     """
     name = sources.canonical(sources.full_name(os.fspath(name)))
-    _check(num_train, num_test, image_size, validation_fraction, num_train_per_class)
+    _check(num_train, num_test, image_size, num_train_per_class)
+    check_fraction(validation_fraction)
     user = Geometry(parse_crop(crop), image_size, grey, invert)
     options = TableOptions(label_column, tuple(columns), tuple(categorical), index_column, missing, window, stride,
                            validation_fraction)
@@ -93,6 +94,14 @@ def load(
             f"{name} holds vectors of shape {raw.train.shape}; image_size, crop, grey, invert and "
             "static binarisation are for images."
         )
+    return split(name, raw, info, geometry, validation_fraction, reals, classes, num_train_per_class, num_train,
+                 num_test, static_binarise)  # fmt: skip
+
+
+def split(name: str, raw: Raw, info: Info, geometry: Geometry, validation_fraction: float, reals: bool = False,
+          classes: Sequence[int] = (), num_train_per_class: int = 0, num_train: int = 0, num_test: int = 0,
+          static_binarise: bool = False) -> Dataset:
+    """Returns what a reader found as a data set, split by the rules of `load`; raises UserError."""
     train, test = _hold_out_test(raw)
     train, test = _of_classes(name, raw, classes, train, test)
     train, valid = _hold_out_validation(raw, train, validation_fraction, classes)
@@ -152,13 +161,17 @@ def _stated(info: Info, raw: Raw, splits: Sequence[Split], reals: bool) -> Info:
     )
 
 
-def _check(num_train: int, num_test: int, image_size: int, validation_fraction: float, per_class: int = 0) -> None:
+def check_fraction(validation_fraction: float) -> None:
+    """Raises UserError unless a share of the training data can be held out."""
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"validation_fraction={validation_fraction} is outside [0, 1); the default is 1/12.")
+
+
+def _check(num_train: int, num_test: int, image_size: int, per_class: int = 0) -> None:
     for key, value in (("num_train", num_train), ("num_test", num_test), ("image_size", image_size),
                        ("num_train_per_class", per_class)):
         if value < 0:
             raise UserError(f"{key}={value} is negative; allowed are positive integers, or 0 for all.")
-    if not 0 <= validation_fraction < 1:
-        raise UserError(f"validation_fraction={validation_fraction} is outside [0, 1); the default is 1/12.")
 
 
 def _hold_out_test(raw: Raw) -> tuple[np.ndarray, np.ndarray]:
