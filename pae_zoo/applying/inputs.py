@@ -52,7 +52,7 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
                         "folder:DIR.")
     if kind in sources.TABLES:
         return _table(kind, path, event_shape, options.limit, schema)
-    found = _folder(Path(path), event_shape) if kind == "folder" else _arrays(kind, Path(path), hparams)
+    found = _folder(Path(path), event_shape, hparams, given) if kind == "folder" else _arrays(kind, Path(path), hparams)
     parts, names, left_out = found
     total = sum(len(rows) for rows in parts)
     chosen, left, geometry = [], options.limit or total, Geometry()
@@ -67,6 +67,7 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
     order = ", those of x_train before those of x_test and x_valid" if len(chosen) > 1 else ""
     steps = [f"{flag}={getattr(geometry, field)}" for flag, field in GEOMETRY_FLAGS.items() if getattr(geometry, field)]
     prepared = f"; prepared with {', '.join(steps)}" if steps else ""
+    prepared += "".join(f"; {note}" for rows in parts for note in getattr(rows, "told", ()))
     prepared += "".join(f"; left out: {what}" for what in left_out)
     return UserData(x, names and names[: len(x)], f"{len(x)} of {total} rows of {name}{order}{prepared}")
 
@@ -106,7 +107,8 @@ def _arrays(kind: str, path: Path, hparams: Any) -> tuple[list[Rows], None, list
     return [rows for rows in (raw.train, raw.test, raw.valid) if rows is not None], None, left_out
 
 
-def _folder(path: Path, event_shape: tuple[int, ...]) -> tuple[list[Rows], list[str], list[str]]:
+def _folder(path: Path, event_shape: tuple[int, ...], hparams: Any,
+            given: set[str]) -> tuple[list[Rows], list[str], list[str]]:
     place = Place(path)
     if not place.names:
         raise UserError(f"{place.path} holds no images ({', '.join(EXTENSIONS)}); check the path.")
@@ -114,6 +116,10 @@ def _folder(path: Path, event_shape: tuple[int, ...]) -> tuple[list[Rows], list[
     if len(event_shape) == 3 and event_shape[-1] == 3:
         # Grey pictures are colour pictures with equal channels; a file rarely says which it was meant to be.
         rows.to_colour()
+    of_folder = hparams.dataset.startswith("folder:") and not (hparams.crop or hparams.image_size)
+    if of_folder and len(event_shape) == 3 and not given & set(GEOMETRY_FLAGS):
+        rows.target = event_shape[0], event_shape[1]  # as the images of the training, where they differed in size
+        rows.shape = None
     return [rows], place.names, place.left_out
 
 

@@ -108,6 +108,8 @@ class SharedHParams(TaskFlags, PluginFlags):
         "standardise for tables, none elsewhere.", group=DATA)
     logit_margin: float = option(0.05, "Margin of the logit map: v = margin + (1 - 2 margin) u.",
                                  above=0.0, high=0.499, group=DATA)
+    bad_files: int = option(0, "Most unreadable images of a folder that are left out instead of refused.", low=0,
+                            high=1_000_000_000, group=DATA)
     augment: tuple[str, ...] = option((), "Augmentations of training images: rotate,flip,crop,pad_crop,"
                                       "brightness.", group=DATA)
     rotate_degrees: float = option(5.0, "Largest angle of the augmentation 'rotate'.", low=0.0, high=180.0, group=DATA)

@@ -7,7 +7,7 @@ import numpy as np
 
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError
-from pae_zoo.data.images import ImageRows
+from pae_zoo.data.images import ImageRows, median_size, readable
 from pae_zoo.data.places import EXTENSIONS, Place
 from pae_zoo.data.rows import Raw
 from pae_zoo.data.splits import SPLITS, Own, split_of
@@ -76,13 +76,17 @@ def _refuse_two_spellings(found: Mapping[str, Optional[str]], source: str) -> No
                             "merge them, or rename what is none.")
 
 
-def arrange(files: list[tuple[Place, str]], names: list[str], source: str, own: Own = ()) -> Raw:
+def arrange(files: list[tuple[Place, str]], names: list[str], source: str, own: Own = (), bad_files: int = 0) -> Raw:
     """Sorts image files into splits and labels; what is left out is said in the notes.
 
     Where folders, the first ones or those below, are train and test or valid in any spelling (`split_of`), those are
     the splits, and other images are left out. Labels are the folders of the images without those of the splits, common
-    to all splits.
+    to all splits. Up to `bad_files` that cannot be read are left out.
     """
+    broken: list[str] = []
+    if bad_files:
+        good, broken = readable(files, bad_files)
+        files, names = [files[index] for index in good], [names[index] for index in good]
     if not files:
         raise UserError(f"{source} holds no images ({', '.join(EXTENSIONS)}); check the path.")
     short = _without_root(names, own)
@@ -94,8 +98,11 @@ def arrange(files: list[tuple[Place, str]], names: list[str], source: str, own: 
     if any(part.channels == 3 for part in rows.values()):
         for part in rows.values():
             part.to_colour()
+    if len({size for part in rows.values() for size in part.counts}) > 1:
+        for part in rows.values():
+            part.target = median_size(list(rows.values()))
     y = {split: np.asarray([labels[place] for place in of[split]], np.int64) if labels else None for split in rows}
-    notes = _notes(names, inner, member, kept, labels) + _missing(y, label_names)
+    notes = broken + _notes(names, inner, member, kept, labels) + _missing(y, label_names)
     for place in dict.fromkeys(place for place, _ in files):
         notes += [f"left out: {what}" for what in place.left_out]
     return Raw(
@@ -126,10 +133,13 @@ def _missing(y: Mapping[str, Optional[np.ndarray]], label_names: tuple) -> list[
     return [f"{len(lacking)} classes have no training images: {shown}"] if len(lacking) else []
 
 
-def read(path: pathlib.Path, own: Own = ()) -> Raw:
-    """Returns the images of a folder or one zip archive; raises UserError if it is missing or has none."""
+def read(path: pathlib.Path, own: Own = (), bad_files: int = 0) -> Raw:
+    """Returns the images of a folder or one zip archive; raises UserError if it is missing or has none.
+
+    Up to `bad_files` that cannot be read are left out, which is told.
+    """
     place = Place(path)
-    return arrange([(place, name) for name in place.names], place.names, str(place.path), own)
+    return arrange([(place, name) for name in place.names], place.names, str(place.path), own, bad_files)
 
 
 def gather(archives: Sequence[pathlib.Path], folders: Sequence[pathlib.Path]) -> tuple[list, list]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Decoders that may run, whatever a file is called; Pillow has others, some of which start programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _GREY, _COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+_DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # grey of 16 bits, which PGM files give as I
+_ORIENTATION = 0x0112  # tag of EXIF; from 5 on height and width change places
 _LARGE = 16 << 20  # pixels: such images are decoded one at a time
 _CHUNK = 1024
 _MOST_READS = 20_000  # of a header
@@ -48,8 +50,9 @@ def opened(file: io.BufferedIOBase, name: str) -> Iterator["Image.Image"]:
         except Image.UnidentifiedImageError:
             raise ValueError(f"its data are none of {', '.join(_FORMATS)}")
         with image:
-            if image.mode not in _GREY + _COLOUR:
-                raise UserError(f"{name} has Pillow's mode {image.mode}; allowed are images of 8 bits a channel.")
+            if image.mode not in _GREY + _COLOUR and not _is_deep(image):
+                raise UserError(f"{name} has Pillow's mode {image.mode}; allowed are images of 8 bits a channel, and "
+                                "grey ones of 16.")
             pixels = image.width * image.height
             tile = _tile(image)
             if Image.MAX_IMAGE_PIXELS is not None and tile > Image.MAX_IMAGE_PIXELS:
@@ -60,6 +63,53 @@ def opened(file: io.BufferedIOBase, name: str) -> Iterator["Image.Image"]:
 
 
 _ONE_LARGE = threading.Lock()
+
+
+def _is_deep(image: "Image.Image") -> bool:
+    return image.mode in _DEEP or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _orientation(image: "Image.Image") -> int:
+    """Returns how a camera was held, 1 for upright; of JPEG files alone, since others would be decoded for it."""
+    if image.format != "JPEG" or "exif" not in image.info:
+        return 1
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a broken note about a picture is no broken picture
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _size_of(image: "Image.Image") -> tuple[int, int]:
+    """Returns (height, width) of an image as it is looked at."""
+    width, height = image.size
+    return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def _pixels(image: "Image.Image", channels: int) -> np.ndarray:
+    """Returns an image upright, uint8, (1, H, W, channels); of 16 bits the upper half, rounded."""
+    from PIL import ImageOps
+
+    if _orientation(image) != 1:
+        image = ImageOps.exif_transpose(image)
+    if _is_deep(image):
+        deep = np.asarray(image).astype(np.int64)
+        grey = np.clip((deep + 128) // 257, 0, 255).astype(np.uint8)[None, :, :, None]
+        return np.repeat(grey, channels, axis=-1)
+    mode = "RGB" if channels == 3 else "L"
+    converted = image if image.mode == mode else image.convert(mode)  # which would copy
+    return np.asarray(converted).reshape(1, image.height, image.width, channels)
+
+
+def _fitted(pixels: np.ndarray, target: tuple[int, int]) -> np.ndarray:
+    """Returns an image (1, H, W, C) in the size of `target`, resized until it covers it, its middle cropped."""
+    from PIL import Image, ImageOps
+
+    if pixels.shape[1:3] == target:
+        return pixels
+    image = Image.fromarray(pixels[0, ..., 0] if pixels.shape[-1] == 1 else pixels[0])
+    found = ImageOps.fit(image, (target[1], target[0]), Image.Resampling.BILINEAR)
+    return np.asarray(found).reshape(1, *target, pixels.shape[-1])
 
 
 class _Counted:
@@ -103,11 +153,15 @@ def strict() -> None:
 class ImageRows:
     """Image files as rows; colour (RGB) if any of them has colour, else grey. Alpha is dropped.
 
-    With `shape` given the files are taken to have it; otherwise every header is read first.
+    With `shape` given the files are taken to have it; otherwise every header is read first. `target` is the (height,
+    width) of images that differ in size, None for none, and `told` says what was done to them.
     """
 
     def __init__(self, files: Sequence[tuple[Place, str]], shape: Optional[tuple] = None):
         self.files = list(files)
+        self.counts: collections.Counter = collections.Counter()
+        self.target: Optional[tuple[int, int]] = None
+        self.told: list[str] = []
         if shape is not None:
             self._sizes, self.channels = {shape[:2]: self.files[0]}, shape[2]
         else:
@@ -123,9 +177,10 @@ class ImageRows:
 
     def _headers(self) -> tuple[dict, int]:
         sizes, channels = collections.OrderedDict(), 1
-        for index, ((width, height), mode) in self._opened(range(len(self)), lambda image: (image.size, image.mode)):
+        for index, (size, mode) in self._opened(range(len(self)), lambda image: (_size_of(image), image.mode)):
             channels = 3 if mode in _COLOUR else channels
-            sizes.setdefault((height, width), self.files[index])
+            sizes.setdefault(size, self.files[index])
+            self.counts[size] += 1
         return sizes, channels
 
     def _opened(self, indices, function) -> Iterator:
@@ -151,20 +206,28 @@ class ImageRows:
         return place.label(name)
 
     def take(self, parts: Sequence[np.ndarray], geometry: Geometry) -> list[np.ndarray]:
-        """Returns the decoded parts, uint8; raises UserError if sizes differ after `geometry`, or fill the memory."""
+        """Returns the decoded parts, uint8; raises UserError if sizes differ after `geometry`, or fill the memory.
+
+        Where sizes differ and `target` is set, all are resized and cropped to that, which is told.
+        """
         shapes = {geometry.shape((*size, self.channels)): file for size, file in self._sizes.items()}
+        target = self.target if set(shapes) - {(*(self.target or ()), self.channels)} and not (
+            geometry.crop or geometry.size) else None  # fmt: skip
+        if target is not None:
+            shapes = {geometry.shape((*target, self.channels)): None}
+            low, high = (f"{size[0]}x{size[1]}" for size in (min(self._sizes), max(self._sizes)))
+            self.told = [f"sizes from {low} to {high}: images are resized and cropped to {target[0]}x{target[1]}; "
+                         "--image_size chooses another size"]
         if len(shapes) > 1:
             named = [f"{h}x{w} ({place.label(name)})" for (h, w), (place, name) in list(self._sizes.items())[:2]]
             raise UserError(f"The images have {len(self._sizes)} sizes, such as {' and '.join(named)}; all must be "
                             "alike: give image_size=N or crop=HEIGHT,WIDTH.")
         shape = next(iter(shapes))
         check_room(sum(len(part) for part in parts), shape, np.dtype(np.uint8))
-        mode = "RGB" if self.channels == 3 else "L"
 
         def decode(image):
-            converted = image if image.mode == mode else image.convert(mode)  # which would copy
-            pixels = np.asarray(converted).reshape(1, image.height, image.width, self.channels)
-            return geometry.apply(pixels, "an image")[0]
+            pixels = _pixels(image, self.channels)
+            return geometry.apply(pixels if target is None else _fitted(pixels, target), "an image")[0]
 
         results = []
         for part in parts:
@@ -176,3 +239,31 @@ class ImageRows:
                 out[row] = pixels
             results.append(out)
         return results
+
+
+def median_size(parts: Sequence[ImageRows]) -> tuple[int, int]:
+    """Returns the median height and the median width of all images."""
+    counts = sum((part.counts for part in parts), collections.Counter())
+    sizes = np.repeat(np.array(list(counts)), list(counts.values()), axis=0)
+    height, width = np.quantile(sizes, 0.5, axis=0, method="nearest")
+    return int(height), int(width)
+
+
+def readable(files: Sequence[tuple[Place, str]], most: int) -> tuple[list[int], list[str]]:
+    """Returns the numbers of the files that can be read to their end, and notes of the others.
+
+    Raises the UserError of the first that cannot be read where there are more than `most`.
+    """
+    strict()
+    bad: list[UserError] = []
+    good = []
+    for index, (place, name) in enumerate(files):
+        try:
+            with place.reader() as read, read(name) as file, opened(file, place.label(name)) as image:
+                image.load()
+            good.append(index)
+        except UserError as error:
+            bad.append(error)
+            if len(bad) > most:
+                raise
+    return good, [f"left out: {reading.shown(error)}" for error in bad]

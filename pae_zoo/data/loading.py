@@ -45,6 +45,7 @@ def load(
     stride: int = 0,
     schema: Optional[Schema] = None,
     reals: bool = False,
+    bad_files: int = 0,
 ) -> Dataset:
     """Loads a set of the grammar of `--dataset`, or a file by its path, and splits it by a fixed rule.
 
@@ -64,6 +65,9 @@ def load(
     series are split by time: the last 1/6 of the rows is the test split. With `reals`, images of floats in arrays may
     leave [0, 1]: give the model a preprocessing that says so too, such as `build_chain(["reals", "standardise"])`.
 
+    Images of a folder that differ in size are resized and cropped to the median size, unless `crop` or `image_size`
+    says otherwise; up to `bad_files` of them may be unreadable. Both are told in the notes.
+
     Raises UserError, one line, for anything wrong with the arguments or the files.
 
     Examples:
@@ -78,7 +82,7 @@ def load(
     options = TableOptions(label_column, tuple(columns), tuple(categorical), index_column, missing, window, stride,
                            validation_fraction)
     raw, info, prepared = sources.find(name, data_dir=data_dir, download=download, ood=ood, seed=seed, options=options,
-                                       schema=schema, reals=reals)
+                                       schema=schema, reals=reals, bad_files=bad_files)
     geometry = Geometry(
         user.crop or prepared.crop,
         user.size or prepared.size,
@@ -157,7 +161,7 @@ def _stated(info: Info, raw: Raw, splits: Sequence[Split], reals: bool) -> Info:
         value_range=value_range,
         splits=f"{info.splits or rule}; here {here}",
         source=raw.source,
-        notes=(*raw.notes, *(raw.train.encoder.told if isinstance(raw.train, TableRows) else ())),
+        notes=(*raw.notes, *getattr(raw.train, "told", ())),
     )
 
 

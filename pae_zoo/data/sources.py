@@ -257,11 +257,12 @@ def locate(name: str, *, data_dir: str = "", download: bool = True,
 def find(
     name: str, *, data_dir: str = "", download: bool = True, ood: bool = False, seed: int = 0,
     options: tables.TableOptions = tables.PLAIN, schema: Optional[tables.Schema] = None, reals: bool = False,
+    bad_files: int = 0,
 ) -> tuple[Raw, Info, Geometry]:
     """Returns rows, what the set states, and the geometry its images need, or raises UserError.
 
     `options` are those of a table; with `schema` its columns are taken as those of another table were. With `reals`
-    images of floats in arrays may leave [0, 1].
+    images of floats in arrays may leave [0, 1]. Up to `bad_files` images of a folder may be unreadable.
     """
     check_name(name)
     name = canonical(full_name(name))
@@ -278,8 +279,13 @@ def find(
         kinds = ", ".join(f"{kind}:FILE" for kind in TABLES)
         raise UserError(f"{', '.join(options.given)}: for tables alone ({kinds}); {reading.shown(name)} is none. Leave "
                         "it out.")
+    if bad_files and prefix != "folder":
+        raise UserError(f"bad_files={bad_files} is for folders of images, folder:DIR; leave it out.")
     if prefix in PREFIXES:
-        raw = ARRAYS[prefix](rest, reals) if prefix in ARRAYS else PREFIXES[prefix][2](rest, home, download)
+        if prefix == "folder":
+            raw = folders.read(pathlib.Path(rest), bad_files=bad_files)
+        else:
+            raw = ARRAYS[prefix](rest, reals) if prefix in ARRAYS else PREFIXES[prefix][2](rest, home, download)
         return (
             raw,
             Info(name, (), "", "your own" if prefix != "tfds" else "see tensorflow-datasets", ""),

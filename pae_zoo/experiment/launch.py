@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 #: in the work directory of a run: what an error that nobody foresaw came from
 TRACEBACK = "error.txt"
 LONGEST_NAME = 100
-#: what `data.load` is told of a table
-TABLE_FLAGS = ("label_column", "columns", "categorical", "index_column", "missing", "window", "stride")
+#: what `data.load` is told of a table or a folder
+TABLE_FLAGS = ("label_column", "columns", "categorical", "index_column", "missing", "window", "stride",
+               "bad_files")
 # Of the command under way, for its errors: where it works, and its flags.
 _workdirs: list[Path] = []
 _options: list[Any] = []

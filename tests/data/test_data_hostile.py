@@ -72,7 +72,7 @@ def test_pictures(tmp_path):
         "colour.png": png(9_400, 9_400, 8, 6), "none.png": png(0, 0), "deep.png": png(8, 8, 16), "claim.bmp": BMP,
         "claim.tif": tiff(60_000, 60_000), "loop.tif": b"II*\0\x08\0\0\0\x00\x00\x08\0\0\0",
         "text.png": png(8, 8, extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(8 << 20)))),
-        "sixteen.pgm": b"P5 8 8 65535\n" + bytes(128), "short.pgm": b"P5 8 8 255\n" + bytes(30),
+        "sixteen.pgm": b"P5 8 8 65535\n" + bytes(30), "short.pgm": b"P5 8 8 255\n" + bytes(30),
         "program.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n", "empty.jpg": b"",
         "page.jpg": b"<html>404</html>", "half.png": encoded("PNG")[:4000], "half.jpg": encoded("JPEG")[:1000],
         "half.gif": encoded("GIF")[:1500], "half.bmp": encoded("BMP")[:5000], "half.tif": encoded("TIFF")[:5000],

@@ -77,12 +77,12 @@ def test_train_and_test_folders_are_splits(tmp_path, zipped):
     assert loaded.test.y.tolist() == [0, 0, 1, 1] and loaded.label_names == ("a", "b")
 
 
-def test_mixed_sizes_need_a_size_or_a_crop(tmp_path):
+def test_mixed_sizes_become_the_median_unless_a_size_or_a_crop_is_given(tmp_path):
     for number in range(6):
         write_png(tmp_path / f"{number}.png", image(8 + number, 10))
-    with pytest.raises(UserError, match=r"sizes, such as 8x10 \(.*0.png\) and 9x10") as caught:
-        data.load(f"folder:{tmp_path}")
-    assert "image_size" in str(caught.value) and "crop" in str(caught.value)
+    loaded = data.load(f"folder:{tmp_path}")
+    assert loaded.event_shape == (10, 10, 1)
+    assert "sizes from 8x10 to 13x10: images are resized and cropped to 10x10" in loaded.info.notes[-1]
     assert data.load(f"folder:{tmp_path}", image_size=5).event_shape == (5, 5, 1)
     assert data.load(f"folder:{tmp_path}", crop="6,7").event_shape == (6, 7, 1)
     with pytest.raises(UserError, match="does not fit into an image of 8x10"):
@@ -126,8 +126,10 @@ def test_unreadable_images_are_named(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-def test_sixteen_bit_images_are_refused(tmp_path):
-    write_png(tmp_path / "0.png", np.full((4, 4), 4000, np.uint16))
+def test_images_of_reals_are_refused(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "0.tif")
     with pytest.raises(UserError, match="8 bits a channel"):
         data.load(f"folder:{tmp_path}")
 
@@ -219,3 +221,69 @@ def test_broken_celeba(tmp_path, partition, message):
     write_celeba(tmp_path / "celeb_a", partition)
     with pytest.raises(UserError, match=message):
         data.load("celeb_a", data_dir=str(tmp_path))
+
+
+def test_images_are_resized_until_they_cover_the_median_and_cropped(tmp_path):
+    """A wide ramp keeps its middle, and images of the median size stay what they are."""
+    ramp = np.tile(np.linspace(0, 240, 40).astype(np.uint8), (10, 1))
+    for number in range(7):
+        plain = image(10, 10)
+        write_png(tmp_path / f"train/{number}.png", plain)
+        write_png(tmp_path / f"test/{number}.png", ramp if number == 0 else plain)
+        last = plain
+    loaded = data.load(f"folder:{tmp_path}")
+    assert loaded.event_shape == (10, 10, 1)
+    np.testing.assert_array_equal(loaded.test.x[0, ..., 0], ramp[:, 15:25])
+    np.testing.assert_array_equal(loaded.test.x[-1, ..., 0], last)
+
+
+def test_photos_as_cameras_write_them(tmp_path):
+    """A JPEG that says how the camera was held is turned upright, 16 bits keep their upper half, palettes and CMYK
+    are colour."""
+    from PIL import Image
+
+    pixels = np.zeros((8, 16), np.uint8)
+    pixels[:4, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned to the left: the picture is to be turned to the right
+    for number in range(6):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.jpg", exif=exif, quality=100)
+    loaded = data.load(f"folder:{tmp_path}")
+    assert loaded.event_shape == (16, 8, 1)
+    np.testing.assert_allclose(loaded.train.x[0, ..., 0], np.rot90(pixels, -1), atol=2)
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
+    for kind in ("png", "pgm"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        for number in range(6):
+            if kind == "png":
+                Image.fromarray(deep).save(folder / f"{number}.png")
+            else:
+                (folder / f"{number}.pgm").write_bytes(b"P5 8 8 65535\n" + deep.astype(">u2").tobytes())
+        found = data.load(f"folder:{folder}")
+        np.testing.assert_array_equal(found.test.x[0, ..., 0], np.rint(deep / 257))
+    colour = np.zeros((8, 8, 3), np.uint8)
+    colour[..., 0] = 204  # of the palette that Pillow takes
+    for mode, ending in (("P", "png"), ("CMYK", "tif"), ("RGBA", "png")):
+        folder = tmp_path / mode
+        folder.mkdir()
+        for number in range(6):
+            Image.fromarray(colour).convert(mode).save(folder / f"{number}.{ending}")
+        found = data.load(f"folder:{folder}")
+        np.testing.assert_allclose(found.test.x[0], colour, atol=1)
+
+
+def test_unreadable_images_are_left_out_up_to_a_number(tmp_path):
+    for number in range(9):
+        write_png(tmp_path / f"{'ab'[number % 2]}/{number}.png", image(8, 8))
+    whole = (tmp_path / "a/0.png").read_bytes()
+    (tmp_path / "a/cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "b/none.png").write_bytes(b"no picture")
+    for most in (0, 1):
+        with pytest.raises(UserError, match="cut.png|none.png"):
+            data.load(f"folder:{tmp_path}", bad_files=most)
+    loaded = data.load(f"folder:{tmp_path}", bad_files=2)
+    assert len(loaded.train) + len(loaded.valid) + len(loaded.test) == 9
+    assert sum("left out" in note and (".png" in note) for note in loaded.info.notes) == 2
+    with pytest.raises(UserError, match="folders of images"):
+        data.load("digits", bad_files=1)

@@ -99,6 +99,11 @@ class TableRows:
         self.starts = np.arange(0, max(0, len(self.rows) - window + 1), self.stride) if window else None
 
     @property
+    def told(self) -> list[str]:
+        """What was found while rows were taken."""
+        return self.encoder.told
+
+    @property
     def shape(self) -> Optional[tuple]:
         """The shape of a datum where the schema is known, else None."""
         schema = self.encoder.schema
