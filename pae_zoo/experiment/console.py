@@ -7,7 +7,8 @@ from typing import Any, Iterable, Sequence, Union
 # figure of merit -> its heading in the table
 LEAVES = {"auroc": "auroc", "auroc_stderr": "+-", "auprc": "auprc", "fpr95": "fpr95", "fpr80": "fpr80"}
 # More of them, which only metrics.json has: the table would be too wide.
-UNPRINTED = ("auprc_in", "_low", "_high")
+UNPRINTED = ("auprc_in", "_low", "_high", "mean_in", "mean_out", *(f"fpr{percent}" for percent in range(0, 80, 10)),
+             "fpr90")
 
 
 def lines(metrics: dict[str, Union[float, str]]) -> list[str]:

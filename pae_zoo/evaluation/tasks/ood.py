@@ -229,6 +229,8 @@ def compare(
         if broken:
             context.say(f"ood/{name}/{score}: {broken} scores are NaN; they count as the most unusual.")
             yield f"ood/{name}/{score}/num_nan", broken
+        if context.hparams.scores == "published":
+            yield from published_figures(f"ood/{name}/{score}", inside[score], outside[score])
         captions[score] = f"{score}: AUROC {found['auroc']:.3f}, FPR95 {found['fpr95']:.3f}"
         fpr, tpr, precision = detection.curves(inside[score], outside[score])
         roc[f"{score} ({found['auroc']:.3f})"] = (np.append(0.0, fpr), np.append(0.0, tpr))
@@ -242,6 +244,16 @@ def compare(
     columns = {"out": np.repeat([0, 1], counts), "index": np.concatenate([np.arange(n) for n in counts])}
     columns |= {score: np.concatenate([inside[score], outside[score]]) for score in inside}
     context.table(f"ood_{name}.csv", columns)
+
+
+def published_figures(prefix: str, inside: np.ndarray, outside: np.ndarray) -> Iterator[tuple[str, float]]:
+    """Yields the mean score of each side and, for 0, 10, .. 90 % of the OOD data found, the least share flagged."""
+    yield f"{prefix}/mean_in", float(np.mean(inside))
+    yield f"{prefix}/mean_out", float(np.mean(outside))
+    fpr, tpr, _ = detection.curves(inside, outside)
+    for percent in range(0, 100, 10):
+        enough = fpr[tpr >= percent / 100]
+        yield f"{prefix}/fpr{percent}", float(enough.min()) if percent else 0.0
 
 
 class Draws:

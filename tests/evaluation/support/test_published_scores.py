@@ -11,6 +11,7 @@ from tiers import some
 from pae_zoo import evaluation
 from pae_zoo.evaluation.support import published_scores
 from pae_zoo.evaluation.support.published_scores import ERROR_OF_MEAN, MEAN_ERROR, STANDARDISED
+from pae_zoo.evaluation.tasks import ood
 
 rng = np.random.default_rng(0)
 DRAWS = rng.normal(size=(7, 4, 3, 2)).astype(np.float32)  # networks, data, values
@@ -43,6 +44,7 @@ def test_the_task_has_them_beside_the_models_own(name, make_context):
     for score in ("output", "latent", "likelihood", "typicality"):
         assert 0 <= found[f"ood/noise/published_{score}/auroc"] <= 1
     assert any(key.endswith("/auroc") and "published" not in key for key in found)
+    assert found["ood/noise/published_output/fpr90"] >= found["ood/noise/published_output/fpr10"]
 
 
 def test_models_without_a_counterpart_say_so(make_context, linear_gaussian):
@@ -51,3 +53,12 @@ def test_models_without_a_counterpart_say_so(make_context, linear_gaussian):
     context.hparams = dataclasses.replace(context.hparams, model="hf")
     other = evaluation.evaluate(context, ["ood"])
     assert other["ood/published"] == "unsupported" and not any("published_" in key for key in other)
+
+
+def test_shares_flagged_and_mean_scores():
+    # Of four OOD scores half are found above 3, where one of four test scores is flagged.
+    inside, outside = np.array([0.0, 1.0, 2.0, 5.0]), np.array([0.5, 1.5, 4.0, 6.0])
+    found = dict(ood.published_figures("a", inside, outside))
+    assert found["a/mean_in"] == 2.0 and found["a/mean_out"] == 3.0
+    expected = {0: 0.0, 10: 0.0, 20: 0.0, 30: 0.25, 40: 0.25, 50: 0.25, 60: 0.5, 70: 0.5, 80: 0.75, 90: 0.75}
+    assert {percent: found[f"a/fpr{percent}"] for percent in expected} == expected
