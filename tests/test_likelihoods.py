@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from scipy import stats
 from tiers import some
 
 from pae_zoo import likelihoods
+from pae_zoo.core import distributions as core_distributions
 
 tfd = tfp.distributions
 SHAPE = (6, 5, 2)
 names = pytest.mark.parametrize("name", likelihoods.NAMES)
+COUNTS = (likelihoods.Poisson, likelihoods.NegativeBinomial)
 gaussians = pytest.mark.parametrize("name", ["gaussian", "gaussian_learned", "gaussian_pixel"])
 
 
@@ -23,6 +26,8 @@ def make(name, shape=SHAPE):
         likelihood.log_variance.assign(-1.7)
     if name == "gaussian_pixel":
         likelihood.assign_scale(rng.uniform(0.05, 2.0, shape))
+    if "binomial" in name:
+        likelihood.log_theta.assign(rng.uniform(0.0, 3.0, shape))
     return likelihood
 
 
@@ -31,6 +36,8 @@ def arrays(likelihood, *leading):
     shape = (*SHAPE[:-1], SHAPE[-1] * likelihood.channels_factor)
     output = rng.normal(size=(*leading, 4, *shape)).astype(np.float32)
     y = rng.random((4, *SHAPE), np.float32)
+    if isinstance(likelihood, COUNTS):
+        return output, rng.poisson(2.0 * y).astype(np.float32)
     return output, np.round(y) if likelihood.is_discrete else y
 
 
@@ -39,6 +46,20 @@ def reference(likelihood, output):
     output = np.asarray(output, np.float64)
     if isinstance(likelihood, likelihoods.Bernoulli):
         distribution = tfd.Bernoulli(logits=output, dtype=tf.float64)
+    elif isinstance(likelihood, likelihoods.StudentT):
+        distribution = tfd.StudentT(np.float64(4.0), output, np.float64(likelihood.scale()))
+    elif isinstance(likelihood, likelihoods.Laplace):
+        distribution = tfd.Laplace(output, np.float64(likelihood.scale()))
+    elif isinstance(likelihood, likelihoods.Poisson):
+        distribution = tfd.Poisson(log_rate=output)
+    elif isinstance(likelihood, likelihoods.NegativeBinomial):
+        theta = np.exp(np.asarray(likelihood.log_theta, np.float64))
+        inflated = isinstance(likelihood, likelihoods.ZeroInflatedNegativeBinomial)
+        log_mean, logit = np.split(output, 2, axis=-1) if inflated else (output, None)
+        distribution = tfd.NegativeBinomial(theta + 0.0 * log_mean, logits=log_mean - np.log(theta))
+        if inflated:
+            distribution = tfd.Mixture(tfd.Categorical(logits=np.stack([logit, 0 * logit], axis=-1)),
+                                       [tfd.Deterministic(0.0 * log_mean), distribution])
     elif isinstance(likelihood, likelihoods.GaussianDecoder):
         mean, raw = np.split(output, 2, axis=-1)
         softplus = np.vectorize(lambda value: np.logaddexp(0, value))
@@ -108,7 +129,10 @@ def test_draws_have_the_moments_and_repeat(name):
     assert draws.shape == (4000, *y.shape)
     spread = np.sqrt(likelihood.variance(output))
     assert np.max(np.abs(draws.mean(0) - likelihood.mean(output)) / spread) < 5 / np.sqrt(4000)
-    np.testing.assert_allclose(draws.std(0), spread, rtol=0.12)
+    # Heavy tails make the std of draws uncertain.
+    heavy = isinstance(likelihood, (likelihoods.StudentT, *COUNTS))
+    np.testing.assert_allclose(draws.std(0), spread, rtol=0.5 if heavy else 0.12)
+    np.testing.assert_allclose(np.mean(draws.std(0)), np.mean(spread), rtol=0.03)
     np.testing.assert_array_equal(distribution.sample(3, seed=(5, 6)), distribution.sample(3, seed=(5, 6)))
     assert np.any(distribution.sample(seed=(5, 6)) != distribution.sample(seed=(6, 5)))
     for seed in (None, 3.5):
@@ -126,7 +150,7 @@ def test_scale_can_be_overridden(name):
     assert np.any(likelihood.log_prob(output, y) != likelihood.log_prob(output, y, scale=0.7))
 
 
-@pytest.mark.parametrize("name", ["gaussian_decoder", "bernoulli"])
+@pytest.mark.parametrize("name", ["gaussian_decoder", "bernoulli", "poisson", "laplace"])
 def test_scale_cannot_be_overridden_where_there_is_none(name):
     likelihood = make(name)
     with pytest.raises(ValueError, match="no standard deviation to override"):
@@ -266,15 +290,62 @@ def test_half_precision_outputs_are_summed_in_full(name):
     assert wide.log_prob(tf.cast(output, tf.float64), y).dtype == tf.float64
 
 
+@names
+def test_score_and_fisher_are_those_of_log_prob(name):
+    """The score is the gradient, the Fisher information the mean of its squares over draws."""
+    likelihood = make(name)
+    output, y = arrays(likelihood)
+    output = tf.constant(output)
+    with tf.GradientTape() as tape:
+        tape.watch(output)
+        value = likelihood.log_prob(output, y)
+    score, fisher = likelihood.score_and_fisher(output, y)
+    np.testing.assert_allclose(score, tape.gradient(value, output), rtol=1e-3, atol=1e-4)
+    draws = likelihood(output).sample(3000, seed=(3, 4))
+    squares = tf.map_fn(lambda draw: likelihood.score_and_fisher(output, draw)[0] ** 2, draws)
+    mean, error = np.mean(squares, axis=0), np.std(squares, axis=0) / np.sqrt(3000)
+    assert np.mean(np.abs(mean - fisher) < 4 * error + 0.02 * fisher) > 0.98
+    np.testing.assert_allclose(np.sum(mean), np.sum(fisher), rtol=0.05)
+
+
+def test_counts_are_drawn_as_they_are_distributed():
+    for rate in (0.05, 3.0, 400.0):
+        draws = core_distributions.poisson(20_000, tf.constant(rate, tf.float64), (1, 2)).numpy()
+        values = np.arange(stats.poisson(rate).ppf(0.01), stats.poisson(rate).ppf(0.99) + 1)
+        found = np.array([np.mean(draws <= value) for value in values])
+        np.testing.assert_allclose(found, stats.poisson(rate).cdf(values), atol=4 * 0.5 / np.sqrt(20_000))
+    gammas = core_distributions.gamma((20_000,), 0.3, (3, 4)).numpy()
+    assert stats.kstest(gammas, stats.gamma(0.3).cdf).pvalue > 1e-3
+
+
+def test_what_are_no_counts_is_told():
+    for y in ([[0.5]], [[-1.0]], [[np.nan]]):
+        with pytest.raises(ValueError, match="whole numbers"):
+            likelihoods.build("poisson", (1,)).adapt(np.array(y))
+    with pytest.raises(ValueError, match="above 2"):
+        likelihoods.build("student_t", (1,), dof=2.0)
+    with pytest.raises(ValueError, match="above 0"):
+        likelihoods.build("negative_binomial", (1,), dispersion=0.0)
+
+
+def test_a_learned_scale_starts_from_the_data():
+    for name in ("student_t", "laplace"):
+        likelihood = likelihoods.build(name, (2,))
+        likelihood.adapt(np.array([[0.0, 10.0], [1.0, 12.0], [2.0, 14.0]]))
+        np.testing.assert_allclose(likelihood.scale(), 1.0, rtol=1e-6)
+        likelihood.adapt(np.zeros((3, 2)))
+        np.testing.assert_allclose(likelihood.scale(), np.exp(-6.0), rtol=1e-6)
+
+
 def test_names():
     assert set(likelihoods.describe()) == set(likelihoods.NAMES)
     factors = [likelihoods.channels_factor(name) for name in likelihoods.NAMES]
-    assert factors == [1, 1, 1, 2, 1]
+    assert factors == [1, 1, 1, 2, 1, 1, 1, 1, 1, 2]
     assert likelihoods.channels_factor(make("gaussian_decoder")) == 2
-    assert [likelihoods.build(n, SHAPE).is_discrete for n in likelihoods.NAMES] == [False] * 4 + [True]
+    assert [likelihoods.build(n, SHAPE).is_discrete for n in likelihoods.NAMES] == [False] * 4 + [True] + [False] * 5
     for call in (likelihoods.channels_factor, lambda name: likelihoods.build(name, SHAPE)):
         with pytest.raises(ValueError, match="allowed: gaussian, gaussian_learned"):
-            call("poisson")
+            call("poison")
 
 
 @gaussians

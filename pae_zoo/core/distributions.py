@@ -93,3 +93,29 @@ class RootNormal(tfp.distributions.Distribution):
 
     def _stddev(self):
         return tf.sqrt(self._variance())
+
+
+def gamma(shape: tf.Tensor, concentration: tf.Tensor, seed: seeds.Seed, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """Draws from Gamma(concentration, 1) by inversion; the shape of the concentration broadcasts to `shape`."""
+    concentration = tf.broadcast_to(tf.cast(concentration, dtype), shape)
+    return tfp.math.igammainv(concentration, seeds.uniform(shape, seed, dtype))
+
+
+def poisson(num: Any, rate: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
+    """Draws counts of mean `rate` (...), (num, ...), by inversion: the first k with P(Y <= k) = Q(k + 1, rate) >= u."""
+    rate = tf.convert_to_tensor(rate)
+    shape = tf.concat([[num], tf.shape(rate)], axis=0)
+    rate = tf.broadcast_to(rate, shape)
+    level = seeds.uniform(shape, seed, rate.dtype)
+    away = 12.0 * tf.sqrt(rate) + 40.0  # no level is so near to 0 or 1
+    low, high = tf.maximum(tf.floor(rate - away), -1.0), tf.math.ceil(rate + away)
+
+    def halve(step, low, high):
+        middle = tf.floor(0.5 * (low + high))
+        enough = tf.math.igammac(middle + 1.0, rate) >= level
+        return step + 1, tf.where(enough, low, middle), tf.where(enough, middle, high)
+
+    def wide(step, low, high):
+        return (step < 64) & tf.reduce_any(high - low > 1.0)
+
+    return tf.while_loop(wide, halve, (tf.constant(0), low, high))[2]

@@ -15,13 +15,17 @@ Observation = Union[inference.Gaussian, inference.Bernoulli, inference.Averaged]
 def observation_of(model: Any, noise: float, side: int = 0) -> Observation:
     """Returns what a model takes data with noise of std `noise` for; with `side` they are means of blocks of pixels.
 
-    Raises NotImplementedError for a mixture for a likelihood, UserError for noise or blocks that have no Gaussian form
+    Raises NotImplementedError for a mixture for a likelihood and for values that are neither Gaussian nor Bernoulli,
+    UserError for noise or blocks that have no Gaussian form
     in y.
     """
     likelihood = model.likelihood
     if not likelihood.has_independent_values:
         raise NotImplementedError("Restoration sums over the values that are seen, and "
                                   f"{type(likelihood).__name__} is a mixture, not a product over values.")
+    if not (likelihood.is_discrete or likelihood.has_gaussian_values):
+        raise NotImplementedError("Restoration knows Gaussian and Bernoulli values, and "
+                                  f"{type(likelihood).__name__} is neither.")
     if side:
         check_blocks(model.event_shape, side)
     if not likelihood.is_discrete:

@@ -66,13 +66,14 @@ def _name(role: str, member: int) -> str:
 def output_map(asked: str, kind: str, likelihood: str, value_range: Optional[tuple[float, float]]) -> str:
     """Returns the decoder's last map: 'linear', 'sigmoid' or 'sigmoid_centred'.
 
-    Bernoulli takes logits, so it is linear. 'auto' takes what the kind's paper used, if the data's range is
-    [0, 1] (sigmoid) or [-1/2, 1/2] (sigmoid_centred), and linear otherwise. Raises UserError when the
-    range asked for cannot hold the data.
+    Bernoulli takes logits, and likelihoods of counts logs, so it is linear for them. 'auto' takes what the kind's
+    paper used, if the data's range is [0, 1] (sigmoid) or [-1/2, 1/2] (sigmoid_centred), and linear otherwise. Raises
+    UserError when the range asked for cannot hold the data.
     """
-    if likelihood == "bernoulli":
+    if likelihoods.is_linear(likelihood):
         if asked not in ("auto", "linear"):
-            raise UserError(f"--output={asked} does not go with --likelihood=bernoulli, which takes logits; "
+            what = "logits" if likelihood == "bernoulli" else "logs of means"
+            raise UserError(f"--output={asked} does not go with --likelihood={likelihood}, which takes {what}; "
                             "use --output=linear or leave it out.")
         return "linear"
     known: dict[tuple[float, ...], str] = {(0.0, 1.0): "sigmoid", (-0.5, 0.5): "sigmoid_centred"}

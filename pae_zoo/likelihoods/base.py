@@ -1,11 +1,11 @@
-"""Observation models p(y|z), as layers that turn a decoder's output into a distribution over one datum y.
+"""The contract of observation models, Gaussians, and values in [0, 1].
 
 D is the number of values in a datum, y the data after preprocessing, g the decoder's output. Log densities
 are natural logarithms, summed over the D values. All of it runs eagerly, in tf.function and under XLA.
 """
 
 import math
-from typing import Any, Optional, Sequence, Union
+from typing import Any, Optional, Sequence
 
 import keras
 import numpy as np
@@ -14,8 +14,7 @@ import tensorflow_probability as tfp
 
 from pae_zoo.core import distributions, inputs
 from pae_zoo.core.distributions import LOG_2PI
-from pae_zoo.core.errors import UserError, unknown
-from pae_zoo.core.records import LIKELIHOODS
+from pae_zoo.core.errors import UserError
 
 tfd = tfp.distributions
 
@@ -33,6 +32,10 @@ class Likelihood(keras.layers.Layer):
 
     channels_factor = 1
     is_discrete = False
+    #: whether g is a logit or a log, so that the decoder's last map is linear whatever the range of the data
+    is_linear = False
+    #: whether values are Gaussian about their mean, where they are not discrete
+    has_gaussian_values = True
     #: whether p(y|z) is a product over the values of y
     has_independent_values = True
     #: whether the precision of y is the same for every datum, whatever the decoder gives
@@ -90,7 +93,7 @@ class Likelihood(keras.layers.Layer):
         """
         *event, channels = self.event_shape
         wanted = (*event, channels * (factor or self.channels_factor))
-        output = inputs.ending(_full_precision(output), wanted, "the decoder's output")
+        output = inputs.ending(full_precision(output), wanted, "the decoder's output")
         return output, inputs.ending(tf.cast(y, output.dtype), self.event_shape, "y")
 
     def _sum(self, values: tf.Tensor) -> tf.Tensor:
@@ -107,7 +110,7 @@ class Likelihood(keras.layers.Layer):
             )
 
 
-class _SharedGaussian(Likelihood):
+class SharedGaussian(Likelihood):
     """Gaussian whose variance does not depend on z: g is the mean.
 
         log p(y|z) = -1/2 sum_p ((y_p - g_p) / sigma_p)^2 - sum_p log sigma_p - D/2 log 2 pi
@@ -130,14 +133,14 @@ class _SharedGaussian(Likelihood):
         raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
-        output = _full_precision(output)
+        output = full_precision(output)
         return self._independent(distributions.Normal(output, self.sigma(output.dtype)))
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
-        return _full_precision(output)
+        return full_precision(output)
 
     def variance(self, output: tf.Tensor) -> tf.Tensor:
-        output = _full_precision(output)
+        output = full_precision(output)
         variance = tf.broadcast_to(self.sigma(output.dtype) ** 2, tf.shape(output))
         return inputs.only_finite(variance, output[..., None], axes=0)  # of what is not known there is no variance
 
@@ -157,7 +160,7 @@ class _SharedGaussian(Likelihood):
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
-class Gaussian(_SharedGaussian):
+class Gaussian(SharedGaussian):
     """Gaussian with one constant standard deviation sigma = `scale`.
 
         log p(y|z) = -||y - g||^2 / (2 sigma^2) - D log sigma - D/2 log 2 pi
@@ -167,7 +170,7 @@ class Gaussian(_SharedGaussian):
 
     def __init__(self, event_shape: Sequence[int], scale: float = 0.1, **kwargs: Any) -> None:
         super().__init__(event_shape, **kwargs)
-        self.scale = _positive("scale", scale)
+        self.scale = positive("scale", scale)
 
     def sigma(self, dtype: tf.DType = tf.float32) -> tf.Tensor:
         return tf.constant(self.scale, dtype)
@@ -177,7 +180,7 @@ class Gaussian(_SharedGaussian):
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
-class GaussianLearned(_SharedGaussian):
+class GaussianLearned(SharedGaussian):
     """Gaussian with one learned log-variance s, shared by all values and data.
 
         log p(y|z) = -1/2 sum_p (log 2 pi + s + exp(-s) (y_p - g_p)^2),     s >= -12
@@ -190,7 +193,7 @@ class GaussianLearned(_SharedGaussian):
 
     def __init__(self, event_shape: Sequence[int], scale: float = 1.0, **kwargs: Any) -> None:
         super().__init__(event_shape, **kwargs)
-        self.initial_scale = _positive("scale", scale)
+        self.initial_scale = positive("scale", scale)
         self.log_variance = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(max(2 * math.log(self.initial_scale), MIN_LOG_VARIANCE)),
@@ -216,7 +219,7 @@ class GaussianLearned(_SharedGaussian):
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
-class GaussianPixel(_SharedGaussian):
+class GaussianPixel(SharedGaussian):
     """Gaussian with a measured standard deviation sigma_p for each value p of a datum.
 
         log p(y|z) = -1/2 sum_p ((y_p - g_p) / sigma_p)^2 - sum_p log sigma_p - D/2 log 2 pi
@@ -235,8 +238,8 @@ class GaussianPixel(_SharedGaussian):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, **kwargs)
-        self.initial_scale = _positive("scale", scale)
-        self.min_scale = min(0.01, scale) if min_scale is None else _positive("min_scale", min_scale)
+        self.initial_scale = positive("scale", scale)
+        self.min_scale = min(0.01, scale) if min_scale is None else positive("min_scale", min_scale)
         self.scale = self.add_weight(
             shape=self.event_shape,
             initializer=keras.initializers.Constant(max(self.initial_scale, self.min_scale)),
@@ -306,7 +309,7 @@ class GaussianDecoder(Likelihood):
         return self._independent(distributions.Normal(mean, tf.exp(0.5 * log_variance)))
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
-        return tf.split(_full_precision(output), 2, axis=-1)[0]
+        return tf.split(full_precision(output), 2, axis=-1)[0]
 
     def variance(self, output: tf.Tensor) -> tf.Tensor:
         return tf.exp(self.log_variance(output))
@@ -338,7 +341,7 @@ class GaussianDecoder(Likelihood):
         return {**super().get_config(), **bounds}
 
     def _split(self, output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        mean, raw = tf.split(_full_precision(output), 2, axis=-1)
+        mean, raw = tf.split(full_precision(output), 2, axis=-1)
         below = self.max_log_variance - tf.nn.softplus(self.max_log_variance - raw)
         return mean, self.min_log_variance + tf.nn.softplus(below - self.min_log_variance)
 
@@ -354,16 +357,17 @@ class Bernoulli(Likelihood):
     """
 
     is_discrete = True
+    is_linear = True
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
-        output = _full_precision(output)
+        output = full_precision(output)
         return self._independent(distributions.Bernoulli(logits=output, dtype=output.dtype))
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
-        return tf.sigmoid(_full_precision(output))
+        return tf.sigmoid(full_precision(output))
 
     def variance(self, output: tf.Tensor) -> tf.Tensor:
-        output = _full_precision(output)
+        output = full_precision(output)
         return tf.sigmoid(output) * tf.sigmoid(-output)
 
     def score_and_fisher(self, output: tf.Tensor, y: tf.Tensor,
@@ -388,73 +392,7 @@ class Bernoulli(Likelihood):
         return self._sum(y * output - tf.nn.softplus(output))
 
 
-_CLASSES: dict[str, type[Likelihood]] = {}
-#: the names of all likelihoods, those that are registered later too
-NAMES = _CLASSES.keys()
-
-
-_OWN: set[str] = set()
-
-
-def check(name: str, cls: type[Likelihood]) -> None:
-    """Raises UserError for a likelihood under a name of the package's."""
-    if name in _OWN and _CLASSES[name] is not cls:
-        raise UserError(f"There is a likelihood {name!r} already; take another name.")
-
-
-def register(name: str, cls: type[Likelihood]) -> None:
-    """Makes a likelihood known by a name, for `build` and --likelihood; see `check`."""
-    check(name, cls)
-    _CLASSES[name] = cls
-    if name not in LIKELIHOODS:
-        LIKELIHOODS.append(name)
-
-
-for _name, _cls in dict(
-    gaussian=Gaussian, gaussian_learned=GaussianLearned, gaussian_pixel=GaussianPixel,
-    gaussian_decoder=GaussianDecoder, bernoulli=Bernoulli,
-).items():  # fmt: skip
-    register(_name, _cls)
-_OWN.update(_CLASSES)
-
-
-def describe() -> dict[str, str]:
-    """Returns {name: one line} for help texts."""
-    return {name: (cls.__doc__ or "").split("\n", 1)[0] for name, cls in _CLASSES.items()}
-
-
-def channels_factor(likelihood: Union[str, Likelihood]) -> int:
-    """Returns how many numbers a decoder must give per value; raises UserError for an unknown name."""
-    return (_class(likelihood) if isinstance(likelihood, str) else likelihood).channels_factor
-
-
-def build(
-    name: str, event_shape: Sequence[int], scale: Optional[float] = None, **options: Any
-) -> Likelihood:
-    """Returns the named observation model for data of shape `event_shape`.
-
-    `scale` is the standard deviation of gaussian (0.1 if None), and the one that gaussian_learned (1) and
-    gaussian_pixel (0.1) start from; the others have none and ignore it. `options` go to the class. Raises
-    UserError for an unknown name or a scale that is not positive.
-
-    Examples:
-      >>> bernoulli = build("bernoulli", (3,))
-      >>> round(float(bernoulli.log_prob(tf.zeros((1, 3)), tf.ones((1, 3)))[0]), 3)  # -3 log 2
-      -2.079
-    """
-    cls = _class(name)
-    if scale is not None and issubclass(cls, _SharedGaussian):
-        options["scale"] = scale
-    return cls(event_shape, **options)
-
-
-def _class(name: str) -> type[Likelihood]:
-    if name not in _CLASSES:
-        raise unknown("likelihood", name, NAMES)
-    return _CLASSES[name]
-
-
-def _full_precision(output: tf.Tensor) -> tf.Tensor:
+def full_precision(output: tf.Tensor) -> tf.Tensor:
     output = tf.convert_to_tensor(output)
     return tf.cast(output, tf.float32) if output.dtype in (tf.float16, tf.bfloat16) else output
 
@@ -470,7 +408,7 @@ class _AboveFloor(keras.constraints.Constraint):
         return _above_floor(log_variance)
 
 
-def _positive(name: str, value: float) -> float:
+def positive(name: str, value: float) -> float:
     if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
         raise UserError(f"{name}={value!r}: a standard deviation must be a finite number above 0.")
     return float(value)
