@@ -146,7 +146,9 @@ def read_parquet(path: PathLike, options: TableOptions = PLAIN, schema: Optional
         collector = Collector(kinds.names, str(path), options, schema)
         needed = [name for name in kinds.names if name in collector.places
                   or name in (collector.label_column, collector.index_column)]  # fmt: skip
-        reading.check_memory(4 * max(0, found.num_rows) * len(needed), str(path))
+        # Of equal values a file holds one and their number, so that the sizes it states say little.
+        reading.check_claim(4 * max(0, found.num_rows) * len(needed), stored, str(path),
+                            remedy="choose some rows of it")
         for name in needed:
             _check_kind(name, kinds.field(name).type, collector)
         size = max(1, min(4096, _CELLS // len(kinds.names)))
