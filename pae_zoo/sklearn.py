@@ -122,19 +122,20 @@ class AnomalyDetector(OutlierMixin, _Saved):
         self.scale_ = np.where(spread > 0, spread, 1.0)
         self.model_ = _model(self.model, x.shape[1], self.latent_dim, self.hidden_units, seed)
         _train(self.model_, self._standardised(x[order[count:]]), self.epochs)
-        self.combined_ = anomaly.Combined(self._scores_of(x[order[:count]]))
-        return self.combined_.score(self._scores_of(x)).scores
+        self.combined_ = anomaly.Combined(self.scores_of(x[order[:count]]))
+        return self.combined_.score(self.scores_of(x)).scores
 
     def _standardised(self, x: np.ndarray) -> np.ndarray:
         return ((x - self.centre_) / self.scale_).astype(np.float32)
 
-    def _scores_of(self, x: np.ndarray) -> dict[str, np.ndarray]:
+    def scores_of(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the scores of the model by their names, each (n,), of rows x (n, d); of a model by name alone."""
         return {name: np.asarray(one) for name, one in self.model_.ood_scores(self._standardised(x)).items()}
 
     def _score(self, X: Any) -> anomaly.Scores:
         x = self._rows(X)
         if self.model != "auto":
-            return self.combined_.score(self._scores_of(x))
+            return self.combined_.score(self.scores_of(x))
         known = np.array([self._fitted.get(digest, np.nan) for digest in _digests(x)])
         fresh = np.isnan(known)
         pvalues = anomaly.pvalues(known, self.decision_scores_)

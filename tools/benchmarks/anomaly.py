@@ -112,7 +112,7 @@ def contenders(zoo: list[str]) -> dict[str, Scorer]:
     def ours(model: str) -> Scorer:
         def score(fitted, new, seed):
             detector = AnomalyDetector(model, random_state=seed).fit(fitted)
-            found = detector._score(new)
+            found = detector.model_.score(new) if model == "auto" else detector.combined_.score(detector.scores_of(new))
             return {"combined": found.scores, **found.parts}
         return score
 
