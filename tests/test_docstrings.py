@@ -11,7 +11,7 @@ from pae_zoo import evaluation
 
 ROOT = Path(pae_zoo.__file__).resolve().parent
 MODULES = [
-    ".".join(("pae_zoo", *path.relative_to(ROOT).with_suffix("").parts))
+    ".".join(("pae_zoo", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for path in sorted(ROOT.rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")
 ]  # fmt: skip
 # What a reader of the API meets first.
