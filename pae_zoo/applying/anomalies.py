@@ -115,7 +115,7 @@ def draw(context: Context, x: np.ndarray, residual: np.ndarray, pvalues: np.ndar
     labels = [f"p {p:.1g}" for p in pvalues[::columns]]
     context.figure("anomalies", figures.image_table(
         table, "the most unusual, and where they differ from their reconstructions", row_labels=labels,
-        note=f"beside each: |residual| in its own stds, black 0, pale yellow {limit:g}; p of the first of a row"))
+        note=f"right: |residual| in its stds, black 0, yellow {limit:g}; p: the first of a row"))
 
 
 def calibrated(context: Context, run: Any, changed: bool, load: Callable[[], Dataset]) -> Calibration:
