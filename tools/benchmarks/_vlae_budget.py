@@ -34,7 +34,8 @@ def compare(args: Any, apart: Callable) -> dict[str, dict[str, float]]:
     """Trains what args.results does not hold yet, prints the tables and returns {setting/budget/model: numbers}."""
     done = _read(args.results)
     os.environ.update(ONE_THREAD)  # of the processes that train
-    for seed in range(args.seeds):
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    for seed in seeds:
         for setting in args.settings:
             for variant in args.contenders:
                 key = {"setting": setting, "model": variant, "seed": seed}
@@ -49,14 +50,14 @@ def compare(args: Any, apart: Callable) -> dict[str, dict[str, float]]:
         for budget in args.budgets:
             body = []
             for variant in args.contenders:
-                found = [row for seed in range(args.seeds)
+                found = [row for seed in seeds
                          for row in _find(done, budget=budget, setting=setting, model=variant, seed=seed)]
                 numbers = {name: statistics.mean(row[name] for row in found) for name in (*SHOWN, "steps", "ms")}
                 spread = {name: statistics.pstdev([row[name] for row in found]) for name in SHOWN}
                 rows[f"budget/{setting}/{budget}/{variant}"] = numbers
                 body.append((variant, f"{numbers['steps']:.0f}", f"{numbers['ms']:.1f}",
                              *(f"{numbers[name]:.1f} ({spread[name]:.1f})" for name in SHOWN)))
-            print(f"\n== budget: {setting}, {budget} s of processor time, {args.seeds} seeds\n")
+            print(f"\n== budget: {setting}, {budget} s of processor time, seeds {seeds[0]} to {seeds[-1]}\n")
             print(table(("model", "steps", "CPU ms/step", "ELBO", f"log p(x), {SAMPLES}", "refined ELBO",
                          f"refined log p(x), {SAMPLES}"), body), flush=True)
     return rows

@@ -18,7 +18,7 @@ import statistics
 import tempfile
 from typing import Any, Optional
 
-from command import positive
+from command import natural, positive
 
 from benchmarks import _contenders, _vlae_budget, _vlae_elbo, _vlae_zoo
 from benchmarks._rounds import KEEP_MEMORY, Contender, alternate, cores, load, median, ratio, table
@@ -101,6 +101,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--data_dir", default="", help="elbo: folder with fashion_mnist/")
     parser.add_argument("--epochs", type=positive, default=1, help="elbo: epochs of each training (default: 1)")
     parser.add_argument("--seeds", type=positive, default=3, help="elbo: trainings of each option (default: 3)")
+    parser.add_argument("--first_seed", type=natural, default=0, help="budget: the first of --seeds seeds (default: 0)")
     parser.add_argument("--budgets", type=_sizes, default=(10, 30, 120, 300),
                         help="budget: seconds of processor time (default: 10,30,120,300)")
     parser.add_argument("--settings", type=_settings, default=tuple(_vlae_budget.SETTINGS),
