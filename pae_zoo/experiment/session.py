@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Collection
 from types import ModuleType
-from typing import Any, Optional, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Session:
     model: Any
     feed: Feed
     device: str
-    start: Optional[Autoencoder] = None  # the model of --init_workdir, until its weights are taken
+    starts: Sequence[Autoencoder] = ()  # the models of finished runs to start from, until their weights are taken
 
 
 def prepare(hparams: Any, module: ModuleType) -> Session:
@@ -59,18 +59,19 @@ def prepare(hparams: Any, module: ModuleType) -> Session:
     evaluation.check_data(hparams, tasks_of(hparams, module.MODEL), dataset)
     with sizes.affordable(hparams):
         model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
-    start = _start(hparams, run, model)
+    starts = _starts(hparams, run, model)
     feed = _feed(model, dataset.train.x, dataset.valid.x, hparams, augment)
-    return Session(hparams, run, dataset, model, feed, device, start)
+    return Session(hparams, run, dataset, model, feed, device, starts)
 
 
-def _start(hparams, run: Run, model: Autoencoder) -> Optional[Autoencoder]:
-    """Returns the model that a fresh run starts from, None without one; raises UserError where it does not fit."""
-    if not hparams.init_workdir or run.has_checkpoint:
-        return None
-    start = Run(hparams.init_workdir).load_model()
-    model.check_start(start)
-    return start
+def _starts(hparams, run: Run, model: Autoencoder) -> list[Autoencoder]:
+    """Returns the models that a fresh run starts from, none without them; raises UserError where one does not fit."""
+    workdirs = type(model).starts(hparams)
+    if not workdirs or run.has_checkpoint:
+        return []
+    starts = [Run(workdir).load_model() for workdir in workdirs]
+    model.check_starts(starts)
+    return starts
 
 
 def read_flags(module: ModuleType, argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
@@ -104,10 +105,11 @@ def _as_written(hparams: Any, given: Collection[str]) -> Any:
 
 
 def inherit(hparams: Any, model_class: type[Autoencoder], given: Collection[str]) -> Any:
-    """Returns `hparams` with the data and network flags that a run of --init_workdir passes on, where not `given`."""
-    if not hparams.init_workdir:
+    """Returns `hparams` with the data and network flags that a run to start from passes on, where not `given`."""
+    workdirs = model_class.starts(hparams)
+    if not workdirs:
         return hparams
-    return hp.check(model_class.inherit(hparams, Run(hparams.init_workdir).read_hparams(), given))
+    return hp.check(model_class.inherit(hparams, Run(workdirs[0]).read_hparams(), given))
 
 
 def _feed(model, train, valid, hparams, augment=None) -> Feed:
@@ -149,9 +151,9 @@ def fit(session: Session) -> Position:
     hparams, run, model, dataset = session.hparams, session.run, session.model, session.dataset
     if not run.has_checkpoint:
         model.adapt(dataset.train.x)
-        if session.start is not None:
-            model.initialise_from(session.start)
-            session.start = None
+        if session.starts:
+            model.initialise_from_all(session.starts)
+            session.starts = ()
     run.write_config(hparams, dataset.event_shape, model)
     run.write_table(dataset)
     position = fitting.train(model, session.feed, first_stage(session), run)

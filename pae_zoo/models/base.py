@@ -5,8 +5,8 @@ networks and the likelihood see. Every public method takes and returns x; only `
 """
 
 import dataclasses
-from collections.abc import Collection
-from typing import Any, Callable, NamedTuple, Optional, Union
+from collections.abc import Collection, Sequence
+from typing import Any, Optional, Union
 
 import keras
 import numpy as np
@@ -24,39 +24,9 @@ from pae_zoo.models import capabilities
 from pae_zoo.models.parts import builder, geometry_decoders
 from pae_zoo.models.parts import former as former_lib
 from pae_zoo.models.parts.importance import ImportanceEstimate
+from pae_zoo.models.parts.stages import Stage
 
 tfd = tfp.distributions
-
-
-def _by_steps(part: trainable.Trainable, inputs: np.ndarray, held_out: Optional[np.ndarray],
-              weights: Optional[np.ndarray], settings: dict[str, Any], jit_compile: Union[bool, str],
-              verbose: Union[str, int, None]) -> dict[str, list[float]]:
-    """Trains a part by Adam at a constant rate, and returns Keras' history."""
-    optimizer = keras.optimizers.Adam(settings["learning_rate"], global_clipnorm=settings.get("clip_norm") or None)
-    part.compile(optimizer, jit_compile=jit_compile)
-    return part.fit(inputs, epochs=settings["epochs"], verbose=verbose, sample_weight=weights,
-                    batch_size=min(settings["batch_size"], len(inputs))).history
-
-
-class Stage(NamedTuple):
-    """A stage of training that follows the first: a part of the model on its own data.
-
-    Args:
-      name: a word, of which the stage's files are named.
-      part: what is trained.
-      inputs: maps data x (n, *event) to the stage's own training data.
-      settings: the training flags that differ in this stage, such as {"epochs": 10}.
-      train: how plain `fit` trains the part: (part, inputs, validation inputs or None, weights or None, settings,
-        jit_compile, verbose) to the values of every epoch by name.
-      least: training data below which a stage takes no steps, what is fitted before them being all that they carry.
-    """
-
-    name: str
-    part: trainable.Trainable
-    inputs: Callable[[np.ndarray], np.ndarray]
-    settings: dict[str, Any]
-    train: Callable[..., dict[str, list[float]]] = _by_steps
-    least: int = 0
 
 
 class Autoencoder(trainable.Trainable):
@@ -475,6 +445,19 @@ class Autoencoder(trainable.Trainable):
             for weight, value in zip(getattr(self, part).weights, self.weights_from(other, part)):
                 weight.assign(value)
         self.adapted.assign(1)
+
+    @classmethod
+    def starts(cls, hparams: Any) -> tuple[str, ...]:
+        """Returns the finished runs that a fresh one starts from: that of --init_workdir, where it is given."""
+        return (hparams.init_workdir,) if hparams.init_workdir else ()
+
+    def check_starts(self, others: Sequence["Autoencoder"]) -> None:
+        """Raises UserError unless `initialise_from_all` can take its weights from the models of `starts`."""
+        self.check_start(others[0])
+
+    def initialise_from_all(self, others: Sequence["Autoencoder"]) -> None:
+        """Takes its weights from the models of `starts`."""
+        self.initialise_from(others[0])
 
     def weights_from(self, other: "Autoencoder", part: str) -> list[tf.Tensor]:
         """Returns the weights of a part of another model, in the shapes that this one takes them in."""

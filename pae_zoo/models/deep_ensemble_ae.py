@@ -1,7 +1,7 @@
 """deep_ensemble_ae: several autoencoders that differ in their initial weights alone, trained side by side."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Optional
 
 import keras
@@ -14,7 +14,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core import records, seeds, trainable
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
-from pae_zoo.models import base
+from pae_zoo.models import ae, base
 from pae_zoo.models.bayesian import BayesianAE, Network, check_samples
 from pae_zoo.models.parts import builder, geometry_decoders
 
@@ -24,6 +24,9 @@ class HParams(records.SampleFlags, records.SharedHParams):
     """Flags of the deep ensemble of autoencoders."""
 
     num_members: int = hp.option(5, "Autoencoders in the ensemble.", low=1, high=1000, smoke=2)
+    member_workdirs: tuple[str, ...] = hp.option(
+        (), "Finished runs of ae that become the members, as they are, in the place of a training (empty: none).",
+        group=hp.RUN, path=True)
 
 
 @register_keras_serializable("pae_zoo")
@@ -183,6 +186,52 @@ class DeepEnsembleAE(BayesianAE):
         if isinstance(other, DeepEnsembleAE) and other.num_members != self.num_members:
             raise UserError(f"--init_workdir holds an ensemble of {other.num_members} members, this one has "
                             f"{self.num_members}. Take --num_members={other.num_members}.")
+
+    @classmethod
+    def starts(cls, hparams: Any) -> tuple[str, ...]:
+        return hparams.member_workdirs or super().starts(hparams)
+
+    @classmethod
+    def skips_first_stage(cls, hparams: Any) -> bool:
+        return bool(hparams.member_workdirs)
+
+    @classmethod
+    def inherit(cls, hparams: Any, before: Any, given: Collection[str]) -> Any:
+        """Returns what every model inherits and, of --member_workdirs, their number; raises UserError for another."""
+        found, runs = super().inherit(hparams, before, given), hparams.member_workdirs
+        if not runs:
+            return found
+        if hparams.init_workdir or ("num_members" in given and hparams.num_members != len(runs)):
+            raise UserError(f"--member_workdirs names {len(runs)} runs, which are all members that there are; leave "
+                            "--num_members and --init_workdir out.")
+        inherited = {"likelihood": before.likelihood} if "likelihood" not in given else {}
+        return dataclasses.replace(found, num_members=len(runs), **inherited)
+
+    def check_starts(self, others: Sequence[base.Autoencoder]) -> None:
+        """Raises UserError unless there is one model, or one `ae` for each member, all of one preprocessing."""
+        if len(others) == 1 and not isinstance(others[0], ae.AE):
+            self.check_start(others[0])
+            return
+        for number, other in enumerate(others):
+            if not isinstance(other, ae.AE):
+                raise UserError(f"--member_workdirs takes runs of ae; run {number + 1} holds a {type(other).__name__}.")
+            self.check_start(other)
+            pairs = zip(other.preprocessing.weights, others[0].preprocessing.weights)
+            if not all(np.array_equal(one, first) for one, first in pairs):
+                raise UserError(f"Run {number + 1} of --member_workdirs was trained on other data than the first: its "
+                                "preprocessing has other statistics.")
+
+    def initialise_from_all(self, others: Sequence[base.Autoencoder]) -> None:
+        """Takes the weights of one model, or those of each member from its own, and the mean of what they share."""
+        super().initialise_from_all(others)
+        if len(others) == 1:
+            return
+        for mine, other in zip(zip(self.members[::2], self.members[1::2]), others[1:]):
+            for network, part in zip(mine, ("encoder", "decoder")):
+                for weight, value in zip(network.weights, self.weights_from(other, part)):
+                    weight.assign(value)
+        for mine, *theirs in zip(self.likelihood.weights, *(other.likelihood.weights for other in others)):
+            mine.assign(np.mean(np.stack([np.asarray(one) for one in theirs]), axis=0))
 
     def initialise_from(self, other: base.Autoencoder) -> None:
         """Takes the weights of another ensemble of as many members, or those of member 0 from another model."""

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import keras
 import numpy as np
@@ -14,9 +14,10 @@ from pae_zoo import curvature, likelihoods
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records, seeds, trainable
 from pae_zoo.core.errors import UserError, check_choice
-from pae_zoo.curvature.matrices.gauss_newton import DIAG, KRON
+from pae_zoo.curvature.matrices.gauss_newton import BLOCK, DIAG, KRON
 from pae_zoo.curvature.matrices.kron import Kron, KronDiagonal
 from pae_zoo.curvature.posteriors import build as posteriors
+from pae_zoo.curvature.posteriors.running_block import RunningBlock
 from pae_zoo.curvature.posteriors.running_kron import RunningKron
 from pae_zoo.models.base import Autoencoder
 from pae_zoo.models.bayesian import Network
@@ -27,7 +28,10 @@ from pae_zoo.models.weight_posterior import AUTO, MC, CurvatureFlags, LaplaceAE
 # Streams of a step's seed; trainable.py has the others.
 WEIGHTS, PROBES = "lae/weights", "lae/probes"
 UPDATES = ("accumulate", "ema")
-STRUCTURES = (DIAG, KRON)
+STRUCTURES = (DIAG, KRON, BLOCK)
+# Posteriors whose parts are factorised now and then, for draws.
+RUNNING = {KRON: RunningKron, BLOCK: RunningBlock}
+Running = (RunningKron, RunningBlock)
 # About what the evidence finds for trained autoencoders; at 1 few data leave draws so wide that the bound is best where
 # the network ignores them all.
 PRIOR_PRECISION = 50.0
@@ -40,7 +44,8 @@ class HParams(CurvatureFlags):
     """Flags of the Laplacian autoencoder with online curvature."""
 
     curvature_structure: str = hp.option(
-        KRON, "What is kept of the curvature: its diagonal, or two running Kronecker factors of each layer.",
+        KRON, "What is kept of the curvature: its diagonal, two running Kronecker factors of each layer, or all of "
+        "each layer (block; small layers alone).",
         choices=STRUCTURES, before=DIAG)
     predictive: str = records.with_default("predictive", AUTO, CurvatureFlags)
     prior_precision: float = records.with_default("prior_precision", PRIOR_PRECISION, CurvatureFlags)
@@ -52,7 +57,7 @@ class HParams(CurvatureFlags):
     hessian_every: int = hp.option(4, "Steps between two refreshes of h; each then counts for all of them.", low=1,
                                    before=1)
     hessian_subset: int = hp.option(0, "Data of the batch that the curvature is computed on (0: all).", low=0)
-    factor_every: int = hp.option(50, "kron: steps between two factorisations that draws are made with.", low=1)
+    factor_every: int = hp.option(50, "kron, block: steps between two factorisations that draws are made with.", low=1)
     draw_every: int = hp.option(4, "Steps that are taken at one draw from q, with its sign changed in every other one.",
                                 low=1, before=1)
     one_hessian_per_sampling: bool = hp.option(
@@ -66,15 +71,15 @@ class LAE(LaplaceAE):
     """Autoencoder with q(theta) = N(mu, (kappa h + gamma)^-1) over its weights (Miani et al., arXiv 2206.15078).
 
     mu are the weights of encoder and decoder, trained at weights drawn from q; h sums up the generalised Gauss-Newton
-    matrix over the data, its diagonal or two Kronecker factors of each layer (`RunningKron`), and is refreshed in the
-    training step itself. For the diagonal:
+    matrix over the data, its diagonal, two Kronecker factors of each layer (`RunningKron`) or the matrix of each layer
+    (`RunningBlock`), and is refreshed in the training step itself. For the diagonal:
 
         theta_k = mu + eps_k / sqrt(kappa h + gamma),   g = c (N/B) mean_k sum_b diag J_b(theta_k)^T H J_b(theta_k)
         h <- m h + (1 - m) g   or, as in the paper,   h <- m h + g
 
     h begins at 0, and h / (1 - m^t) takes its place after t steps, as Adam corrects its moments; the first step, before
     there is any, is taken at the means. A refresh every n steps counts for n equal ones, h <- m^n h + (1 + m + ... +
-    m^(n-1)) w g with w the weight of g above. Kronecker factors move so one by one, and draws take new ones every
+    m^(n-1)) w g with w the weight of g above. Factors and blocks move so one by one, and draws take new ones every
     `factor_every` steps, and after 1, 2, 4, 8 and so on of the first ones. A draw theta_k - mu serves `draw_every`
     steps, with its sign changed in every other one: each is a draw from q, and neighbours cancel their noise. The
     objective of a datum is -mean_k log p(y|theta_k) + KL(q || N(0, 1/gamma)) / N; no gradient goes through h.
@@ -119,8 +124,9 @@ class LAE(LaplaceAE):
               "prior_precision": 1.0}
 
     def _build_posterior(self) -> posteriors.WeightPosterior:
-        if self.curvature_options["structure"] == KRON:
-            return RunningKron(self.graph, layers=self.curvature_options["layers"])
+        running = RUNNING.get(self.curvature_options["structure"])
+        if running is not None:
+            return running(self.graph, layers=self.curvature_options["layers"])
         return super()._build_posterior()
 
     @property
@@ -131,7 +137,7 @@ class LAE(LaplaceAE):
     def count_data(self, num: float) -> None:
         """Sets N, the number of training data or the sum of their weights, and scales h to it."""
         factor = float(num) / self.num_data.value
-        if isinstance(self.posterior, RunningKron):
+        if isinstance(self.posterior, Running):
             self.posterior.rescale(factor)
         else:
             self.hessian.assign(tf.convert_to_tensor(self.hessian) * factor)
@@ -154,7 +160,7 @@ class LAE(LaplaceAE):
 
     def _deviation(self, seed: tf.Tensor) -> tf.Tensor:
         """Returns a draw of the chosen weights less their means, (P,)."""
-        if isinstance(self.posterior, RunningKron):
+        if isinstance(self.posterior, Running):
             return tf.concat(self.posterior.deviation(seed), axis=0)
         # Layer by layer: with a vector put together of all their priors XLA takes four times as long for the draw.
         noise = seeds.normal(self.hessian.shape, seed, tf.as_dtype(self.hessian.dtype))
@@ -229,7 +235,7 @@ class LAE(LaplaceAE):
         """Moves h by the curvature of y (batch, *event) at the drawn weights, in every n-th step."""
         if self.hessian_subset:
             y = y[: self.hessian_subset]
-        if isinstance(self.posterior, RunningKron):
+        if isinstance(self.posterior, Running):
             self._refresh_factors(self.posterior, y, draws, seed)
             return
         old = tf.convert_to_tensor(self.hessian)
@@ -243,7 +249,7 @@ class LAE(LaplaceAE):
         else:
             self.hessian.assign(tf.cond(self.step % self.hessian_every == 0, moved, lambda: old))
 
-    def _refresh_factors(self, posterior: RunningKron, y, draws, seed) -> None:
+    def _refresh_factors(self, posterior: Union[RunningKron, RunningBlock], y, draws, seed) -> None:
         def moved():
             found = self._ggn(y, draws, seed)
             return posterior.moved(found, self.share_of_refresh(), self.curvature_gain * self._share_of_data(y, draws))
@@ -280,6 +286,8 @@ class LAE(LaplaceAE):
         Of Kronecker factors it is what `ggn` gives, whose output factors have all of the scale.
         """
         found, share = self._ggn(y, draws, seed), self._share_of_data(y, draws)
+        if isinstance(self.posterior, RunningBlock):
+            return [share * one for one in found]
         if not isinstance(self.posterior, RunningKron):
             return share * found
         return [one._replace(output_factor=share * one.output_factor) if isinstance(one, Kron)
@@ -318,7 +326,7 @@ class LAE(LaplaceAE):
 
     def kl(self) -> tf.Tensor:
         """Returns KL(q || N(0, 1/gamma)) over the chosen weights, in nats."""
-        if isinstance(self.posterior, RunningKron):
+        if isinstance(self.posterior, Running):
             priors = tf.convert_to_tensor(self.posterior.prior_precision)
             sizes = tf.constant(self.posterior.layout.sizes, priors.dtype)
             log_dets, traces = tf.unstack(tf.convert_to_tensor(self.posterior.sums), axis=1)
@@ -347,7 +355,7 @@ class LAE(LaplaceAE):
         return {name: _seconds(tf.function(part, jit_compile=xla, autograph=False)) for name, part in parts.items()}
 
     def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
-        if isinstance(self.posterior, RunningKron):
+        if isinstance(self.posterior, Running):
             self.posterior.settle()
         super().measure(x, train, batch_size)
 

@@ -154,10 +154,15 @@ def points(groups: Mapping[str, np.ndarray], title: str, axis_labels: Sequence[s
 
 
 def latent_map(
-    codes: np.ndarray, labels: Optional[np.ndarray], title: str, axis_labels: Sequence[str]
-) -> Figure:
-    """Draws codes (n, 2), coloured by labels (n,) of at most ten classes, each named at its median."""
+    codes: np.ndarray, labels: Optional[np.ndarray], title: str, axis_labels: Sequence[str],
+    ellipses: Optional[tuple[np.ndarray, np.ndarray]] = None,
+) -> Figure:  # fmt: skip
+    """Draws codes (n, 2), coloured by labels (n,) of at most ten classes, each named at its median.
+
+    ellipses: the numbers of some codes, (m,), and their covariances (m, 2, 2), of which one std is drawn.
+    """
     import matplotlib
+    from matplotlib.collections import LineCollection
 
     figure = new_figure(6.4, 5.6)
     axes = figure.add_subplot()
@@ -175,10 +180,25 @@ def latent_map(
         axes.scatter(codes[:, 0], codes[:, 1], c=colours, s=9, alpha=0.6, linewidths=0.0)
     else:
         axes.scatter(codes[:, 0], codes[:, 1], color=COLOURS[0], s=9, alpha=0.6, linewidths=0.0)
+    if ellipses is not None:
+        some, covariances = ellipses
+        colours: Any = "black"
+        if labels is not None and 1 < len(classes) <= len(CLASS_COLOURS):
+            colours = [CLASS_COLOURS[int(place)] for place in np.searchsorted(classes, labels[some])]
+        lines = list(outlines(codes[some], covariances))
+        axes.add_collection(LineCollection(lines, colors=colours, linewidths=1.0, alpha=0.9, zorder=1))
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(axis_labels[0])
     axes.set_ylabel(axis_labels[1])
     return figure
+
+
+def outlines(centres: np.ndarray, covariances: np.ndarray) -> np.ndarray:
+    """Returns the ellipses (m, 65, 2) of one standard deviation around centres (m, 2) for covariances (m, 2, 2)."""
+    angles = np.linspace(0.0, 2.0 * np.pi, 65)
+    variances, directions = np.linalg.eigh(covariances)
+    roots = directions * np.sqrt(np.maximum(variances, 0.0))[:, None, :]
+    return centres[:, None] + np.stack([np.cos(angles), np.sin(angles)], axis=1) @ np.swapaxes(roots, 1, 2)
 
 
 def bars(values: Mapping[str, float], title: str, label: str) -> Figure:

@@ -388,3 +388,25 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in err and "Start the same command again" in err
     assert Run(tmp_path).load_arrays("last")[1]["steps"] > 0 and not (tmp_path / "metrics.json").exists()
+
+
+def test_an_ensemble_of_finished_runs(tmp_path, capsys):
+    common = ["--model=ae", *SMOKE, "--hidden_units=8", "--likelihood=gaussian", "--scale=0.1"]
+    runs = [tmp_path / name for name in ("one", "two")]
+    for seed, workdir in enumerate(runs):
+        assert call(*common, f"--seed={seed}", f"--workdir={workdir}", "--tasks=reconstruction") == 0
+    joined = f"--member_workdirs={runs[0]},{runs[1]}"
+    assert "runs, which are all members" in refused(
+        capsys, "--model=deep_ensemble_ae", joined, "--num_members=3", f"--workdir={tmp_path / 'three'}")
+    flags = ["--model=deep_ensemble_ae", "--smoke", joined, f"--workdir={tmp_path / 'all'}", "--tasks=reconstruction"]
+    assert call(*flags) == 0
+    model, members = Run(tmp_path / "all").load_model(), [Run(workdir).load_model() for workdir in runs]
+    x = np.random.default_rng(0).random((3, *model.event_shape)).astype(np.float32)
+    means = [member.likelihood.mean(member.decoder_outputs(member.codes(x))) for member in members]
+    np.testing.assert_allclose(model.predictive(x, 2, (0, 0))["mean"], np.mean(means, axis=0), atol=1e-6)
+    assert float(model.likelihood.scale) == pytest.approx(0.1) and model.num_members == 2
+    # In the coordinates of the first, codes of the second are turned and moved, no more.
+    codes, own = model.draw_codes(x, 2, seed=(0, 0)).numpy(), members[1].codes(x).numpy()
+    np.testing.assert_allclose(codes[0], members[0].codes(x), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(codes[1] - codes[1, :1], axis=1), np.linalg.norm(own - own[:1], axis=1),
+                               atol=1e-4)  # fmt: skip

@@ -298,7 +298,26 @@ def test_the_pattern_of_dense_layers_is_loaded_under_its_name_of_before():
     assert loaded.get_config()["mix_pattern"] == "dense"
 
 
-@pytest.mark.parametrize("structure", ["diag", "kron"])
+def test_blocks_of_a_step_are_those_of_the_batch():
+    model = small(curvature_structure="block", curvature_method="exact", likelihood="gaussian", scale=0.5,
+                  predictive="auto")
+    x = images(8)
+    y, _ = model.preprocess(x)
+    model.count_data(64)
+    model.refresh(y, [model.uncertain], (0, 1))  # the first one is all there is
+    for mine, one in zip(model.posterior.factors_now(), curvature.ggn(model.graph, y, "block")):
+        np.testing.assert_allclose(mine, 64 / 8 / 0.25 * one, rtol=1e-3, atol=1e-4 * np.abs(one).max())
+    squares = sum(np.sum(variable.numpy() ** 2) for variable in model.uncertain)
+    model.posterior.settle()
+    parts = [one.numpy().astype(np.float64) for one in model.precision()]
+    rest = sum(np.trace(np.linalg.inv(one)) - len(one) + np.linalg.slogdet(one)[1] for one in parts)
+    np.testing.assert_allclose(model.kl(), 0.5 * (squares + rest), rtol=1e-4)
+    assert model.is_linearised and set(model.ood_scores(x[:4])) >= {"latent", "likelihood", "typicality"}
+    loaded = type(model).from_config(model.get_config())
+    assert [w.shape for w in loaded.weights] == [w.shape for w in model.weights]
+
+
+@pytest.mark.parametrize("structure", ["diag", "kron", "block"])
 def test_a_draw_serves_some_steps_with_both_signs(structure):
     model = small(curvature_structure=structure, draw_every=4)
     model.step.assign(8)

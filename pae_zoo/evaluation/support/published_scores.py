@@ -54,7 +54,8 @@ class PublishedScores:
 
 def decodes_variance(model: Any) -> bool:
     """Whether a model's decoder gives a variance of its own for each value."""
-    return type(getattr(model.likelihood, "component", model.likelihood)).__name__ == "GaussianDecoder"
+    likelihood = getattr(model, "likelihood", None)
+    return type(getattr(likelihood, "component", likelihood)).__name__ == "GaussianDecoder"
 
 
 def scores(kind: str, y: tf.Tensor, moments: dict[str, tf.Tensor], decoded: bool) -> dict[str, tf.Tensor]:

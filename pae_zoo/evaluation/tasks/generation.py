@@ -8,7 +8,7 @@ from typing import Any, Optional
 import numpy as np
 
 from pae_zoo.evaluation.context import Context, Projection, to_unit
-from pae_zoo.evaluation.support import code_quality, quality
+from pae_zoo.evaluation.support import code_quality, latent_map, quality
 from pae_zoo.plotting import figures
 
 SHOWN_SAMPLES = 100
@@ -23,7 +23,7 @@ SAMPLE_KEYS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags(quality.FrechetFlags):
+class Flags(latent_map.MapFlags, quality.FrechetFlags):
     """The flags of the task generation."""
 
 
@@ -45,7 +45,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         yield "generation/prior_mean_abs", np.abs(prior.mean(axis=0, dtype=np.float64)).mean()
         yield "generation/prior_std_mean", prior.std(axis=0, dtype=np.float64).mean()
         yield from code_quality.latent_quality(context, "generation", {"generation": prior})
-    yield from draw_latent_map(context, codes)
+    yield from latent_map.draw(context, codes, variances)
     if context.is_image:
         draw_interpolations(context, codes)
         if codes.shape[1] == 2:
@@ -84,25 +84,6 @@ def draw_prior(context: Context) -> Optional[np.ndarray]:
         return draw(context.seed_for("prior")).numpy()
     except NotImplementedError:
         return None  # said already: a model without a prior has no samples either
-
-
-def draw_latent_map(context: Context, codes: np.ndarray) -> Iterator[tuple[str, float]]:
-    """Saves the codes of test data in two dimensions, coloured by label."""
-    test = context.dataset.test
-    chosen = context.choose(len(codes), SHOWN_POINTS, "latent_map")
-    project = Projection(codes)
-    title = f"{context.dataset.name}: codes of {len(chosen):,} test data"
-    labels = None if test.y is None else test.y[chosen]
-    if labels is not None and context.dataset.label_names:
-        labels = np.asarray(context.dataset.label_names)[labels]
-    title += "" if labels is None or codes.shape[1] == 1 else ", by class"
-    if codes.shape[1] == 1:
-        figure = project.draw({"codes": codes[chosen]}, title)
-    else:
-        figure = figures.latent_map(project(codes[chosen]), labels, title, project.labels)
-    context.figure("latent_map", figure)
-    if project.shares is not None:
-        yield "generation/latent_map_variance", project.shares.sum()
 
 
 def draw_interpolations(context: Context, codes: np.ndarray) -> None:

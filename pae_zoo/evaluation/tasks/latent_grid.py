@@ -11,6 +11,7 @@ import tensorflow as tf
 from pae_zoo.core import seeds
 from pae_zoo.evaluation.context import Context, Projection
 from pae_zoo.evaluation.metrics.calibration import spearman
+from pae_zoo.evaluation.support.published_scores import decodes_variance
 from pae_zoo.evaluation.tasks import ood
 from pae_zoo.plotting import uncertainty
 from pae_zoo.plotting.uncertainty import Plane
@@ -30,11 +31,11 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     """Std of the decoder's output over a grid of latents, and how it goes with the distance to the codes.
 
     The grid covers the range of test codes and 30 % of it on either side; its values are the mean over pixels of the
-    std of `decode_grid`. With more than two latents it lies in the plane of the first two principal components of
-    the codes. Needs a model that draws decoders, and at least two latents.
+    std of `decode_grid` or, where one decoder gives a variance for each value, of the std that it gives. With more than
+    two latents it lies in the plane of the first two principal components of the codes. Needs a model that draws
+    decoders, or one with the likelihood gaussian_decoder, and at least two latents.
     """
-    model = context.model
-    model.decode_grid(tf.zeros((1, model.latent_dim)), 1, context.seed_for("latent_grid"))  # found out at once
+    _Grid.of(context).check()
     codes = context.test_codes[0]
     if codes.shape[1] < 2:
         raise NotImplementedError("A plane of latents needs at least two of them; this model has one.")
@@ -86,21 +87,43 @@ def stds(context: Context, z: np.ndarray) -> np.ndarray:
 
 
 class _Grid:
-    """Two functions of one batch of latents, kept so that each is compiled once."""
+    """Two functions of one batch of latents, kept so that each is compiled once.
+
+    `decoded` is whether the std is that which the decoder gives, as one decoder does that is not drawn.
+    """
 
     def __init__(self, model: Any, num_samples: int):
-        self.model, self.num_samples = model, num_samples
+        self.model, self.num_samples, self.decoded = model, num_samples, False
+
+    def check(self) -> None:
+        """Finds out whose std there is; raises NotImplementedError for a model without any."""
+        try:
+            self._drawn(tf.zeros((1, self.model.latent_dim)), (0, 0), 1)
+        except NotImplementedError:
+            if not decodes_variance(self.model):
+                raise
+            self.decoded = True
 
     @classmethod
     def of(cls, context: Context) -> "_Grid":
         return context.once("latent_grid", lambda: cls(context.model, int(context.hparams.test_samples)))
 
     def std(self, z: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
-        found = self.model.decode_grid(z, self.num_samples, seed)[1]
+        found = self._moments(z, seed)[1]
         return tf.reduce_mean(found, axis=list(range(1, found.shape.rank)))
 
     def picture(self, z: tf.Tensor, seed: seeds.Seed) -> tf.Tensor:
-        return self.model.to_data(self.model.decode_grid(z, self.num_samples, seed)[0])
+        return self.model.to_data(self._moments(z, seed)[0])
+
+    def _moments(self, z: tf.Tensor, seed: seeds.Seed) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mean and std of y at latents z (n, K), each (n, *event)."""
+        if not self.decoded:
+            return self._drawn(z, seed, self.num_samples)
+        outputs = self.model.decoder_outputs(z)
+        return self.model.likelihood.mean(outputs), tf.sqrt(self.model.likelihood.variance(outputs))
+
+    def _drawn(self, z: tf.Tensor, seed: seeds.Seed, num_samples: int) -> tuple[tf.Tensor, tf.Tensor]:
+        return self.model.decode_grid(z, num_samples, seed)
 
 
 def _other_codes(context: Context) -> dict[str, np.ndarray]:
@@ -127,7 +150,8 @@ def _draw(context: Context, project: Projection, plane: Plane, codes, shown, oth
     labels = None if context.dataset.test.y is None else context.dataset.test.y[shown]
     if labels is not None and context.dataset.label_names:
         labels = np.asarray(context.dataset.label_names)[labels]
-    title = f"{context.dataset.name}: std of the decoder's output, mean over pixels"
+    whose = "std that the decoder gives" if _Grid.of(context).decoded else "std of the decoder's output"
+    title = f"{context.dataset.name}: {whose}, mean over pixels"
     if project.shares is not None:
         title += "\nin the plane of the first two principal components of the codes, through their mean"
     outside = {name: values for name, values in others.items()}

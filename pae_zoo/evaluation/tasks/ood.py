@@ -21,12 +21,15 @@ from pae_zoo.evaluation.metrics import detection
 from pae_zoo.evaluation.support import predictions
 from pae_zoo.evaluation.support.outliers import Outliers
 from pae_zoo.evaluation.support.published_scores import PublishedScores
+from pae_zoo.evaluation.support.std_scores import StdScores
 from pae_zoo.plotting import figures
 
 SHOWN_POINTS = 2000
 SHOWN_IMAGES = 8
 # Sets of drawn networks behind the error of an AUROC over draws, and the data of each side that it is found on.
 REDRAWN, REDRAWN_DATA = 4, 500
+# What --scores adds to the model's own scores.
+FURTHER = {"std": StdScores, "published": PublishedScores}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +53,9 @@ class Flags(SetFlags):
                                 low=0, high=1_000_000, group=EVALUATION, smoke=20)
     baselines: bool = option(False, "Beside the model's scores, simple detectors in the task ood: PCA error, nearest "
                              "neighbours, Mahalanobis distance, mixture, isolation forest.", group=EVALUATION)
-    scores: str = option("own", "Scores of the task ood: the model's own, or beside them those of the code of Miani et "
-                         "al., as it computes them (published).", choices=("own", "published"), group=EVALUATION)
+    scores: str = option("own", "Scores of the task ood: the model's own, or beside them the stds of code and output "
+                         "and typicality (std), or those of the code of Miani et al., as it computes them (published).",
+                         choices=("own", "std", "published"), group=EVALUATION)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
@@ -78,13 +82,13 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     outliers = Outliers(context) if context.hparams.baselines else None
     if outliers is not None:
         inside |= outliers.of(context.dataset.test.x, "test")
-    published = None
-    if context.hparams.scores == "published":
+    further = None
+    if context.hparams.scores in FURTHER:
         try:
-            published = PublishedScores(context)
-            inside |= published.of(context.dataset.test.x, "test")
+            further = FURTHER[context.hparams.scores](context)
+            inside |= further.of(context.dataset.test.x, "test")
         except NotImplementedError as error:
-            yield from context.unsupported(["ood/published"], error)
+            yield from context.unsupported([f"ood/{context.hparams.scores}"], error)
     for name, (x, conversion) in sets.items():
         if conversion:
             context.say(f"ood/{name}: {conversion}.")
@@ -92,8 +96,8 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         outside = context.map_batches(context.model.ood_scores, x, f"ood {name}")
         if outliers is not None:
             outside |= outliers.of(x, name)
-        if published is not None:
-            outside |= published.of(x, name)
+        if further is not None:
+            outside |= further.of(x, name)
         yield from compare(context, name, inside, outside)
         yield from draws.errors(name, x)
         yield from draw_codes(context, name, x)
@@ -229,8 +233,7 @@ def compare(
         if broken:
             context.say(f"ood/{name}/{score}: {broken} scores are NaN; they count as the most unusual.")
             yield f"ood/{name}/{score}/num_nan", broken
-        if context.hparams.scores == "published":
-            yield from published_figures(f"ood/{name}/{score}", inside[score], outside[score])
+        yield from by_level(f"ood/{name}/{score}", inside[score], outside[score])
         captions[score] = f"{score}: AUROC {found['auroc']:.3f}, FPR95 {found['fpr95']:.3f}"
         fpr, tpr, precision = detection.curves(inside[score], outside[score])
         roc[f"{score} ({found['auroc']:.3f})"] = (np.append(0.0, fpr), np.append(0.0, tpr))
@@ -246,7 +249,7 @@ def compare(
     context.table(f"ood_{name}.csv", columns)
 
 
-def published_figures(prefix: str, inside: np.ndarray, outside: np.ndarray) -> Iterator[tuple[str, float]]:
+def by_level(prefix: str, inside: np.ndarray, outside: np.ndarray) -> Iterator[tuple[str, float]]:
     """Yields the mean score of each side and, for 0, 10, .. 90 % of the OOD data found, the least share flagged."""
     yield f"{prefix}/mean_in", float(np.mean(inside))
     yield f"{prefix}/mean_out", float(np.mean(outside))

@@ -58,7 +58,7 @@ def test_models_without_a_counterpart_say_so(make_context, linear_gaussian):
 def test_shares_flagged_and_mean_scores():
     # Of four OOD scores half are found above 3, where one of four test scores is flagged.
     inside, outside = np.array([0.0, 1.0, 2.0, 5.0]), np.array([0.5, 1.5, 4.0, 6.0])
-    found = dict(ood.published_figures("a", inside, outside))
+    found = dict(ood.by_level("a", inside, outside))
     assert found["a/mean_in"] == 2.0 and found["a/mean_out"] == 3.0
     expected = {0: 0.0, 10: 0.0, 20: 0.0, 30: 0.25, 40: 0.25, 50: 0.25, 60: 0.5, 70: 0.5, 80: 0.75, 90: 0.75}
     assert {percent: found[f"a/fpr{percent}"] for percent in expected} == expected

@@ -147,6 +147,16 @@ def test_latent_grid_of_a_linear_decoder(drawn):
     assert [path.stem for path in context.figures] == ["latent_uncertainty"]
 
 
+def test_latent_grid_of_one_decoder_has_the_std_that_it_gives(make_context):
+    model = build("ae", event_shape=EVENT_SHAPE, likelihood="gaussian_decoder", latent_dim=2)
+    context = make_context(model, event_shape=EVENT_SHAPE, num=40)
+    codes = context.test_codes[0]
+    found = evaluation.evaluate(context, ["latent_grid"])
+    std = np.sqrt(model.likelihood.variance(model.decoder_outputs(model.latents(codes))).numpy()).mean()
+    assert found["latent_grid/std_at_codes"] == pytest.approx(std, rel=1e-4)
+    assert (context.run.figures / "latent_uncertainty.png").exists()
+
+
 def test_latent_grid_of_more_latents_is_a_plane(drawn):
     context = drawn(model_options=dict(latent_dim=4))
     found = evaluation.evaluate(context, ["latent_grid"])
