@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
         context.say(str(at_test.note(changed)))
     if "anomalies" in options.outputs:
         changes = bool(changed.suffix or context.suffix)
-        anomalies.calibrated(context, run, changes, lambda: launch.load_dataset(run.read_hparams()))
+        anomalies.calibrated(context, run, changes, lambda: run.as_trained(launch.load_dataset(run.read_hparams())))
     arrays = applying.compute(context, options, found.x, options.outputs,
                               keep=lambda some: context.say(results.keep(options.out, some, found.names)))
     for name in results.left_out(form, arrays):

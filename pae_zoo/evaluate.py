@@ -74,8 +74,7 @@ def _hparams(run: Run, options, given: set[str]):
 def _evaluate(run: Run, options, given: set[str]) -> tuple[str, ...]:
     """Evaluates one run and returns the names of the tasks that its model supports."""
     hparams, changed = _hparams(run, options, given), at_test.changes(run, options, given)
-    dataset = launch.load_dataset(run.read_hparams() if "data_dir" not in given else hparams)
-    run.check_table(dataset)
+    dataset = run.as_trained(launch.load_dataset(run.read_hparams() if "data_dir" not in given else hparams))
     model = at_test.model(run, changed, dataset)
     if "test_samples" in given and hasattr(model, "test_samples"):
         model.test_samples = hparams.test_samples

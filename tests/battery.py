@@ -135,7 +135,8 @@ def methods(model) -> dict:
         return apply
 
     named = {name: by_name(name, function) for name, function in named.items() if function is not None}
-    return {name: function for name, function in named.items() if _offers(function, images(1))}
+    one = images(1, event_shape=model.event_shape)
+    return {name: function for name, function in named.items() if _offers(function, one)}
 
 
 def _without_tail(estimate) -> dict:

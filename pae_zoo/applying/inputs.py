@@ -11,7 +11,7 @@ from pae_zoo.data import sources, tables, takes_reals
 from pae_zoo.data.framing import Geometry, parse_crop
 from pae_zoo.data.images import ImageRows
 from pae_zoo.data.places import EXTENSIONS, Place
-from pae_zoo.data.rows import Rows
+from pae_zoo.data.rows import ArrayRows, Rows
 from pae_zoo.data.tables import series
 
 #: flags that replace the run's own steps -> fields of Geometry
@@ -52,7 +52,8 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
                         "folder:DIR.")
     if kind in sources.TABLES:
         return _table(kind, path, event_shape, options.limit, schema)
-    found = _folder(Path(path), event_shape, hparams, given) if kind == "folder" else _arrays(kind, Path(path), hparams)
+    found = _folder(Path(path), event_shape, hparams, given) if kind == "folder" else _arrays(
+        kind, Path(path), hparams, event_shape)
     parts, names, left_out = found
     total = sum(len(rows) for rows in parts)
     chosen, left, geometry = [], options.limit or total, Geometry()
@@ -101,10 +102,16 @@ def _numbers_alone(table: tables.Table) -> tables.Schema:
     return tables.Schema(tuple(tables.Column(name) for name in table.columns))
 
 
-def _arrays(kind: str, path: Path, hparams: Any) -> tuple[list[Rows], None, list[str]]:
-    raw = sources.ARRAYS[kind](path, takes_reals(getattr(hparams, "preprocess", ())))
+def _arrays(kind: str, path: Path, hparams: Any,
+            event_shape: tuple[int, ...]) -> tuple[list[Rows], None, list[str]]:
+    windows = len(event_shape) == 2
+    raw = sources.ARRAYS[kind](path, windows or takes_reals(getattr(hparams, "preprocess", ())))
     left_out = [note.removeprefix("left out: ") for note in raw.notes]
-    return [rows for rows in (raw.train, raw.test, raw.valid) if rows is not None], None, left_out
+    found = [rows for rows in (raw.train, raw.test, raw.valid) if rows is not None]
+    if windows:  # arrays (n, T, C), which are read as images of one channel
+        found = [ArrayRows(rows.array[..., 0]) if isinstance(rows, ArrayRows) and rows.shape[2:] == (1,) else rows
+                 for rows in found]  # fmt: skip
+    return found, None, left_out
 
 
 def _folder(path: Path, event_shape: tuple[int, ...], hparams: Any,
@@ -157,8 +164,8 @@ def check_shape(shape: Optional[tuple], event_shape: tuple, geometry: Geometry, 
             )
     else:
         after = tuple(shape)
-        if not geometry.is_identity and len(event_shape) == 1:
-            raise UserError(f"{name} holds vectors of {_by(shape)} values; crop, image_size, grey and invert are for "
+        if not geometry.is_identity and len(event_shape) != 3:
+            raise UserError(f"{name} holds data of shape {_by(shape)}; crop, image_size, grey and invert are for "
                             "images.")
     if after == tuple(event_shape):
         return

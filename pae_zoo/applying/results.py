@@ -125,7 +125,7 @@ def picture_names(names: Optional[list[str]], count: int) -> list[str]:
 
 def left_out(form: str, found: dict[str, np.ndarray]) -> list[str]:
     """Returns the names of arrays that a form of --out cannot hold: those of images, in a table."""
-    return [name for name, values in found.items() if form == "csv" and values.ndim > 2]
+    return [name for name, values in found.items() if form == "csv" and values.ndim > 3]
 
 
 def _write_table(path, found: dict[str, np.ndarray], names: Optional[list[str]],
@@ -139,7 +139,8 @@ def _write_table(path, found: dict[str, np.ndarray], names: Optional[list[str]],
         if values.ndim == 1:
             columns[name] = values
         else:
-            columns.update({f"{prefix}_{k}": values[:, k] for k in range(values.shape[1])})
+            places = np.ndindex(*values.shape[1:])  # those of a window are step and channel
+            columns.update({"_".join((prefix, *map(str, place))): values[(slice(None), *place)] for place in places})
     columns.update(pictures or {})
     # Names of files need not be text; a table has them byte for byte.
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:

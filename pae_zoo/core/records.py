@@ -86,7 +86,7 @@ class SharedHParams(TaskFlags, PluginFlags):
     index_column: str = option("", "Column of a table that names its rows, and orders those of a series.", group=DATA)
     missing: str = option("refuse", "Empty cells of a table: refuse; mask is not there yet.",
                           choices=("refuse", "mask"), group=DATA)
-    window: int = option(0, "Rows of a series that make one datum, flattened (0: each row is one).", low=0,
+    window: int = option(0, "Rows T of a series that make one datum, (T, C) (0: each row is one).", low=0,
                          high=1_000_000, group=DATA)
     stride: int = option(0, "Rows from one window to the next (0: --window, without overlap).", low=0, high=1_000_000,
                          group=DATA)

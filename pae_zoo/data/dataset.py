@@ -65,6 +65,14 @@ class Dataset:
     attribute_names: tuple = ()
     table: Optional[Schema] = None
 
+    def flattened(self) -> "Dataset":
+        """Returns the data set with vectors for data."""
+        splits = [dataclasses.replace(split, x=split.x.reshape(len(split), -1))
+                  for split in (self.train, self.valid, self.test)]
+        return dataclasses.replace(self, train=splits[0], valid=splits[1], test=splits[2],
+                                   event_shape=splits[0].x.shape[1:],
+                                   table=self.table and dataclasses.replace(self.table, flat=True))  # fmt: skip
+
     @property
     def slug(self) -> str:
         """The name as one folder name."""

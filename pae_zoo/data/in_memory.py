@@ -42,9 +42,9 @@ def from_arrays(
         data frame, with columns and to_numpy as pandas and polars have them; a `tf.data.Dataset` of x or (x, y), which
         is read whole, in batches where the first axis of x is of unknown size or that of y, else of one datum each.
       y: labels (n,), whole numbers or texts; None: none, or those of the data set.
-      kind: "vectors" flattens whatever a datum is; "series" does, and takes the rows as they stand in time, so that
-        the last sixth is the test split; "images"; "auto" takes arrays of rank 3 for images where they are uint8 or lie
-        in [0, 1], for windows else, which it flattens.
+      kind: "vectors" flattens whatever a datum is; "series" takes arrays of rank 3 for windows (n, T, C), and the rows
+        as they stand in time, so that the last sixth is the test split; "images"; "auto" takes arrays of rank 3 for
+        images where they are uint8 or lie in [0, 1], for windows else.
       name: of the data set, for folders and messages.
       validation_fraction: of the training rows.
       label_column, columns, categorical, index_column, missing, window, stride, schema: of a data frame, as in `load`.
@@ -99,13 +99,17 @@ def _numbers(x: Any) -> np.ndarray:
 
 
 def _in_form(array: np.ndarray, kind: str) -> tuple[np.ndarray, list[str]]:
-    """Returns vectors (n, d) or images (n, H, W, C) as npz files have them, and notes."""
+    """Returns vectors (n, d), windows (n, T, C) or images (n, H, W, C) as npz files have them, and notes."""
     note = []
     if array.ndim < 2 or array.ndim > 4 or 0 in array.shape:
         raise UserError(f"x has shape {array.shape}; allowed are (n, d), (n, T, C), (n, H, W) and (n, H, W, C), none "
                         "of them empty.")
     pixels = array.dtype in (np.uint8, np.bool_) or bool(array.min() >= 0 and array.max() <= 1)
-    if array.ndim > 2 and (kind in ("vectors", "series") or (kind == "auto" and array.ndim == 3 and not pixels)):
+    windows = array.ndim == 3 and (kind == "series" or (kind == "auto" and not pixels))
+    if windows:
+        flat = npz.images_or_vectors(array.reshape(len(array), -1), "x", reals=True)
+        return flat.reshape(array.shape), [f"windows of {array.shape[1]} steps of {array.shape[2]} values"]
+    if array.ndim > 2 and kind in ("vectors", "series"):
         note.append(f"data of shape {array.shape[1:]} are flattened")
         array = array.reshape(len(array), -1)
     if array.ndim == 2 and kind == "images":

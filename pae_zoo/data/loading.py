@@ -91,11 +91,11 @@ def load(
     )
     if (
         raw.train.shape is not None
-        and len(raw.train.shape) == 1
+        and len(raw.train.shape) != 3
         and (not geometry.is_identity or static_binarise)
     ):
         raise UserError(
-            f"{name} holds vectors of shape {raw.train.shape}; image_size, crop, grey, invert and "
+            f"{name} holds data of shape {raw.train.shape}; image_size, crop, grey, invert and "
             "static binarisation are for images."
         )
     return split(name, raw, info, geometry, validation_fraction, reals, classes, num_train_per_class, num_train,
@@ -136,7 +136,7 @@ def check_steps(dataset: Dataset, preprocess: Sequence[str] = (), augment: Seque
     if likelihood == "bernoulli" and dataset.table is not None:
         raise UserError(f"--likelihood=bernoulli is for values in [0, 1]; {dataset.name} is a table of reals. Take "
                         "gaussian_learned, the default.")
-    what = f"{dataset.name} holds vectors of shape {dataset.event_shape}, {x.dtype}"
+    what = f"{dataset.name} holds data of shape {dataset.event_shape}, {x.dtype}"
     if augment and x.ndim != 4:
         raise UserError(f"--augment={','.join(augment)} is for images; {what}. Leave it out.")
     pixels = needing_pixels(preprocess)

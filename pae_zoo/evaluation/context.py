@@ -84,6 +84,16 @@ class Context:
         """Whether one datum is an image (H, W, C)."""
         return len(self.dataset.event_shape) == 3
 
+    @property
+    def is_series(self) -> bool:
+        """Whether one datum is a window (T, C) of a series."""
+        return len(self.dataset.event_shape) == 2
+
+    @property
+    def channel_names(self) -> list[str]:
+        """The names of the numbers of a step of a series, none where they have none."""
+        return [] if self.dataset.table is None else self.dataset.table.outputs
+
     def say(self, line: str) -> None:
         """Tells the user one line, on stderr, and keeps it in `notes`."""
         self.notes.append(line)

@@ -114,7 +114,7 @@ def model(run: Run, changed: Changes, dataset: Any = None) -> Autoencoder:
     """
     found = run.load_model()
     if changed.epoch != BEST:
-        dataset = dataset or launch.load_dataset(run.read_hparams())
+        dataset = dataset or run.as_trained(launch.load_dataset(run.read_hparams()))
         _take_weights(run, found, changed.epoch)
         found.measure(dataset.valid.x, dataset.train.x)
         found.measure_scores(dataset.valid.x)

@@ -151,14 +151,20 @@ class Run:
         with _named(self.workdir / DATA, "description of a table", RESTORE):
             return None if found is None else Schema.from_json(found)
 
-    def check_table(self, dataset: "Dataset") -> None:
-        """Raises UserError unless a table has become what it was when the run was trained on it."""
+    def as_trained(self, dataset: "Dataset") -> "Dataset":
+        """Returns the data set as the run was trained on it: with windows of a series flattened, where they were then.
+
+        Raises UserError unless a table has become what it was.
+        """
         before = self.read_table()
+        if before is not None and before.flat:
+            dataset = dataset.flattened()
         if before is not None and before != dataset.table:
             was, now = set(before.outputs), set(dataset.table.outputs if dataset.table else ())
             changed = reading.shown(", ".join(sorted(was ^ now)) or "their order, labels or window")
             raise UserError(f"{dataset.name} has changed since {self.workdir} was trained on it: {changed}. Restore "
                             "the file, or train anew in another --workdir.")
+        return dataset
 
     def read_hparams(self) -> Any:
         """Returns the hyper-parameters in config.json; raises UserError."""

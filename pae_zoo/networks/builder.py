@@ -6,12 +6,12 @@ import keras
 
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError, unknown
-from pae_zoo.networks import conv, dense, infogan, lae, resnet
+from pae_zoo.networks import conv, dense, infogan, lae, resnet, series
 from pae_zoo.networks.config import NetworkConfig, Options, option_names
 from pae_zoo.networks.family import DECODER, ENCODER, OUTPUTS, Family, Maker
 
 _FAMILIES: dict[str, Family] = {
-    family.kind: family for module in (dense, conv, infogan, resnet, lae) for family in module.FAMILIES
+    family.kind: family for module in (dense, conv, infogan, resnet, lae, series) for family in module.FAMILIES
 }
 #: the names of all kinds, those that are registered later too
 KINDS = _FAMILIES.keys()

@@ -62,10 +62,24 @@ class BiasedOptions(ActivatedOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvOptions(BiasedOptions, NormalisedOptions):
+class FilterOptions(ActivatedOptions):
+    """Kinds whose convolutions have one width, or widths that follow from one."""
+
+    num_filters: int = option(32, "Filters of the first layer; tcn: of all.", low=1, high=65_536, group=NETWORK,
+                              smoke=4)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KernelOptions(ActivatedOptions):
+    """Kinds whose kernels have one size."""
+
+    kernel_size: int = option(3, "Side of the kernels.", low=1, high=1000, group=NETWORK)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvOptions(BiasedOptions, NormalisedOptions, FilterOptions):
     """conv."""
 
-    num_filters: int = option(32, "Filters of the first layer.", low=1, high=65_536, group=NETWORK, smoke=4)
     num_levels: int = option(0, "Halvings of the image side (0: 3 from 64 pixels on, else 2).", choices=(0, 2, 3),
                              group=NETWORK)
 
@@ -86,26 +100,46 @@ class ResnetDenseOptions(ActivatedOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResnetConvOptions(NormalisedOptions):
+class ResnetConvOptions(NormalisedOptions, KernelOptions):
     """resnet_conv."""
 
     base_dim: int = option(16, "Channels at full resolution.", low=1, high=65_536, group=NETWORK, smoke=4)
-    kernel_size: int = option(3, "Side of the kernels.", low=1, high=1000, group=NETWORK)
     num_scale: int = option(4, "Scales of the encoder.", low=1, high=16, group=NETWORK)
     block_per_scale: int = option(1, "Residual blocks at each scale.", low=1, high=100, group=NETWORK)
     depth_per_block: int = option(2, "Layers in a residual block.", low=1, high=100, group=NETWORK)
     fc_dim: int = option(512, "Width of the encoder's dense block.", low=1, high=2**20, group=NETWORK, smoke=16)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conv1DOptions(KernelOptions):
+    """conv1d."""
+
+    filters: tuple[int, ...] = option((32, 64), "Filters of conv1d's layers, from the data inwards, each of which "
+                                      "halves the length; the decoder mirrors them.", low=1, high=65_536,
+                                      group=NETWORK, smoke=4)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TCNOptions(KernelOptions, FilterOptions):
+    """tcn."""
+
+    dilations: tuple[int, ...] = option((1, 2, 4, 8), "Steps between the values that a kernel of tcn sees, a residual "
+                                        "block each; the decoder has them backwards.", low=1, high=65_536,
+                                        group=NETWORK)
+    causal: bool = option(False, "tcn: kernels see a value and those before it, not both sides.", group=NETWORK)
+    length_factor: int = option(4, "How often shorter than the series what tcn's code is made of is.", low=1,
+                                high=65_536, group=NETWORK)
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig(
-    VLAEDenseOptions, ConvOptions, InfoganOptions, ResnetDenseOptions, ResnetConvOptions
+    VLAEDenseOptions, ConvOptions, InfoganOptions, ResnetDenseOptions, ResnetConvOptions, Conv1DOptions, TCNOptions
 ):
     """Everything that decides an encoder and a decoder; a kind ignores the options it has no use for.
 
-    `event_shape` is the shape of one datum, (H, W, C) or (d,); `seed` fixes the initial weights and the dropout noise.
-    Raises UserError (a ValueError) for a value of a wrong type or out of its range; whether a kind can take the shape
-    is checked when it is built.
+    `event_shape` is the shape of one datum, (H, W, C), (T, C) or (d,); `seed` fixes the initial weights and the
+    dropout noise. Raises UserError (a ValueError) for a value of a wrong type or out of its range; whether a kind can
+    take the shape is checked when it is built.
     """
 
     kind: str
@@ -137,6 +171,11 @@ class NetworkConfig(
         return len(self.event_shape) == 3
 
     @property
+    def is_series(self) -> bool:
+        """Whether a datum is a window (T, C) of a series."""
+        return len(self.event_shape) == 2
+
+    @property
     def num_values(self) -> int:
         """Numbers in one datum."""
         return math.prod(self.event_shape)
@@ -148,10 +187,11 @@ def option_names(record: type = NetworkConfig) -> tuple[str, ...]:
 
 
 def check_event_shape(event_shape: Any) -> tuple[int, ...]:
-    """Returns the shape of one datum as a tuple; raises UserError unless it is (H, W, C) or (d,)."""
+    """Returns the shape of one datum as a tuple; raises UserError unless it is (H, W, C), (T, C) or (d,)."""
     shape = tuple(event_shape) if hasattr(event_shape, "__iter__") else (event_shape,)
-    if len(shape) not in (1, 3) or not all(_is_int(size) and size > 0 for size in shape):
-        raise UserError(f"event_shape={event_shape!r}: one datum is an image (H, W, C) or a vector (d,).")
+    if len(shape) not in (1, 2, 3) or not all(_is_int(size) and size > 0 for size in shape):
+        raise UserError(f"event_shape={event_shape!r}: one datum is an image (H, W, C), a window "
+                        "(T, C) of a series or a vector (d,).")
     return tuple(int(size) for size in shape)
 
 

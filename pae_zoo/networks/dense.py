@@ -66,28 +66,28 @@ def _vlae_decoder(config: NetworkConfig, make: Maker) -> list[keras.Layer]:
 FAMILIES = (
     Family(
         "mlp",
-        "dense layers of --hidden_units, mirrored in the decoder; images or vectors",
+        "dense layers of --hidden_units, mirrored in the decoder; data of any shape",
         lambda config, make, units: _encoder(make, config.hidden_units, units),
         lambda config, make: _decoder(make, config.hidden_units[::-1]),
         options=DenseOptions,
     ),
     Family(
         "vlae",
-        "mlp with the initial weights of the variational Laplace autoencoder; images or vectors",
+        "mlp with the initial weights of the variational Laplace autoencoder; data of any shape",
         _vlae_encoder,
         _vlae_decoder,
         options=VLAEDenseOptions,
     ),
     Family(
         "vae10",
-        "dense, encoder 256-64, decoder 64-256-256-1024; images or vectors",
+        "dense, encoder 256-64, decoder 64-256-256-1024; data of any shape",
         lambda config, make, units: _encoder(make, (256, 64), units),
         lambda config, make: _decoder(make, (64, 256, 256, 1024)),
         output="sigmoid",
     ),
     Family(
         "fully_connected",
-        "dense 512-256-128, mirrored in the decoder; images or vectors",
+        "dense 512-256-128, mirrored in the decoder; data of any shape",
         lambda config, make, units: _encoder(make, (512, 256, 128), units),
         lambda config, make: _decoder(make, (128, 256, 512)),
     ),

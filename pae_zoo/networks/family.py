@@ -108,14 +108,21 @@ class Maker:
         transpose: bool = False,
         kernel: Optional[keras.Initializer] = None,
         last: bool = False,
+        **options: Any,
     ) -> keras.Layer:
-        """A linear convolution, or its transpose, with SAME padding: Glorot uniform, zero bias."""
-        layer: Any = keras.layers.Conv2DTranspose if transpose else keras.layers.Conv2D
+        """A linear convolution, or its transpose, with SAME padding: Glorot uniform, zero bias.
+
+        Of windows (T, C) it is one along T. `options` go to Keras' layer.
+        """
+        layers = keras.layers
+        pair = (layers.Conv1D, layers.Conv1DTranspose) if self.config.is_series else (
+            layers.Conv2D, layers.Conv2DTranspose)  # fmt: skip
+        layer: Any = pair[transpose]
         return layer(
             filters,
             size,
             strides=stride,
-            padding="same",
+            **{"padding": "same", **options},
             use_bias=use_bias,
             kernel_initializer=kernel or keras.initializers.GlorotUniform(seed=self.seed()),
             dtype=_head_policy() if last else None,
@@ -154,13 +161,13 @@ class Maker:
 
     def flatten(self, last: bool = False) -> list[keras.Layer]:
         """A flattening layer, or nothing where a datum is a vector."""
-        if not self.config.is_image:
+        if len(self.config.event_shape) == 1:
             return []
         return [keras.layers.Flatten(dtype=_head_policy() if last else None, name=self.name("flatten"))]
 
     def unflatten(self) -> list[keras.Layer]:
         """A reshaping of the decoder's last dense layer to the shape of a datum, or nothing for vectors."""
-        if not self.config.is_image:
+        if len(self.config.event_shape) == 1:
             return []
         return [keras.layers.Reshape(self.output_shape, name=self.name("reshape"))]
 
@@ -188,7 +195,8 @@ def check_image(config: NetworkConfig, least: int) -> None:
     if not config.is_image:
         raise UserError(
             f"{config.kind} takes images (H, W, C); the data have shape {config.event_shape}. "
-            "For vectors take mlp, vlae, vae10, fully_connected or resnet_fc."
+            "For series (T, C) take conv1d or tcn; for them and for vectors mlp, vlae, vae10, fully_connected or "
+            "resnet_fc."
         )
     if min(config.event_shape[:2]) < least:
         raise UserError(
@@ -204,12 +212,16 @@ def _margins(make: Maker, sides: Sequence[int]) -> tuple[tuple[int, int], ...]:
 
 
 def pad(make: Maker, sides: Sequence[int]) -> list[keras.Layer]:
-    """A centred padding of the data to `sides` with zeros, or nothing."""
+    """A centred padding of images to `sides` with zeros, or nothing."""
     margins = _margins(make, sides)
     return [keras.layers.ZeroPadding2D(margins, name=make.name("pad"))] if any(map(any, margins)) else []
 
 
 def crop(make: Maker, sides: Sequence[int]) -> list[keras.Layer]:
-    """A centred cropping from `sides` to the size of the data, or nothing."""
+    """A centred cropping from `sides` to the size of the data, images or windows, or nothing."""
     margins = _margins(make, sides)
-    return [keras.layers.Cropping2D(margins, name=make.name("crop"))] if any(map(any, margins)) else []
+    if not any(map(any, margins)):
+        return []
+    if make.config.is_series:
+        return [keras.layers.Cropping1D(margins[0], name=make.name("crop"))]
+    return [keras.layers.Cropping2D(margins, name=make.name("crop"))]

@@ -28,8 +28,7 @@ def check_pair(
     """
     given = None if event_shape is None else check_event_shape(event_shape)
     event = _input_shape(encoder, "encoder", given, "event_shape")
-    if len(event) not in (1, 3):
-        raise UserError(f"The encoder takes data of shape {event}; one datum is (H, W, C) or a vector (d,).")
+    check_event_shape(event)
     latent_given = None if latent_dim is None else (int(latent_dim),)
     latent = _input_shape(decoder, "decoder", latent_given, "latent_dim")
     if len(latent) != 1:

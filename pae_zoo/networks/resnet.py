@@ -10,7 +10,7 @@ from pae_zoo.networks.family import Family, Maker, check_image, crop, pad
 MAX_CHANNELS = 1024
 
 
-def _residual(
+def residual(
     make: Maker, shape: Sequence[int], branch: list[keras.Layer], shortcut: list[keras.Layer]
 ) -> keras.Model:
     """Returns the model x -> branch(x) + shortcut(x) for x of the given shape."""
@@ -32,7 +32,7 @@ def _dense_chain(config: NetworkConfig, make: Maker, units: int) -> list[keras.L
         branch: list[keras.Layer] = []
         for _ in range(2):
             branch += [make.dense(size), *make.dropout(), make.activation()]
-        chain.append(_residual(make, (size,), branch, []))
+        chain.append(residual(make, (size,), branch, []))
     return [*chain, make.dense(units, last=True)]
 
 
@@ -43,7 +43,7 @@ def _block(
     branch: list[keras.Layer] = []
     for _ in range(make.config.depth_per_block):
         branch += [*(make.norm() if norm else []), make.activation("relu"), *make.dropout(), layer()]
-    return _residual(make, shape, branch, [layer()])
+    return residual(make, shape, branch, [layer()])
 
 
 def _scale_blocks(make: Maker, side: int, channels: int) -> list[keras.Layer]:
@@ -97,7 +97,7 @@ def _conv_decoder(config: NetworkConfig, make: Maker) -> list[keras.Layer]:
 FAMILIES = (
     Family(
         "resnet_fc",
-        "dense residual blocks of --dense_size, --num_layers of them; images or vectors",
+        "dense residual blocks of --dense_size, --num_layers of them; data of any shape",
         lambda config, make, units: [*make.flatten(), *_dense_chain(config, make, units)],
         lambda config, make: [
             *_dense_chain(config, make, config.num_values * make.channels_factor),

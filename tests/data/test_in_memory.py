@@ -37,7 +37,8 @@ class Frame:
     "x, kind, shape",
     [
         (X, "auto", (6,)), (X.tolist(), "auto", (6,)), (X.astype(np.float64), "auto", (6,)),
-        (X.reshape(60, 3, 2), "auto", (6,)), (X.reshape(60, 3, 2), "series", (6,)),
+        (X.reshape(60, 3, 2), "auto", (3, 2)), (X.reshape(60, 3, 2), "series", (3, 2)),
+        (X, "series", (6,)), (X.reshape(60, 3, 2, 1), "series", (6,)),
         (np.abs(X.reshape(60, 3, 2)) / 9, "auto", (3, 2, 1)), (X.reshape(60, 3, 2), "images", (3, 2, 1)),
         (X.reshape(60, 3, 2, 1), "auto", (3, 2, 1)), (X.reshape(60, 3, 2, 1), "vectors", (6,)),
         (np.arange(360).reshape(60, 6), "auto", (6,)), (np.arange(360).reshape(60, 6) % 2 == 0, "auto", (6,)),
@@ -73,7 +74,7 @@ def test_a_data_frame_is_a_table(tmp_path):
         with pytest.raises(UserError, match=words):
             data.from_arrays(frame)
     windows = data.from_arrays(days, index_column="day", window=4)
-    np.testing.assert_array_equal(windows.test.x, X[50:58, 0].reshape(2, 4))
+    np.testing.assert_array_equal(windows.test.x, X[50:58, 0].reshape(2, 4, 1))
 
 
 @pytest.mark.parametrize("labels", [True, False])

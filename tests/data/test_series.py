@@ -19,10 +19,10 @@ def write(path, count=120, shuffled=True):
 def test_windows_follow_time_and_splits_share_no_row(tmp_path, stride):
     """Column a counts the days, so that windows tell which rows they hold; every split is later than the one before."""
     loaded = data.load(write(tmp_path / "s.csv"), index_column="day", window=5, stride=stride)
-    assert loaded.event_shape == (10,)
+    assert loaded.event_shape == (5, 2) and loaded.flattened().event_shape == (10,)
     days = {}
     for name in ("train", "valid", "test"):
-        windows = getattr(loaded, name).x.reshape(-1, 5, 2)
+        windows = getattr(loaded, name).x
         np.testing.assert_array_equal(windows[..., 1], 1000 - 2 * windows[..., 0] + windows[..., 0] % 2)
         np.testing.assert_array_equal(np.diff(windows[..., 0], axis=1), 1)
         days[name] = windows[..., 0]
@@ -46,7 +46,7 @@ def test_labels_of_a_window_are_those_of_its_last_row(tmp_path):
     path = tmp_path / "s.csv"
     path.write_text("a,y\n" + "".join(f"{i},{i // 10}\n" for i in range(100)))
     loaded = data.load(path, label_column="y", window=2, stride=1)
-    np.testing.assert_array_equal(loaded.test.y, loaded.test.x[:, 1] // 10)
+    np.testing.assert_array_equal(loaded.test.y, loaded.test.x[:, 1, 0] // 10)
 
 
 def test_times_without_order_are_refused(tmp_path):

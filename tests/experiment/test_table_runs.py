@@ -5,8 +5,9 @@ import json
 
 import numpy as np
 import pytest
+from tiers import some
 
-from pae_zoo import apply, data, evaluate, main
+from pae_zoo import apply, data, evaluate, export, main
 from pae_zoo.experiment import launch
 from pae_zoo.experiment.workdir import Run
 
@@ -66,6 +67,51 @@ def test_another_table_is_taken_by_the_names_of_its_columns(run, tmp_path, capsy
     lacking = table(tmp_path / "v.csv", ("name", "a"))
     assert launch.run(apply.main, [f"--workdir={workdir}", f"--input={lacking}", f"--out={tmp_path}/p.csv"]) == 2
     assert "lacks 1 of the 2 columns of the run: colour" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", some(["tcn", "conv1d", "mlp"], ["tcn"]))
+def test_windows_of_a_series_are_trained_on_evaluated_applied_and_exported(kind, tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_text("a,b\n" + "".join(f"{np.sin(i / 3):.5f},{i % 7}\n" for i in range(150)))
+    series = ["--window=5", "--stride=2", f"--encoder={kind}", f"--decoder={kind}", "--num_filters=3", "--filters=3",
+              "--dilations=2"]
+    flags = [f"--dataset={path}", f"--workdir={tmp_path}/run", *series, *TINY]
+    assert launch.run(main.main, ["--model=vae", *flags]) == 0
+    assert "reconstructions" in {one.stem for one in (tmp_path / "run" / "figures").iterdir()}
+    model = Run(tmp_path / "run").load_model()
+    assert model.event_shape == (5, 2)
+    out = tmp_path / "o.csv"
+    command = [f"--workdir={tmp_path}/run", f"--input={path}", f"--out={out}", "--outputs=codes"]
+    assert launch.run(apply.main, command) == 0
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert len(rows) == 73
+    x = np.loadtxt(path, delimiter=",", skiprows=1, max_rows=5, dtype=np.float32)[None]
+    np.savez(tmp_path / "x.npz", x=x)
+    command = [f"--workdir={tmp_path}/run", f"--input=npz:{tmp_path}/x.npz", f"--out={tmp_path}/o.npz"]
+    assert launch.run(apply.main, [*command, "--outputs=codes"]) == 0
+    codes = np.load(tmp_path / "o.npz")["codes"]
+    np.testing.assert_allclose(codes, model.encode(x).mean(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose([float(rows[0][f"code_{k}"]) for k in range(2)], codes[0], rtol=1e-4, atol=1e-5)
+    if kind != "tcn":  # takes long
+        assert launch.run(export.main, [f"--workdir={tmp_path}/run", f"--export_dir={tmp_path}/served"]) == 0
+
+
+def test_a_run_on_flattened_windows_goes_on_so(tmp_path):
+    """Before, windows were flattened, and data.json did not say so."""
+    path = tmp_path / "s.csv"
+    path.write_text("a,b\n" + "".join(f"{i % 5},{i % 7}\n" for i in range(60)))
+    loaded = data.load(path, window=3)
+    schema = loaded.table.to_json()
+    del schema["flat"]
+    run = Run(tmp_path)
+    run.write_json("data.json", {"label_names": [], "table": schema})
+    before = run.as_trained(loaded)
+    assert before.event_shape == before.table.event_shape == (6,)
+    np.testing.assert_array_equal(before.test.x, loaded.test.x.reshape(-1, 6))
+    again = data.load(path, schema=before.table)
+    np.testing.assert_array_equal(again.test.x, before.test.x)
+    run.write_table(loaded)
+    assert run.as_trained(loaded).event_shape == (3, 2)
 
 
 def test_a_table_that_has_changed_is_refused(run, capsys):

@@ -12,24 +12,32 @@ from pae_zoo import networks
 
 LATENT = 5
 SMALL = dict(
-    hidden_units=(16, 8), num_filters=4, dense_size=16, num_layers=2, base_dim=4, num_scale=2, fc_dim=16)
+    hidden_units=(16, 8), num_filters=4, dense_size=16, num_layers=2, base_dim=4, num_scale=2, fc_dim=16,
+    filters=(4, 6), dilations=(1, 2))
+SERIES = [(9, 2), (1, 3), (8, 1)]
 IMAGES = [(28, 28, 1), (32, 32, 3), (8, 8, 1), (9, 14, 2)]
 FLAT_KINDS = ("mlp", "vlae", "vae10", "fully_connected", "resnet_fc")
 LAE_KINDS = (
     "lae_mnist", "lae_fashion_mnist", "lae_cifar10", "lae_cifar10_baseline", "lae_svhn", "lae_svhn_baseline",
     "lae_celeb_a",
 )  # fmt: skip
+SERIES_KINDS = ("conv1d", "tcn")
 IMAGE_KINDS = ("conv", "infogan", "resnet_conv", *LAE_KINDS)
 # The LAE's networks are of the same layers and have fixed widths, up to millions of weights: one stands for all here,
 # and test_lae_networks.py looks at each.
 TESTED = [kind for kind in networks.KINDS if kind not in LAE_KINDS[1:]]
-CASES = [(kind, shape) for kind in TESTED for shape in IMAGES[2 * (kind in LAE_KINDS) :]]
+CASES = [(kind, shape) for kind in TESTED if kind not in SERIES_KINDS for shape in IMAGES[2 * (kind in LAE_KINDS) :]]
+CASES += [(kind, shape) for kind in (*SERIES_KINDS, "mlp", "resnet_fc") for shape in SERIES]
 CASES += [(kind, (7,)) for kind in FLAT_KINDS]
 kinds = pytest.mark.parametrize("kind", some(TESTED, ["mlp", "conv", "lae_mnist"]))
 
 
-def build(kind, shape=(8, 8, 1), seed=0, output="linear", channels_factor=1, **options):
-    options = {**SMALL, **options}
+def shape_for(kind, channels=1):
+    return (8, channels) if kind in SERIES_KINDS else (8, 8, channels)
+
+
+def build(kind, shape=None, seed=0, output="linear", channels_factor=1, **options):
+    options, shape = {**SMALL, **options}, shape or shape_for(kind)
     encoder = networks.build_encoder(kind, shape, LATENT, seed=seed, **options)
     decoder = networks.build_decoder(
         kind, shape, LATENT, seed=seed, output=output, channels_factor=channels_factor, **options)
@@ -45,12 +53,13 @@ def num_trainable(*models):
 
 
 def test_every_kind_is_in_the_battery():
-    assert set(networks.KINDS) == set(FLAT_KINDS + IMAGE_KINDS)
+    assert set(networks.KINDS) == set(FLAT_KINDS + IMAGE_KINDS + SERIES_KINDS)
     assert set(networks.describe()) == set(networks.DEFAULT_OUTPUT) == set(networks.KINDS)
 
 
 @pytest.mark.parametrize("kind, shape", some(
-    CASES, [*((kind, (9, 14, 2)) for kind in TESTED), ("mlp", (7,))]))
+    CASES, [*((kind, (9, 14, 2)) for kind in TESTED if kind not in SERIES_KINDS), ("mlp", (7,)),
+            *((kind, (9, 2)) for kind in SERIES_KINDS)]))
 def test_shapes_and_range(kind, shape):
     encoder, decoder = build(kind, shape, output="sigmoid_centred")
     assert networks.check_pair(encoder, decoder) == (shape, LATENT)
@@ -64,10 +73,10 @@ def test_shapes_and_range(kind, shape):
 
 @kinds
 def test_two_halves_and_code_only(kind):
-    shape = (8, 8, 3)
+    shape = shape_for(kind, 3)
     _, decoder = build(kind, shape, output="sigmoid", channels_factor=2)
     output = decoder(1e3 * data((LATENT,)))
-    assert output.shape == (4, 8, 8, 6)
+    assert output.shape == (4, *shape[:-1], 6)
     mean, raw = np.split(output, 2, axis=-1)
     assert mean.min() >= 0 and mean.max() <= 1
     assert raw.min() < 0 or raw.max() > 1
@@ -78,9 +87,9 @@ def test_two_halves_and_code_only(kind):
 @kinds
 def test_inference_depends_on_the_datum_alone(kind):
     encoder, _ = build(kind, dropout_rate=0.5)
-    x = data((8, 8, 1), 6)
+    x = data(shape_for(kind), 6)
     first = encoder(x).numpy()
-    encoder(data((8, 8, 1), 64))
+    encoder(data(shape_for(kind), 64))
     np.testing.assert_array_equal(encoder(x), first)
     np.testing.assert_allclose(encoder(x[2:3])[0], first[2], rtol=1e-5, atol=1e-6)
 
@@ -89,7 +98,7 @@ def test_inference_depends_on_the_datum_alone(kind):
 def test_gradient_reaches_every_weight(kind):
     encoder, decoder = build(kind, dropout_rate=0.2, output="sigmoid", channels_factor=2)
     with tf.GradientTape() as tape:
-        codes = encoder(data((8, 8, 1), 16), training=True)
+        codes = encoder(data(shape_for(kind), 16), training=True)
         loss = tf.reduce_sum(decoder(codes[:, :LATENT], training=True) ** 2) + tf.reduce_sum(codes**2)
     weights = encoder.trainable_weights + decoder.trainable_weights
     for weight, gradient in zip(weights, tape.gradient(loss, [w.value for w in weights])):
@@ -98,7 +107,7 @@ def test_gradient_reaches_every_weight(kind):
 
 @pytest.mark.parametrize("kind", some(TESTED, ["mlp"]))
 def test_xla_equals_eager(kind):
-    x = data((8, 8, 1))
+    x = data(shape_for(kind))
     results = []
     for compiled in (False, True):
         encoder, decoder = build(kind, dropout_rate=0.3)
@@ -226,6 +235,35 @@ def test_counts_of_resnet_conv(side):
         assert num_trainable(model) == expected
 
 
+def test_counts_of_series():
+    def line(size, channels_in, channels_out):
+        return size * channels_in * channels_out + channels_out
+
+    for make, ends in ((networks.build_encoder, [line(1, 3, 4), dense(3 * 4, 64)]),
+                       (networks.build_decoder, [dense(32, 3 * 4), line(1, 4, 3)])):
+        model = make("tcn", (9, 3), 32, num_filters=4, dilations=(1, 4), kernel_size=5)
+        assert num_trainable(model) == sum(ends) + line(4, 4, 4) + 4 * line(5, 4, 4)
+    for make, ends in ((networks.build_encoder, [line(3, 3, 4), line(3, 4, 6), dense(3 * 6, 64)]),
+                       (networks.build_decoder, [dense(32, 3 * 6), line(3, 6, 6), line(3, 6, 4), line(3, 4, 3)])):
+        assert num_trainable(make("conv1d", (9, 3), 32, filters=(4, 6))) == sum(ends)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_what_a_dilated_convolution_sees(causal):
+    """A step's features are a function of that step, those before it, and, unless causal, those after it."""
+    encoder = networks.build_encoder(
+        "tcn", (30, 1), LATENT, num_filters=3, dilations=(1, 3), kernel_size=3, causal=causal, activation="softplus")
+    features = keras.Sequential(encoder.layers[:3])  # to the last block
+    x = tf.constant(data((30, 1), 1))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = tf.reduce_sum(features(x)[:, 18])
+    seen = np.flatnonzero(tape.gradient(value, x)[0, :, 0])
+    reach = 2 * (1 + 3) if not causal else 2 * 2 * (1 + 3)
+    expected = np.arange(18 - reach, 19 if causal else 18 + reach + 1)
+    np.testing.assert_array_equal(seen, expected)
+
+
 def test_vlae_initial_weights():
     for init, scale in (("default", 1.5874), ("upstream", 0.77298)):
         model = networks.build_encoder("vlae", (784,), 50, hidden_units=(500, 500), init=init)
@@ -251,7 +289,8 @@ def test_infogan_initial_weights():
 def test_upstream_outputs():
     assert networks.DEFAULT_OUTPUT == {
         "mlp": "linear", "vlae": "linear", "vae10": "sigmoid", "fully_connected": "linear", "conv": "linear",
-        "infogan": "sigmoid", "resnet_fc": "linear", "resnet_conv": "sigmoid", **dict.fromkeys(LAE_KINDS, "linear"),
+        "infogan": "sigmoid", "resnet_fc": "linear", "resnet_conv": "sigmoid", "conv1d": "linear", "tcn": "linear",
+        **dict.fromkeys(LAE_KINDS, "linear"),
     }
 
 
@@ -260,7 +299,7 @@ def test_last_layer_is_full_precision_under_a_mixed_policy(kind):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         encoder, decoder = build(kind, dropout_rate=0.1, output="sigmoid_centred")
-        codes = encoder(data((8, 8, 1)), training=True)
+        codes = encoder(data(shape_for(kind)), training=True)
         image = decoder(codes[:, :LATENT])
     finally:
         keras.config.set_dtype_policy("float32")
@@ -280,7 +319,8 @@ def test_image_networks_refuse(kind, shape, what):
     "arguments, what",
     [
         (dict(kind="mpl"), "allowed: mlp"),
-        (dict(event_shape=(8, 8)), "vector"),
+        (dict(event_shape=(8, 8, 1, 1)), "vector"), (dict(kind="conv", event_shape=(8, 8)), "conv1d or tcn"),
+        (dict(kind="tcn"), "windows"), (dict(kind="conv1d", event_shape=(8,)), "--window"),
         (dict(event_shape=(8, 0, 1)), "vector"),
         (dict(latent_dim=0), "latent_dim=0"),
         (dict(latent_dim=2.5), "latent_dim=2.5"),
@@ -315,6 +355,7 @@ def test_the_documented_counts():
             documented[cells[1].strip("`")] = [int(n.replace(",", "")) for n in cells[6].split("+")], cells[5]
     built = {}
     for kind in networks.KINDS:
-        pair = (make(kind, (28, 28, 1), 32) for make in (networks.build_encoder, networks.build_decoder))
+        shape = (32, 3) if kind in SERIES_KINDS else (28, 28, 1)
+        pair = (make(kind, shape, 32) for make in (networks.build_encoder, networks.build_decoder))
         built[kind] = [num_trainable(model) for model in pair], networks.DEFAULT_OUTPUT[kind]
     assert documented == built

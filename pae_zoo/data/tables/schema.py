@@ -33,6 +33,8 @@ class Schema:
     index_column: str = ""
     window: int = 0
     stride: int = 0
+    #: whether the rows of a window lie one behind the other, as runs of before have them
+    flat: bool = False
 
     @property
     def width(self) -> int:
@@ -41,8 +43,10 @@ class Schema:
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of one datum: a row, or the rows of a window one behind the other."""
-        return (self.width * max(1, self.window),)
+        """Shape of one datum: a row (width,), or the rows of a window, (window, width)."""
+        if self.flat or not self.window:
+            return (self.width * max(1, self.window),)
+        return (self.window, self.width)
 
     @property
     def outputs(self) -> list[str]:
@@ -62,7 +66,8 @@ class Schema:
             if not columns:
                 raise ValueError("no columns")
             return cls(columns, str(found["label_column"]), tuple(map(str, found["label_names"])),
-                       str(found["index_column"]), int(found["window"]), int(found["stride"]))  # fmt: skip
+                       str(found["index_column"]), int(found["window"]), int(found["stride"]),
+                       bool(found.get("flat", True)) and int(found["window"]) > 0)  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"it does not describe the columns of a table ({type(error).__name__}: {error})."
                             ) from error  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from pae_zoo.evaluation.context import Context, Projection, to_unit
 from pae_zoo.evaluation.support import code_quality, latent_map, quality
-from pae_zoo.plotting import figures
+from pae_zoo.plotting import figures, series
 
 SHOWN_SAMPLES = 100
 SHOWN_POINTS = 2000
@@ -55,7 +55,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
 
 
 def draw_samples(context: Context) -> Iterator[tuple[str, Any]]:
-    """Saves samples of the model: a grid of images, or a scatter over the data."""
+    """Saves samples of the model: a grid of images or of windows, or a scatter over the data."""
     num = SHOWN_SAMPLES if context.is_image else SHOWN_POINTS
     try:
         samples = context.compile(lambda seed: context.model.sample(num, seed))(context.seed_for("samples"))
@@ -67,6 +67,9 @@ def draw_samples(context: Context) -> Iterator[tuple[str, Any]]:
         table = figures.square(samples)
         context.figure("samples", figures.image_table(table, f"{context.dataset.name}: samples of the model"))
         context.board.images("generated", table)
+    elif context.is_series:
+        title = f"{context.dataset.name}: samples of the model"
+        context.figure("samples", series.panels({"samples": samples}, title, context.channel_names))
     else:
         test = context.dataset.test.x
         data = to_unit(test[context.choose(len(test), SHOWN_POINTS, "samples")])

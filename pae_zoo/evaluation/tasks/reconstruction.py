@@ -8,7 +8,7 @@ import numpy as np
 
 from pae_zoo.core.records import SampleFlags
 from pae_zoo.evaluation.context import Context, Projection, to_unit
-from pae_zoo.plotting import figures
+from pae_zoo.plotting import figures, series
 
 SHOWN_IMAGES = 12
 SHOWN_POINTS = 2000
@@ -47,6 +47,8 @@ def run(context: Context) -> Iterator[tuple[str, float]]:
         label = "RMS of x - reconstruction, x in [0, 1]"
         title = f"{context.dataset.name}: error of each pixel\nover {len(x):,} test data"
         context.figure("residual_map", figures.heatmap(rms, title, label))
+    elif context.is_series:
+        draw_windows(context, title)
     else:
         draw_vectors(context, title)
 
@@ -71,6 +73,14 @@ def draw_images(context: Context, title: str) -> None:
     context.figure("reconstructions", figures.image_table(table, title, labels, note=note))
     context.board.images("data", table[:1])
     context.board.images("reconstruction_z", table[1:2])
+
+
+def draw_windows(context: Context, title: str) -> None:
+    """Saves windows of a series and their reconstructions as lines."""
+    test = context.dataset.test
+    chosen = context.choose(len(test.x), series.SHOWN, "reconstruction")
+    groups = {"original": to_unit(test.x[chosen]), "reconstruction": context.reconstruct(test.x[chosen])}
+    context.figure("reconstructions", series.panels(groups, title, context.channel_names))
 
 
 def draw_vectors(context: Context, title: str) -> None:

@@ -30,9 +30,9 @@ def parts(
 def chain_of(hparams: Any, event_shape: tuple[int, ...]) -> preprocessing.Chain:
     """Returns the preprocessing that the flags describe; raises UserError.
 
-    Vectors are in any unit, so that no deviation of theirs is too small to be one.
+    Vectors and series are in any unit, so that no deviation of theirs is too small to be one.
     """
-    options = {"std_floor": 0.0} if len(event_shape) == 1 else {}
+    options = {"std_floor": 0.0} if len(event_shape) < 3 else {}
     return preprocessing.build_chain(hparams.preprocess, margin=hparams.logit_margin, **options)
 
 

@@ -31,6 +31,12 @@ def test_vectors(make_context):
     assert {path.stem for path in context.figures} == {"samples", "latent_map"}
 
 
+def test_windows_of_a_series_are_lines(make_context):
+    context = make_context(event_shape=(4, 2))
+    found = dict(generation.draw_samples(context))
+    assert found["generation/sample_std"] > 0 and {path.stem for path in context.figures} == {"samples"}
+
+
 @pytest.mark.parametrize("num", [1, 2, 5, 40])
 def test_pairs_are_of_different_classes_where_possible(make_context, num):
     context = make_context(num=num)

@@ -7,7 +7,7 @@ from pae_zoo.evaluation.context import to_unit
 from pae_zoo.evaluation.tasks import reconstruction
 
 
-@pytest.mark.parametrize("event_shape", [(8, 8, 1), (6, 9, 3), (2,), (5,)])
+@pytest.mark.parametrize("event_shape", [(8, 8, 1), (6, 9, 3), (2,), (5,), (4, 2)])
 def test_mse_is_the_mean_over_data_and_pixels(make_context, event_shape):
     context = make_context(event_shape=event_shape)
     results = dict(reconstruction.run(context))
