@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation.tensorboard": {"plotting"},
     "evaluation.context": {"core", "plotting", "evaluation.tensorboard"},
     "evaluation.features": {"core", "core.reading"},
-    "evaluation.support": {"core", "data", "plotting", "inference", "geometry", "evaluation.context",
+    "evaluation.support": {"core", "core.reading", "data", "plotting", "inference", "geometry", "evaluation.context",
                            "evaluation.features", "evaluation.metrics"},
     "evaluation.tasks": {"core", "data", "plotting", "geometry", "curvature", "evaluation.context",
                          "evaluation.features", "evaluation.metrics", "evaluation.support"},

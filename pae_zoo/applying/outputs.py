@@ -14,7 +14,8 @@ from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import masks
 from pae_zoo.evaluation.context import Context, sentence, to_unit
 from pae_zoo.evaluation.metrics import coverage
-from pae_zoo.evaluation.support.observing import observation_of
+from pae_zoo.evaluation.support import maxima
+from pae_zoo.evaluation.support.observing import noise_of, observation_of
 from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer, mask_of
 from pae_zoo.models.capabilities import lacking
 
@@ -59,7 +60,8 @@ def restoration(context: Context, options: Any, x: np.ndarray) -> Callable[[], d
     def compute() -> dict[str, np.ndarray]:
         found = restorer.restore(to_unit(x), seen)
         names = ("map", "mean", "std", "predictive_std", "log_joint", "evidence", "information_gain", "chi2", "modes",
-                 "draws_ess", "acceptance", "r_hat", "ess", "divergences")
+                 "draws_ess", "acceptance", "r_hat", "ess", "divergences", "chi2_dark", "chi2_bright",
+                 "evidence_gauss_newton", "evidence_z", "evidence_z_gauss_newton", *maxima.RECORDED)
         values = {name: getattr(found, name) for name in names if getattr(found, name) is not None}
         values |= {name: found.quantiles[:, index] for index, name in enumerate(coverage.QUANTILES)}
         return {f"restoration_{name}": value for name, value in values.items()}
@@ -113,7 +115,7 @@ def check_model(model: Any, options: Any) -> None:
     """Raises UserError when the model cannot restore what the flags of --outputs=restoration describe."""
     if "restoration" in options.outputs:
         try:
-            observation_of(model, options.noise, options.downsample)
+            observation_of(model, noise_of(options, tuple(model.event_shape)), options.downsample)
         except NotImplementedError as error:
             raise _left_out("restoration", error) from error
 
@@ -136,7 +138,7 @@ def check_restoration(options: Any, given: set[str]) -> None:
     """Raises UserError when --outputs=restoration comes without --mask or --downsample, or the reverse."""
     if "restoration" not in options.outputs:
         if given & {field.name for field in dataclasses.fields(RestorationFlags)}:
-            raise UserError("--mask, --noise, --downsample and --restoration_* are for --outputs=restoration; add it "
+            raise UserError("--mask, --noise*, --downsample and --restoration_* are for --outputs=restoration; add it "
                             "to --outputs.")
     elif not (options.mask or options.downsample):
         raise UserError(f"--outputs=restoration needs --mask, what is hidden in your data: {masks.GRAMMAR}; none "

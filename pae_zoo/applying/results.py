@@ -13,6 +13,7 @@ import numpy as np
 from pae_zoo.core import files
 from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.metrics import coverage
+from pae_zoo.evaluation.support.maxima import RECORDED
 
 #: arrays that become pictures in a folder -> (the table's column of their paths, the value that is white)
 PICTURES = {
@@ -107,6 +108,10 @@ def _write_folder(folder: Path, found: dict[str, np.ndarray], names: Optional[li
             pixels = np.rint(255 * np.clip(np.abs(values) / white, 0, 1)).astype(np.uint8)
             Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / name)
     rest = {name: values for name, values in found.items() if name not in drawn}
+    known = [name for name in RECORDED if f"restoration_{name}" in rest]
+    latent: dict[str, Any] = {name: rest.pop(f"restoration_{name}") for name in known}
+    if latent:
+        np.savez(folder / "restoration.npz", **latent)
     _write_table(folder / "scores.csv", rest, names, pictures)
 
 

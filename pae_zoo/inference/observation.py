@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -17,18 +17,20 @@ class Gaussian:
       mean, variance: functions of the decoder's outputs.
       noise: std of further Gaussian noise in the data, in units of y: a number, or one per value.
       constant_variance: that the variance does not depend on u, which halves the work of `features`.
+      signal_variance: a function of the decoder's outputs, the variance of noise that grows with the signal.
     """
 
     def __init__(self, mean: Callable, variance: Callable, noise: Any = 0.0,
-                 constant_variance: bool = False):
-        self.mean, self._variance = mean, variance
+                 constant_variance: bool = False, signal_variance: Optional[Callable] = None):
+        self.mean, self._variance, self._signal_variance = mean, variance, signal_variance
         self.noise = noise if tf.is_tensor(noise) else tf.constant(np.asarray(noise, np.float64))
-        self.constant_variance = constant_variance
+        self.constant_variance = constant_variance and signal_variance is None
 
     def variance(self, outputs: tf.Tensor) -> tf.Tensor:
         """Returns the variance of y, noise included."""
         variance = self._variance(outputs)
-        return variance + tf.cast(self.noise, variance.dtype) ** 2
+        variance += tf.cast(self.noise, variance.dtype) ** 2
+        return variance if self._signal_variance is None else variance + self._signal_variance(outputs)
 
     def log_prob(self, outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Returns log N(y_p; mean_p, variance_p + noise_p^2) in nats for every value."""

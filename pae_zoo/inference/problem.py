@@ -61,9 +61,12 @@ class Problem:
 
     def chi_square(self, u: tf.Tensor) -> tf.Tensor:
         """Returns the mean over seen values of (y - mean)^2 / variance, shape (..., batch)."""
+        return self._sum(self.squares(u)) / self.num_seen
+
+    def squares(self, u: tf.Tensor) -> tf.Tensor:
+        """Returns (y - mean)^2 / variance of every seen value, 0 of others, shape (..., batch, *event)."""
         outputs = self.decode(u)
-        square = (self.y - self.observation.mean(outputs)) ** 2 / self.observation.variance(outputs)
-        return self._sum(square * self.seen) / self.num_seen
+        return (self.y - self.observation.mean(outputs)) ** 2 / self.observation.variance(outputs) * self.seen
 
     def hessian(self, u: tf.Tensor) -> tf.Tensor:
         """Returns the Hessian of -log p(u, y_seen), exact, shape (..., batch, K, K)."""

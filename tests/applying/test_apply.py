@@ -16,6 +16,7 @@ from PIL import Image
 from pae_zoo import apply, evaluation
 from pae_zoo.applying import inputs, outputs, results
 from pae_zoo.core.errors import UserError
+from pae_zoo.evaluation.support import maxima
 from pae_zoo.experiment import launch
 from pae_zoo.experiment.workdir import Run
 
@@ -207,9 +208,13 @@ def test_restoration_of_hidden_pixels(vae, pictures, tmp_path, capsys):
     assert command(*flags, f"--input=npz:{tmp_path}/whole.npz", f"--out={tmp_path}/b.npz", "--batch_size=2") == 0
     with np.load(tmp_path / "b.npz") as file:
         found = dict(file)
-    scores = {"log_joint", "evidence", "information_gain", "chi2", "modes", "acceptance"}
+    scores = {"log_joint", "evidence", "information_gain", "chi2", "modes", "acceptance", "chi2_dark", "chi2_bright",
+              "evidence_gauss_newton"}  # fmt: skip
     shown = {"map", "mean", "std", "predictive_std", "q05", "q10", "q25", "q75", "q90", "q95"}
-    assert set(found) == {"codes", "code_std", *(f"restoration_{n}" for n in (*shown, *scores))}
+    assert set(found) == {"codes", "code_std", *(f"restoration_{n}" for n in (*shown, *scores, *maxima.RECORDED))}
+    with np.load(tmp_path / "a" / "restoration.npz") as file:
+        assert set(file) == set(maxima.RECORDED)
+        np.testing.assert_allclose(file["z"], found["restoration_z"], atol=1e-2)
     assert (found["restoration_q05"] <= found["restoration_q95"]).all()
     assert (found["restoration_predictive_std"] > found["restoration_std"]).mean() > 0.9
     with open(tmp_path / "a" / "scores.csv", newline="") as file:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from pae_zoo.core import seeds
 from pae_zoo.evaluation.metrics import coverage
 
-SHOWN_DRAWS = 4
+SHOWN_DRAWS = 10
 # Rows that the decoder gets at once.
 DECODER_ROWS = 2**13
 # Draws with the decoder's noise that quantiles are taken from.
@@ -26,7 +26,7 @@ class Restoration:
       predictive_std: (n, *event), with the decoder's noise: of the clean datum about `mean`.
       quantiles: (n, 6, *event), of the clean datum, with the decoder's noise, in the order of `coverage.QUANTILES`.
       code_quantiles: (n, 6, K), of u.
-      draws: (n, 4, *event), some of the draws.
+      draws: (n, 10, *event), some of the draws.
       log_joint, encoding_log_joint: (n,), log p(u, y_seen) at the maximum and at the encoding.
       chi2: (n,), at the maximum, per seen value.
       decrement: (n,), what a further Gauss-Newton step from the maximum promised.
@@ -39,6 +39,10 @@ class Restoration:
       resampled: (n,), bool, whether they were; None for others.
       acceptance, jumps: (n,), shares of steps and jumps that were taken by moved draws; None for others.
       r_hat, ess, divergences: (n,), worst over u, from NUTS; None for other posteriors.
+      chi2_dark, chi2_bright: (n,), as chi2, over the seen values below and above 0.5 in the maximum's picture; NaN
+        where there are none; None for blocks.
+      evidence_gauss_newton, evidence_z, evidence_z_gauss_newton: (n,), as evidence, by other curvatures and in z.
+      u and the others of `maxima.RECORDED`: see `maxima.record`.
     """
 
     map: np.ndarray
@@ -64,6 +68,20 @@ class Restoration:
     r_hat: Optional[np.ndarray] = None
     ess: Optional[np.ndarray] = None
     divergences: Optional[np.ndarray] = None
+    chi2_dark: Optional[np.ndarray] = None
+    chi2_bright: Optional[np.ndarray] = None
+    evidence_gauss_newton: Optional[np.ndarray] = None
+    evidence_z: Optional[np.ndarray] = None
+    evidence_z_gauss_newton: Optional[np.ndarray] = None
+    u: Optional[np.ndarray] = None
+    z: Optional[np.ndarray] = None
+    log_joint_of_runs: Optional[np.ndarray] = None
+    weights: Optional[np.ndarray] = None
+    hessians: Optional[np.ndarray] = None
+    gauss_newtons: Optional[np.ndarray] = None
+    stds: Optional[np.ndarray] = None
+    draws_u: Optional[np.ndarray] = None
+    draws_z: Optional[np.ndarray] = None
 
 
 class Pictures:
@@ -96,7 +114,7 @@ class Pictures:
         return self.model.preprocessing.inverse(mean + tf.sqrt(likelihood.variance(outputs)) * normal)
 
     def moments(self, draws: tf.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns mean and std over draws (S, batch, K) of their pictures, and some pictures (batch, 4, *event)."""
+        """Returns mean and std over draws (S, batch, K) of their pictures, and some pictures (batch, 10, *event)."""
         num = draws.shape[0]
         kept = np.linspace(0, num - 1, min(SHOWN_DRAWS, num)).astype(int)
         total, squares, shown = 0.0, 0.0, []

@@ -16,11 +16,11 @@ from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.data import masks
 from pae_zoo.evaluation.context import Context, sentence
 from pae_zoo.evaluation.metrics import coverage
-from pae_zoo.evaluation.support.observing import observation_of
+from pae_zoo.evaluation.support import maxima
+from pae_zoo.evaluation.support.observing import noise_of, observation_of
 from pae_zoo.evaluation.support.restored import Pictures, Restoration
 from pae_zoo.inference.observation import block_means
 
-CHAINS = 4
 FILLING_ROUNDS = 3
 FILLING_DRAWS = 16
 # Bytes that the derivatives of a batch of data may take.
@@ -30,6 +30,8 @@ JACOBIAN_BYTES = 2**27
 CANDIDATES, LEAST_EFFECTIVE = 8, 0.5
 # Prior draws of which the search starts from the best, and values that are compared with data at once.
 BANK, BANK_VALUES, COMPARED_VALUES = 2**12, 2**25, 2**24
+# Pixels of a maximum's picture from here on are bright.
+BRIGHT = 0.5
 # A mode counts when it has so much of the posterior's weight.
 LEAST_WEIGHT = 1e-3
 
@@ -43,6 +45,10 @@ class RestorationFlags:
                        group=EVALUATION, path=True)
     noise: float = option(0.0, "Std of the Gaussian noise in the data to be restored, for pixels in [0, 1].", low=0.0,
                           group=EVALUATION)
+    noise_map: str = option("", "File .npy with the std of the noise in each value, in the place of --noise.",
+                            group=EVALUATION, path=True)
+    noise_gain: float = option(0.0, "Noise that grows with the signal: a value x has this times x more variance.",
+                               low=0.0, group=EVALUATION)
     downsample: int = option(0, "Side of blocks of pixels whose means are seen in the place of the pixels (0: the "
                              "pixels are seen).", low=0, high=1000, group=EVALUATION)
     restoration_starts: int = option(8, "Prior draws, those that explain best what is seen, that the search of the "
@@ -54,8 +60,15 @@ class RestorationFlags:
         choices=("laplace", "mixture", "moved", "nuts"), group=EVALUATION)
     restoration_rounds: int = option(12, "Rounds of moves: 2 jumps from maximum to maximum and 2 trajectories of 4 "
                                      "steps each.", low=1, high=10_000, group=EVALUATION, smoke=1)
-    restoration_draws: int = option(200, "Posterior draws of each datum behind its mean and std (nuts: of each of 4 "
-                                    "chains).", low=4, high=1_000_000, group=EVALUATION, smoke=8)
+    restoration_draws: int = option(200, "Posterior draws of each datum behind its mean and std (nuts: of each "
+                                    "chain).", low=4, high=1_000_000, group=EVALUATION, smoke=8)
+    restoration_chains: int = option(4, "nuts: chains.", low=2, high=1000, group=EVALUATION)
+    restoration_burn_in: int = option(150, "nuts: steps before the draws, of which 80 % adapt the step size.", low=5,
+                                      high=1_000_000, group=EVALUATION, smoke=5)
+    restoration_depth: int = option(6, "nuts: largest depth of a tree, of 2^depth leaves.", low=1, high=12,
+                                    group=EVALUATION, smoke=3)
+    restoration_in_z: bool = option(False, "Evidence by Laplace in the decoder's latent z too, a search of its own.",
+                                    group=EVALUATION)
 
     def check(self) -> None:
         """Raises UserError when --mask is not in the grammar of `pae_zoo.data.masks`, or comes with --downsample."""
@@ -90,10 +103,12 @@ class Restorer:
         precision = getattr(self.prior, "precision", None)
         self.prior_precision = precision if callable(precision) else None
         self.pictures = Pictures(self.model, context.compile, seeds.stream(seed, "restoration/noise"))
-        self.observation = observation_of(self.model, options.noise, self.side)
+        self.noise = noise_of(options, tuple(self.model.event_shape))
+        self.observation = observation_of(self.model, self.noise, self.side)
         rounds = options.restoration_rounds
         self._settings = inference.Moves(rounds=rounds, kept=min(inference.Moves.kept, rounds))
         self._curvatures = tf.function(self._both_curvatures, autograph=False)
+        self._evidence_in_z = tf.function(self._in_z, autograph=False)
 
     # ---- the loop over data ------------------------------------------------------------------------
 
@@ -151,7 +166,7 @@ class Restorer:
         # where the exact one of a decoder with kinks may be nearly flat and lead far away.
         proposal = inference.mixture(inference.laplace(runs.u, runs.log_joint, gauss_newton), single)
         best = proposal.modes.mean[0]
-        chi2, picture = self.context.compile(self._at_maximum)(x, seen, best)
+        chi2, dark, bright, picture = self.context.compile(self._at_maximum)(x, seen, best)
         draws, told = self._draws(x, seen, proposal, draw_seed, seeds.fold_in(chain_seed, number))
         pixel_mean, pixel_std, shown = self.pictures.moments(draws)
         predictive_std, quantiles = self.pictures.predictive(draws)
@@ -161,6 +176,13 @@ class Restorer:
         else:
             mean, variance = tf.nn.moments(draws, axes=[0])
         index = tf.argmax(runs.log_joint, axis=0)
+        told |= maxima.record(runs, hessian, gauss_newton, mixture, proposal, draws,
+                              self.context.compile(self.model.latent_from_base))
+        if not self.side:
+            told |= {"chi2_dark": dark.numpy(), "chi2_bright": bright.numpy()}
+        if self.options.restoration_in_z:
+            found = self._evidence_in_z(x, seen, self.model.latent_from_base(best))
+            told |= dict(zip(("evidence_z", "evidence_z_gauss_newton"), (one.numpy() for one in found)))
         return Restoration(
             picture.numpy(), pixel_mean, pixel_std, predictive_std, quantiles,
             np.moveaxis(coverage.quantiles(draws.numpy()), 0, 1), shown, mixture.modes.log_joint[0].numpy(),
@@ -187,7 +209,7 @@ class Restorer:
         if kind == "nuts":
             best, factor = proposal.modes.mean[0], proposal.modes.factor[0]
             chains = self.context.compile(self._chains)(
-                x, seen, proposal.sample(CHAINS, seed), best, factor, chain_seed)
+                x, seen, proposal.sample(self.options.restoration_chains, seed), best, factor, chain_seed)
             told = {"r_hat": chains.r_hat.numpy().max(axis=-1), "ess": chains.effective_samples.numpy().min(axis=-1),
                     "divergences": chains.divergences.numpy()}
             return tf.reshape(chains.draws, (-1, *best.shape)), told
@@ -274,7 +296,23 @@ class Restorer:
         return tf.while_loop(lambda i, *_: i < FILLING_ROUNDS, fill_in, (0, filling, nothing))[2]
 
     def _at_maximum(self, x, seen, u):
-        return self.problem(x, seen).chi_square(u), self.pictures.decode_mean(u)
+        """Returns chi^2 of all seen values, of dark and of bright ones (0 for blocks), and the picture."""
+        problem, picture = self.problem(x, seen), self.pictures.decode_mean(u)
+        squares, known = problem.squares(u), problem.seen
+        if self.side:
+            nothing = tf.zeros_like(u[:, 0])
+            return problem.chi_square(u), nothing, nothing, picture
+        axes = list(range(1, squares.shape.rank))
+        is_dark = tf.cast(picture < BRIGHT, squares.dtype)
+        parts = [tf.reduce_sum(squares * part, axes) / tf.reduce_sum(known * part, axes)
+                 for part in (tf.ones_like(is_dark), is_dark, 1.0 - is_dark)]  # fmt: skip
+        return *parts, picture
+
+    def _in_z(self, x, seen, z):
+        problem = self.problem(x, seen)
+        of_latents = inference.Problem(self.model.log_prob_latent, self.model.decoder_outputs, self.observation,
+                                       problem.y, problem.seen)  # fmt: skip
+        return maxima.evidence_of_latents(of_latents, z)
 
     def _log_joint(self, x, seen, u):
         return self.problem(x, seen).log_joint(u)
@@ -287,5 +325,7 @@ class Restorer:
         return inference.move(self.problem(x, seen), draws, mixture, seed, self._settings)
 
     def _chains(self, x, seen, starts, mean, factor, seed):
-        settings = inference.Sampler(draws=self.options.restoration_draws)
+        options = self.options
+        settings = inference.Sampler(draws=options.restoration_draws, burn_in=options.restoration_burn_in,
+                                     max_tree_depth=options.restoration_depth)
         return inference.sample(self.problem(x, seen), starts, mean, factor, seed, settings)

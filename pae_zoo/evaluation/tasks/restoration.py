@@ -2,23 +2,29 @@
 
 
 import dataclasses
+import re
 import time
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
+from pae_zoo.core.errors import UserError
 from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.data import Dataset, masks
 from pae_zoo.evaluation.context import Context, to_unit
 from pae_zoo.evaluation.metrics import coverage, similar
 from pae_zoo.evaluation.metrics.linear_restoration import LinearMixture
-from pae_zoo.evaluation.support.observing import averaged, check_blocks
+from pae_zoo.evaluation.support import maxima
+from pae_zoo.evaluation.support import restored_pictures as pictures
+from pae_zoo.evaluation.support.observing import Noise, averaged, check_blocks
 from pae_zoo.evaluation.support.restored import Restoration
 from pae_zoo.evaluation.support.restoring import RestorationFlags, Restorer, mask_of
 from pae_zoo.plotting import figures
 
 SHOWN_IMAGES = 8
+LABEL = r"[\w.+-]{1,60}"
 # Training data that are searched for neighbours, and that a mixture is fitted to.
 MOST_SEARCHED = 20_000
 
@@ -29,14 +35,22 @@ class Flags(RestorationFlags):
 
     restoration_images: int = option(64, "Test data that the task restoration restores, and data that it simulates.",
                                      low=1, group=EVALUATION, smoke=4)
+    restoration_label: str = option("", "A word that keys, files and pictures end in, so that several corruptions of a "
+                                    "run stay beside each other; 'auto' makes it of --mask, --noise and others.",
+                                    group=EVALUATION)
+
+    def check(self) -> None:
+        """Raises UserError for a label that is no word."""
+        if self.restoration_label and not re.fullmatch(LABEL, self.restoration_label):
+            raise UserError(f"--restoration_label={self.restoration_label} is no word of letters, digits, - . _ and +.")
 
 
 class Corruption(NamedTuple):
-    """How data become incomplete: what is seen of them (n, *event), side of the blocks or 0, std of the noise."""
+    """How data become incomplete: what is seen of them (n, *event), side of the blocks or 0, the noise."""
 
     seen: np.ndarray
     side: int
-    noise: float
+    noise: Noise
 
     @property
     def blocks(self) -> Optional[np.ndarray]:
@@ -57,9 +71,19 @@ class Corruption(NamedTuple):
         """Returns x (n, *event) as it is given to be restored; the pixels of a block share its mean and noise."""
         noise = np.random.default_rng([seed & 0xFFFFFFFF, 0x6E6F6973]).normal(size=x.shape).astype(np.float32)
         if not self.side:
-            return x + np.float32(self.noise) * noise
+            return x + self.noise.std_at(x) * noise
         # The mean of the noise of side x side pixels has a std of 1 / side.
-        return averaged(x, self.side) + np.float32(self.noise * self.side) * averaged(noise, self.side)
+        return averaged(x, self.side) + np.float32(self.noise.std * self.side) * averaged(noise, self.side)
+
+
+def label_of(options: Any) -> str:
+    """Returns what keys and files of a restoration end in: --restoration_label, made of the corruption for 'auto'."""
+    if options.restoration_label != "auto":
+        return options.restoration_label
+    named = [("", options.mask), ("means", options.downsample), ("noise", options.noise),
+             ("map-", PurePath(options.noise_map).stem), ("gain", options.noise_gain)]  # fmt: skip
+    words = [f"{name}{value}" if isinstance(value, str) else f"{name}{value:g}" for name, value in named if value]
+    return "+".join(re.sub(r"[^A-Za-z0-9.-]+", "_", word) for word in words) or "half"
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
@@ -71,13 +95,22 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     makes, of which its intervals must hold what they say. Raises UserError for a mask or blocks that do not fit, and
     for noise where the model has no Gaussian likelihood or its preprocessing is not affine.
     """
+    label = label_of(context.hparams)
+    if not label:
+        yield from _run(context)
+        return
+    inner = dataclasses.replace(context, variant=f"{context.variant}@{label}")
+    yield from ((f"{key}@{label}", value) for key, value in _run(inner))
+
+
+def _run(context: Context) -> Iterator[tuple[str, Any]]:
     options, test = context.hparams, context.dataset.test
     shape, side = context.dataset.event_shape, options.downsample
     mask = mask_of(options) if side or options.mask else masks.default(shape)
     restorer = Restorer(context, options, context.seed_for("restoration"))
     chosen = context.choose(len(test.x), options.restoration_images, "restoration")
     truth = to_unit(test.x[chosen])
-    how = Corruption(masks.make(mask, shape, len(chosen), context.seed), side, options.noise)
+    how = Corruption(masks.make(mask, shape, len(chosen), context.seed), side, restorer.noise)
     given = how.corrupt(truth, context.seed)
     found = restorer.restore(given, how.seen)
     yield from measure(found, truth, how.seen)
@@ -90,8 +123,12 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
                     "their draws to be resampled; the draws of the others are those of the mixture.")
     if context.is_image:
         what = f"means of {side}x{side} pixels" if side else f"mask {mask.text}"
-        title = f"{context.dataset.name} restored: {what}, noise {options.noise:g}"
+        title = f"{context.dataset.name} restored: {what}, noise {restorer.noise.text}"
         draw(context, found, truth, given, how.seen, title)
+        draw_draws(context, found, truth, given, how.seen, title)
+    shown = figures.hidden_rgb(given, how.seen) if context.is_image else None
+    pictures.save(context, found, restorer, shown, chosen)
+    context.save(f"restoration{context.suffix}.npz", lambda path: _archive(path, found, chosen, how))
 
 
 def check_data(flags: Any, dataset: Optional[Dataset] = None) -> None:
@@ -138,7 +175,8 @@ def baselines(context: Context, truth: np.ndarray, given: np.ndarray, how: Corru
     fitted = LinearMixture(clean, int(context.model.latent_dim), context.seed & 0xFFFFFFFF)
     yield "restoration/linear_mixture/fit_seconds", time.perf_counter() - start
     start = time.perf_counter()
-    yield from _judged("linear_mixture", *fitted.restore(x, seen, how.noise, how.blocks), truth, how, start)
+    found = fitted.restore(x, seen, how.noise.typical(clean.reshape(-1, *truth.shape[1:])), how.blocks)
+    yield from _judged("linear_mixture", *found, truth, how, start)
 
 
 def _judged(
@@ -165,6 +203,13 @@ def measure(found: Restoration, truth: np.ndarray, seen: np.ndarray) -> Iterator
             yield f"restoration/mse_mean/{part}", np.square(found.mean - truth)[where].mean(dtype=np.float64)
             for name, std in (("std", found.std), ("predictive_std", found.predictive_std)):
                 yield f"restoration/{name}/{part}", np.sqrt(np.square(std)[where].mean(dtype=np.float64))
+    for part, values in (("chi2_dark", found.chi2_dark), ("chi2_bright", found.chi2_bright)):
+        if values is not None and np.isfinite(values).any():
+            yield f"restoration/{part}/median", np.nanmedian(values)
+    for name in ("evidence_gauss_newton", "evidence_z", "evidence_z_gauss_newton"):
+        values = getattr(found, name)
+        if values is not None and np.isfinite(values).any():
+            yield f"restoration/{name}", np.nanmean(values, dtype=np.float64)
     if found.positive_definite.any():
         yield "restoration/evidence", found.evidence[found.positive_definite].mean(dtype=np.float64)
     yield "restoration/not_positive_definite", np.sum(~found.positive_definite)
@@ -202,7 +247,8 @@ def write_table(context: Context, found: Restoration, truth: np.ndarray, seen: n
         columns[f"mse_mean_{part}"] = over(np.square(found.mean - truth), where)
         columns[f"std_{part}"] = np.sqrt(over(np.square(found.std), where))
         columns[f"predictive_std_{part}"] = np.sqrt(over(np.square(found.predictive_std), where))
-    for name in ("draws_ess", "acceptance", "jumps", "r_hat", "ess", "divergences"):
+    for name in ("draws_ess", "acceptance", "jumps", "r_hat", "ess", "divergences", "chi2_dark", "chi2_bright",
+                 "evidence_gauss_newton", "evidence_z", "evidence_z_gauss_newton"):
         if getattr(found, name) is not None:
             columns[name] = getattr(found, name)
     context.table("restoration.csv", columns)
@@ -213,13 +259,40 @@ def draw(context: Context, found: Restoration, truth: np.ndarray, noisy: np.ndar
     """Saves a row per image: truth, what is given, the maximum, mean, some draws, and the std of every pixel."""
     rows = slice(0, SHOWN_IMAGES)
     limit = max(float(found.std[rows].mean(axis=-1).max()), 1e-6)
-    draws = found.draws[rows]
-    pictures = [figures.to_rgb(truth[rows]), figures.hidden_rgb(noisy[rows], seen[rows])]
-    pictures += [figures.to_rgb(found.map[rows]), figures.to_rgb(found.mean[rows])]
-    pictures += [figures.to_rgb(draws[:, k]) for k in range(draws.shape[1])]
-    pictures.append(figures.positive_rgb(found.std[rows], limit))
+    draws = found.draws[rows, :4]
+    shown = [figures.to_rgb(truth[rows]), figures.hidden_rgb(noisy[rows], seen[rows])]
+    shown += [figures.to_rgb(found.map[rows]), figures.to_rgb(found.mean[rows])]
+    shown += [figures.to_rgb(draws[:, k]) for k in range(draws.shape[1])]
+    shown.append(figures.positive_rgb(found.std[rows], limit))
     labels = ["truth", "given", "maximum", "mean", *(f"draw {k + 1}" for k in range(draws.shape[1])), "std"]
     note = f"blue: hidden; std over posterior draws: black 0, pale yellow {limit:.2f}"
-    table = np.stack(pictures, axis=1)
+    table = np.stack(shown, axis=1)
     context.figure("restoration", figures.image_table(table, title, column_labels=labels, note=note))
     context.board.images("restored", table)
+
+
+def draw_draws(context: Context, found: Restoration, truth: np.ndarray, noisy: np.ndarray, seen: np.ndarray,
+               title: str) -> None:
+    """Saves a row of draws per image and, where something is hidden, a row of what they put behind the mask."""
+    rows, hides = [], not seen.all()
+    labels = []
+    for index in range(min(SHOWN_IMAGES, len(truth))):
+        given, draws = figures.hidden_rgb(noisy[index], seen[index]), figures.to_rgb(found.draws[index])
+        rows.append(np.stack([figures.to_rgb(truth[index]), given, *draws]))
+        labels.append("draws")
+        if hides:
+            behind = np.where(seen[index], noisy[index], found.draws[index])
+            mean = np.where(seen[index], noisy[index], found.mean[index])
+            rows.append(np.stack([figures.to_rgb(mean), given, *figures.to_rgb(behind)]))
+            labels.append("behind the mask")
+    columns = ["truth", "given", *(f"draw {k + 1}" for k in range(found.draws.shape[1]))]
+    note = "blue: hidden" + ("; rows behind the mask begin with the mean of the draws there" if hides else "")
+    context.figure("restoration_draws", figures.image_table(np.stack(rows), title, labels, columns, note))
+
+
+def _archive(path: Any, found: Restoration, chosen: np.ndarray, how: Corruption) -> None:
+    """Writes what is kept of maxima and draws, with the numbers of the test data and what was seen of them."""
+    kept = {name: getattr(found, name) for name in (*maxima.RECORDED, "evidence", "evidence_gauss_newton",
+                                                    "evidence_z", "evidence_z_gauss_newton")}  # fmt: skip
+    with open(path, "wb") as file:
+        np.savez(file, index=chosen, seen=how.seen, **{name: one for name, one in kept.items() if one is not None})

@@ -10,26 +10,29 @@ import tensorflow_probability as tfp
 from battery import build, images
 from linear_vae import linear_model
 from PIL import Image
-from scipy.stats import norm
+from scipy.stats import multivariate_normal, norm
 
 from pae_zoo import evaluation
 from pae_zoo.core.errors import UserError
 from pae_zoo.data import masks
 from pae_zoo.evaluation.metrics import coverage
 from pae_zoo.evaluation.support import restoring
+from pae_zoo.evaluation.support.observing import Noise
 from pae_zoo.evaluation.support.restoring import Restorer
 from pae_zoo.evaluation.tasks import restoration
+from pae_zoo.experiment import record
 
 FEW = dict(restoration_images=6, restoration_starts=2, restoration_draws=12)
 COMMON = {"map_log_joint", "encoding_log_joint", "improved", "map_decrement", "not_positive_definite",
           "runs_not_positive_definite", "information_gain", "modes", "evidence", "chi2/q25", "chi2/median", "chi2/q75",
-          "chi2/q95"}  # fmt: skip
+          "chi2/q95", "evidence_gauss_newton"}  # fmt: skip
 PARTS = {f"{name}/{part}" for name in ("mse_map", "mse_mean", "std", "predictive_std") for part in ("seen", "hidden")}
 JUDGED = ("", "codes/", "simulated/", "simulated/codes/", "knn/", "linear_mixture/")
 COMMON |= {f"{whose}{name}{end}" for whose in JUDGED for name in coverage.INTERVALS for end in ("", "_stderr")}
 COMMON |= {"knn/mse_mean", "knn/seconds", "linear_mixture/mse_mean", "linear_mixture/seconds",
            "linear_mixture/fit_seconds", "seconds", "simulated/chi2/median"}  # fmt: skip
 MOVED = {"acceptance", "jumps"}
+BY_BRIGHTNESS = {"restoration/chi2_dark/median", "restoration/chi2_bright/median"}  # as far as there are such pixels
 
 
 def curved_vae(event_shape=(6, 6, 1), gain=6.0, **flags):
@@ -60,7 +63,7 @@ def restore(make_context):
 def test_metrics_figure_and_table(restore, tmp_path):
     model = curved_vae(scale=0.05, likelihood="gaussian", output="sigmoid")
     found, context = restore(model, dict(mask="columns:0-3", noise=0.05, restoration_images=24))
-    assert set(found) == {f"restoration/{name}" for name in COMMON | PARTS | MOVED}
+    assert set(found) - BY_BRIGHTNESS == {f"restoration/{name}" for name in COMMON | PARTS | MOVED}
     assert found["restoration/improved"] > 0.9
     assert found["restoration/map_log_joint"] > found["restoration/encoding_log_joint"]
     assert found["restoration/not_positive_definite"] == 0
@@ -85,7 +88,7 @@ def test_metrics_figure_and_table(restore, tmp_path):
 def test_other_likelihoods(restore, likelihood):
     preprocess = ("binarise_static",) if likelihood == "bernoulli" else ("dequantise", "logit")
     found, _ = restore(curved_vae(likelihood=likelihood, preprocess=preprocess), dict(mask="pixels:0.5"))
-    assert set(found) == {f"restoration/{name}" for name in COMMON | PARTS | MOVED}
+    assert set(found) - BY_BRIGHTNESS == {f"restoration/{name}" for name in COMMON | PARTS | MOVED}
     assert found["restoration/improved"] > 0.8 and np.isfinite(list(found.values())).all()
 
 
@@ -121,6 +124,52 @@ def test_the_posterior_of_a_linear_decoder_is_known(make_context, posterior):
     assert abs(shares["coverage_90"] - 0.9) < 4 * shares["coverage_90_stderr"]
     if posterior == "mixture":
         assert found.resampled.all() and found.draws_ess.min() > 200
+
+
+def test_maxima_of_a_linear_decoder_have_its_precision_and_evidence(make_context):
+    restorer, weight, bias, seen, u, x = half_of_a_line(
+        make_context, restoration_posterior="laplace", restoration_in_z=True, restoration_draws=12)
+    found = restorer.restore(x, seen)
+    known = weight[:, :4]
+    precision = np.eye(len(weight)) + known @ known.T / 0.3**2
+    mean = (x[:, :4] - bias[:4]) @ known.T @ np.linalg.inv(precision) / 0.3**2
+    np.testing.assert_allclose(found.hessians[:, 0], np.broadcast_to(precision, found.hessians[:, 0].shape), rtol=1e-3,
+                               atol=1e-3)  # fmt: skip
+    np.testing.assert_allclose(found.gauss_newtons, found.hessians, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.u[:, 0], mean, atol=1e-3)
+    np.testing.assert_allclose(found.z, found.u)  # a vae has no flow
+    np.testing.assert_allclose(found.stds[:, 0], np.broadcast_to(np.sqrt(np.diag(np.linalg.inv(precision))),
+                                                                 mean.shape), rtol=1e-3)  # fmt: skip
+    exact = multivariate_normal(bias[:4], known.T @ known + 0.3**2 * np.eye(4)).logpdf(x[:, :4])
+    for name in ("evidence", "evidence_gauss_newton", "evidence_z", "evidence_z_gauss_newton"):
+        np.testing.assert_allclose(getattr(found, name), exact, rtol=1e-3, atol=2e-3)
+    assert (np.diff(found.log_joint_of_runs, axis=1) <= 0).all() and found.draws_u.shape == (64, 12, len(weight))
+    np.testing.assert_allclose(found.weights[:, 0], 1.0, atol=1e-6)
+    assert not found.weights[:, 1:].any()
+
+
+def test_noise_of_a_map_and_of_the_signal(make_context, tmp_path):
+    np.save(tmp_path / "map.npy", np.full((6, 6), 0.2))
+    model = build("vae", likelihood="gaussian", scale=0.1, preprocess=("scale",))
+    flags = dict(noise_map=str(tmp_path / "map.npy"), noise_gain=0.05, **FEW)
+    context = make_context(model, event_shape=model.event_shape, **flags)
+    restorer = Restorer(context, record.make("vae", **flags), (0, 1))
+    outputs = model.decoder_outputs(tf.random.stateless_normal((5, 3), (0, 1)))
+    slope = model.preprocess(np.ones((1, 6, 6, 1)))[0] - model.preprocess(np.zeros((1, 6, 6, 1)))[0]
+    mean = model.preprocessing.inverse(model.likelihood.mean(outputs)).numpy()
+    expected = 0.1**2 + np.square(slope) * (0.2**2 + 0.05 * np.maximum(mean, 0))
+    np.testing.assert_allclose(restorer.observation.variance(outputs), expected, rtol=1e-5)
+    x = np.full((4000, 6, 6, 1), 0.6, np.float32)
+    how = restoration.Corruption(np.ones(x.shape, bool), 0, restorer.noise)
+    assert (how.corrupt(x, 0) - x).std() == pytest.approx(np.sqrt(0.2**2 + 0.05 * 0.6), rel=0.01)
+
+
+def test_a_corruption_has_a_label():
+    options = record.make("vae", mask="columns:0-3", noise=0.1, restoration_label="auto")
+    assert restoration.label_of(options) == "columns_0-3+noise0.1"
+    assert restoration.label_of(record.make("vae", noise=0.1)) == ""
+    with pytest.raises(UserError, match="is no word"):
+        evaluation.check(record.make("vae", restoration_label="a/b"))
 
 
 def test_a_mixture_for_a_prior_takes_its_own_curvature(make_context):
@@ -162,7 +211,7 @@ def test_an_image_that_is_downsampled_comes_back(restore):
 
 def test_block_means_and_their_noise():
     seen = np.ones((500, 6, 6, 1), bool)
-    how = restoration.Corruption(seen, 3, 0.2)
+    how = restoration.Corruption(seen, 3, Noise(0.2))
     x = np.random.default_rng(0).random((500, 6, 6, 1)).astype(np.float32)
     given = how.corrupt(x, 0)
     assert (given[:, :3, :3] == given[:, :1, :1]).all()
@@ -182,8 +231,13 @@ def test_nuts_adds_its_diagnostics(restore):
 
 
 def test_vectors_are_masked_at_random(restore, tmp_path):
-    found, _ = restore(curved_vae(event_shape=(9,), likelihood="gaussian", scale=0.1))
-    assert found["restoration/mse_map/hidden"] > 0
+    model = curved_vae(event_shape=(9,), likelihood="gaussian", scale=0.1)
+    found, context = restore(model, dict(restoration_label="b"))
+    assert found["restoration/mse_map/hidden@b"] > 0 and all(key.endswith("@b") for key in found)
+    with np.load(context.run.workdir / "restoration@b.npz") as file:
+        assert file["u"].shape == file["z"].shape == (6, 3, 2) and file["draws_u"].shape == (6, 12, 2)
+    pictures = {"restoration_latents@b", "restoration_modes@b"}
+    assert pictures == {path.stem for path in (tmp_path / "figures").iterdir()}
     assert not (tmp_path / "figures" / "restoration.png").exists()
 
 
@@ -205,7 +259,7 @@ def test_pictures_equal_the_models_own(make_context):
     terms = -0.5 * ((y - mean) ** 2 / variance + np.log(2 * np.pi * variance))
     expected = (terms * seen).sum(axis=(1, 2, 3)) + model.prior().log_prob(u).numpy()
     np.testing.assert_allclose(problem.log_joint(tf.constant(u)), expected, rtol=1e-4)
-    assert (found.log_joint >= expected).all() and found.draws.shape == (5, 4, 6, 6, 1)
+    assert (found.log_joint >= expected).all() and found.draws.shape == (5, 10, 6, 6, 1)
     # Data do not see one another.
     alone = restorer.restore(x[3:4], seen[3:4])
     np.testing.assert_allclose(alone.log_joint, found.log_joint[3:4], rtol=1e-5)
@@ -227,6 +281,9 @@ def test_what_a_model_lacks_is_unsupported(make_context, capsys, name, words):
     (dict(mask="left"), {}, "is not understood"),
     (dict(noise=0.1), dict(likelihood="bernoulli"), "has no Gaussian noise to add to"),
     (dict(noise=0.1), dict(preprocess=("dequantise", "logit")), "is not affine"),
+    (dict(noise_map="no.npy"), {}, "no.npy"),
+    (dict(noise_map="no.npy", noise=0.1), {}, "leave one out"),
+    (dict(downsample=3, noise_gain=0.1), {}, "noise of one std"),
     (dict(downsample=4), {}, "not images of whole blocks of 4x4"),
     (dict(downsample=3), dict(likelihood="bernoulli"), "has no Gaussian means"),
 ])  # fmt: skip
