@@ -13,6 +13,8 @@ LIKELIHOODS: list[str] = []
 #: values of --refine that refine codes, and all of them
 REFINING = ("newton", "line_search")
 REFINE = ("auto", "none", *REFINING)
+#: formats of pictures
+FIGURES = ("png", "pdf", "svg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,8 @@ class TaskFlags(RefineFlags):
 
     tasks: tuple[str, ...] = option((), "Evaluation tasks; empty: reconstruction, and likelihood where the model "
                                     "offers it.", group=EVALUATION)
+    figure_format: str = option("png", "Files of pictures: png, or pdf or svg, whose lines and letters are sharp.",
+                                choices=FIGURES, group=EVALUATION)
 
 
 @dataclasses.dataclass(frozen=True)

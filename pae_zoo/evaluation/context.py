@@ -106,10 +106,11 @@ class Context:
         return [(key, UNSUPPORTED) for key in keys]
 
     def figure(self, name: str, figure: "Figure") -> None:
-        """Saves `figure` as figures/<name>.png, whole or not at all."""
-        name = f"{name}{self.suffix}"
-        self.save(f"figures/{name}.png", lambda path: figure.savefig(path, format="png", dpi=plotting.DPI))
-        self.figures.append(self.run.figures / f"{name}.png")
+        """Saves `figure` as figures/<name>.png, or as --figure_format says, whole or not at all."""
+        kind = getattr(self.hparams, "figure_format", "png")
+        name = f"{name}{self.suffix}.{kind}"
+        self.save(f"figures/{name}", lambda path: figure.savefig(path, format=kind, dpi=plotting.DPI))
+        self.figures.append(self.run.figures / name)
 
     def save(self, relative: str, writer: Callable) -> None:
         """Lets `writer(path)` write one file of the work directory, whole or not at all."""

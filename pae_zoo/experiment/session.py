@@ -11,7 +11,7 @@ import numpy as np
 
 from pae_zoo import data, evaluation
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import optimizers, sizes
+from pae_zoo.core import optimizers, records, sizes
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.trainable import Trainable
 from pae_zoo.data.pipelines import Feed
@@ -298,7 +298,8 @@ def _here(run: Run) -> str:
 
 def tell(run: Run) -> None:
     """Prints the metrics, where the pictures are, and what to do next."""
-    print("\n".join(console.lines(run.read_metrics()) + console.pictures(run.figures.glob("*.png"))))
+    pictures = [path for path in run.figures.glob("*") if path.suffix.lstrip(".") in records.FIGURES]
+    print("\n".join(console.lines(run.read_metrics()) + console.pictures(pictures)))
     here, given = _here(run), "folder:DIR" if run.read_table() is None else "csv:FILE"
     print(f"""Next:
   python -m pae_zoo.evaluate {here} --tasks=generation,ood

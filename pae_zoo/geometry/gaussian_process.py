@@ -103,6 +103,22 @@ class GaussianProcess(Manifold):
         """Returns the posterior variance c(z, z) of each output at z (..., d), without observation noise: (...)."""
         return _in_float64(z, lambda z: self._variance(self._whiten(self._kernel(z))))
 
+    def correlation(self, z: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+        """Returns the posterior correlation of an output at z and at other, each (..., d), without noise: (...).
+
+        NaN where one of the two has no variance left.
+        """
+        def found(both):
+            here, there = both
+            white, white_there = (self._whiten(self._kernel(part)) for part in (here, there))
+            square = tf.reduce_sum(tf.square(here - there), axis=-1)
+            prior = self.signal_std**2 * tf.exp(-0.5 * square / self.length_scale**2)
+            joint = prior - tf.reduce_sum(white * white_there, axis=-1)
+            return joint / tf.sqrt(self._variance(white) * self._variance(white_there))
+
+        z = tf.convert_to_tensor(z)
+        return tf.cast(found([tf.cast(part, tf.float64) for part in (z, other)]), z.dtype)
+
     def mean_and_std(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and std of the outputs at z (..., d), each (..., D), without observation noise."""
         mean, std = self.mean(z), self.uncertainty(z)

@@ -183,6 +183,13 @@ class Ensemble(Embedded):
         mean = tf.reduce_mean(found, axis=0)
         return Features(mean, (found - mean) / math.sqrt(found.shape[0]))
 
+    def member_metrics(self, z: tf.Tensor) -> tf.Tensor:
+        """Returns the metric J_s' J_s of each member at z (n, d), shape (n, S, d, d), whose mean over S is E[G]."""
+        flat, _ = flatten(z, self.dtype)
+        directions = tf.unstack(tf.eye(self.latent_dim, dtype=self.dtype))
+        slopes = tf.stack([jvp(self.members, flat, tf.zeros_like(flat) + one)[1] for one in directions])
+        return tf.einsum("isnp,jsnp->nsij", slopes, slopes)
+
     def uncertainty(self, z: tf.Tensor) -> tf.Tensor:
         flat, lead = flatten(z, self.dtype)
         mean, spread = self.features(flat)

@@ -52,26 +52,84 @@ def latent_geodesics(
 
     Geodesics are solid, those that did not converge dashed; straight lines are dotted, ends are rings.
     """
-    import matplotlib.patheffects as effects
-
     figure = new_figure(7.0, 6.6)
     axes = figure.add_subplot()
     _fill(figure, axes, background)
     classes = _scatter(axes, codes, labels)
-    outline = [effects.withStroke(linewidth=4.2, foreground="black")]
-    thin = [effects.withStroke(linewidth=2.6, foreground="black")]
-    ends = dict(marker="o", s=64, facecolors="none", edgecolors=GEODESIC, linewidths=1.8, zorder=6)
     for curve in curves:
-        style: dict[str, Any] = dict(color=GEODESIC, linewidth=2.2, zorder=5, path_effects=outline)
-        axes.plot(*curve.geodesic.T, linestyle="-" if curve.good else (0, (4, 2)), **style)
-        axes.plot(*curve.line.T, color=LINE, linestyle=":", linewidth=1.5, zorder=4, path_effects=thin)
-        axes.scatter(*curve.line[[0, -1]].T, **{**ends, "edgecolors": "black", "linewidths": 3.6, "zorder": 5.5})
-        axes.scatter(*curve.line[[0, -1]].T, **ends)
-    axes.plot([], [], color=GEODESIC, linewidth=2.2, label="geodesic", path_effects=outline)
-    axes.plot([], [], color=LINE, linestyle=":", linewidth=1.5, label="straight line", path_effects=thin)
-    if not all(curve.good for curve in curves):
-        axes.plot([], [], color=GEODESIC, linestyle=(0, (4, 2)), label="not converged", path_effects=outline)
+        _curve(axes, curve)
+    _name_curves(axes, all(curve.good for curve in curves))
     _finish(figure, axes, background, codes, title, axis_labels, classes)
+    return figure
+
+
+def pair_panels(
+    codes: np.ndarray, labels: Optional[np.ndarray], methods: Mapping[str, Sequence[Curve]], heads: Sequence[str],
+    background: Optional[Background], title: str, axis_labels: Sequence[str],
+) -> Figure:  # fmt: skip
+    """Draws a panel a pair, with its title of `heads`; several methods above each other, one after four if alone."""
+    columns = min(len(heads), 4)
+    rows = len(methods) if len(methods) > 1 else -(-len(heads) // columns)
+    figure = new_figure(3.3 * columns + 0.8, 3.4 * rows + 0.9)
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    cells = [(name, number, curve) for name, curves in methods.items() for number, curve in enumerate(curves)]
+    for axes in grid.ravel()[len(cells) :]:
+        axes.set_visible(False)
+    drawn, classes = None, 0
+    for axes, (name, number, curve) in zip(grid.ravel(), cells):
+        drawn = _contours(axes, background)
+        classes = _scatter(axes, codes, labels, alpha=0.55)
+        _curve(axes, curve)
+        _frame(axes, background, codes)
+        head = heads[number]
+        axes.set_title(f"{name}\n{head}" if len(methods) > 1 else head, fontsize=9)
+        axes.tick_params(labelsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel(axis_labels[0], fontsize=9)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(axis_labels[1], fontsize=9)
+    if drawn is not None and background is not None:
+        _bar(figure, drawn, grid, background, fraction=0.03, pad=0.01)
+    _name_curves(grid[0, 0], all(curve.good for _, _, curve in cells))
+    _legend(figure, grid[0, 0], classes)
+    return figure
+
+
+def member_panels(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], extent: tuple[float, float, float, float], codes: np.ndarray,
+    title: str, axis_labels: Sequence[str],
+) -> Figure:  # fmt: skip
+    """Draws log magnification (H, W) and indicatrices (n, T, 2) in a panel a member and one for all, on one scale."""
+    import matplotlib.patheffects as effects
+
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(3.6 * columns + 0.9, 3.5 * rows + 0.6)
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    finite = np.concatenate([values[np.isfinite(values)] for values, _ in panels.values()])
+    limits = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    rim = [effects.withStroke(linewidth=1.6, foreground="0.15")]
+    image = None
+    for axes, (name, (values, outlines)) in zip(grid.ravel(), panels.items()):
+        image = axes.imshow(values, origin="lower", extent=extent, aspect="auto", cmap=BACKGROUND, vmin=limits[0],
+                            vmax=limits[1], interpolation="bilinear")  # fmt: skip
+        axes.scatter(*codes.T, s=3, color="black", alpha=0.35, linewidths=0.0)
+        for outline in outlines:
+            axes.plot(*outline.T, color="white", linewidth=0.7, path_effects=rim)
+        axes.set_title(name, fontsize=10)
+        axes.set(xlim=extent[:2], ylim=extent[2:])
+        axes.tick_params(labelsize=8)
+    for axes in grid.ravel()[len(panels) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel(axis_labels[0], fontsize=9)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(axis_labels[1], fontsize=9)
+    if image is not None:
+        label = r"log$_{10}$ of $\sqrt{\det G}$; indicatrices of one unit; dots: codes"
+        figure.colorbar(image, ax=grid, label=label, fraction=0.03, pad=0.01)
     return figure
 
 
@@ -159,6 +217,20 @@ def traces(
     for axes in (left, right):
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def correlations(distances: np.ndarray, found: np.ndarray, places: np.ndarray, prior: np.ndarray, title: str) -> Figure:
+    """Draws correlations (n,) of a posterior against distances (n,), and that of the prior (m,) at places (m,)."""
+    figure = new_figure(6.4, 4.4)
+    axes = figure.add_subplot()
+    axes.scatter(distances, found, s=7, color=COLOURS[0], alpha=0.35, linewidths=0.0, label="posterior, pairs of codes")
+    axes.plot(places, prior, color=COLOURS[1], linewidth=2.0, label="prior (the kernel)")
+    axes.axhline(0.0, color="0.45", linewidth=1.0)
+    axes.set_title(title, fontsize=11)
+    axes.set(xlabel="distance of the latents", ylabel="correlation of an output", ylim=(-1.05, 1.05))
+    axes.legend(fontsize=9, framealpha=0.85)
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -289,24 +361,64 @@ def _cluster_colour(cluster: int) -> str:
     return (*COLOURS[:7], "#882255", "#117733", "#888888")[cluster % 10]
 
 
+def _strokes() -> tuple[list, list]:
+    """Returns the dark rims of thick and of thin curves."""
+    import matplotlib.patheffects as effects
+
+    thick, thin = (effects.withStroke(linewidth=width, foreground="black") for width in (4.2, 2.6))
+    return [thick], [thin]
+
+
+def _curve(axes: Axes, curve: Curve) -> None:
+    """Draws a geodesic, dashed where it did not converge, its dotted straight line, and rings around their ends."""
+    outline, thin = _strokes()
+    ends = dict(marker="o", s=64, facecolors="none", edgecolors=GEODESIC, linewidths=1.8, zorder=6)
+    style: dict[str, Any] = dict(color=GEODESIC, linewidth=2.2, zorder=5, path_effects=outline)
+    axes.plot(*curve.geodesic.T, linestyle="-" if curve.good else (0, (4, 2)), **style)
+    axes.plot(*curve.line.T, color=LINE, linestyle=":", linewidth=1.5, zorder=4, path_effects=thin)
+    axes.scatter(*curve.line[[0, -1]].T, **{**ends, "edgecolors": "black", "linewidths": 3.6, "zorder": 5.5})
+    axes.scatter(*curve.line[[0, -1]].T, **ends)
+
+
+def _name_curves(axes: Axes, all_good: bool) -> None:
+    """Gives the legend what curves mean."""
+    outline, thin = _strokes()
+    axes.plot([], [], color=GEODESIC, linewidth=2.2, label="geodesic", path_effects=outline)
+    axes.plot([], [], color=LINE, linestyle=":", linewidth=1.5, label="straight line", path_effects=thin)
+    if not all_good:
+        axes.plot([], [], color=GEODESIC, linestyle=(0, (4, 2)), label="not converged", path_effects=outline)
+
+
 def _fill(figure: Figure, axes: Axes, background: Optional[Background]) -> None:
     """Draws the background as filled contours with a colour bar; a plain dark ground where there is none."""
+    drawn = _contours(axes, background)
+    if drawn is None or background is None:
+        return
+    _bar(figure, drawn, axes, background, fraction=0.046, pad=0.02)
+
+
+def _bar(figure: Figure, drawn: Any, axes: Any, background: Background, **room: Any) -> None:
+    bar = figure.colorbar(drawn, ax=axes, label=background.label, **room)
+    values = np.ma.masked_invalid(background.plane.values)
+    bar.locator, bar.formatter = _few_ticks(float(values.min()), float(values.max()))
+    bar.update_ticks()
+
+
+def _contours(axes: Axes, background: Optional[Background]) -> Any:
+    """Draws the background as filled contours and returns them; a plain dark ground and None where there is none."""
     import matplotlib
 
     axes.set_facecolor(matplotlib.colormaps[BACKGROUND](0.0))
     if background is None:
-        return
+        return None
     left, right, bottom, top = background.plane.extent
     values = np.ma.masked_invalid(background.plane.values)
     low, high = float(values.min()), float(values.max())
     if not high > low:
         high = low + max(1e-6, 1e-6 * abs(low))
     rows, columns = values.shape
-    drawn = axes.contourf(np.linspace(left, right, columns), np.linspace(bottom, top, rows), values,
-                          levels=np.linspace(low, high, LEVELS + 1), cmap=BACKGROUND)  # fmt: skip
-    bar = figure.colorbar(drawn, ax=axes, label=background.label, fraction=0.046, pad=0.02)
-    bar.locator, bar.formatter = _few_ticks(low, high)
-    bar.update_ticks()
+    return axes.contourf(np.linspace(left, right, columns), np.linspace(bottom, top, rows), values,
+                         levels=np.linspace(low, high, LEVELS + 1), cmap=BACKGROUND)  # fmt: skip
 
 
 def _few_ticks(low: float, high: float):
@@ -318,7 +430,8 @@ def _few_ticks(low: float, high: float):
 def _scatter(axes: Axes, codes: np.ndarray, labels: Optional[np.ndarray], alpha: float = 0.8) -> int:
     """Draws codes (n, 2) by their labels (n,), at most ten; returns the number of classes that the legend names."""
     classes = np.unique(labels) if labels is not None else []
-    style = dict(s=9, alpha=alpha, linewidths=0.0, zorder=2)
+    # A dark rim, for light points on light ground.
+    style: dict[str, Any] = dict(s=10, alpha=alpha, linewidths=0.35, edgecolors="black", zorder=2)
     if not 1 < len(classes) <= MOST_NAMED:
         axes.scatter(*codes.T, color=LIGHT_COLOURS[0], **{**style, "alpha": 0.5 * alpha, "s": 6})
         return 0
@@ -329,15 +442,25 @@ def _scatter(axes: Axes, codes: np.ndarray, labels: Optional[np.ndarray], alpha:
 
 def _finish(figure, axes, background, codes, title, axis_labels, classes) -> None:
     """Sets limits, labels and the legend, below the axes."""
+    _frame(axes, background, codes)
+    axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1])
+    axes.set_title(title, fontsize=11)
+    _legend(figure, axes, classes)
+
+
+def _frame(axes: Axes, background: Optional[Background], codes: np.ndarray) -> None:
+    """Sets the limits of axes to those of the background, or of the codes, and one scale where that fits."""
     if background is None:
         margin = 0.06 * np.maximum(np.ptp(codes, axis=0), 1e-6)
         (left, bottom), (right, top) = codes.min(axis=0) - margin, codes.max(axis=0) + margin
     else:
         left, right, bottom, top = background.plane.extent
-    axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=axis_labels[0], ylabel=axis_labels[1])
+    axes.set(xlim=(left, right), ylim=(bottom, top))
     if 1 / LIKE_SIDES < (top - bottom) / (right - left) < LIKE_SIDES:
         axes.set_aspect("equal")  # lengths and angles in the latent space are what is compared
-    axes.set_title(title, fontsize=11)
+
+
+def _legend(figure: Any, axes: Axes, classes: int) -> None:
     handles, names = axes.get_legend_handles_labels()
     legend = figure.legend(handles, names, loc="outside lower center", ncols=min(7, max(len(names), 1)), fontsize=9,
                            facecolor="0.25", labelcolor="white", framealpha=1.0, markerscale=2.0)  # fmt: skip

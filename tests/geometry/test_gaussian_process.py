@@ -55,6 +55,21 @@ def test_moments_are_those_of_the_textbook():
         assert part.shape == (12, 2)
 
 
+def test_correlations_are_those_of_the_textbook():
+    generator = np.random.default_rng(3)
+    latents, z = generator.normal(size=(9, 2)), generator.normal(size=(5, 2))
+    process = GaussianProcess(latents, generator.normal(size=(9, 4)), 0.7, 1.3, 0.2)
+
+    def kernel(a, b):
+        return 1.3**2 * np.exp(-0.5 * ((a[:, None] - b) ** 2).sum(-1) / 0.7**2)
+
+    across = kernel(z, latents)
+    posterior = kernel(z, z) - across @ np.linalg.solve(kernel(latents, latents) + 0.2**2 * np.eye(9), across.T)
+    std = np.sqrt(np.diag(posterior))
+    found = process.correlation(tf.constant(z[:4]), tf.constant(z[1:]))
+    np.testing.assert_allclose(found, np.diag(posterior, 1) / (std[:4] * std[1:]), rtol=1e-6)
+
+
 def test_segments_are_expected_squares_of_one_draw():
     mean, covariance = posterior(POINTS)
     found = process().segments(tf.constant(POINTS))

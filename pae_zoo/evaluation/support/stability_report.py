@@ -48,13 +48,16 @@ class Column(NamedTuple):
     geodesic: bool
 
 
-def compare(workdirs: Sequence[Any], folder: str = "", keep: bool = False) -> Iterator[str]:
+def compare(
+    workdirs: Sequence[Any], folder: str = "", keep: bool = False, figure_format: str = "png"
+) -> Iterator[str]:
     """Compares the distances in work directories, saves tables and pictures, and yields lines to print.
 
     Args:
       workdirs: of runs whose distances the task distance_stability has written.
       folder: where the findings go; '': `distance_stability` in the folder that all of them lie in.
       keep: whether pairs stay whose geodesics did not converge.
+      figure_format: of the pictures, png, pdf or svg.
 
     Raises UserError for runs whose distances do not compare, and where too few pairs are left.
     """
@@ -71,7 +74,7 @@ def compare(workdirs: Sequence[Any], folder: str = "", keep: bool = False) -> It
     _check_comparable([run for members in groups.values() for run in members])
     yield from _differences(groups)
     columns = [column for name, members in groups.items() for column in columns_of(name, members)]
-    yield from _report(groups, columns, _folder(runs, folder), keep)
+    yield from _report(groups, columns, _folder(runs, folder), keep, figure_format)
 
 
 def _read(workdirs: Sequence[Any]) -> tuple[list[Measured], list[str]]:
@@ -194,7 +197,7 @@ def reference(columns: Sequence[Column]) -> Column:
 # ---- what is found -----------------------------------------------------------------------------------------
 
 
-def _report(groups, columns: list[Column], folder: Path, keep: bool) -> Iterator[str]:
+def _report(groups, columns: list[Column], folder: Path, keep: bool, figure_format: str) -> Iterator[str]:
     flags = {column.name: column.finite if keep else column.usable for column in columns}
     kept = statistics.listwise(flags)
     total = len(kept)
@@ -223,7 +226,9 @@ def _report(groups, columns: list[Column], folder: Path, keep: bool) -> Iterator
     _save(folder, groups, columns, kept, keep, figures, tests, against.name)
     yield from _table(figures, against.name)
     yield from _test_lines(tests)
-    for picture in _pictures(folder, groups, compared, figures):
+    for name, energies in energies_of(groups).items():
+        yield f"  energy, {name}: mean CV {_number(float(statistics.variation(energies[:, kept]).mean()))}"
+    for picture in _pictures(folder, groups, compared, figures, figure_format):
         yield f"  picture: {picture}"
     yield f"  tables: {folder}"
 
@@ -302,6 +307,7 @@ def _save(folder: Path, groups, columns, kept, keep, figures, tests, against: st
             row[f"{column.name}: CV"] = statistics.variation(column.values[:, [number]])[0]
         rows.append(row)
     tables.write(folder / "pairs.csv", tuple(rows[0]), rows)
+    _save_models(folder, groups, columns, rows)
     summary = {
         "pairs": len(kept), "compared": int(kept.sum()), "unconverged": "keep" if keep else "exclude",
         "not_converged": {c.name: int((c.finite & ~c.usable).any(axis=0).sum()) for c in columns},
@@ -313,7 +319,37 @@ def _save(folder: Path, groups, columns, kept, keep, figures, tests, against: st
         path.write_text(json.dumps(files.plain(summary), indent=1) + "\n", encoding="utf-8")
 
 
-def _pictures(folder: Path, groups, compared: dict[str, np.ndarray], figures) -> Iterator[Path]:
+def energies_of(groups: dict[str, list[Measured]]) -> dict[str, np.ndarray]:
+    """Returns {group: path: energies (M, P)} of the geodesics of every group."""
+    found = {}
+    for name, runs in groups.items():
+        for path in runs[0].snapshot["own"]["paths"]:
+            if path != STRAIGHT:
+                found[f"{name}: {path}"] = np.stack([tables.column(run.rows, path, "energy") for run in runs])
+    return found
+
+
+def _save_models(folder: Path, groups, columns: Sequence[Column], pairs: list[dict[str, Any]]) -> None:
+    """Writes models.csv and energies.csv: a row a pair, a column a distance, or an energy with its CV, and run."""
+    plain = [run.workdir.name for runs in groups.values() for run in runs]
+    # Runs of one name in several folders are told apart by their places.
+    names = {name: [run.workdir.name if len(set(plain)) == len(plain) else str(run.workdir) for run in runs]
+             for name, runs in groups.items()}  # fmt: skip
+    ends = [{key: row[key] for key in ("pair", "index_a", "index_b", "label_a", "label_b")} for row in pairs]
+    distances, energies = [dict(row) for row in ends], [dict(row) for row in ends]
+    for row, kept, number in zip(distances, energies, range(len(ends))):
+        for column in columns:
+            runs = names[column.name.rpartition(": ")[0]]
+            row.update({f"{column.name} @ {run}": value for run, value in zip(runs, column.values[:, number])})
+        for name, values in energies_of(groups).items():
+            runs = names[name.rpartition(": ")[0]]
+            kept.update({f"{name} @ {run}": value for run, value in zip(runs, values[:, number])})
+            kept[f"{name}: CV"] = statistics.variation(values[:, [number]])[0]
+    for file, rows in (("models.csv", distances), ("energies.csv", energies)):
+        tables.write(folder / file, tuple(rows[0]), rows)
+
+
+def _pictures(folder: Path, groups, compared: dict[str, np.ndarray], figures, kind: str) -> Iterator[Path]:
     count = next(iter(compared.values())).shape[1]
     models = ", ".join(f"{len(members)} {name}" for name, members in groups.items())
     title = f"distances of {count} pairs over retrained models ({models})"
@@ -327,7 +363,7 @@ def _pictures(folder: Path, groups, compared: dict[str, np.ndarray], figures) ->
         "discrimination": geometry.discrimination(figures, title),
     }
     for name, figure in drawn.items():
-        target = folder / f"{name}.png"
+        target = folder / f"{name}.{kind}"
         with files.file(target) as path:
-            figure.savefig(path, format="png", dpi=plotting.DPI)
+            figure.savefig(path, format=kind, dpi=plotting.DPI)
         yield target

@@ -91,7 +91,8 @@ def check_data(flags: Any, dataset: Any = None) -> None:
 def over_runs(runs: Sequence[Any], options: Any) -> Iterator[str]:
     """Compares the distances of retrained models and yields lines to print; see `stability_report`."""
     yield from stability_report.compare(
-        [run.workdir for run in runs], options.stability_dir, keep=options.stability_unconverged == "keep")
+        [run.workdir for run in runs], options.stability_dir, keep=options.stability_unconverged == "keep",
+        figure_format=getattr(options, "figure_format", "png"))  # fmt: skip
 
 
 def snapshot(context: Context, pairs: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:

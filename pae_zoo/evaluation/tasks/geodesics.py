@@ -10,22 +10,21 @@ import tensorflow as tf
 
 from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.context import Context, Projection
-from pae_zoo.evaluation.support import latent_geometry
+from pae_zoo.evaluation.support import latent_geometry, latent_planes
+from pae_zoo.evaluation.support.latent_planes import ellipses, window
 from pae_zoo.evaluation.tasks import latent_grid
 from pae_zoo.geometry.curves import Curves
-from pae_zoo.geometry.metrics import indicatrices, log_volume
+from pae_zoo.geometry.gaussian_process import GaussianProcess
 from pae_zoo.geometry.solver import Geodesics, Solver
 from pae_zoo.plotting import figures, geometry
-from pae_zoo.plotting.geometry import Background, Curve
-from pae_zoo.plotting.uncertainty import Plane
+from pae_zoo.plotting.geometry import Curve
 
 # Points of a path, at equal shares of its length, where uncertainty and distance to the data are measured.
 PATH_POINTS = 64
-SIDE, ELLIPSES = 100, 13
 SHOWN_CODES = 2000
 STRIPS, STRIP_IMAGES = 3, 11
-# Of the window around the codes: standard deviations to either side of their mean, and the margin beyond curves.
-WINDOW_STDS, MARGIN = 3.0, 0.08
+# Pairs that have a panel of their own, and pairs of codes whose correlation is shown.
+PANELS, CORRELATED = 8, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +33,12 @@ class Flags(latent_grid.Flags, latent_geometry.GeometryFlags):
 
     geodesic_pairs: int = option(8, "Pairs of test data that the task geodesics joins.", low=1, group=EVALUATION,
                                  smoke=2)
+    geodesic_background: str = option(
+        "auto", "What lies behind geodesics: none, the mean or max std of the outputs, the magnification of all "
+        "decoders or of the first member; auto: mean, or magnification where there is no std.",
+        choices=latent_planes.BACKGROUNDS, group=EVALUATION)
+    geodesic_compare: bool = option(False, "The first four pairs by every energy of the model too, in panels above "
+                                    "each other.", group=EVALUATION)
 
 
 class Paths(NamedTuple):
@@ -143,11 +148,12 @@ def _pictures(context: Context, solver: Solver, kind: str, pairs: np.ndarray, co
         context.say("geodesics: no picture, for no length is finite.")
         return
     if codes.shape[1] > 1:
-        _map(context, kind, codes, curves, lines, good)
+        _map(context, kind, codes, pairs, curves, lines, good)
     else:
         context.say("geodesics: no map of latents, which takes at least two of them; this model has one.")
     if codes.shape[1] == 2:
         _magnification(context, codes, np.concatenate([curves.points[good], lines.points[good]]))
+    _correlation(context, codes)
     if context.is_image:
         _strips(context, pairs, solver, curves, lines, good)
     shown = np.flatnonzero(good)[:7]
@@ -160,37 +166,15 @@ def _pictures(context: Context, solver: Solver, kind: str, pairs: np.ndarray, co
     context.figure("geodesics_search", figure)
 
 
-def window(codes: np.ndarray, curves: np.ndarray) -> tuple[float, float, float, float]:
-    """Returns (left, right, bottom, top) around mean +- 3 std of codes (n, 2) and around curves (..., 2).
-
-    It is a square where its sides do not differ much, for one scale of both axes fits then.
-    """
-    curves = curves.reshape(-1, 2)
-    centre, spread = codes.mean(axis=0), WINDOW_STDS * codes.std(axis=0)
-    low = np.minimum(centre - spread, curves.min(axis=0))
-    high = np.maximum(centre + spread, curves.max(axis=0))
-    sides = high - low
-    if sides.max() < geometry.LIKE_SIDES * sides.min():
-        low, high = low - (sides.max() - sides) / 2, high + (sides.max() - sides) / 2
-    margin = MARGIN * np.maximum(high - low, 1e-6)
-    (left, bottom), (right, top) = low - margin, high + margin
-    return float(left), float(right), float(bottom), float(top)
-
-
-def _grid(extent: tuple[float, float, float, float], side: int) -> np.ndarray:
-    """Returns points (side * side, 2) over a window, row after row from the bottom."""
-    left, right, bottom, top = extent
-    return latent_grid.points(np.linspace(left, right, side), np.linspace(bottom, top, side))
-
-
-def _map(context: Context, kind: str, codes, curves: Paths, lines: Paths, good: np.ndarray) -> None:
+def _map(context: Context, kind: str, codes, pairs, curves: Paths, lines: Paths, good: np.ndarray) -> None:
     project = Projection(codes)
     shown = context.choose(len(codes), SHOWN_CODES, "geodesics")
     drawn = [Curve(project(curve), project(line), bool(converged)) for curve, line, converged in zip(
         curves.points[good], lines.points[good], curves.found.converged[good])]  # fmt: skip
     background = None
     if codes.shape[1] == 2:
-        background = _background(context, window(codes, np.concatenate([curves.points[good], lines.points[good]])))
+        extent = window(codes, np.concatenate([curves.points[good], lines.points[good]]))
+        background = latent_planes.background(context, extent, context.hparams.geodesic_background)
     title = f"{context.dataset.name}: geodesics of least {kind} energy"
     if project.shares is not None:
         title += "\nseen along the first two principal components of the codes"
@@ -198,25 +182,34 @@ def _map(context: Context, kind: str, codes, curves: Paths, lines: Paths, good: 
     figure = geometry.latent_geodesics(project(codes[shown]), names, drawn, background, title, project.labels)
     context.board.figure("geodesics", figure)
     context.figure("geodesics", figure)
+    labels = latent_geometry.label_names(context, pairs)
+    some = np.flatnonzero(good)[: 4 if context.hparams.geodesic_compare else PANELS]
+    heads = [" to ".join(f"{index} ({label})" if label else str(index) for index, label in zip(pairs[i], labels[i]))
+             for i in some]  # fmt: skip
+    methods = {f"{kind} energy": [drawn[place] for place in np.searchsorted(np.flatnonzero(good), some)]}
+    if context.hparams.geodesic_compare:
+        methods |= _other_methods(context, kind, codes, pairs[some], project)
+    figure = geometry.pair_panels(project(codes[shown]), names, methods, heads, background,
+                                  f"{context.dataset.name}: one pair of test data a panel", project.labels)  # fmt: skip
+    context.figure("geodesics_pairs", figure)
 
 
-def _background(context: Context, extent: tuple[float, float, float, float]) -> Background:
-    """Returns the uncertainty over a window; of a certain decoder, the magnification."""
-    values = latent_geometry.uncertainty(context, _grid(extent, SIDE))
-    if values is None or not np.nanmax(values) > 0:
-        return _magnified(context, extent)
-    return Background(Plane(extent, values.reshape(SIDE, SIDE)), "uncertainty: mean std of the outputs (units of y)")
-
-
-def _magnified(context: Context, extent: tuple[float, float, float, float]) -> Background:
-    volume = log_volume(tf.constant(latent_geometry.metric(context, _grid(extent, SIDE)))).numpy() / np.log(10.0)
-    volume = np.where(np.isfinite(volume), volume, np.nan).reshape(SIDE, SIDE)
-    return Background(Plane(extent, volume), r"log$_{10}$ of the magnification factor $\sqrt{\det E[G]}$")
+def _other_methods(context: Context, kind: str, codes, pairs: np.ndarray, project: Projection) -> dict[str, Any]:
+    """Returns {energy: curves of these pairs} of the energies of the model that are not `kind`."""
+    found = {}
+    for other in [one for one in latent_geometry.space(context).energies if one != kind]:
+        solver = latent_geometry.solver(context, other, codes)
+        start, end = codes[pairs[:, 0]], codes[pairs[:, 1]]
+        solved, straight = solver.solve(start, end), solver.straight(start, end)
+        points = [one.curves(solver.lengths.at_equal_lengths(one.curves, PATH_POINTS)) for one in (solved, straight)]
+        found[f"{other} energy"] = [Curve(project(curve), project(line), bool(good)) for curve, line, good in zip(
+            *points, solved.converged)]  # fmt: skip
+    return found
 
 
 def _magnification(context: Context, codes: np.ndarray, curves: np.ndarray) -> None:
     extent = window(codes, curves)
-    background = _magnified(context, extent)
+    background = latent_planes.magnified(context, extent)
     if not np.isfinite(background.plane.values).any():
         context.say("geodesics: no picture of the magnification, which is a positive number nowhere.")
         return
@@ -227,23 +220,30 @@ def _magnification(context: Context, codes: np.ndarray, curves: np.ndarray) -> N
                                              ("z[0]", "z[1]"))  # fmt: skip
     context.board.figure("magnification", figure)
     context.figure("magnification", figure)
+    try:
+        panels = latent_planes.by_member(context, extent)
+    except NotImplementedError:
+        return  # one decoder
+    title = f"{context.dataset.name}: magnification factor and indicatrices of each member"
+    figure = geometry.member_panels(panels, extent, codes[shown], title, ("z[0]", "z[1]"))
+    context.figure("magnification_members", figure)
 
 
-def ellipses(context: Context, extent: tuple[float, float, float, float]) -> np.ndarray:
-    """Returns the outlines of indicatrices in the middle of the cells of a window, (n, T, 2), at one common scale.
-
-    The median one fills half its cell; one that would leave its cell is shrunk to it.
-    """
-    left, right, bottom, top = extent
-    cell = np.array([right - left, top - bottom]) / ELLIPSES
-    centres = _grid((left + cell[0] / 2, right - cell[0] / 2, bottom + cell[1] / 2, top - cell[1] / 2), ELLIPSES)
-    metrics = latent_geometry.metric(context, centres)
-    kept = np.isfinite(metrics).all(axis=(1, 2))
-    outlines = indicatrices(metrics[kept])
-    reach = np.abs(outlines / (cell / 2)).max(axis=(1, 2), initial=0.0)  # 1: the edge of the cell
-    wanted = np.minimum(reach / max(2.0 * float(np.median(reach)), 1e-300), 0.95) if len(reach) else reach
-    outlines *= (wanted / np.maximum(reach, 1e-300))[:, None, None]
-    return centres[kept][:, None] + outlines
+def _correlation(context: Context, codes: np.ndarray) -> None:
+    """Draws, of a Gaussian process, the correlation of an output at two codes against their distance."""
+    process = latent_geometry.space(context).manifold
+    if not isinstance(process, GaussianProcess):
+        return
+    ends = np.stack([codes[context.choose(len(codes), CORRELATED, f"correlation {end}")] for end in "ab"])
+    generator = np.random.default_rng(context.seed & 0xFFFFFFFF)
+    ends[1] = ends[1][generator.permutation(len(ends[1]))]
+    distances = np.linalg.norm(ends[0] - ends[1], axis=1)
+    found = process.correlation(*(tf.constant(end) for end in ends)).numpy()
+    places = np.linspace(0.0, distances.max(), 200)
+    prior = np.exp(-0.5 * (places / process.length_scale) ** 2)
+    some = np.isfinite(found)
+    title = f"{context.dataset.name}: how far an output of the process depends on that elsewhere"
+    context.figure("gp_correlation", geometry.correlations(distances[some], found[some], places, prior, title))
 
 
 def _strips(context: Context, pairs, solver: Solver, curves: Paths, lines: Paths, good: np.ndarray) -> None:

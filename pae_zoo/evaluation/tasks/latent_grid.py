@@ -11,6 +11,7 @@ import tensorflow as tf
 from pae_zoo.core import seeds
 from pae_zoo.evaluation.context import Context, Projection
 from pae_zoo.evaluation.metrics.calibration import spearman
+from pae_zoo.evaluation.support.latent_planes import points
 from pae_zoo.evaluation.support.published_scores import decodes_variance
 from pae_zoo.evaluation.tasks import ood
 from pae_zoo.plotting import uncertainty
@@ -67,11 +68,6 @@ def margins(values: np.ndarray) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     margin = MARGIN * max(high - low, 1e-6)
     return low - margin, high + margin
-
-
-def points(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns the points (len(y) * len(x), 2) of a grid, row after row."""
-    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
 
 def nearest(queries: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -241,7 +241,16 @@ def test_runs_are_compared(retrained, tmp_path, quick):
     lines = compare(contexts)
     folder = tmp_path / "runs" / "distance_stability"
     assert {path.name for path in folder.iterdir()} == {
-        "columns.csv", "tests.csv", "pairs.csv", "summary.json", "variation.png", "discrimination.png"}  # fmt: skip
+        "columns.csv", "tests.csv", "pairs.csv", "models.csv", "energies.csv", "summary.json", "variation.png",
+        "discrimination.png"}  # fmt: skip
+    energies = rows(folder / "energies.csv")
+    own = [stability_tables.column(rows(c.run.workdir / "distance_stability.csv"), "coupled", "energy")
+           for c in contexts[:3]]  # fmt: skip
+    for number, row in enumerate(energies):
+        values = np.array([one[number] for one in own])
+        assert float(row["vae: coupled: CV"]) == pytest.approx(values.std(ddof=1) / values.mean(), rel=1e-4)
+    name = f"vae: Euclidean @ {contexts[0].run.workdir.name}"
+    assert len(energies) == len(rows(folder / "models.csv")) and name in rows(folder / "models.csv")[0]
     summary = json.loads((folder / "summary.json").read_text())
     names = [row["distance"] for row in rows(folder / "columns.csv")]
     assert names == list(summary["columns"]) == [

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo import evaluation
-from pae_zoo.evaluation.support import latent_geometry
+from pae_zoo.evaluation.support import latent_geometry, latent_planes
 from pae_zoo.evaluation.tasks import geodesics
 from pae_zoo.plotting import figures
 
@@ -184,7 +184,8 @@ def test_many_latents_are_projected(geometric):
     context = geometric(latent_dim=5, geodesic_init="both", geodesic_pairs=3, geodesic_steps=20)
     found = evaluation.evaluate(context, ["geodesics"])
     assert found["geodesics/finite"] == 1.0
-    assert {path.stem for path in context.figures} == {"geodesics", "geodesics_decoded", "geodesics_search"}
+    assert {path.stem for path in context.figures} == {
+        "geodesics", "geodesics_decoded", "geodesics_pairs", "geodesics_search"}  # fmt: skip
 
 
 def test_one_latent_has_no_map(geometric, capsys):
@@ -253,6 +254,40 @@ def test_data_distances_by_hand():
 def test_indicatrices_stay_in_their_cells(geometric):
     context = geometric("certain")
     outlines = geodesics.ellipses(context, (-2.0, 2.0, -1.0, 1.0))
-    assert outlines.shape[0] == geodesics.ELLIPSES**2
+    assert outlines.shape[0] == latent_planes.ELLIPSES**2
     reach = np.abs(outlines - outlines.mean(axis=1, keepdims=True)).max(axis=(0, 1))
-    assert (reach <= np.array([4.0, 2.0]) / geodesics.ELLIPSES / 2 + 1e-3).all()
+    assert (reach <= np.array([4.0, 2.0]) / latent_planes.ELLIPSES / 2 + 1e-3).all()
+
+
+def test_metrics_of_members_have_the_metric_for_their_mean(geometric):
+    context = geometric()
+    z = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    found = latent_planes.member_metrics(context, z)
+    assert found.shape == (6, 3, 2, 2)
+    np.testing.assert_allclose(found.mean(axis=1), latent_geometry.metric(context, z), rtol=1e-4)
+    with pytest.raises(NotImplementedError, match="no members"):
+        latent_planes.member_metrics(geometric("certain"), z)
+
+
+def test_backgrounds(geometric, monkeypatch):
+    monkeypatch.setattr(latent_planes, "SIDE", 5)
+    context, extent = geometric(), (-1.0, 1.0, -2.0, 2.0)
+    assert latent_planes.background(context, extent, "none") is None
+    mean, most = (latent_planes.background(context, extent, kind).plane.values for kind in ("mean", "max"))
+    assert (most >= mean).all() and mean.shape == (5, 5)
+    first = latent_planes.background(context, extent, "member").plane.values.ravel()
+    metrics = latent_planes.member_metrics(context, latent_planes.grid(extent, 5))[:, 0]
+    np.testing.assert_allclose(10**first, np.sqrt(np.linalg.det(metrics)), rtol=1e-3)
+    panels = latent_planes.by_member(context, extent)
+    assert list(panels) == ["member 1", "member 2", "member 3", "mean factor of all 3", "E[G] of all 3"]
+    with pytest.raises(NotImplementedError, match="certain"):
+        latent_planes.background(geometric("certain"), extent, "mean")
+
+
+def test_every_energy_and_another_format_on_demand(geometric):
+    context = geometric(geodesic_compare=True, geodesic_background="magnification", figure_format="pdf",
+                        geodesic_pairs=2)  # fmt: skip
+    evaluation.evaluate(context, ["geodesics"])
+    names = {path.name for path in context.figures}
+    assert {"geodesics.pdf", "geodesics_pairs.pdf", "magnification_members.pdf"} <= names
+    assert all((context.run.figures / name).read_bytes().startswith(b"%PDF") for name in names)
