@@ -24,7 +24,9 @@ class Flags(RestorationFlags, anomalies.AnomalyFlags, at_test.Flags, records.Ref
     outputs: tuple[str, ...] = hp.option(("codes",), "What to compute; see the list above.")
     out: str = hp.option("", "Where the results go: FILE.npz, FILE.csv, or a folder for pictures and scores.csv.",
                          path=True)
-    importance_samples: int = hp.option(100, "Samples per datum of log_likelihood.", low=1, high=10_000_000)
+    importance_samples: int = hp.option(100, "Samples per datum of log_likelihood and imputed.", low=1, high=10_000_000)
+    imputed_draws: int = hp.option(0, "Draws that the output imputed gives for each datum beside mean and std.", low=0,
+                                   high=10_000)
     batch_size: int = hp.option(0, "Data per batch (0: the run's own).", low=0)
     limit: int = hp.option(0, "Take only the first so many data (0: all).", low=0)
     seed: int = hp.option(0, "Chooses the noise of the outputs that are estimates.", low=0, high=2**31 - 1)
@@ -60,7 +62,8 @@ def main(argv: list[str]) -> int:
     applying.check_offered(options.outputs, type(model))
     applying.check_model(model, options)
     form = results.check_out(options.out, options.outputs, model.event_shape)
-    found = inputs.read(options.input, model.event_shape, hparams, options, given, run.read_table())
+    schema = run.read_table()
+    found = inputs.read(options.input, model.event_shape, hparams, options, given, schema)
     batch_size = min(options.batch_size or hparams.batch_size, len(found.x))
     hparams = dataclasses.replace(hparams, batch_size=batch_size, jit_compile=options.jit_compile)
     context = evaluation.Context(model, None, hparams, run, seed=options.seed)
@@ -71,6 +74,8 @@ def main(argv: list[str]) -> int:
         anomalies.calibrated(context, run, changes, lambda: run.as_trained(launch.load_dataset(run.read_hparams())))
     arrays = applying.compute(context, options, found.x, options.outputs,
                               keep=lambda some: context.say(results.keep(options.out, some, found.names)))
+    if form == "csv" and schema is not None:
+        arrays = results.in_columns(arrays, schema)
     for name in results.left_out(form, arrays):
         context.say(f"{name}: an array for each image, which no table holds, is left out; write FILE.npz or a folder.")
         del arrays[name]

@@ -5,6 +5,7 @@
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Union
 
@@ -20,6 +21,11 @@ from pae_zoo.core.errors import UserError, unknown
 
 #: models of the zoo that fit a table by themselves, from networks and nothing else
 MODELS = ("ae", "lae_posthoc", "pae", "rae", "vae", "vlae", "wae")
+#: models that fill in what is missing
+IMPUTING = ("hf", "iaf", "vae", "vlae")
+# Latents of a row behind its bound in training, and rows that are filled in at once.
+SAMPLES, ROWS = 10, 500
+RATE, BATCH, LOG_VARIANCE = 2e-3, 64, -1.0
 # The share of rows that a model is not fitted to, which calibrate its scores.
 HELD_OUT = 5
 
@@ -47,11 +53,12 @@ class _Saved(BaseEstimator):
                     state[name] = keras.saving.load_model(Path(folder) / "model.keras")
         super().__setstate__(state)
 
-    def _rows(self, x: Any, reset: bool = False) -> np.ndarray:
+    def _rows(self, x: Any, reset: bool = False, missing: bool = False) -> np.ndarray:
         if not reset:
             check_is_fitted(self)
         found: Any = validate_data(self, x, reset=reset, dtype=[np.float64, np.float32],
-                                   ensure_min_samples=2 if reset else 1)
+                                   ensure_min_samples=2 if reset else 1,
+                                   ensure_all_finite="allow-nan" if missing else True)  # fmt: skip
         return found
 
 
@@ -256,18 +263,116 @@ class LatentTransformer(TransformerMixin, _Saved):
         return np.asarray(decoded, np.float64) * self.scale_ + self.centre_
 
 
+class Imputer(TransformerMixin, _Saved):
+    """Fills in what is missing in rows, NaN there, by a variational autoencoder that was trained on such rows.
+
+    It maximises the bound of Mattei & Frellsen (arXiv 1812.02633, eq. 4) on standardised columns; what is filled in is
+    the mean of the missing values given those that were seen, or a draw of them. Values must be missing at random:
+    whether one is may depend on those that were seen alone.
+
+    Args:
+      model: one of `IMPUTING`.
+      sample: whether `transform` draws the missing values in place of taking their mean.
+      latent_dim, hidden_units: of the model; latent_dim 0 takes a third of the columns, at most 16.
+      steps: of its training, by Adam at a learning rate that falls from 2e-3 to 0, with 64 rows in each.
+      num_proposals: latents that are weighed for each row.
+      random_state: an integer, a `RandomState`, or None.
+
+    Examples:
+      >>> import numpy as np
+      >>> table = np.random.default_rng(0).normal(size=(200, 1)) + np.zeros(3)
+      >>> table[0, 2] = np.nan
+      >>> filled = Imputer(latent_dim=1, steps=60, random_state=0).fit_transform(table)
+      >>> bool(np.isfinite(filled).all()), bool(np.allclose(filled[0, :2], table[0, :2]))
+      (True, True)
+    """
+
+    _models = ("model_",)
+
+    def __init__(self, model: str = "vae", sample: bool = False, latent_dim: int = 0,
+                 hidden_units: tuple[int, ...] = (128, 128), steps: int = 2000, num_proposals: int = 100,
+                 random_state: Union[int, np.random.RandomState, None] = None) -> None:
+        self.model, self.sample = model, sample
+        self.latent_dim, self.hidden_units, self.steps = latent_dim, hidden_units, steps
+        self.num_proposals, self.random_state = num_proposals, random_state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def fit(self, X: Any, y: Any = None) -> "Imputer":
+        """Trains the model on rows X (n, d) with NaN where a value is missing; y is not looked at."""
+        x = self._rows(X, reset=True, missing=True)
+        if self.model not in IMPUTING:
+            raise unknown("model", self.model, IMPUTING)
+        seen = ~np.isnan(x)
+        count = np.maximum(seen.sum(axis=0), 1)
+        self.centre_ = np.where(seen, x, 0).sum(axis=0) / count
+        spread = np.sqrt((np.where(seen, x - self.centre_, 0) ** 2).sum(axis=0) / count)
+        self.scale_ = np.where(spread > 0, spread, 1.0)
+        self.seed_ = _integer(self.random_state)
+        self.model_ = _model(self.model, x.shape[1], self.latent_dim, self.hidden_units, self.seed_, missing=True,
+                             bound="iwae", num_latent_samples=SAMPLES)
+        rows, size = ((x - self.centre_) / self.scale_).astype(np.float32), min(BATCH, len(x))
+        epochs = max(1, round(self.steps * size / len(x)))
+        rate = keras.optimizers.schedules.CosineDecay(RATE, epochs * -(-len(x) // size))
+        self.model_.adapt(rows)
+        self.model_.adapted.assign(1)
+        # Adam moves a weight by the learning rate at most, and noise far below the columns' own would not be reached.
+        self.model_.component.log_variance.assign(LOG_VARIANCE)
+        # The loop is short: compiling it by XLA would take longer than it saves.
+        self.model_.compile(keras.optimizers.Adam(rate), jit_compile=False, steps_per_execution=50)
+        self.model_.fit(rows, epochs=epochs, batch_size=size, verbose=0)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Returns rows X (n, d) with what is missing filled in, (n, d); what was seen is as it was."""
+        return self._filled(X)[0]
+
+    def transform_with_std(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `transform` and the std of each value given those that were seen, 0 of these, both (n, d)."""
+        return self._filled(X)
+
+    def draw(self, X: Any, num_samples: int, random_state: Union[int, np.random.RandomState, None] = None
+             ) -> np.ndarray:  # fmt: skip
+        """Returns draws of rows X (n, d) whose missing values are filled in, (num_samples, n, d)."""
+        seed = self.seed_ if random_state is None else _integer(random_state)
+        x = self._rows(X, missing=True)
+        found = [np.asarray(self.model_.impute(part, num_samples, (seed, number), self.num_proposals))
+                 for number, part in enumerate(self._parts(x))]  # fmt: skip
+        values = np.concatenate(found, axis=1) * self.scale_ + self.centre_
+        return np.where(np.isnan(x), values, x)
+
+    def _filled(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        x = self._rows(X, missing=True)
+        parts = [self.model_.impute_mean(part, (self.seed_, number), self.num_proposals)
+                 for number, part in enumerate(self._parts(x))]  # fmt: skip
+        mean, std = (np.concatenate([np.asarray(one[which], np.float64) for one in parts]) for which in (0, 1))
+        filled = np.where(np.isnan(x), mean * self.scale_ + self.centre_, x)
+        if self.sample:
+            filled = self.draw(X, 1)[0]
+        return filled, std * self.scale_
+
+    def _parts(self, x: np.ndarray) -> Iterator[tf.Tensor]:
+        rows = ((x - self.centre_) / self.scale_).astype(np.float32)
+        for start in range(0, len(rows), ROWS):
+            yield tf.constant(rows[start : start + ROWS])
+
+
 def _digests(x: np.ndarray) -> list[bytes]:
     """Returns a digest of each row of x (n, d)."""
     rows = np.ascontiguousarray(x, np.float64) + 0.0  # -0 is 0
     return [hashlib.blake2b(row.tobytes(), digest_size=12).digest() for row in rows]
 
 
-def _model(name: str, num_columns: int, latent_dim: int, hidden_units: tuple[int, ...], seed: int) -> Any:
+def _model(name: str, num_columns: int, latent_dim: int, hidden_units: tuple[int, ...], seed: int,
+           missing: bool = False, **options: Any) -> Any:
     latent_dim = latent_dim or min(max(num_columns // 3, 1), 16)
     shape, module = (num_columns,), models.find(name)
-    encoder = networks.build_encoder("mlp", shape, latent_dim=latent_dim, hidden_units=tuple(hidden_units), seed=seed)
-    decoder = networks.build_decoder("mlp", shape, latent_dim=latent_dim, hidden_units=tuple(hidden_units), seed=seed)
-    return module.MODEL(encoder, decoder, seed=seed)
+    shared: dict[str, Any] = dict(latent_dim=latent_dim, hidden_units=tuple(hidden_units), seed=seed)
+    encoder = networks.build_encoder("mlp", shape, missing=missing, **shared)
+    return module.MODEL(encoder, networks.build_decoder("mlp", shape, **shared), seed=seed, **options)
 
 
 def _train(model: Any, x: np.ndarray, epochs: int) -> None:

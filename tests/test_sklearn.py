@@ -11,13 +11,14 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.sklearn import AnomalyDetector, DensityEstimator, LatentTransformer
+from pae_zoo.sklearn import AnomalyDetector, DensityEstimator, Imputer, LatentTransformer
 
 ESTIMATORS = [
     AnomalyDetector(random_state=0),
     AnomalyDetector("ae", epochs=2, hidden_units=(4,), random_state=0),
     DensityEstimator("gaussian_mixture", components=1, random_state=0),
     LatentTransformer("ae", latent_dim=1, epochs=2, hidden_units=(4,), random_state=0),
+    Imputer(latent_dim=1, steps=4, hidden_units=(4,), num_proposals=5, random_state=0),
 ]
 
 
@@ -87,3 +88,25 @@ def test_what_is_not_known_is_refused(rows):
     for detector, words in ((AnomalyDetector("pea"), "pae"), (AnomalyDetector(contamination=0.6), "received 0.6")):
         with pytest.raises(UserError, match=words):
             detector.fit(rows)
+
+
+def test_what_is_missing_is_filled_in():
+    """Two columns that are one another's double: a hole is filled by the other one, within the std that is stated."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 1)) * [1.0, 20.0] + 0.02 * rng.normal(size=(300, 2)) * [1.0, 20.0] + [0.0, 100.0]
+    gaps = rows.copy()
+    gaps[:100, 1], gaps[100:150, 0], gaps[150] = np.nan, np.nan, np.nan
+    imputer = Imputer(latent_dim=1, steps=1500, hidden_units=(32,), random_state=0).fit(gaps)
+    filled, std = imputer.transform_with_std(gaps)
+    seen = ~np.isnan(gaps)
+    np.testing.assert_array_equal(filled[seen], gaps[seen])
+    assert (std[seen] == 0).all() and (std[~seen] > 0).all()
+    assert np.sqrt(np.mean((filled - rows)[:100, 1] ** 2)) < 0.35 * rows[:, 1].std()
+    assert std[150, 1] > 1.3 * np.median(std[:100, 1])  # of a row that tells nothing the least is known
+    draws = imputer.draw(gaps[:3], 400)
+    np.testing.assert_allclose(draws.mean(axis=0), filled[:3], atol=0.3 * rows[:, 1].std())
+    again = pickle.loads(pickle.dumps(imputer))
+    np.testing.assert_allclose(again.transform(gaps), filled, rtol=1e-5)
+    assert np.isfinite(Imputer(sample=True, latent_dim=1, steps=5, random_state=0).fit_transform(gaps)).all()
+    with pytest.raises(UserError, match="model 'ae' is unknown"):
+        Imputer("ae").fit(gaps)

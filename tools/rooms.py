@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
                   "curvature.predictive", "curvature.callback"},
     "models.capabilities": set(),
     "models.parts": {"core", "core.trainable", "data", "networks", "likelihoods", "flows", "densities", "laplace",
-                     "curvature", "curvature.matrices", "curvature.posteriors"},
+                     "curvature", "curvature.matrices", "curvature.posteriors", "models.capabilities"},
     "models.base": {"core", "core.fit_data", "core.trainable", "data", "networks", "likelihoods", "models.parts",
                     "models.capabilities"},
     "models": {"core", "core.fit_data", "core.trainable", "data", "networks", "likelihoods", "flows", "inference",

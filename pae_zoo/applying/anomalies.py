@@ -143,7 +143,10 @@ class _Values:
 
     def of(self, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         scores = self.model.ood_scores(x, seeds.stream(seed, "apply/anomalies"))
-        return {**scores, "residual": tf.cast(x, tf.float32) - tf.cast(self.model(x), tf.float32)}
+        residual = tf.cast(x, tf.float32) - tf.cast(self.model(x), tf.float32)
+        if self.model.takes_gaps:  # of a value that is missing nothing is odd
+            residual = tf.where(tf.math.is_nan(x), 0.0, residual)
+        return {**scores, "residual": residual}
 
 
 def _compute(context: Context, x: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any, Optional, Sequence
 import numpy as np
 
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.values import MASK, REFUSE
 from pae_zoo.data import sources, tables, takes_reals
 from pae_zoo.data.framing import Geometry, parse_crop
 from pae_zoo.data.images import ImageRows
@@ -51,7 +52,7 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
         raise UserError(f"--input={name!r} is not understood; allowed: npz:FILE, npy:FILE, csv:FILE, parquet:FILE or "
                         "folder:DIR.")
     if kind in sources.TABLES:
-        return _table(kind, path, event_shape, options.limit, schema)
+        return _table(kind, path, event_shape, options.limit, schema, _missing(hparams))
     found = _folder(Path(path), event_shape, hparams, given) if kind == "folder" else _arrays(
         kind, Path(path), hparams, event_shape)
     parts, names, left_out = found
@@ -73,9 +74,13 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
     return UserData(x, names and names[: len(x)], f"{len(x)} of {total} rows of {name}{order}{prepared}")
 
 
+def _missing(hparams: Any) -> str:
+    return getattr(hparams, "missing", REFUSE)
+
+
 def _table(kind: str, path: str, event_shape: tuple[int, ...], limit: int,
-           schema: Optional[tables.Schema]) -> UserData:
-    table = tables.table_of(kind, path, schema=schema)
+           schema: Optional[tables.Schema], missing: str) -> UserData:
+    table = tables.table_of(kind, path, tables.TableOptions(missing=missing), schema)
     encoder = tables.Encoder(table, schema or _numbers_alone(table))
     assert encoder.schema is not None
     order = None
@@ -105,7 +110,8 @@ def _numbers_alone(table: tables.Table) -> tables.Schema:
 def _arrays(kind: str, path: Path, hparams: Any,
             event_shape: tuple[int, ...]) -> tuple[list[Rows], None, list[str]]:
     windows = len(event_shape) == 2
-    raw = sources.ARRAYS[kind](path, windows or takes_reals(getattr(hparams, "preprocess", ())))
+    raw = sources.ARRAYS[kind](path, windows or takes_reals(getattr(hparams, "preprocess", ())),
+                               _missing(hparams) == MASK)
     left_out = [note.removeprefix("left out: ") for note in raw.notes]
     found = [rows for rows in (raw.train, raw.test, raw.valid) if rows is not None]
     if windows:  # arrays (n, T, C), which are read as images of one channel

@@ -79,11 +79,23 @@ def _no_calibration() -> NoReturn:
     raise UserError("--outputs=anomalies needs a calibration, which pae_zoo.apply makes by the run's validation data.")
 
 
+def imputed(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What is missing given what was seen: imputed (means), imputed_std, and with --imputed_draws imputed_draws."""
+    model, count = context.model, options.importance_samples
+    mean_seed, draw_seed = seeds.split(seed, 2)
+    mean, std = model.impute_mean(x, mean_seed, count)
+    found = {"imputed": mean, "imputed_std": std}
+    if options.imputed_draws:
+        draws = model.impute(x, options.imputed_draws, draw_seed, count)
+        found["imputed_draws"] = tf.transpose(draws, (1, 0, *range(2, draws.shape.rank)))
+    return found
+
+
 Output = Callable[[Context, Any, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 #: what --outputs takes; a function maps one batch and its seed to named arrays whose first axis is the batch
 OUTPUTS: dict[str, Output] = {
-    function.__name__: function for function in (codes, reconstruction, elbo, ood_scores, log_likelihood)
+    function.__name__: function for function in (codes, reconstruction, elbo, ood_scores, log_likelihood, imputed)
 }
 #: outputs with a loop of their own: a function checks everything and returns what computes the named arrays
 WHOLE: dict[str, Callable[[Context, Any, np.ndarray], Callable[[], dict[str, np.ndarray]]]] = {
@@ -99,7 +111,7 @@ def describe() -> dict[str, str]:
 
 #: what a model must offer for an output
 NEEDS = {"elbo": "elbo", "ood_scores": "scores", "log_likelihood": "likelihood", "restoration": "prior",
-         "anomalies": "scores"}
+         "anomalies": "scores", "imputed": "impute"}
 
 
 def check_offered(names: Sequence[str], model_class: type) -> None:
@@ -112,7 +124,10 @@ def check_offered(names: Sequence[str], model_class: type) -> None:
 
 
 def check_model(model: Any, options: Any) -> None:
-    """Raises UserError when the model cannot restore what the flags of --outputs=restoration describe."""
+    """Raises UserError when the model cannot restore what the flags of --outputs=restoration describe, or impute."""
+    if "imputed" in options.outputs and not model.takes_gaps:
+        raise UserError("--outputs=imputed: the model was not trained on data with missing values; train one with "
+                        "--missing=mask.")
     if "restoration" in options.outputs:
         try:
             observation_of(model, noise_of(options, tuple(model.event_shape)), options.downsample)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pae_zoo.core import files
 from pae_zoo.core.errors import UserError
+from pae_zoo.data.tables import Schema
 from pae_zoo.evaluation.metrics import coverage
 from pae_zoo.evaluation.support.maxima import RECORDED
 
@@ -131,6 +132,25 @@ def picture_names(names: Optional[list[str]], count: int) -> list[str]:
 def left_out(form: str, found: dict[str, np.ndarray]) -> list[str]:
     """Returns the names of arrays that a form of --out cannot hold: those of images, in a table."""
     return [name for name, values in found.items() if form == "csv" and values.ndim > 3]
+
+
+def in_columns(found: dict[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
+    """Returns results with what was imputed in the columns of the table: the most probable category by its name."""
+    if "imputed" not in found or schema.window:
+        return found
+    arrays = dict(found)
+    values, spread = arrays.pop("imputed"), arrays.pop("imputed_std")
+    start = 0
+    for column in schema.columns:
+        part = slice(start, start + column.width)
+        start += column.width
+        if column.levels is None:
+            arrays[f"imputed_{column.name}"] = values[:, part][:, 0]
+            arrays[f"imputed_std_{column.name}"] = spread[:, part][:, 0]
+        else:
+            levels = np.array(column.levels, dtype=str)
+            arrays[f"imputed_{column.name}"] = levels[values[:, part].argmax(axis=1)]
+    return arrays
 
 
 def _write_table(path, found: dict[str, np.ndarray], names: Optional[list[str]],

@@ -5,6 +5,7 @@ from typing import Any
 
 from pae_zoo.core import optimizers
 from pae_zoo.core.hparams import DATA, EVALUATION, NETWORK, RUN, TRAINING, option
+from pae_zoo.core.values import MISSING, REFUSE
 
 #: names of likelihoods, each added where it is registered
 LIKELIHOODS: list[str] = []
@@ -88,8 +89,8 @@ class SharedHParams(TaskFlags, PluginFlags):
     categorical: tuple[str, ...] = option((), "Columns of a table that are categories though they look like numbers.",
                                           group=DATA)
     index_column: str = option("", "Column of a table that names its rows, and orders those of a series.", group=DATA)
-    missing: str = option("refuse", "Empty cells of a table: refuse; mask is not there yet.",
-                          choices=("refuse", "mask"), group=DATA)
+    missing: str = option(REFUSE, "Empty cells of a table, NaN in arrays: refuse; or mask: the model sees the others, "
+                          "and which they are.", choices=MISSING, group=DATA)
     window: int = option(0, "Rows T of a series that make one datum, (T, C) (0: each row is one).", low=0,
                          high=1_000_000, group=DATA)
     stride: int = option(0, "Rows from one window to the next (0: --window, without overlap).", low=0, high=1_000_000,

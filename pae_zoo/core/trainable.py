@@ -61,6 +61,8 @@ class Trainable(keras.Model):
     prepares = False
     #: whether stages that follow the first read the training data again
     reads_again = False
+    #: whether NaN in data stands for values that are missing
+    takes_gaps = False
     #: of one datum
     event_shape: tuple[int, ...] = ()
 
@@ -169,7 +171,7 @@ class Trainable(keras.Model):
         double = self.compute_dtype == "float64"
         return fit_data.Form(
             self.event_shape, type(self).__name__, "float64" if double else "float32",
-            unit=self.takes_pixels, no_targets=self.no_targets,
+            unit=self.takes_pixels, no_targets=self.no_targets, missing=self.takes_gaps,
         )  # fmt: skip
 
     @property

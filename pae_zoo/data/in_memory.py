@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError, check_choice
+from pae_zoo.core.values import REFUSE
 from pae_zoo.data import npz, tables
 from pae_zoo.data.dataset import Dataset, Info
 from pae_zoo.data.framing import Geometry
@@ -30,7 +31,7 @@ def from_arrays(
     columns: Sequence[str] = (),
     categorical: Sequence[str] = (),
     index_column: str = "",
-    missing: str = "refuse",
+    missing: str = REFUSE,
     window: int = 0,
     stride: int = 0,
     schema: Optional[Schema] = None,
@@ -47,7 +48,8 @@ def from_arrays(
         images where they are uint8 or lie in [0, 1], for windows else.
       name: of the data set, for folders and messages.
       validation_fraction: of the training rows.
-      label_column, columns, categorical, index_column, missing, window, stride, schema: of a data frame, as in `load`.
+      missing: "mask" takes NaN, and nothing in a data frame, for a value that is missing.
+      label_column, columns, categorical, index_column, window, stride, schema: of a data frame, as in `load`.
 
     Floats of images may leave [0, 1]: a note says so, and the model needs a preprocessing that does. Raises UserError
     for anything else than numbers of these shapes.
@@ -72,9 +74,9 @@ def from_arrays(
         if y is not None:
             raise UserError("y comes with a tf.data.Dataset; let its elements be (x, y).")
         x, y = _gathered(x)
-    array, note = _in_form(_numbers(x), kind)
+    array, note = _in_form(_numbers(x), kind, options.masks)
     labels, names = (None, ()) if y is None else _labels(y, len(array), name)
-    reals = array.ndim == 4 and array.dtype != np.uint8 and (array.min() < 0 or array.max() > 1)
+    reals = array.ndim == 4 and array.dtype != np.uint8 and bool(((array < 0) | (array > 1)).any())
     if reals:
         note.append("floats outside [0, 1]: give the model a preprocessing that says so, such as "
                     "build_chain(['reals', 'standardise'])")
@@ -98,23 +100,23 @@ def _numbers(x: Any) -> np.ndarray:
     return array
 
 
-def _in_form(array: np.ndarray, kind: str) -> tuple[np.ndarray, list[str]]:
+def _in_form(array: np.ndarray, kind: str, missing: bool) -> tuple[np.ndarray, list[str]]:
     """Returns vectors (n, d), windows (n, T, C) or images (n, H, W, C) as npz files have them, and notes."""
     note = []
     if array.ndim < 2 or array.ndim > 4 or 0 in array.shape:
         raise UserError(f"x has shape {array.shape}; allowed are (n, d), (n, T, C), (n, H, W) and (n, H, W, C), none "
                         "of them empty.")
-    pixels = array.dtype in (np.uint8, np.bool_) or bool(array.min() >= 0 and array.max() <= 1)
+    pixels = array.dtype in (np.uint8, np.bool_) or not bool(((array < 0) | (array > 1)).any())
     windows = array.ndim == 3 and (kind == "series" or (kind == "auto" and not pixels))
     if windows:
-        flat = npz.images_or_vectors(array.reshape(len(array), -1), "x", reals=True)
+        flat = npz.images_or_vectors(array.reshape(len(array), -1), "x", reals=True, missing=missing)
         return flat.reshape(array.shape), [f"windows of {array.shape[1]} steps of {array.shape[2]} values"]
     if array.ndim > 2 and kind in ("vectors", "series"):
         note.append(f"data of shape {array.shape[1:]} are flattened")
         array = array.reshape(len(array), -1)
     if array.ndim == 2 and kind == "images":
         raise UserError(f"x has shape {array.shape}, which is no image: reshape it to (n, H, W).")
-    return npz.images_or_vectors(array, "x", reals=True), note
+    return npz.images_or_vectors(array, "x", reals=True, missing=missing), note
 
 
 def _labels(y: Any, count: int, name: str) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -32,7 +32,7 @@ class _Affine(Preprocessor):
 
     def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         scale = tf.cast(self.scale, x.dtype)
-        return (x - tf.cast(self.location, x.dtype)) / scale, self._sum(tf.zeros_like(x) - tf.math.log(scale))
+        return (x - tf.cast(self.location, x.dtype)) / scale, self._sum(tf.zeros_like(x) - tf.math.log(scale), x)
 
     def inverse(self, y: tf.Tensor) -> tf.Tensor:
         return y * tf.cast(self.scale, y.dtype) + tf.cast(self.location, y.dtype)
@@ -48,9 +48,9 @@ class Robust(_Affine):
 
     def adapt_chunks(self, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
         rows = _some_rows(chunks)
-        low, median, high = np.quantile(rows, (0.25, 0.5, 0.75), axis=0)
+        low, median, high = np.nanquantile(rows, (0.25, 0.5, 0.75), axis=0)
         scale = (high - low) / _NORMAL_IQR
-        self._assign(median, np.where(scale > 1e-7 * np.abs(median), scale, rows.std(axis=0)))
+        self._assign(median, np.where(scale > 1e-7 * np.abs(median), scale, np.nanstd(rows, axis=0)))
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
@@ -60,8 +60,9 @@ class MinMax(_Affine):
     def adapt_chunks(self, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
         low, high = np.inf, -np.inf
         for chunk in chunks():
-            low, high = np.minimum(low, chunk.min(axis=0)), np.maximum(high, chunk.max(axis=0))
-        self._assign(np.asarray(low, np.float64), np.asarray(high, np.float64) - low)
+            low, high = np.fmin(low, np.fmin.reduce(chunk)), np.fmax(high, np.fmax.reduce(chunk))
+        low, high = (np.where(np.isfinite(one), one, 0.0) for one in (low, high))  # of a column never seen
+        self._assign(low, high - low)
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
@@ -72,7 +73,7 @@ class Log1p(Preprocessor):
 
     def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         y = _odd(tf.math.log1p, x)
-        return y, -self._sum(tf.abs(y))
+        return y, -self._sum(tf.abs(y), x)
 
     def inverse(self, y: tf.Tensor) -> tf.Tensor:
         return _odd(tf.math.expm1, y)
@@ -99,7 +100,7 @@ class Quantile(Preprocessor):
 
     def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         y, slope = _lines(x, tf.cast(self.knots_of_values, x.dtype), tf.cast(self.knots_of_scores, x.dtype))
-        return y, self._sum(tf.math.log(slope))
+        return y, self._sum(tf.math.log(slope), x)
 
     def inverse(self, y: tf.Tensor) -> tf.Tensor:
         return _lines(y, tf.cast(self.knots_of_scores, y.dtype), tf.cast(self.knots_of_values, y.dtype))[0]
@@ -157,6 +158,7 @@ def _knots(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns strictly increasing knots of a column's values and of their scores."""
     scores = _scores()
     # Equal to float32, in which the map is computed, is equal.
+    values = values[~np.isnan(values)]
     quantiles = np.quantile(values, (np.arange(KNOTS) + 0.5) / KNOTS).astype(np.float32).astype(np.float64)
     width = quantiles[-1] - quantiles[0]
     found, start = [quantiles[0]], [0]
@@ -177,7 +179,7 @@ def _knots(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _some_rows(chunks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
-    """Returns up to `MOST_ROWS` of all rows, evenly spread, as float64."""
+    """Returns up to `MOST_ROWS` of all rows, evenly spread, as float64; a value that none of them shows is 0."""
     total = sum(len(chunk) for chunk in chunks())
     wanted = np.unique(np.linspace(0, total - 1, min(total, MOST_ROWS)).astype(np.int64))
     found, start = [], 0
@@ -185,4 +187,5 @@ def _some_rows(chunks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
         here = wanted[(wanted >= start) & (wanted < start + len(chunk))] - start
         found.append(chunk[here])
         start += len(chunk)
-    return np.concatenate(found).astype(np.float64)
+    rows = np.concatenate(found).astype(np.float64)
+    return np.where(np.isnan(rows).all(axis=0), 0.0, rows)

@@ -2,7 +2,8 @@
 
 Each step is a Keras layer whose statistics are non-trainable weights, so that they travel with the model. All
 methods take and return float tensors of shape (batch, *event); images are pixels in [0, 1]. With `seed=None`
-a random step takes its deterministic form.
+a random step takes its deterministic form. A value of NaN is one that nobody has seen: it stays NaN, counts nothing in
+statistics, and has no part in the change of density.
 """
 
 import math
@@ -90,12 +91,13 @@ class Preprocessor(keras.layers.Layer):
         """Sets the statistics from float chunks of the data; `chunks()` starts over."""
 
     def _zeros(self, x) -> tf.Tensor:
-        return tf.zeros_like(self._sum(x))
+        return tf.zeros_like(self._sum(x, x))
 
-    def _sum(self, x) -> tf.Tensor:
-        """Sums over the event axes: those of the build shape, or all but the first."""
+    def _sum(self, terms: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """Sums the terms of the values of x that were seen over the event axes: of the build, or all but the first."""
         rank = len(self.event_shape) if self.event_shape is not None else x.shape.rank - 1
-        return tf.reduce_sum(x, axis=list(range(-rank, 0)))
+        terms = tf.where(tf.math.is_nan(x), tf.zeros_like(terms), terms)
+        return tf.reduce_sum(terms, axis=list(range(-rank, 0)))
 
 
 def unit_chunks(x: np.ndarray) -> Iterator[np.ndarray]:
@@ -126,7 +128,7 @@ class Scale(Preprocessor):
 
     def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         y = self.low + (self.high - self.low) * x
-        return y, self._sum(tf.fill(tf.shape(x), tf.cast(self._log_width, x.dtype)))
+        return y, self._sum(tf.fill(tf.shape(x), tf.cast(self._log_width, x.dtype)), x)
 
     def inverse(self, y: tf.Tensor) -> tf.Tensor:
         return (y - self.low) / (self.high - self.low)
@@ -186,7 +188,7 @@ class Standardise(Preprocessor):
 
     def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         mean, std = self._statistics(x.dtype)
-        return (x - mean) / std, self._sum(tf.zeros_like(x) - tf.math.log(std))
+        return (x - mean) / std, self._sum(tf.zeros_like(x) - tf.math.log(std), x)
 
     def inverse(self, y: tf.Tensor) -> tf.Tensor:
         mean, std = self._statistics(y.dtype)
@@ -216,19 +218,21 @@ class StandardiseChannels(Standardise):
 
 
 def _moments(chunks: Callable[[], Iterator[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance over rows in float64, merged chunk by chunk (Chan, Golub, LeVeque 1983)."""
-    count, mean, squares = 0, 0.0, 0.0
+    """Mean and variance of what was seen in float64, merged chunk by chunk (Chan, Golub, LeVeque 1983)."""
+    rows, count, mean, squares = 0, 0, 0.0, 0.0
     for chunk in chunks():
-        size, chunk_mean = len(chunk), chunk.mean(axis=0, dtype=np.float64)
-        delta = chunk_mean - mean
-        squares = (
-            squares + size * chunk.var(axis=0, dtype=np.float64) + delta**2 * (count * size / (count + size))
-        )
-        mean = mean + delta * (size / (count + size))
-        count += size
-    if not count:
+        seen = ~np.isnan(chunk)
+        size, rows = seen.sum(axis=0), rows + len(chunk)
+        here = np.maximum(size, 1)
+        chunk_mean = np.where(seen, chunk, 0).sum(axis=0, dtype=np.float64) / here
+        variance = np.square(np.where(seen, chunk - chunk_mean, 0), dtype=np.float64).sum(axis=0) / here
+        delta, total = chunk_mean - mean, np.maximum(count + size, 1)
+        squares = squares + size * variance + delta**2 * (count * size / total)
+        mean = mean + delta * (size / total)
+        count = count + size
+    if not rows:
         raise ValueError("adapt received no rows; at least one is needed.")
-    return np.asarray(mean), np.asarray(squares / count)
+    return np.asarray(mean), np.asarray(squares / np.maximum(count, 1))
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
@@ -270,7 +274,7 @@ class Logit(Preprocessor):
     def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         v = self.margin + (1 - 2 * self.margin) * x
         log_v, log_rest = tf.math.log(v), tf.math.log1p(-v)
-        return log_v - log_rest, self._sum(math.log(1 - 2 * self.margin) - log_v - log_rest)
+        return log_v - log_rest, self._sum(math.log(1 - 2 * self.margin) - log_v - log_rest, x)
 
     def inverse(self, y: tf.Tensor) -> tf.Tensor:
         return (tf.sigmoid(y) - self.margin) / (1 - 2 * self.margin)

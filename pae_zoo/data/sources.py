@@ -285,7 +285,8 @@ def find(
         if prefix == "folder":
             raw = folders.read(pathlib.Path(rest), bad_files=bad_files)
         else:
-            raw = ARRAYS[prefix](rest, reals) if prefix in ARRAYS else PREFIXES[prefix][2](rest, home, download)
+            raw = (ARRAYS[prefix](rest, reals, options.masks) if prefix in ARRAYS
+                   else PREFIXES[prefix][2](rest, home, download))
         return (
             raw,
             Info(name, (), "", "your own" if prefix != "tfds" else "see tensorflow-datasets", ""),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Optional, Union
 
-from pae_zoo.core import records
+from pae_zoo.core import records, values
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import Dataset
 from pae_zoo.evaluation import tasks
@@ -91,6 +91,12 @@ def check_data(flags: Any, names: Sequence[str], dataset: Optional[Dataset] = No
     For before a training, whose work a task must not lose by what it could have been told at once.
     """
     known = _modules()
+    if getattr(flags, "missing", values.REFUSE) == values.MASK:
+        for name in names:
+            if not getattr(known[name], "TAKES_GAPS", False):
+                allowed = ", ".join(one for one in known if getattr(known[one], "TAKES_GAPS", False))
+                raise UserError(f"--tasks={name} takes no data with missing values (--missing=mask); allowed: "
+                                f"{allowed}.")
     checks = [getattr(known[name], "check_data", None) for name in names]
     for check_one in dict.fromkeys(filter(None, checks)):
         check_one(flags, dataset)

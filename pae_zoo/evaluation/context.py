@@ -267,6 +267,11 @@ class Context:
         """`encode` of the test split, computed once."""
         return self.encode(self.dataset.test.x, "codes")
 
+    def without_gaps(self, x: np.ndarray, xhat: np.ndarray) -> np.ndarray:
+        """Returns data x (n, *event) as floats for pictures: a missing value has its reconstruction's."""
+        x = to_unit(x)
+        return np.where(np.isnan(x), xhat, x) if self.model.takes_gaps else x
+
     def reconstruction(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns the deterministic reconstruction of one batch, for `stream`; the seed is not used."""
         return self.model(x)

@@ -14,6 +14,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core import optimizers, records, sizes
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.trainable import Trainable
+from pae_zoo.core.values import MASK
 from pae_zoo.data.pipelines import Feed
 from pae_zoo.experiment import checkpoint, console, fitting, launch, watching
 from pae_zoo.experiment import record as records_of
@@ -49,6 +50,8 @@ def prepare(hparams: Any, module: ModuleType) -> Session:
     evaluation.check(hparams)
     evaluation.check_refine(hparams, module.MODEL)
     optimizers.check(hparams)
+    if hparams.missing == MASK:
+        module.MODEL.check_gaps()
     device = launch.set_device(hparams.device, hparams.precision)
     dataset = run.as_trained(launch.load_dataset(hparams))
     watching.check_pictures(hparams.picture_epochs, dataset.event_shape)

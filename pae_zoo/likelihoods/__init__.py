@@ -19,12 +19,14 @@ from pae_zoo.likelihoods.base import (
     SharedGaussian,
 )
 from pae_zoo.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from pae_zoo.likelihoods.partial import Partial, Wrapping, innermost, takes_gaps
 from pae_zoo.likelihoods.spread import Laplace, Spread, StudentT
 
 __all__ = [
     "MIN_LOG_VARIANCE", "NAMES", "Bernoulli", "Gaussian", "GaussianDecoder", "GaussianLearned", "GaussianPixel",
-    "Laplace", "Likelihood", "NegativeBinomial", "Poisson", "StudentT", "ZeroInflatedNegativeBinomial", "build",
-    "channels_factor", "check", "describe", "is_linear", "register",
+    "Laplace", "Likelihood", "NegativeBinomial", "Partial", "Poisson", "StudentT", "Wrapping",
+    "ZeroInflatedNegativeBinomial", "build", "channels_factor", "check", "describe", "innermost", "is_linear",
+    "register", "takes_gaps",
 ]  # fmt: skip
 
 _CLASSES: dict[str, type[Likelihood]] = {}

@@ -70,6 +70,13 @@ class Likelihood(keras.layers.Layer):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
 
+    def log_probs(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
+        """Returns the terms of `log_prob`, one for each value, (..., batch, *event), where values are independent."""
+        if scale is not None:
+            self._no_scale(scale)
+        output, y = self._both(output, y)
+        return self(output).distribution.log_prob(y)
+
     def score_and_fisher(
         self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -127,6 +134,11 @@ class SharedGaussian(Likelihood):
         output, y = self._both(output, y)
         precision = tf.broadcast_to(self.shared_precision(output.dtype, scale), tf.shape(output))
         return precision * (y - output), precision
+
+    def log_probs(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
+        output, y = self._both(output, y)
+        sigma = self.sigma(output.dtype) if scale is None else tf.cast(scale, output.dtype)
+        return -0.5 * ((y - output) / sigma) ** 2 - tf.math.log(sigma) - 0.5 * LOG_2PI
 
     def sigma(self, dtype: tf.DType = tf.float32) -> tf.Tensor:
         """Returns the standard deviation, a scalar or one per value of a datum."""
@@ -417,13 +429,17 @@ def positive(name: str, value: float) -> float:
 def _moments(
     values: np.ndarray, event_shape: tuple[int, ...], method: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns per-value mean and variance over data, in float64 and in chunks that spare memory."""
+    """Returns per-value mean and variance over data, in float64 and in chunks that spare memory.
+
+    NaN stands for a value that was not seen; one that was never seen has mean and variance 0.
+    """
     values = np.asarray(values)
     if values.shape[1:] != event_shape or len(values) == 0:
         raise ValueError(f"{method} takes data of shape (n, *{event_shape}); received shape {values.shape}.")
     chunks = [values[start : start + 4096] for start in range(0, len(values), 4096)]
-    mean = np.asarray(sum(chunk.sum(0, dtype=np.float64) for chunk in chunks)) / len(values)
-    variance = np.asarray(sum(((chunk - mean) ** 2).sum(0) for chunk in chunks)) / len(values)
+    count = np.maximum(sum((~np.isnan(chunk)).sum(0) for chunk in chunks), 1)
+    mean = np.asarray(sum(np.nansum(chunk, 0, dtype=np.float64) for chunk in chunks)) / count
+    variance = np.asarray(sum(np.nansum((chunk - mean) ** 2, 0) for chunk in chunks)) / count
     if not np.isfinite(variance).all():
         raise ValueError(f"{method} received values that are not finite.")
     return mean, variance

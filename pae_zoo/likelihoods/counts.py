@@ -26,9 +26,9 @@ class _Counts(Likelihood):
     has_gaussian_values = False
 
     def adapt(self, y: np.ndarray) -> None:
-        """Checks training data y (n, *event); raises UserError for values that are no counts."""
+        """Checks training data y (n, *event), NaN where missing; raises UserError for values that are no counts."""
         y = np.asarray(y)
-        wrong = (y < 0) | (y != np.round(y)) | ~np.isfinite(y)
+        wrong = ((y < 0) | (y != np.round(y)) | np.isinf(y)) & ~np.isnan(y)
         if wrong.any():
             raise UserError("A likelihood of counts takes whole numbers of 0 or more; "
                             f"{np.mean(wrong):.2%} of the data are none, such as {y[wrong].ravel()[0]:g}. Leave out "

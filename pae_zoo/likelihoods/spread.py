@@ -52,7 +52,8 @@ class Spread(Likelihood):
     def adapt(self, y: np.ndarray) -> None:
         """Sets b by the mean absolute deviation of training data y (n, *event) from the medians of their values."""
         y = np.asarray(y, np.float64)
-        away = np.mean(np.abs(y - np.median(y, axis=0)))
+        y = np.where(np.isnan(y).all(axis=0), 0.0, y)  # a value that was never seen
+        away = np.nanmean(np.abs(y - np.nanmedian(y, axis=0)))
         self.log_scale.assign(max(math.log(max(away, 1e-300)), MIN_LOG_SCALE))
 
     def get_config(self) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class AE(codes.Codes):
       code_noise: std of Gaussian noise on the codes in training.
     """
 
+    may_take_gaps = True
+
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", objective_type="plain",
                  hybrid_steps: int = 0, code_noise: float = 0.0, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)

@@ -21,7 +21,7 @@ from pae_zoo.core.inputs import TensorLike
 from pae_zoo.core.trainable import to_float
 from pae_zoo.data import preprocessing as preprocessing_lib
 from pae_zoo.models import capabilities
-from pae_zoo.models.parts import builder, geometry_decoders
+from pae_zoo.models.parts import builder, gaps, geometry_decoders
 from pae_zoo.models.parts import former as former_lib
 from pae_zoo.models.parts.importance import ImportanceEstimate
 from pae_zoo.models.parts.stages import Stage
@@ -29,7 +29,7 @@ from pae_zoo.models.parts.stages import Stage
 tfd = tfp.distributions
 
 
-class Autoencoder(trainable.Trainable):
+class Autoencoder(gaps.TakesGaps, trainable.Trainable):
     """Encoder, decoder and observation model p(y|z), with training shared by all models of the zoo.
 
     Args:
@@ -83,17 +83,16 @@ class Autoencoder(trainable.Trainable):
         self.decoder = decoder
         if isinstance(likelihood, str):
             likelihood = likelihoods.build(likelihood, self.event_shape, scale=scale)
-        self.likelihood = self.observation_model(likelihood)
+        self.likelihood = self.observation_model(self.with_gaps(encoder, likelihood))
         if not self.likelihood.built:
             self.likelihood.build((None, *self.event_shape))
         self.preprocessing = preprocessing_lib.Chain([]) if preprocessing is None else preprocessing
         if not self.preprocessing.built:
             self.preprocessing.build((None, *self.event_shape))
-        component = getattr(self.likelihood, "component", self.likelihood)
-        if scale_annealing_steps and not isinstance(component, likelihoods.Gaussian):
+        if scale_annealing_steps and not isinstance(self.component, likelihoods.Gaussian):
             raise UserError(
                 f"scale_annealing_steps={scale_annealing_steps} needs the likelihood 'gaussian' (a constant "
-                f"scale); received {type(component).__name__}. Set it to 0 or change the likelihood."
+                f"scale); received {type(self.component).__name__}. Set it to 0 or change the likelihood."
             )
         self.scale_annealing_steps = int(scale_annealing_steps)
         self.built = True
@@ -213,7 +212,9 @@ class Autoencoder(trainable.Trainable):
 
     def _told(self, codes: tf.Tensor, y: tf.Tensor, training: bool) -> tf.Tensor:
         # In training the loss, a function of y too, tells of rows that are not finite.
-        return codes if training else inputs.only_finite(codes, y, given_axes=len(self.event_shape))
+        if training:
+            return codes
+        return inputs.only_finite(codes, self.filled(y), given_axes=len(self.event_shape))
 
     def _mean_and_raw(self, outputs: tf.Tensor) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
         outputs = tf.cast(outputs, self.float_type)
@@ -329,15 +330,15 @@ class Autoencoder(trainable.Trainable):
 
     def measure_noise(self, x: np.ndarray, batch_size: int = 500) -> None:
         """Sets the stds of "gaussian_pixel" to the root mean square of the residuals of x, value by value."""
-        component = getattr(self.likelihood, "component", self.likelihood)
+        component = self.component
         if not isinstance(component, likelihoods.GaussianPixel):
             return
         total, count = 0.0, 0
         for start in range(0, len(x), batch_size):
             y, _ = self.preprocess(x[start : start + batch_size])
-            residual = y - self.likelihood.mean(self.decoder_outputs(self.point(y)))
+            residual = self.residual(y, self.likelihood.mean(self.decoder_outputs(self.point(y))))
             total = total + tf.reduce_sum(tf.square(tf.cast(residual, tf.float64)), axis=0)
-            count += len(y)
+            count += np.maximum(1, np.sum(~np.isnan(y), axis=0)) if self.takes_gaps else len(y)
         component.assign_scale(tf.sqrt(total / count))
 
     def findings(self) -> dict[str, float]:
@@ -361,7 +362,7 @@ class Autoencoder(trainable.Trainable):
 
     @property
     def no_targets(self) -> str:
-        if isinstance(getattr(self.likelihood, "component", self.likelihood), likelihoods.GaussianPixel):
+        if isinstance(self.component, likelihoods.GaussianPixel):
             return "the stds of likelihood gaussian_pixel are measured on x. Take gaussian_learned"
         return super().no_targets
 

@@ -33,6 +33,8 @@ CAPABILITIES: dict[str, Capability] = {
     "scores": Capability(("ood_scores",), "scores of unusual data", "no out-of-distribution score"),
     "refine": Capability(("refined",), "codes refined at test by Newton steps",
                          "no decoder with a posterior of its latents, which is what a refinement moves"),
+    "impute": Capability(("impute", "impute_mean"), "missing values given those that were seen",
+                         "no posterior given the values that were seen"),
     "path": Capability(("latent_path",), "the latents that an encoding goes through", "no posterior that is updated"),
 }  # fmt: skip
 

@@ -57,10 +57,10 @@ class Codes(base.Autoencoder):
         outputs = self.decoder_outputs(z, training)
         mean = self.likelihood.mean(outputs)
         log_prob = self.likelihood.log_prob(outputs, y, scale=self.scale_now())
-        extra = self.extra_log_prob(z, y - mean, training, weight, seed)
+        residual = self.residual(y, mean)
+        extra = self.extra_log_prob(z, residual, training, weight, seed)
         log_prob = log_prob if extra is None else log_prob + extra
-        axes = list(range(1, y.shape.rank))
-        return {"loss": -log_prob, "nll": -log_prob, "mse": tf.reduce_mean(tf.square(y - mean), axis=axes)}
+        return {"loss": -log_prob, "nll": -log_prob, "mse": self.mean_square(residual, y)}
 
     def ood_scores(self, x: TensorLike, seed: Optional[seeds.Seed] = None) -> dict[str, tf.Tensor]:
         """Returns {"reconstruction": -log p(y|code)}, nats per datum, shape (batch,)."""

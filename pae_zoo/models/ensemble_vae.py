@@ -195,7 +195,7 @@ class EnsembleVAE(vae.VAE):
 
         def squares(x):
             y, _ = self.preprocess(x)
-            residual = y - self.likelihood.member_means(self.decoder_outputs(self.point(y)))
+            residual = self.residual(y, self.likelihood.member_means(self.decoder_outputs(self.point(y))))
             return tf.reduce_sum(tf.cast(tf.square(residual), tf.float64), axis=1)
 
         # Partial: TensorFlow warns of retracing where one piece of code is traced for model after model.
@@ -203,8 +203,8 @@ class EnsembleVAE(vae.VAE):
         batches = (trainable.to_float(x[i : i + batch_size]) for i in range(0, len(x), batch_size))
         total: Any = sum(squares(batch) for batch in batches) / len(x)
         self.member_errors.assign(tf.reduce_sum(total, axis=list(range(1, total.shape.rank))))
-        if isinstance(self.likelihood.component, likelihoods.GaussianPixel):
-            self.likelihood.component.assign_scale(tf.sqrt(tf.reduce_mean(total, axis=0)))
+        if isinstance(self.component, likelihoods.GaussianPixel):
+            self.component.assign_scale(tf.sqrt(tf.reduce_mean(total, axis=0)))
 
     def findings(self) -> dict[str, float]:
         """Returns the members' squared errors on validation data, sums over a datum's values: each, and their spread.

@@ -156,7 +156,8 @@ class PAE(FlowLatent, ae.AE):
         z, _ = self.encoder_outputs(y)
         outputs = self.decoder_outputs(z)
         latent, reconstruction = -self.log_prob_latent(z), -self.likelihood.log_prob(outputs, y)
-        square, axes = tf.square(y - self.likelihood.mean(outputs)), list(range(1, y.shape.rank))
+        square = tf.square(self.residual(y, self.likelihood.mean(outputs)))
+        axes = list(range(1, y.shape.rank))
         error = tf.reduce_sum(square, axis=axes)
         weighted = error
         if not self.likelihood.is_discrete:

@@ -17,7 +17,7 @@ from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import base, vae
-from pae_zoo.models.parts import geometry_decoders, mixtures
+from pae_zoo.models.parts import geometry_decoders
 from pae_zoo.models.parts.rbf_precision import PUBLISHED, RECIPES, RELEASED, STURDY, RBFPrecision, rows
 
 tfd = tfp.distributions
@@ -47,7 +47,7 @@ class HParams(vae.HParams):
 
 
 @register_keras_serializable("pae_zoo")
-class GivenGaussian(mixtures.Wrapping):
+class GivenGaussian(likelihoods.Wrapping):
     """Gaussian whose output is [mean, log-variance] along the last axis, taken as they are.
 
         log p(y|z) = -1/2 sum_p (log 2 pi + s_p + exp(-s_p) (y_p - mean_p)^2)
@@ -98,6 +98,9 @@ class RBFVAE(vae.VAE):
 
     Raises UserError for an observation model without a variance of its own, or that the recipe cannot take.
     """
+
+    offers = vae.VAE.offers - {"impute"}
+    may_take_gaps = False
 
     def __init__(self, encoder, decoder, likelihood="gaussian", rbf_centres: int = 10, rbf_alpha: float = 1.0,
                  rbf_floor: float = 0.1, rbf_recipe: str = PUBLISHED, rbf_settings: Optional[dict] = None, **kwargs):

@@ -16,7 +16,7 @@ from pae_zoo.core import records, seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import base
-from pae_zoo.models.parts import importance, priors, refinement
+from pae_zoo.models.parts import importance, imputation, priors, refinement
 from pae_zoo.models.parts.posteriors import DiagonalPosterior, Posterior, standard_normal, standard_normal_log_prob
 
 tfd = tfp.distributions
@@ -72,7 +72,7 @@ class HParams(priors.PriorFlags, BoundFlags):
 
 
 @register_keras_serializable("pae_zoo")
-class VAE(base.Autoencoder):
+class VAE(imputation.Imputes, base.Autoencoder):
     """Variational autoencoder (Kingma & Welling, arXiv 1312.6114), with prior N(0, I) or a learned one.
 
     Minimises -log p(y|z) + beta |KL - C(t)|, or with free bits -log p(y|z) + beta max(KL - lambda, 0), with
@@ -105,12 +105,13 @@ class VAE(base.Autoencoder):
     """
 
     offers = frozenset({
-        "moments", "elbo", "likelihood", "prior", "sample", "predictive", "draws", "scores", "path", "refine",
+        "moments", "elbo", "likelihood", "prior", "sample", "predictive", "draws", "scores", "path", "refine", "impute",
     })  # fmt: skip
     #: what `prior` may be; "vamp" is of models whose q(z|x) is the encoder's
     takes_priors: tuple[str, ...] = priors.KINDS
     tracked = ("elbo", "reconstruction", "kl")
     objective_takes = ("target",)
+    may_take_gaps = True
     # Of the codes of LAE and of VLAE.
     upstream_tags = {
         "train/loss": ("train_loss", "train/loss"), "train/reconstruction": ("reconstruciton_loss", "recon_error"),
@@ -452,7 +453,7 @@ class VAE(base.Autoencoder):
     def adapt(self, x: np.ndarray) -> None:
         super().adapt(x)
         if isinstance(self.learned_prior, priors.PseudoInputs):
-            self.learned_prior.start_at(self.preprocess(x)[0])
+            self.learned_prior.start_at(self.filled(self.preprocess(x)[0]))
 
     def inherited_parts(self, other: base.Autoencoder) -> tuple[str, ...]:
         same = self.learned_prior is not None and getattr(other, "prior_kind", None) == self.prior_kind

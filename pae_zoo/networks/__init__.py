@@ -16,7 +16,7 @@ from pae_zoo.networks.config import NetworkConfig, Options, option_names
 from pae_zoo.networks.dense import vlae_bias, vlae_kernel
 from pae_zoo.networks.family import Family
 from pae_zoo.networks.features import hidden_size, outputs_and_hidden
-from pae_zoo.networks.layers import Affine, Dropout, SpectralNorm, dropout_noise
+from pae_zoo.networks.layers import Affine, Dropout, SpectralNorm, WithMask, dropout_noise, sees_mask
 from pae_zoo.networks.pair import check_pair, codes_alone
 from pae_zoo.networks.recurrent import unrolled
 from pae_zoo.networks.stacked import StackedDecoder, as_sequential
@@ -31,6 +31,7 @@ __all__ = [
     "Options",
     "SpectralNorm",
     "StackedDecoder",
+    "WithMask",
     "as_sequential",
     "build_decoder",
     "build_encoder",
@@ -46,6 +47,7 @@ __all__ = [
     "options_of",
     "outputs_and_hidden",
     "register",
+    "sees_mask",
     "unrolled",
     "vlae_bias",
     "vlae_kernel",

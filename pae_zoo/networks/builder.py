@@ -1,5 +1,6 @@
 """Builds an encoder and a decoder from a kind, the shape of a datum and typed options."""
 
+import dataclasses
 from typing import Any, Sequence
 
 import keras
@@ -9,6 +10,7 @@ from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.networks import conv, dense, infogan, lae, resnet, series
 from pae_zoo.networks.config import NetworkConfig, Options, option_names
 from pae_zoo.networks.family import DECODER, ENCODER, OUTPUTS, Family, Maker
+from pae_zoo.networks.layers import WithMask
 
 _FAMILIES: dict[str, Family] = {
     family.kind: family for module in (dense, conv, infogan, resnet, lae, series) for family in module.FAMILIES
@@ -55,17 +57,18 @@ def build_encoder(
     activation: str = "relu",
     seed: int = 0,
     deterministic: bool = False,
+    missing: bool = False,
     name: str = "encoder",
     **options: Any,
 ) -> keras.Model:
     """Returns a model (batch, *event_shape) -> (batch, 2 * latent_dim): mean, then raw scale.
 
-    `deterministic=True` leaves the raw scale out: (batch, latent_dim). `options` are fields of NetworkConfig.
-    Raises UserError (a ValueError) for an unknown kind or option, a value out of range, or a shape that
-    the kind cannot take.
+    `deterministic=True` leaves the raw scale out: (batch, latent_dim). With `missing` the network takes NaN for a value
+    that is missing, and sees values and mask. `options` are fields of NetworkConfig. Raises UserError (a ValueError)
+    for an unknown kind or option, a value out of range, or a shape that the kind cannot take.
     """
     config = _config(kind, event_shape, latent_dim, hidden_units, activation, seed, options)
-    return encoder_from_config(config, deterministic=deterministic, name=name)
+    return encoder_from_config(config, deterministic=deterministic, missing=missing, name=name)
 
 
 def build_decoder(
@@ -93,13 +96,18 @@ def build_decoder(
 
 
 def encoder_from_config(
-    config: NetworkConfig, *, deterministic: bool = False, name: str = "encoder"
+    config: NetworkConfig, *, deterministic: bool = False, missing: bool = False, name: str = "encoder"
 ) -> keras.Model:
     """Returns the encoder that a config describes; see `build_encoder`."""
-    family = _family(config)
     units = config.latent_dim * (1 if deterministic else 2)
+    inputs, first = keras.Input(config.event_shape, name="x"), []
+    if missing:
+        *event, channels = config.event_shape
+        config = dataclasses.replace(config, event_shape=(*event, 2 * channels))
+        first = [WithMask(name=f"{name}_with_mask")]
+    family = _family(config)
     chain = family.encoder(config, Maker(config, ENCODER, name), units)
-    return _model(keras.Input(config.event_shape, name="x"), chain, name)
+    return _model(inputs, [*first, *chain], name)
 
 
 def decoder_from_config(

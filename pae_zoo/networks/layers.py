@@ -210,5 +210,27 @@ class MeanSigmoid(keras.layers.Layer):
         return {**super().get_config(), "shift": self.shift}
 
 
+@keras.saving.register_keras_serializable("pae_zoo")
+class WithMask(keras.layers.Layer):
+    """Data whose missing values are NaN as the values, 0 where there is none, and the mask, 1 where there is one.
+
+    (batch, *event) becomes (batch, *event[:-1], 2 event[-1]). An encoder that begins with it makes a model one of data
+    with missing values (Mattei & Frellsen, arXiv 1812.02633, section 2.4).
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        missing = tf.math.is_nan(inputs)
+        values = tf.where(missing, tf.zeros_like(inputs), inputs)
+        return tf.concat([values, tf.cast(~missing, inputs.dtype)], axis=-1)
+
+    def compute_output_shape(self, input_shape: Sequence[Optional[int]]) -> tuple:
+        return (*input_shape[:-1], 2 * input_shape[-1])
+
+
+def sees_mask(encoder: keras.Model) -> bool:
+    """Whether an encoder takes NaN for values that are missing: whether it begins with `WithMask`."""
+    return any(isinstance(layer, WithMask) for layer in getattr(encoder, "layers", ()))
+
+
 def _unit(vector: tf.Tensor) -> tf.Tensor:
     return tf.math.l2_normalize(tf.stop_gradient(vector), epsilon=1e-12)

@@ -121,7 +121,7 @@ BAD = {
     "short line": ("a,b,c", "1,2", {}, "line 2 has 2 cells, the header 3"),
     "no data": ("a", "1", dict(label_column="a"), "no columns of data left"),
     "mixed signs": ("a,b", "1,2", dict(columns=("a", "-b")), "mixes columns"),
-    "mask": ("a,b", "1,2", dict(missing="mask"), "not there yet"),
+    "unknown missing": ("a,b", "1,2", dict(missing="drop"), "missing"),
     "stride alone": ("a,b", "1,2", dict(stride=2), "needs window"),
     "windows too long": ("a,b", "1,2", dict(window=20), "windows of 20 need at least 60"),
     "constant": ("a,b", "1,2", {}, "all 2 columns are constant"),

@@ -200,3 +200,9 @@ def test_the_contenders_of_the_restoration_benchmark_find_the_same_maxima(capsys
     assert ratios["loop/batched"] == pytest.approx(30.0)
     lines = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "|" in line}
     assert "reached" in lines["loop/batched"] and "MISSED" in lines["loop of steps/batched"]
+
+
+def test_the_imputation_benchmark_fills_in_tables(capsys):
+    assert benchmark.main(["imputation", "--quick", "--sets=wine"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("wine") and "60 x 13" in line for line in lines)

@@ -31,7 +31,7 @@ def arrays(form: Form, x: Any, y: Any, w: Any, class_weight: Optional[Mapping], 
         if part is not None and len(part) != len(batch.x):
             raise UserError(f"{where} holds {len(batch.x)} data and {name} {len(part)}; give equally many.")
     if checked:
-        values.check(batch.x, where, form.unit, remedy=REMEDY)
+        values.check(batch.x, where, form.unit, remedy=REMEDY, missing=form.missing)
     if batch.y is not None and form.no_targets:
         if not same and not _equal(batch.x, batch.y):
             raise UserError(refused_targets(form))
@@ -39,14 +39,14 @@ def arrays(form: Form, x: Any, y: Any, w: Any, class_weight: Optional[Mapping], 
     elif same:
         batch = batch._replace(y=None)
     elif batch.y is not None and checked:
-        values.check(batch.y, "y", form.unit, remedy=REMEDY)
+        values.check(batch.y, "y", form.unit, remedy=REMEDY, missing=form.missing)
     return batch._replace(w=_checked_weights(batch.w, labels, class_weight))
 
 
 def _equal(x: np.ndarray, y: np.ndarray) -> bool:
     """Whether two arrays of one shape are the same data, bytes and their pixels in [0, 1] alike."""
     if x.dtype == y.dtype:
-        return np.array_equal(x, y)
+        return np.array_equal(x, y, equal_nan=x.dtype.kind == "f")
     x, y = (one / np.float32(255) if one.dtype == np.uint8 else one for one in (x, y))
     return np.allclose(x, y, rtol=0, atol=1e-6)
 

@@ -28,6 +28,7 @@ class Form:
       bytes_are_pixels: whether uint8 is left as it is, for the model to divide by 255.
       unit: whether floats must lie in [0, 1], as those of images must.
       no_targets: why the model takes no targets other than x, and what to do; empty where it takes them.
+      missing: whether NaN in x stands for a value that nobody has seen.
     """
 
     event_shape: tuple[int, ...]
@@ -36,6 +37,7 @@ class Form:
     bytes_are_pixels: bool = True
     unit: bool = False
     no_targets: str = ""
+    missing: bool = False
 
 
 class Batch(NamedTuple):

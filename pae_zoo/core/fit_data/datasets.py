@@ -57,12 +57,15 @@ def _value_checks(form: Form, x: tf.Tensor, number: tf.Tensor, what: str = "x") 
     if not x.dtype.is_floating:
         return []
     flat = tf.reshape(x, (tf.shape(x)[0], -1))
-    broken = ~tf.reduce_all(tf.math.is_finite(flat), axis=1)
+    seen = tf.math.is_finite(flat) | (tf.math.is_nan(flat) if form.missing else False)
+    broken = ~tf.reduce_all(seen, axis=1)
+    name = "infinity" if form.missing else "NaN or infinity"
     found = [tf.debugging.Assert(~tf.reduce_any(broken), [tf.strings.format(
-        f"pae_zoo: {what} holds NaN or infinity, first in row {{}} of batch {{}}; remove or repair such rows.",
+        f"pae_zoo: {what} holds {name}, first in row {{}} of batch {{}}; remove or repair such rows.",
         (tf.argmax(broken), number))])]  # fmt: skip
     if form.unit:
-        low, high = tf.reduce_min(x), tf.reduce_max(x)
+        here = tf.where(tf.math.is_nan(x), tf.constant(0.5, x.dtype), x)  # of what is missing nothing is asked
+        low, high = tf.reduce_min(here), tf.reduce_max(here)
         found.append(tf.debugging.Assert((low >= 0.0) & (high <= 1.0) | tf.reduce_any(broken), [tf.strings.format(
             f"pae_zoo: {what} holds values from {{}} to {{}} in batch {{}}; float images must lie in [0, 1]: "
             f"{REMEDY}.",

@@ -20,7 +20,10 @@ _SHOWN = 20
 
 @dataclasses.dataclass
 class Coded:
-    """A column of texts: a code for each row and the text of each code, in the order of their first rows."""
+    """A column of texts: a code for each row, and the text of each code in the order of their first rows.
+
+    The code of an empty cell is -1.
+    """
 
     codes: np.ndarray
     levels: list[str]
@@ -54,12 +57,15 @@ class _Numbers:
                             f"leave it out: --columns=-{self.name}.")
         with np.errstate(over="ignore"):
             numbers = found.numbers.astype(np.float32)
-        if not np.isfinite(numbers).all():
-            place = found.first(~np.isfinite(numbers))
+        broken = ~np.isfinite(numbers) & ~found.empty
+        if broken.any():
+            place = found.first(broken)
             raise UserError(f"{tell(place)}: column {self.name!r} holds {found.text(place)}, which float32 cannot; "
                             "repair or remove it.")
-        self.dates = self.dates and cells.are_dates(self.name, found.numbers)
-        self.low, self.high = min(self.low, found.numbers.min()), max(self.high, found.numbers.max())
+        there = found.numbers[~found.empty]
+        if len(there):
+            self.dates = self.dates and cells.are_dates(self.name, there)
+            self.low, self.high = min(self.low, there.min()), max(self.high, there.max())
         self.blocks.append(numbers)
 
     @property
@@ -69,14 +75,15 @@ class _Numbers:
 
 
 class _Texts:
-    def __init__(self, name: str, most: int, advice: str):
-        self.name, self.most, self.advice = name, most, advice
+    def __init__(self, name: str, most: int, advice: str, gaps: bool = False):
+        self.name, self.most, self.advice, self.gaps = name, most, advice, gaps
         self.numbers: dict[str, int] = {}
         self.blocks: list[np.ndarray] = []
 
     def add(self, found: Cells, tell: Callable[[int], str]) -> None:
         texts = [found.text(place) for place in range(len(found.values))]
-        codes = np.array([self.numbers.setdefault(text, len(self.numbers)) for text in texts], np.int32)
+        codes = np.array([-1 if nothing and self.gaps else self.numbers.setdefault(text, len(self.numbers))
+                          for text, nothing in zip(texts, found.empty)], np.int32)  # fmt: skip
         if len(self.numbers) > self.most:
             raise UserError(f"{tell(len(texts) - 1)}: column {self.name!r} holds more than {self.most} different "
                             f"values, such as {reading.shown(texts[-1])!r}; {self.advice}.")
@@ -111,6 +118,8 @@ class Collector:
         everywhere = {name: place for place, name in enumerate(self.header)}
         self.places = {name: everywhere[name] for name in wanted}
         self.parts: dict[str, Union[_Numbers, _Texts]] = {}
+        #: rows of columns that have been empty so far
+        self.empty: dict[str, int] = {}
         if schema is not None:
             for column in schema.columns:
                 self.parts[column.name] = _Numbers(column.name) if column.levels is None else self._texts(column.name)
@@ -125,9 +134,9 @@ class Collector:
         self.count = 0
 
     def _texts(self, name: str, most: int = MOST_LEVELS) -> _Texts:
+        more = "" if most == MOST_LEVELS else f"; --categorical={name} takes up to {MOST_LEVELS}"
         return _Texts(name, most, f"leave it out, --columns=-{name}, or, where it names the rows, give "
-                      f"--index_column={name}" + ("" if most == MOST_LEVELS else f"; --categorical={name} takes up to "
-                                                  f"{MOST_LEVELS}"))  # fmt: skip
+                      f"--index_column={name}{more}", self.options.masks)
 
     def _check_header(self) -> None:
         if len(self.header) > MOST_NAMES:
@@ -174,11 +183,17 @@ class Collector:
         reading.check_memory(3 * 4 * count * len(self.places), self.where, remedy="choose fewer columns by --columns")
         for name, place in self.places.items():
             found = cells.sorted_out(columns[place])
-            if found.empty.any():
-                raise UserError(f"{tell(found.first(found.empty))}: column {name!r} is empty; fill such cells in, or "
-                                f"leave the column out: --columns=-{name}.")
+            if found.empty.any() and not self.options.masks:
+                raise UserError(f"{tell(found.first(found.empty))}: column {name!r} is empty; fill such cells in, take "
+                                f"them for missing, --missing=mask, or leave the column out: --columns=-{name}.")
+            if name not in self.parts and found.empty.all():
+                self.empty[name] = self.empty.get(name, 0) + count  # what the column holds is not known yet
+                continue
             if name not in self.parts:
                 self.parts[name] = self._kind(name, found, tell)
+            if name in self.empty:
+                nothing = np.ones(self.empty.pop(name), bool)
+                self.parts[name].add(Cells(np.full(len(nothing), np.nan), nothing, ~nothing, [""] * len(nothing)), tell)
             self.parts[name].add(found, tell)
         if self.labels is not None:
             self.labels.add(cells.sorted_out(columns[self.header.index(self.label_column)]), tell)
@@ -192,7 +207,7 @@ class Collector:
         place = found.first(found.is_text)
         if cells.is_date(found.text(place)):
             self._refuse_dates(name, found.text(place))
-        if not found.is_text.all():
+        if not (found.is_text | found.empty).all():
             _Numbers(name).add(found, tell)
         return self._texts(name, TOLD_LEVELS)
 
@@ -207,7 +222,10 @@ class Collector:
             raise UserError(f"{self.where} holds no rows of data; check the file.")
         found: dict[str, Union[np.ndarray, Coded]] = {}
         for name in self.places:
-            part = self.parts.pop(name)
+            part = self.parts.pop(name, None)
+            if part is None:
+                found[name] = np.full(self.count, np.nan, np.float32)
+                continue
             if isinstance(part, _Texts):
                 found[name] = self._coded(name, part)
                 continue
@@ -226,7 +244,7 @@ class Collector:
         return coded
 
     def _check_numbers(self, name: str, part: _Numbers, numbers: np.ndarray) -> None:
-        if part.dates and name not in self.options.columns and len(np.unique(numbers)) > 2:
+        if part.dates and name not in self.options.columns and len(np.unique(numbers[~np.isnan(numbers)])) > 2:
             self._refuse_dates(name, cells.text_of(part.low))
         if part.is_rough:
             self.notes.append(f"column {name!r} keeps few digits in float32: it goes from {part.low:.10g} to "

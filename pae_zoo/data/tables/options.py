@@ -3,8 +3,7 @@
 import dataclasses
 
 from pae_zoo.core.errors import UserError, check_choice
-
-MISSING = ("refuse", "mask")
+from pae_zoo.core.values import MASK, MISSING, REFUSE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +15,7 @@ class TableOptions:
       columns: those to keep, or, with a minus before each, those to leave out; () keeps all.
       categorical: those whose values are names, also where they look like numbers.
       index_column: what names the rows, and puts those of a series in order; no data.
-      missing: what becomes of empty cells: refuse.
+      missing: what becomes of empty cells: refuse, or mask: they are NaN.
       window: rows of a series that make one datum; 0: each row is one.
       stride: rows from one window to the next; 0: `window`, so that none overlap.
       validation_fraction: of the training rows of a series; other tables are split by the loader.
@@ -26,16 +25,13 @@ class TableOptions:
     columns: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
     index_column: str = ""
-    missing: str = "refuse"
+    missing: str = REFUSE
     window: int = 0
     stride: int = 0
     validation_fraction: float = 1 / 12
 
     def __post_init__(self) -> None:
         check_choice(self.missing, MISSING, "missing")
-        if self.missing == "mask":
-            raise UserError("missing=mask is not there yet: no model takes data with holes. Fill the cells in, or "
-                            "leave the columns that have some out.")
         for name in ("window", "stride"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} is negative; give a number of rows, or leave it out.")
@@ -49,9 +45,14 @@ class TableOptions:
                             "give one or the other.")
 
     @property
+    def masks(self) -> bool:
+        """Whether empty cells, or NaN in arrays, are taken for values that are missing."""
+        return self.missing == MASK
+
+    @property
     def given(self) -> list[str]:
-        """The names of what differs from a table without settings, for sets that are no tables."""
-        plain = TableOptions(validation_fraction=self.validation_fraction)
+        """The names of what is set and means a table alone, for sets that are none."""
+        plain = TableOptions(missing=self.missing, validation_fraction=self.validation_fraction)
         return [field.name for field in dataclasses.fields(self)
                 if getattr(self, field.name) != getattr(plain, field.name)]
 

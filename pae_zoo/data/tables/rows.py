@@ -34,12 +34,12 @@ class Encoder:
             seen: dict[bytes, str] = {}
             for name, values in self.table.columns.items():
                 if isinstance(values, Coded):
-                    levels = [values.levels[code] for code in np.unique(values.codes[rows])]
+                    levels = [values.levels[code] for code in np.unique(values.codes[rows]) if code >= 0]
                     column = Column(name, tuple(in_order(levels)))
                     varies, key = len(levels) > 1, b""
                 else:
                     column, here = Column(name), values[rows]
-                    varies, key = here.min() < here.max(), hashlib.sha256(here.tobytes()).digest()
+                    varies, key = np.fmin.reduce(here) < np.fmax.reduce(here), hashlib.sha256(here.tobytes()).digest()
                 if not varies:
                     constant.append(name)
                 elif key and key in seen:
@@ -55,7 +55,10 @@ class Encoder:
         return self.schema
 
     def encode(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the rows as float32, (len(rows), width); categories that training lacks are 0 in all columns."""
+        """Returns the rows as float32, (len(rows), width); categories that training lacks are 0 in all columns.
+
+        Empty cells are NaN, in all columns of a category.
+        """
         schema = self.fit(rows)
         out = np.zeros((len(rows), schema.width), np.float32)
         start = 0
@@ -67,11 +70,14 @@ class Encoder:
             else:
                 assert isinstance(values, Coded)
                 places = {level: place for place, level in enumerate(column.levels)}
-                found = np.array([places.get(level, -1) for level in values.levels])[values.codes[rows]]
+                codes = values.codes[rows]
+                found = np.array([*(places.get(level, -1) for level in values.levels), -1])[codes]
                 known = np.flatnonzero(found >= 0)
                 out[known, start + found[known]] = 1
-                if len(known) < len(rows):
-                    self.unseen[column.name] = self.unseen.get(column.name, 0) + len(rows) - len(known)
+                out[codes < 0, start : start + column.width] = np.nan
+                unseen = np.count_nonzero((found < 0) & (codes >= 0))
+                if unseen:
+                    self.unseen[column.name] = self.unseen.get(column.name, 0) + unseen
             start += column.width
         return out
 

@@ -54,8 +54,7 @@ class PublishedScores:
 
 def decodes_variance(model: Any) -> bool:
     """Whether a model's decoder gives a variance of its own for each value."""
-    likelihood = getattr(model, "likelihood", None)
-    return type(getattr(likelihood, "component", likelihood)).__name__ == "GaussianDecoder"
+    return type(getattr(model, "component", None)).__name__ == "GaussianDecoder"
 
 
 def scores(kind: str, y: tf.Tensor, moments: dict[str, tf.Tensor], decoded: bool) -> dict[str, tf.Tensor]:

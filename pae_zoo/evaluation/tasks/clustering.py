@@ -17,6 +17,9 @@ from pae_zoo.plotting.geometry import Clustering
 RESTARTS = 10
 MOST_SWEEPS = 100
 
+#: whether data may have missing values
+TAKES_GAPS = True
+
 
 @dataclasses.dataclass(frozen=True)
 class Flags(latent_geometry.GeometryFlags):

@@ -16,6 +16,8 @@ from pae_zoo.evaluation.context import Context
 from pae_zoo.evaluation.tasks.reconstruction import standard_error
 from pae_zoo.plotting import figures
 
+#: whether data may have missing values
+TAKES_GAPS = True
 BOUND_KEYS = ("test/elbo", "test/elbo_stderr", "test/elbo_model_space")
 LIKELIHOOD_KEYS = (
     "test/log_likelihood", "test/log_likelihood_stderr", "test/log_likelihood_model_space", "test/elbo_gap",

@@ -15,6 +15,7 @@ from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.core.records import SampleFlags
+from pae_zoo.core.values import MASK, REFUSE
 from pae_zoo.data.framing import Geometry
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentence, to_unit
 from pae_zoo.evaluation.metrics import detection
@@ -24,6 +25,8 @@ from pae_zoo.evaluation.support.published_scores import PublishedScores
 from pae_zoo.evaluation.support.std_scores import StdScores
 from pae_zoo.plotting import figures
 
+#: whether data may have missing values
+TAKES_GAPS = True
 SHOWN_POINTS = 2000
 SHOWN_IMAGES = 8
 # Sets of drawn networks behind the error of an AUROC over draws, and the data of each side that it is found on.
@@ -128,6 +131,9 @@ def check_names(given: Sequence[str]) -> None:
 
 def check_data(hparams: Any, dataset: Optional[data.Dataset] = None) -> None:
     """Raises UserError unless every set of --ood_datasets is there and, where known, of shapes that are converted."""
+    if getattr(hparams, "baselines", False) and getattr(hparams, "missing", REFUSE) == MASK:
+        raise UserError("--baselines are detectors of whole data, and --missing=mask lets values be missing; leave one "
+                        "of them out.")
     event_shape = dataset and tuple(dataset.event_shape)
     given = [name for name in hparams.ood_datasets if name not in data.CORRUPTIONS]
     check_names(given)
@@ -167,7 +173,7 @@ def load_sets(context: Context) -> dict[str, tuple[np.ndarray, str]]:
                 image_size=hparams.image_size, grey=hparams.grey, invert=hparams.invert,
                 static_binarise="binarise_static" in hparams.preprocess,
                 num_test=len(test.x) if hparams.smoke else 0, seed=hparams.seed, schema=context.dataset.table,
-                reals=data.takes_reals(hparams.preprocess),
+                reals=data.takes_reals(hparams.preprocess), missing=getattr(hparams, "missing", REFUSE),
             )  # fmt: skip
             slug, x = loaded.slug, loaded.test.x
         if slug in sets:

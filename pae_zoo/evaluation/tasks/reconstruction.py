@@ -10,6 +10,8 @@ from pae_zoo.core.records import SampleFlags
 from pae_zoo.evaluation.context import Context, Projection, to_unit
 from pae_zoo.plotting import figures, series
 
+#: whether data may have missing values
+TAKES_GAPS = True
 SHOWN_IMAGES = 12
 SHOWN_POINTS = 2000
 
@@ -23,17 +25,24 @@ def run(context: Context) -> Iterator[tuple[str, float]]:
     """Mean squared error on the test split, where in the image it arises, originals and reconstructions.
 
     xhat = model(x) is the deterministic reconstruction; errors are (x - xhat)^2 of clean x, for images in
-    [0, 1] units (Boehm & Seljak, arXiv 2006.05479, print the same number for pixels in [-0.5, 0.5]).
+    [0, 1] units (Boehm & Seljak, arXiv 2006.05479, print the same number for pixels in [-0.5, 0.5]). Of data with
+    missing values those that were seen count.
     """
     x = context.dataset.test.x
 
     per_datum, per_pixel, start = [], np.zeros(context.dataset.event_shape), 0
+    per_pixel_counts = np.zeros(context.dataset.event_shape)
     for xhat in context.stream(context.reconstruction, x, "reconstruction"):
-        errors = (to_unit(x[start : start + len(xhat)]) - xhat) ** 2
+        truth = to_unit(x[start : start + len(xhat)])
+        seen = ~(np.isnan(truth) & context.model.takes_gaps)
+        errors = np.where(seen, truth - xhat, 0) ** 2
         start += len(xhat)
-        per_datum.append(errors.reshape(len(errors), -1).mean(axis=1, dtype=np.float64))
+        counts = seen.reshape(len(seen), -1).sum(axis=1)
+        sums = errors.reshape(len(errors), -1).sum(axis=1, dtype=np.float64)
+        per_datum.append((sums / np.maximum(counts, 1))[counts > 0])
         per_pixel += errors.sum(axis=0, dtype=np.float64)
-    per_datum, per_pixel = np.concatenate(per_datum), per_pixel / len(x)
+        per_pixel_counts += seen.sum(axis=0)
+    per_datum, per_pixel = np.concatenate(per_datum), per_pixel / np.maximum(per_pixel_counts, 1)
 
     yield "test/mse", per_datum.mean()
     yield "test/mse_stderr", standard_error(per_datum)
@@ -62,8 +71,8 @@ def draw_images(context: Context, title: str) -> None:
     """Saves a grid of originals, reconstructions and their differences."""
     test = context.dataset.test
     chosen = context.choose(len(test.x), SHOWN_IMAGES, "reconstruction")
-    x = to_unit(test.x[chosen])
     xhat = context.reconstruct(test.x[chosen])
+    x = context.without_gaps(test.x[chosen], xhat)
     limit = max(float(np.abs(x - xhat).mean(axis=-1).max()), 1e-6)
     table = np.stack(
         [figures.to_rgb(x), figures.to_rgb(xhat), figures.signed_rgb(x - xhat, limit)]
@@ -87,6 +96,7 @@ def draw_vectors(context: Context, title: str) -> None:
     """Saves a scatter of data and their reconstructions in two dimensions."""
     test = context.dataset.test
     chosen = context.choose(len(test.x), SHOWN_POINTS, "reconstruction")
-    x = to_unit(test.x[chosen])
-    groups = {"data": x, "reconstruction": context.reconstruct(test.x[chosen])}
+    xhat = context.reconstruct(test.x[chosen])
+    x = context.without_gaps(test.x[chosen], xhat)
+    groups = {"data": x, "reconstruction": xhat}
     context.figure("reconstructions", Projection(x, "x").draw(groups, title))

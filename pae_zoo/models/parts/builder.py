@@ -8,6 +8,7 @@ import keras
 from pae_zoo import likelihoods, networks
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.values import MASK
 from pae_zoo.data import preprocessing
 
 
@@ -23,7 +24,7 @@ def parts(
     # A latent as wide as the data is legal; a network kind refuses shapes it cannot take.
     encoder = networks.build_encoder(
         hparams.encoder, event_shape, name=_name("encoder", member), deterministic=codes_only,
-        **_options(hparams, member))
+        missing=hparams.missing == MASK, **_options(hparams, member))
     return encoder, decoder(hparams, event_shape, member, chain), chain
 
 

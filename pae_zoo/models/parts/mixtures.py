@@ -4,7 +4,6 @@ import math
 from typing import Any, Optional
 
 import keras
-import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -42,34 +41,8 @@ class UniformMixture(tfd.MixtureSameFamily):
         return tf.reduce_sum(weights * draws, axis=axis)
 
 
-class Wrapping(likelihoods.Likelihood):
-    """An observation model made of another, `component`, whose weights it keeps."""
-
-    def __init__(self, component: likelihoods.Likelihood, **kwargs: Any) -> None:
-        super().__init__(component.event_shape, **kwargs)
-        self.component = component
-        self.channels_factor = component.channels_factor
-
-    @property
-    def scale(self) -> Any:
-        """The standard deviation of a Gaussian component."""
-        return self.component.scale
-
-    def adapt(self, y: np.ndarray) -> None:
-        self.component.adapt(y)
-
-    def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        del config["event_shape"]
-        return {**config, "component": keras.saving.serialize_keras_object(self.component)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Wrapping":
-        return cls(**{**config, "component": keras.saving.deserialize_keras_object(config["component"])})
-
-
 @keras.saving.register_keras_serializable("pae_zoo")
-class MemberMixture(Wrapping):
+class MemberMixture(likelihoods.Wrapping):
     """The mixture, with equal weights, of one observation model at the outputs of S decoders.
 
         log p(y|z) = logsumexp_s log p(y|f_s) - log S,    mean = 1/S sum_s E[y|f_s],
