@@ -10,7 +10,8 @@ from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.experiment import launch
 
 #: command -> module of the package
-COMMANDS = {"train": "main", "evaluate": "evaluate", "apply": "apply", "export": "export", "sweep": "sweep"}
+COMMANDS = {"train": "main", "evaluate": "evaluate", "apply": "apply", "export": "export", "sweep": "sweep",
+            "flow": "flow"}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

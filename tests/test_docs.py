@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from battery import EVENT_SHAPE, TOTAL_STEPS, images
 
-from pae_zoo import apply, evaluate, export, models, sweep
+from pae_zoo import apply, evaluate, export, flow, models, sweep
 from pae_zoo.core import records
 from pae_zoo.experiment import launch, record
 
@@ -73,7 +73,8 @@ def flags_of_main(line=""):
     return set(itertools.chain.from_iterable(names(record.widest(module)) for module in modules))
 
 
-LAUNCHERS = {"evaluate": evaluate.Flags, "apply": apply.Flags, "export": export.Flags, "sweep": sweep.Flags}
+LAUNCHERS = {"evaluate": evaluate.Flags, "apply": apply.Flags, "export": export.Flags, "sweep": sweep.Flags,
+             "flow": flow.Flags}
 ALL = flags_of_main().union(*(names(cls) for cls in LAUNCHERS.values()))
 
 

@@ -74,6 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "apply": {"core", "evaluation", "evaluation.support", "experiment", "applying"},
     "export": {"core", "evaluation", "experiment", "serving"},
     "sweep": {"core", "experiment"},
+    "flow": {"core", "core.reading", "data", "densities", "plotting", "experiment"},
     "cli": {"core", "experiment"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -397,3 +397,32 @@ def _histograms(axes, groups: Mapping[str, np.ndarray], xlabel: str) -> None:
         style = dict(facecolor=to_rgba(colour, 0.25), edgecolor=colour, hatch=hatch, linewidth=1.4)
         axes.stairs(share, edges, fill=True, label=name, **style)
     axes.set_xlabel(xlabel)
+
+
+def nll_curve(series: Mapping[str, np.ndarray], title: str) -> Figure:
+    """Draws named series of nats a row (epochs,), from epoch 0 on; NaN is left out."""
+    figure = new_figure(6.2, 4.2)
+    axes = figure.add_subplot()
+    for index, (name, values) in enumerate(series.items()):
+        axes.plot(np.arange(len(values)), values, color=COLOURS[index], marker="o", markersize=4, label=name)
+    axes.set(xlabel="epoch", ylabel="-log p (nats a row)")
+    axes.set_title(title, fontsize=11)
+    axes.legend(fontsize=9)
+    axes.grid(color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def two_scatters(panels: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
+    """Draws a panel per title of named groups of rows (n, 2), as histograms where rows have one number."""
+    figure = new_figure(5.2 * len(panels), 5.0)
+    figure.suptitle(title, fontsize=11)
+    for axes, (name, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        for index, (label, rows) in enumerate(groups.items()):
+            if rows.shape[1] == 1:
+                axes.hist(rows[:, 0], bins=40, density=True, histtype="step", color=COLOURS[index], label=label)
+            else:
+                axes.scatter(*rows.T, s=8, alpha=0.45, linewidths=0.0, color=COLOURS[index], label=label)
+        axes.set_title(name, fontsize=10)
+        axes.legend(fontsize=9, framealpha=0.85)
+    return figure

@@ -20,6 +20,7 @@ from pae_zoo.data.framing import Geometry
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, Projection, sentence, to_unit
 from pae_zoo.evaluation.metrics import detection
 from pae_zoo.evaluation.support import predictions
+from pae_zoo.evaluation.support.baseline_scores import Posterior, Ratio, Waic
 from pae_zoo.evaluation.support.outliers import Outliers
 from pae_zoo.evaluation.support.published_scores import PublishedScores
 from pae_zoo.evaluation.support.std_scores import StdScores
@@ -32,7 +33,7 @@ SHOWN_IMAGES = 8
 # Sets of drawn networks behind the error of an AUROC over draws, and the data of each side that it is found on.
 REDRAWN, REDRAWN_DATA = 4, 500
 # What --scores adds to the model's own scores.
-FURTHER = {"std": StdScores, "published": PublishedScores}
+FURTHER = {"std": StdScores, "published": PublishedScores, "waic": Waic, "ratio": Ratio, "posterior": Posterior}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +57,14 @@ class Flags(SetFlags):
                                 low=0, high=1_000_000, group=EVALUATION, smoke=20)
     baselines: bool = option(False, "Beside the model's scores, simple detectors in the task ood: PCA error, nearest "
                              "neighbours, Mahalanobis distance, mixture, isolation forest.", group=EVALUATION)
-    scores: str = option("own", "Scores of the task ood: the model's own, or beside them the stds of code and output "
-                         "and typicality (std), or those of the code of Miani et al., as it computes them (published).",
-                         choices=("own", "std", "published"), group=EVALUATION)
+    scores: str = option(
+        "own", "Scores of the task ood: the model's own, or beside them stds of code and output and typicality (std), "
+        "those of the code of Miani et al., as it computes them (published), WAIC over networks or runs (waic), "
+        "likelihood ratios to a background (ratio), evidence, volume and Jacobian of the posterior (posterior).",
+        choices=("own", *FURTHER), group=EVALUATION)
+    ood_workdirs: tuple[str, ...] = option((), "waic: finished runs that are an ensemble together with this one.",
+                                           group=EVALUATION, path=True)
+    background_workdir: str = option("", "ratio: finished run of the background.", group=EVALUATION, path=True)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
