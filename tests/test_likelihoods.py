@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from scipy import stats
+from scipy import special, stats
 from tiers import some
 
 from pae_zoo import likelihoods
@@ -15,17 +15,33 @@ tfd = tfp.distributions
 SHAPE = (6, 5, 2)
 names = pytest.mark.parametrize("name", likelihoods.NAMES)
 COUNTS = (likelihoods.Poisson, likelihoods.NegativeBinomial)
+LIBRARY = (likelihoods.LibraryPoisson, likelihoods.LibraryNegativeBinomial,
+           likelihoods.LibraryZeroInflatedNegativeBinomial)
+KINDS = ("real", "count", "category:3", "binary", "category:2", "real")
 gaussians = pytest.mark.parametrize("name", ["gaussian", "gaussian_learned", "gaussian_pixel"])
 
 
-def make(name, shape=SHAPE):
+def shape_of(name):
+    return (9,) if name == "mixed" else SHAPE
+
+
+def make(name, shape=None):
     """A likelihood whose weights are not the initial ones."""
+    shape = shape_of(name) if shape is None else shape
+    if name == "mixed":
+        likelihood = likelihoods.build(likelihoods.of_columns(name, KINDS), shape)
+        real, count = likelihood.parts[:2]
+        real.log_variance.assign([-1.0, 0.5])
+        count.log_theta.assign([1.5])
+        return likelihood
     likelihood = likelihoods.build(name, shape, scale=0.3)
     rng = np.random.default_rng(1)
     if name == "gaussian_learned":
         likelihood.log_variance.assign(-1.7)
     if name == "gaussian_pixel":
         likelihood.assign_scale(rng.uniform(0.05, 2.0, shape))
+    if isinstance(likelihood, LIBRARY):
+        likelihood.log_library.assign(4.0)
     if "binomial" in name:
         likelihood.log_theta.assign(rng.uniform(0.0, 3.0, shape))
     return likelihood
@@ -33,9 +49,20 @@ def make(name, shape=SHAPE):
 
 def arrays(likelihood, *leading):
     rng = np.random.default_rng(2)
-    shape = (*SHAPE[:-1], SHAPE[-1] * likelihood.channels_factor)
+    event = likelihood.event_shape
+    shape = (*event[:-1], event[-1] * likelihood.channels_factor)
     output = rng.normal(size=(*leading, 4, *shape)).astype(np.float32)
-    y = rng.random((4, *SHAPE), np.float32)
+    y = rng.random((4, *event), np.float32)
+    if isinstance(likelihood, likelihoods.DiscretisedLogistic):
+        output = np.float32(0.15) * output + np.repeat([0.5, -2.0], event[-1]).astype(np.float32)
+        y = np.where(y < 0.2, 0, np.where(y > 0.8, 255, np.round(y * 255))).astype(np.float32) / np.float32(255)
+        return output, y
+    if isinstance(likelihood, likelihoods.Categorical):
+        return output, np.eye(event[-1], dtype=np.float32)[rng.integers(event[-1], size=(4, *event[:-1]))]
+    if isinstance(likelihood, likelihoods.Mixed):
+        category = [np.eye(size, dtype=np.float32)[rng.integers(size, size=4)] for size in (3, 2)]
+        return output, np.concatenate([y[:, :1], rng.poisson(3.0, (4, 1)), category[0], np.round(y[:, 5:6]),
+                                       category[1], y[:, 8:]], axis=1).astype(np.float32)  # fmt: skip
     if isinstance(likelihood, COUNTS):
         return output, rng.poisson(2.0 * y).astype(np.float32)
     return output, np.round(y) if likelihood.is_discrete else y
@@ -44,6 +71,14 @@ def arrays(likelihood, *leading):
 def reference(likelihood, output):
     """The same distribution, written down anew in float64."""
     output = np.asarray(output, np.float64)
+    if isinstance(likelihood, LIBRARY):
+        output = library_means(likelihood, output)
+    if isinstance(likelihood, likelihoods.Mixed):
+        return mixed_reference(likelihood, output)
+    if isinstance(likelihood, likelihoods.Categorical):
+        return Discrete(output)
+    if isinstance(likelihood, likelihoods.DiscretisedLogistic):
+        return Levels(*np.split(output, 2, axis=-1))
     if isinstance(likelihood, likelihoods.Bernoulli):
         distribution = tfd.Bernoulli(logits=output, dtype=tf.float64)
     elif isinstance(likelihood, likelihoods.StudentT):
@@ -70,6 +105,80 @@ def reference(likelihood, output):
     return tfd.Independent(distribution, reinterpreted_batch_ndims=len(SHAPE))
 
 
+def library_means(likelihood, output, log_size=4.0):
+    """The decoder's output of the same counts without a library size."""
+    log_mean, *rest = np.split(output, likelihood.channels_factor, axis=-1)
+    axes = tuple(range(-len(SHAPE), 0))
+    log_mean = log_size + log_mean - special.logsumexp(log_mean, axis=axes, keepdims=True)
+    return np.concatenate([log_mean, *rest], axis=-1)
+
+
+class Discrete:
+    """One category of the last axis, by SciPy and NumPy."""
+
+    def __init__(self, logits):
+        self.p = special.softmax(logits, axis=-1)
+
+    def log_prob(self, y):
+        return np.sum(np.log(self.p[np.arange(len(y))[:, None, None], np.arange(6)[:, None], np.arange(5),
+                                    np.argmax(y, axis=-1)]), axis=(1, 2))  # fmt: skip
+
+    def mean(self):
+        return self.p
+
+    def variance(self):
+        return self.p * (1 - self.p)
+
+
+class Levels:
+    """A logistic distribution cut at the middles between 256 levels, by SciPy."""
+
+    def __init__(self, mean, raw):
+        scale = np.exp(-8.0 + np.logaddexp(0.0, raw + 8.0))
+        edges = (np.arange(255) + 0.5) / 255
+        below = stats.logistic(mean[..., None], scale[..., None]).cdf(edges)
+        ends = np.zeros((*mean.shape, 1))
+        self.masses, self.levels = np.diff(np.concatenate([ends, below, ends + 1], axis=-1)), np.arange(256) / 255
+
+    def log_prob(self, y):
+        place = np.round(np.asarray(y, np.float64) * 255).astype(int)
+        found = np.take_along_axis(self.masses, place[..., None], axis=-1)
+        return np.sum(np.log(found), axis=tuple(range(1, found.ndim)))
+
+    def mean(self):
+        return self.masses @ self.levels
+
+    def variance(self):
+        return self.masses @ self.levels**2 - self.mean() ** 2
+
+
+class mixed_reference:
+    """The columns of KINDS one by one, by SciPy."""
+
+    def __init__(self, likelihood, g):
+        sigma, theta = np.exp([-0.5, 0.25]), np.exp(1.5)
+        mu = np.exp(g[:, 1])
+        self.columns = [stats.norm(g[:, 0], sigma[0]), stats.nbinom(theta, theta / (theta + mu)),
+                        special.softmax(g[:, 2:5], axis=1), stats.bernoulli(special.expit(g[:, 5])),
+                        special.softmax(g[:, 6:8], axis=1), stats.norm(g[:, 8], sigma[1])]  # fmt: skip
+
+    def log_prob(self, y):
+        a, count, first, bit, second, b = self.columns
+        y = np.asarray(y, np.float64)
+        return (a.logpdf(y[:, 0]) + count.logpmf(y[:, 1]) + np.log(np.sum(first * y[:, 2:5], axis=1))
+                + bit.logpmf(y[:, 5]) + np.log(np.sum(second * y[:, 6:8], axis=1)) + b.logpdf(y[:, 8]))  # fmt: skip
+
+    def _moments(self, of_column, of_classes):
+        return np.concatenate([of_classes(one) if isinstance(one, np.ndarray) else of_column(one)[:, None]
+                               for one in self.columns], axis=1)  # fmt: skip
+
+    def mean(self):
+        return self._moments(lambda one: one.mean(), lambda p: p)
+
+    def variance(self):
+        return self._moments(lambda one: one.var(), lambda p: p * (1 - p))
+
+
 @pytest.mark.parametrize("scale, expected", [(0.1, 1084.779), (0.01, 2890.006), (10.0, -2525.675)])
 @gaussians
 def test_published_constants(name, scale, expected):
@@ -84,10 +193,11 @@ def test_log_prob_and_moments_equal_tfp(name):
     likelihood = make(name)
     output, y = arrays(likelihood)
     expected = reference(likelihood, output)
-    np.testing.assert_allclose(likelihood.log_prob(output, y), expected.log_prob(y), rtol=1e-5)
+    if not isinstance(likelihood, LIBRARY):  # those take the size of y
+        np.testing.assert_allclose(likelihood.log_prob(output, y), expected.log_prob(y), rtol=1e-5)
     distribution = likelihood(output)
     assert isinstance(distribution, tfd.Independent)
-    assert distribution.event_shape == SHAPE and distribution.batch_shape == (4,)
+    assert distribution.event_shape == shape_of(name) and distribution.batch_shape == (4,)
     np.testing.assert_allclose(distribution.log_prob(y), expected.log_prob(y), rtol=1e-5)
     np.testing.assert_allclose(likelihood.mean(output), expected.mean(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(likelihood.variance(output), expected.variance(), rtol=1e-5, atol=1e-7)
@@ -130,7 +240,7 @@ def test_draws_have_the_moments_and_repeat(name):
     spread = np.sqrt(likelihood.variance(output))
     assert np.max(np.abs(draws.mean(0) - likelihood.mean(output)) / spread) < 5 / np.sqrt(4000)
     # Heavy tails make the std of draws uncertain.
-    heavy = isinstance(likelihood, (likelihoods.StudentT, *COUNTS))
+    heavy = isinstance(likelihood, (likelihoods.StudentT, likelihoods.Mixed, likelihoods.Categorical, *COUNTS))
     np.testing.assert_allclose(draws.std(0), spread, rtol=0.5 if heavy else 0.12)
     np.testing.assert_allclose(np.mean(draws.std(0)), np.mean(spread), rtol=0.03)
     np.testing.assert_array_equal(distribution.sample(3, seed=(5, 6)), distribution.sample(3, seed=(5, 6)))
@@ -291,21 +401,128 @@ def test_half_precision_outputs_are_summed_in_full(name):
 
 
 @names
-def test_score_and_fisher_are_those_of_log_prob(name):
+def test_score_and_fisher_are_those_of_log_prob(name, monkeypatch):
     """The score is the gradient, the Fisher information the mean of its squares over draws."""
     likelihood = make(name)
     output, y = arrays(likelihood)
+    if name == "discretised_logistic":
+        likelihood, y = likelihoods.DiscretisedLogistic(SHAPE, levels=6), np.round(5 * y) / np.float32(5)
     output = tf.constant(output)
     with tf.GradientTape() as tape:
         tape.watch(output)
         value = likelihood.log_prob(output, y)
     score, fisher = likelihood.score_and_fisher(output, y)
     np.testing.assert_allclose(score, tape.gradient(value, output), rtol=1e-3, atol=1e-4)
+    if isinstance(likelihood, LIBRARY):  # its information is that of counts of one size, whatever their sum
+        monkeypatch.setattr(likelihood, "log_library_of", lambda y, dtype: tf.constant(4.0, dtype))
+        fisher = likelihood.score_and_fisher(output, y)[1]
     draws = likelihood(output).sample(3000, seed=(3, 4))
-    squares = tf.map_fn(lambda draw: likelihood.score_and_fisher(output, draw)[0] ** 2, draws)
+    rows = tf.tile(output, (3000, *[1] * (output.shape.rank - 1)))
+    squares = likelihood.score_and_fisher(rows, tf.reshape(draws, (-1, *draws.shape[2:])))[0] ** 2
+    squares = tf.reshape(squares, (3000, *output.shape))
     mean, error = np.mean(squares, axis=0), np.std(squares, axis=0) / np.sqrt(3000)
-    assert np.mean(np.abs(mean - fisher) < 4 * error + 0.02 * fisher) > 0.98
+    assert np.mean(np.abs(mean - fisher) < 4 * error + 0.02 * fisher + 1e-3 * np.mean(fisher)) > 0.98
     np.testing.assert_allclose(np.sum(mean), np.sum(fisher), rtol=0.05)
+
+
+@pytest.mark.parametrize("name", [n for n in likelihoods.NAMES if not make(n).has_diagonal_fisher])
+def test_the_whole_fisher_information(name):
+    """Its products, roots and diagonal are those of one matrix, which for a softmax is diag(p) - p p^T."""
+    likelihood = make(name)
+    output, _ = arrays(likelihood)
+    output = tf.constant(output[:1].astype(np.float64))
+    size = int(np.prod(output.shape[1:]))
+    unit = tf.reshape(tf.eye(size, dtype=tf.float64), (size, *output.shape))
+    matrix = tf.reshape(likelihood.fisher_product(output, unit), (size, size)).numpy()
+    root = tf.reshape(likelihood.fisher_root(output, unit), (size, size)).numpy()
+    np.testing.assert_allclose(root.T @ root, matrix, rtol=1e-6, atol=1e-9)
+    y = np.full((1, *likelihood.event_shape), np.exp(4.0) / likelihood.num_values)
+    fisher = likelihood.score_and_fisher(output, y)[1]
+    np.testing.assert_allclose(np.diag(matrix), np.ravel(fisher), rtol=1e-6, atol=1e-9)
+    if name == "library_poisson":
+        p = special.softmax(np.ravel(output))
+        np.testing.assert_allclose(matrix, np.exp(4.0) * (np.diag(p) - np.outer(p, p)), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["categorical", "mixed", "discretised_logistic"])
+def test_terms_of_values_that_are_missing_are_left_out(name):
+    """Those of the seen values are what is left; a category that is missing is missing whole."""
+    likelihood = make(name)
+    output, y = arrays(likelihood)
+    np.testing.assert_allclose(tf.reduce_sum(likelihood.log_probs(output, y), axis=list(range(1, y.ndim))),
+                               likelihood.log_prob(output, y), rtol=1e-4)  # fmt: skip
+    hidden = y.copy()
+    hidden[..., 2:5] = np.nan
+    partial = likelihoods.Partial(likelihood)
+    terms = likelihood.log_probs(output, np.nan_to_num(hidden)).numpy()
+    expected = np.where(np.isnan(hidden), 0, terms).sum(axis=tuple(range(1, y.ndim)))
+    np.testing.assert_allclose(partial.log_prob(output, hidden), expected, rtol=1e-4)
+    if name == "mixed":
+        likelihood.adapt(np.concatenate([y, hidden]))
+
+
+@pytest.mark.parametrize("name", [n for n in likelihoods.NAMES if n.startswith("library")])
+def test_counts_with_a_library_size(name):
+    """log p(y|z) is that of the counts whose means share out the sum of y; scaled data have scaled means."""
+    likelihood = make(name)
+    output, y = arrays(likelihood)
+    plain = likelihoods.build(name.removeprefix("library_"), SHAPE)
+    if "binomial" in name:
+        plain.log_theta.assign(likelihood.log_theta)
+    sizes = np.log(y.sum(axis=(1, 2, 3), keepdims=True, dtype=np.float64))
+    shared = library_means(likelihood, output.astype(np.float64), sizes)
+    np.testing.assert_allclose(likelihood.log_prob(output, y), plain.log_prob(shared, y), rtol=1e-4)
+    likelihood.adapt(np.stack([np.full(SHAPE, 2.0), np.full(SHAPE, 8.0)]))
+    np.testing.assert_allclose(likelihood.log_library, np.log(4.0 * 60), rtol=1e-5)
+    if name != "library_zero_inflated_negative_binomial":
+        np.testing.assert_allclose(np.sum(likelihood.mean(output), axis=(1, 2, 3)), 240.0, rtol=1e-4)
+
+
+def test_blocks_of_categories():
+    likelihood = likelihoods.build("categorical:category:2,category:3", (5,))
+    g = np.array([[0.0, np.log(3.0), 0.0, 0.0, np.log(2.0)]], np.float32)
+    np.testing.assert_allclose(likelihood.mean(g), [[0.25, 0.75, 0.25, 0.25, 0.5]], rtol=1e-6)
+    y = np.array([[0, 1, 0, 0, 1], [0, 0, 0, 0, 1]], np.float32)  # a category that training lacks counts nothing
+    np.testing.assert_allclose(likelihood.log_prob(g, y), np.log([0.75 * 0.5, 0.5]), rtol=1e-5)
+    draws = likelihood(g).sample(2000, seed=(0, 1)).numpy()[:, 0]
+    assert (draws[:, :2].sum(axis=1) == 1).all() and (draws[:, 2:].sum(axis=1) == 1).all()
+    likelihood.adapt(y)
+    for bad in (np.array([[1, 1, 0, 0, 1.0]]), np.array([[0.5, 0, 0, 0, 1]])):
+        with pytest.raises(ValueError, match="mixed for columns of several kinds"):
+            likelihood.adapt(bad)
+    with pytest.raises(ValueError, match="must sum to 5"):
+        likelihoods.build("categorical:category:2", (5,))
+    with pytest.raises(ValueError, match="categories alone"):
+        likelihoods.of_columns("categorical", ("real", "category:2"))
+
+
+def test_levels_of_a_pixel_are_bytes():
+    """The probabilities of all levels sum to 1, a uniform density has 8 bits, and what lies between is refused."""
+    likelihood = likelihoods.build("discretised_logistic", (1,))
+    levels = np.arange(256, dtype=np.float32)[:, None] / 255
+    for mean, raw in ((0.5, -3.0), (0.0, -6.0), (1.2, 1.0), (0.3, -30.0)):
+        g = tf.constant([[mean, raw]])
+        with tf.GradientTape() as tape:
+            tape.watch(g)
+            log_prob = likelihood.log_prob(g, levels)
+        assert np.sum(np.exp(np.asarray(log_prob, np.float64))) == pytest.approx(1.0, rel=1e-3)
+        assert np.isfinite(log_prob).all() and np.isfinite(tape.gradient(log_prob, g)).all()
+    likelihood.adapt(levels)
+    for bad in (levels + 0.001, levels * 2):
+        with pytest.raises(ValueError, match="256 levels"):
+            likelihood.adapt(bad)
+
+
+def test_kinds_of_columns_must_fill_a_datum():
+    for name, words in (("mixed:real", "names 1 values"), ("mixed:reel,count", "'reel' is unknown"),
+                        ("mixed", "column_kinds")):
+        with pytest.raises(ValueError, match=words):
+            likelihoods.build(name, (2,))
+    heavy = likelihoods.Mixed((2,), ("real", "count"), real="student_t", count="poisson")
+    g, y = np.array([[0.3, 0.5]], np.float32), np.array([[2.0, 3.0]], np.float32)
+    heavy.adapt(np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 4.0]]))
+    expected = stats.t(4.0, 0.3, 2 / 3).logpdf(2.0) + stats.poisson(np.exp(0.5)).logpmf(3)
+    np.testing.assert_allclose(heavy.log_prob(g, y), [expected], rtol=1e-5)
 
 
 def test_counts_are_drawn_as_they_are_distributed():
@@ -340,9 +557,9 @@ def test_a_learned_scale_starts_from_the_data():
 def test_names():
     assert set(likelihoods.describe()) == set(likelihoods.NAMES)
     factors = [likelihoods.channels_factor(name) for name in likelihoods.NAMES]
-    assert factors == [1, 1, 1, 2, 1, 1, 1, 1, 1, 2]
+    assert factors == [1, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 2, 1, 1, 2]
     assert likelihoods.channels_factor(make("gaussian_decoder")) == 2
-    assert [likelihoods.build(n, SHAPE).is_discrete for n in likelihoods.NAMES] == [False] * 4 + [True] + [False] * 5
+    assert [make(n).is_discrete for n in likelihoods.NAMES] == [False] * 4 + [True] + [False] * 11
     for call in (likelihoods.channels_factor, lambda name: likelihoods.build(name, SHAPE)):
         with pytest.raises(ValueError, match="allowed: gaussian, gaussian_learned"):
             call("poison")

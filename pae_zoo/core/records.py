@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from pae_zoo.core import optimizers
+from pae_zoo.core import columns, optimizers
 from pae_zoo.core.hparams import DATA, EVALUATION, NETWORK, RUN, TRAINING, option
 from pae_zoo.core.values import MISSING, REFUSE
 
@@ -55,7 +55,7 @@ class SampleFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class SharedHParams(TaskFlags, PluginFlags):
+class SharedHParams(TaskFlags, PluginFlags, columns.ColumnOptions):
     """The flags that every model has; its networks and its tasks have more."""
 
     model: str = option("vae", "Model to train: the name of a module of pae_zoo/models.", group=RUN)

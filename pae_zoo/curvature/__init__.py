@@ -19,6 +19,7 @@ from pae_zoo.curvature.predictive.linearised import variance as output_variance
 from pae_zoo.curvature.predictive.link import Predictive
 from pae_zoo.curvature.predictive.monte_carlo import sample_outputs
 from pae_zoo.curvature.rules import (
+    columns,  # noqa: F401
     elementwise,  # noqa: F401
     linear,  # noqa: F401
     shape,  # noqa: F401

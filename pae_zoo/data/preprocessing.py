@@ -21,6 +21,7 @@ from pae_zoo.data.preprocessing_steps import (
     Scale,
     Standardise,
     StandardiseChannels,
+    StandardiseReal,
     unit_chunks,
 )
 
@@ -117,6 +118,7 @@ _STEPS = {
     "centre": (Centre, {}, {}),
     "standardise": (Standardise, {}, {"std_floor": "floor"}),
     "standardise_channels": (StandardiseChannels, {}, {"std_floor": "floor"}),
+    "standardise_real": (StandardiseReal, {}, {"std_floor": "floor", "which": "which"}),
     "dequantise": (Dequantise, {}, {}),
     "logit": (Logit, {}, {"margin": "margin"}),
     "binarise_dynamic": (Binarise, {"mode": "dynamic"}, {}),
@@ -151,7 +153,8 @@ def takes_reals(names: Sequence[str]) -> bool:
 def build_chain(names: Sequence[str], **options: Any) -> Chain:
     """Returns the chain of the named steps (`NAMES`), in order; the one word none stands for no step.
 
-    Options: `low`, `high` (scale), `margin` (logit), `std_floor` (standardise). Raises UserError for an unknown
+    Options: `low`, `high` (scale), `margin` (logit), `std_floor` (standardise), `which` (standardise_real: True for the
+    columns that it takes). Raises UserError for an unknown
     name or option, and for a step that needs values in [0, 1] after one that leaves them.
 
     Examples:

@@ -205,6 +205,24 @@ class Standardise(Preprocessor):
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
+class StandardiseReal(Standardise):
+    """`Standardise` of some columns, those that `which` says, and the others as they are."""
+
+    def __init__(self, which: Sequence[bool] = (), **kwargs):
+        super().__init__(**kwargs)
+        self.which = tuple(bool(one) for one in which)
+
+    def adapt_chunks(self, chunks: Callable[[], Iterator[np.ndarray]]) -> None:
+        super().adapt_chunks(chunks)
+        if self.which:
+            self.mean.assign(np.where(self.which, self.mean, 0.0))
+            self.std.assign(np.where(self.which, self.std, 1.0))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "which": self.which}
+
+
+@keras.saving.register_keras_serializable("pae_zoo")
 class StandardiseChannels(Standardise):
     """`Standardise` with one mean and one deviation for each channel, over all pixels and data."""
 

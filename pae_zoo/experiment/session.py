@@ -9,7 +9,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from pae_zoo import data, evaluation
+from pae_zoo import data, evaluation, likelihoods
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import optimizers, records, sizes
 from pae_zoo.core.errors import UserError
@@ -60,7 +60,7 @@ def prepare(hparams: Any, module: ModuleType) -> Session:
     steps = fitting.total_steps(hparams, len(dataset.train.x) // _batch_size(hparams, len(dataset.train.x)))
     evaluation.check_data(hparams, tasks_of(hparams, module.MODEL), dataset)
     with sizes.affordable(hparams):
-        model = module.MODEL.from_hparams(hparams, dataset.event_shape, steps)
+        model = module.MODEL.from_hparams(_for_data(hparams, dataset), dataset.event_shape, steps)
     starts = _starts(hparams, run, model)
     feed = _feed(model, dataset.train.x, dataset.valid.x, hparams, augment)
     return Session(hparams, run, dataset, model, feed, device, starts)
@@ -76,6 +76,13 @@ def _starts(hparams, run: Run, model: Autoencoder) -> list[Autoencoder]:
     return starts
 
 
+def _for_data(hparams: Any, dataset: data.Dataset) -> Any:
+    """Returns the record with what the table says of its columns, where nobody else does."""
+    kinds = hparams.column_kinds or (() if dataset.table is None else dataset.table.kinds)
+    likelihood = likelihoods.of_columns(hparams.likelihood, kinds)
+    return dataclasses.replace(hparams, column_kinds=kinds, likelihood=likelihood)
+
+
 def read_flags(module: ModuleType, argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
     """Returns the record of a training command, what a run of --init_workdir passes on included, from expanded argv.
 
@@ -84,7 +91,8 @@ def read_flags(module: ModuleType, argv: Sequence[str]) -> tuple[Any, dict[str, 
     hparams, given = launch.parse(records_of.widest(module), argv)
     hparams = _as_written(records_of.narrow(inherit(hparams, module.MODEL, given)), given)
     name = data.full_name(hparams.dataset)
-    preprocess = hparams.preprocess or (("standardise",) if data.is_table(name) else ())
+    preprocess = hparams.preprocess or (
+        likelihoods.table_preprocess(hparams.likelihood) if data.is_table(name) else ())
     hparams = dataclasses.replace(hparams, dataset=name, preprocess=preprocess)
     return hparams, records_of.unread(module, hparams, given)
 

@@ -6,6 +6,7 @@ are natural logarithms, summed over the D values. All of it runs eagerly, in tf.
 
 from typing import Any, Optional, Sequence, Union
 
+from pae_zoo.core import columns
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.core.records import LIKELIHOODS
 from pae_zoo.likelihoods.base import (
@@ -18,15 +19,24 @@ from pae_zoo.likelihoods.base import (
     Likelihood,
     SharedGaussian,
 )
+from pae_zoo.likelihoods.classes import Categorical
 from pae_zoo.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from pae_zoo.likelihoods.levels import DiscretisedLogistic
+from pae_zoo.likelihoods.library import (
+    LibraryNegativeBinomial,
+    LibraryPoisson,
+    LibraryZeroInflatedNegativeBinomial,
+)
+from pae_zoo.likelihoods.mixed import Mixed
 from pae_zoo.likelihoods.partial import Partial, Wrapping, innermost, takes_gaps
 from pae_zoo.likelihoods.spread import Laplace, Spread, StudentT
 
 __all__ = [
-    "MIN_LOG_VARIANCE", "NAMES", "Bernoulli", "Gaussian", "GaussianDecoder", "GaussianLearned", "GaussianPixel",
-    "Laplace", "Likelihood", "NegativeBinomial", "Partial", "Poisson", "StudentT", "Wrapping",
-    "ZeroInflatedNegativeBinomial", "build", "channels_factor", "check", "describe", "innermost", "is_linear",
-    "register", "takes_gaps",
+    "MIN_LOG_VARIANCE", "NAMES", "Bernoulli", "Categorical", "DiscretisedLogistic", "Gaussian", "GaussianDecoder",
+    "GaussianLearned", "GaussianPixel", "Laplace", "LibraryNegativeBinomial", "LibraryPoisson",
+    "LibraryZeroInflatedNegativeBinomial", "Likelihood", "Mixed", "NegativeBinomial", "Partial", "Poisson", "StudentT",
+    "Wrapping", "ZeroInflatedNegativeBinomial", "build", "channels_factor", "check", "describe", "innermost",
+    "is_linear", "of_columns", "register", "table_preprocess", "takes_gaps",
 ]  # fmt: skip
 
 _CLASSES: dict[str, type[Likelihood]] = {}
@@ -55,6 +65,9 @@ for _name, _cls in dict(
     gaussian=Gaussian, gaussian_learned=GaussianLearned, gaussian_pixel=GaussianPixel,
     gaussian_decoder=GaussianDecoder, bernoulli=Bernoulli, student_t=StudentT, laplace=Laplace, poisson=Poisson,
     negative_binomial=NegativeBinomial, zero_inflated_negative_binomial=ZeroInflatedNegativeBinomial,
+    library_poisson=LibraryPoisson, library_negative_binomial=LibraryNegativeBinomial,
+    library_zero_inflated_negative_binomial=LibraryZeroInflatedNegativeBinomial, categorical=Categorical, mixed=Mixed,
+    discretised_logistic=DiscretisedLogistic,
 ).items():  # fmt: skip
     register(_name, _cls)
 _OWN.update(_CLASSES)
@@ -75,6 +88,27 @@ def is_linear(name: str) -> bool:
     return _class(name).is_linear
 
 
+def of_columns(name: str, kinds: Sequence[str]) -> str:
+    """Returns the name of a likelihood with the kinds of the columns behind it, `mixed:real,category:3`, if it has any.
+
+    The kinds are words of `core.columns`. Raises UserError where `categorical` is to take columns of other kinds.
+    """
+    if name == "categorical" and kinds:
+        others = [word for word in kinds if not word.startswith(columns.CATEGORY)]
+        if others:
+            raise UserError(f"likelihood 'categorical' takes categories alone; {len(others)} columns are {others[0]}. "
+                            "Take mixed, or name them in --categorical.")
+    return f"{name}:{','.join(kinds)}" if name in ("categorical", "mixed") and kinds else name
+
+
+def table_preprocess(name: str) -> tuple[str, ...]:
+    """Returns the default of --preprocess for tables under a likelihood: what its values may be turned into."""
+    cls = _class(name)
+    if issubclass(cls, Mixed):
+        return ("standardise_real",)
+    return ("none",) if cls.is_linear else ("standardise",)
+
+
 def build(
     name: str, event_shape: Sequence[int], scale: Optional[float] = None, **options: Any
 ) -> Likelihood:
@@ -89,13 +123,18 @@ def build(
       >>> round(float(bernoulli.log_prob([[0.0] * 3], [[1.0] * 3])[0]), 3)  # -3 log 2
       -2.079
     """
-    cls = _class(name)
+    cls, kinds = _class(name), [word for word in name.partition(":")[2].split(",") if word]
+    if kinds and issubclass(cls, Categorical):
+        options["sizes"] = [int(word.partition(":")[2]) for word in kinds]
+    elif kinds:
+        options["kinds"] = kinds
     if scale is not None and issubclass(cls, (SharedGaussian, Spread)):
         options["scale"] = scale
     return cls(event_shape, **options)
 
 
 def _class(name: str) -> type[Likelihood]:
+    name = name.partition(":")[0]
     if name not in _CLASSES:
         raise unknown("likelihood", name, NAMES)
     return _CLASSES[name]

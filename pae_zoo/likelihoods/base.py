@@ -40,6 +40,10 @@ class Likelihood(keras.layers.Layer):
     has_independent_values = True
     #: whether the precision of y is the same for every datum, whatever the decoder gives
     has_shared_precision = False
+    #: whether the Fisher information of g has no other values than those on its diagonal
+    has_diagonal_fisher = True
+    #: whether log p(y|z) is that of bytes, so that it has bits per dimension
+    has_bits = False
 
     def __init__(self, event_shape: Sequence[int], **kwargs: Any) -> None:
         # Observation models are full precision under a mixed policy: a sum over 784 pixels is not one for
@@ -85,6 +89,14 @@ class Likelihood(keras.layers.Layer):
         `output` is (batch, *event), the last axis doubled where `channels_factor` is 2. For g the natural parameter or
         the mean of a Gaussian the Fisher information is the negative Hessian of log p(y|g).
         """
+        raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
+
+    def fisher_root(self, output: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        """Returns R^T noise, of the shape of the noise (..., batch, *event), where R^T R is the Fisher information."""
+        raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
+
+    def fisher_product(self, output: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+        """Returns the Fisher information of g times v (..., batch, *event), of the shape of v."""
         raise NotImplementedError(f"{type(self).__name__} does not define this part of a likelihood.")
 
     def adapt(self, y: np.ndarray) -> None:
@@ -193,7 +205,7 @@ class Gaussian(SharedGaussian):
 
 @keras.saving.register_keras_serializable("pae_zoo")
 class GaussianLearned(SharedGaussian):
-    """Gaussian with one learned log-variance s, shared by all values and data.
+    """Gaussian with one learned log-variance s, shared by all values and data; with `per_value` one for each value.
 
         log p(y|z) = -1/2 sum_p (log 2 pi + s + exp(-s) (y_p - g_p)^2),     s >= -12
 
@@ -203,11 +215,11 @@ class GaussianLearned(SharedGaussian):
     2019.
     """
 
-    def __init__(self, event_shape: Sequence[int], scale: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, event_shape: Sequence[int], scale: float = 1.0, per_value: bool = False, **kwargs: Any) -> None:
         super().__init__(event_shape, **kwargs)
-        self.initial_scale = positive("scale", scale)
+        self.initial_scale, self.per_value = positive("scale", scale), bool(per_value)
         self.log_variance = self.add_weight(
-            shape=(),
+            shape=self.event_shape if per_value else (),
             initializer=keras.initializers.Constant(max(2 * math.log(self.initial_scale), MIN_LOG_VARIANCE)),
             constraint=_AboveFloor(),
             name="log_variance",
@@ -224,10 +236,11 @@ class GaussianLearned(SharedGaussian):
     def adapt(self, y: np.ndarray) -> None:
         """Sets s from training data y of shape (n, *event); raises ValueError for another shape."""
         _, variance = _moments(y, self.event_shape, "adapt")
-        self.log_variance.assign(math.log(max(float(variance.mean()), math.exp(MIN_LOG_VARIANCE))))
+        variance = variance if self.per_value else variance.mean()
+        self.log_variance.assign(np.log(np.maximum(variance, math.exp(MIN_LOG_VARIANCE))))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": self.initial_scale}
+        return {**super().get_config(), "scale": self.initial_scale, "per_value": self.per_value}
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
@@ -391,7 +404,7 @@ class Bernoulli(Likelihood):
 
     def adapt(self, y: np.ndarray) -> None:
         """Checks training data y of shape (n, *event); raises UserError for values outside [0, 1]."""
-        least, most = float(np.min(y)), float(np.max(y))
+        least, most = float(np.nanmin(y)), float(np.nanmax(y))
         if not (least >= 0 and most <= 1):
             raise UserError(
                 f"likelihood 'bernoulli' takes values in [0, 1]; the data reach from {least:.4g} to {most:.4g}. Leave "

@@ -19,7 +19,7 @@ MOST_LOG_MEAN = 30.0
 LOG_DISPERSIONS = (-7.0, 12.0)
 
 
-class _Counts(Likelihood):
+class Counts(Likelihood):
     """What likelihoods of counts share."""
 
     is_linear = True
@@ -34,13 +34,13 @@ class _Counts(Likelihood):
                             f"{np.mean(wrong):.2%} of the data are none, such as {y[wrong].ravel()[0]:g}. Leave out "
                             "the preprocessing that changes them (--preprocess=), or take another likelihood.")
 
-    def _log_mean(self, output: tf.Tensor) -> tf.Tensor:
-        """Returns log mu, (..., batch, *event), of the decoder's output."""
+    def _log_mean(self, output: tf.Tensor, y: Optional[tf.Tensor] = None) -> tf.Tensor:
+        """Returns log mu, (..., batch, *event), of the decoder's output; `y` are the data, where they are known."""
         return tf.minimum(full_precision(output), MOST_LOG_MEAN)
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
-class Poisson(_Counts):
+class Poisson(Counts):
     """Poisson counts, mean and variance exp(g).
 
         log p(y|z) = sum_p (y_p g_p - exp(g_p) - log y_p!)
@@ -60,19 +60,19 @@ class Poisson(_Counts):
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
         self._no_scale(scale)
         output, y = self._both(output, y)
-        log_mean = self._log_mean(output)
+        log_mean = self._log_mean(output, y)
         return self._sum(y * log_mean - tf.exp(log_mean) - tf.math.lgamma(y + 1.0))
 
     def score_and_fisher(self, output: tf.Tensor, y: tf.Tensor,
                          scale: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:
         self._no_scale(scale)
         output, y = self._both(output, y)
-        mean = tf.exp(self._log_mean(output))
+        mean = tf.exp(self._log_mean(output, y))
         return y - mean, mean
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
-class NegativeBinomial(_Counts):
+class NegativeBinomial(Counts):
     """Counts with mean mu = exp(g) and variance mu + mu^2 / theta, theta learned for each value of a datum.
 
         log p(y|z) = sum_p (log G(y + theta) - log G(theta) - log y! + theta log(theta / (theta + mu))
@@ -108,14 +108,14 @@ class NegativeBinomial(_Counts):
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
         self._no_scale(scale)
         output, y = self._both(output, y)
-        log_mean = self._log_mean(output)
+        log_mean = self._log_mean(output, y)
         return self._sum(_log_prob(y, log_mean, self.theta(output.dtype)))
 
     def score_and_fisher(self, output: tf.Tensor, y: tf.Tensor,
                          scale: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:
         self._no_scale(scale)
         output, y = self._both(output, y)
-        mean, theta = tf.exp(self._log_mean(output)), self.theta(output.dtype)
+        mean, theta = tf.exp(self._log_mean(output, y)), self.theta(output.dtype)
         share = theta / (theta + mean)
         return share * (y - mean), share * mean
 
@@ -151,14 +151,14 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     def log_prob(self, output: tf.Tensor, y: tf.Tensor, scale: Optional[tf.Tensor] = None) -> tf.Tensor:
         self._no_scale(scale)
         output, y = self._both(output, y)
-        log_mean, logit = self._split(output)
+        log_mean, logit = self._split(output, y)
         return self._sum(_inflated(y, log_mean, logit, self.theta(output.dtype)))
 
     def score_and_fisher(self, output: tf.Tensor, y: tf.Tensor,
                          scale: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:
         self._no_scale(scale)
         output, y = self._both(output, y)
-        log_mean, logit = self._split(output)
+        log_mean, logit = self._split(output, y)
         theta, mean, pi = self.theta(output.dtype), tf.exp(log_mean), tf.sigmoid(logit)
         nothing = tf.exp(_log_prob(tf.zeros_like(mean), log_mean, theta))
         zero = pi + (1.0 - pi) * nothing
@@ -172,9 +172,9 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         logit_fisher = (1.0 - pi) * (1.0 - nothing) * pi**2 + rise**2 / zero
         return tf.concat([score, logit_score], axis=-1), tf.concat([fisher, logit_fisher], axis=-1)
 
-    def _split(self, output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _split(self, output: tf.Tensor, y: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:
         log_mean, logit = tf.split(full_precision(output), 2, axis=-1)
-        return tf.minimum(log_mean, MOST_LOG_MEAN), logit
+        return self._log_mean(log_mean, y), logit
 
 
 def _log_prob(y: tf.Tensor, log_mean: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:

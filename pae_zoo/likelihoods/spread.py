@@ -18,7 +18,7 @@ MIN_LOG_SCALE = -6.0
 
 
 class Spread(Likelihood):
-    """A location g, and one learned scale b for all values and data, b >= exp(-6).
+    """A location g, and one learned scale b for all values and data, or with `per_value` for each value, b >= exp(-6).
 
     The log of b is a trainable weight that starts at log `scale`; `adapt(y)` sets it by the data. Raises UserError
     unless scale > 0.
@@ -26,14 +26,15 @@ class Spread(Likelihood):
 
     has_gaussian_values = False
 
-    def __init__(self, event_shape: Sequence[int], scale: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, event_shape: Sequence[int], scale: float = 1.0, per_value: bool = False, **kwargs: Any) -> None:
         super().__init__(event_shape, **kwargs)
-        self.initial_scale = positive("scale", scale)
+        self.initial_scale, self.per_value = positive("scale", scale), bool(per_value)
         start = keras.initializers.Constant(max(math.log(self.initial_scale), MIN_LOG_SCALE))
-        self.log_scale = self.add_weight(shape=(), initializer=start, name="log_scale")
+        self.log_scale = self.add_weight(shape=self.event_shape if per_value else (), initializer=start,
+                                         name="log_scale")
 
     def scale(self, dtype: tf.DType = tf.float32) -> tf.Tensor:
-        """Returns b as it is now, a scalar."""
+        """Returns b as it is now, a scalar, or one for each value."""
         return tf.exp(tf.maximum(tf.cast(self.log_scale.value, dtype), MIN_LOG_SCALE))
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
@@ -44,6 +45,9 @@ class Spread(Likelihood):
         # Of a mean that is NaN the variance is not known.
         return self.scale(output.dtype) ** 2 * self.variance_over_scale + 0.0 * output
 
+    def _log_det(self, b: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.math.log(b)) * (1 if self.per_value else self.num_values)
+
     @property
     def variance_over_scale(self) -> float:
         """The variance of a value with b = 1."""
@@ -53,11 +57,11 @@ class Spread(Likelihood):
         """Sets b by the mean absolute deviation of training data y (n, *event) from the medians of their values."""
         y = np.asarray(y, np.float64)
         y = np.where(np.isnan(y).all(axis=0), 0.0, y)  # a value that was never seen
-        away = np.nanmean(np.abs(y - np.nanmedian(y, axis=0)))
-        self.log_scale.assign(max(math.log(max(away, 1e-300)), MIN_LOG_SCALE))
+        away = np.nanmean(np.abs(y - np.nanmedian(y, axis=0)), axis=0 if self.per_value else None)
+        self.log_scale.assign(np.maximum(np.log(np.maximum(away, 1e-300)), MIN_LOG_SCALE))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": self.initial_scale}
+        return {**super().get_config(), "scale": self.initial_scale, "per_value": self.per_value}
 
 
 @keras.saving.register_keras_serializable("pae_zoo")
@@ -91,7 +95,7 @@ class StudentT(Spread):
         b, v = self.scale(output.dtype), self.dof
         constant = math.lgamma(0.5 * (v + 1)) - math.lgamma(0.5 * v) - 0.5 * math.log(v * math.pi)
         terms = tf.math.log1p(((y - output) / b) ** 2 / v)
-        return self.num_values * (constant - tf.math.log(b)) - 0.5 * (v + 1) * self._sum(terms)
+        return self.num_values * constant - self._log_det(b) - 0.5 * (v + 1) * self._sum(terms)
 
     def score_and_fisher(self, output: tf.Tensor, y: tf.Tensor,
                          scale: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:
@@ -126,7 +130,7 @@ class Laplace(Spread):
         self._no_scale(scale)
         output, y = self._both(output, y)
         b = self.scale(output.dtype)
-        return -self._sum(tf.abs(y - output)) / b - self.num_values * tf.math.log(2.0 * b)
+        return -self._sum(tf.abs(y - output) / b) - self.num_values * math.log(2.0) - self._log_det(b)
 
     def score_and_fisher(self, output: tf.Tensor, y: tf.Tensor,
                          scale: Optional[tf.Tensor] = None) -> tuple[tf.Tensor, tf.Tensor]:

@@ -5,15 +5,16 @@ from typing import Any, Sequence
 
 import keras
 
+from pae_zoo.core import columns
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError, unknown
-from pae_zoo.networks import conv, dense, infogan, lae, resnet, series
+from pae_zoo.networks import conv, dense, infogan, lae, resnet, series, tabular
 from pae_zoo.networks.config import NetworkConfig, Options, option_names
 from pae_zoo.networks.family import DECODER, ENCODER, OUTPUTS, Family, Maker
 from pae_zoo.networks.layers import WithMask
 
 _FAMILIES: dict[str, Family] = {
-    family.kind: family for module in (dense, conv, infogan, resnet, lae, series) for family in module.FAMILIES
+    family.kind: family for module in (dense, conv, infogan, resnet, lae, series, tabular) for family in module.FAMILIES
 }
 #: the names of all kinds, those that are registered later too
 KINDS = _FAMILIES.keys()
@@ -103,7 +104,9 @@ def encoder_from_config(
     inputs, first = keras.Input(config.event_shape, name="x"), []
     if missing:
         *event, channels = config.event_shape
-        config = dataclasses.replace(config, event_shape=(*event, 2 * channels))
+        mask = (columns.BINARY,) * channels if config.column_kinds else ()
+        config = dataclasses.replace(config, event_shape=(*event, 2 * channels),
+                                     column_kinds=(*config.column_kinds, *mask))
         first = [WithMask(name=f"{name}_with_mask")]
     family = _family(config)
     chain = family.encoder(config, Maker(config, ENCODER, name), units)

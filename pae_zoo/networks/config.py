@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from pae_zoo.core import columns
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.hparams import NETWORK, option
@@ -131,9 +132,20 @@ class TCNOptions(KernelOptions, FilterOptions):
                                 high=65_536, group=NETWORK)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TabularOptions(ActivatedOptions, columns.ColumnOptions):
+    """tabular."""
+
+    tabular_width: int = option(128, "Width of tabular's residual blocks.", low=1, high=2**20, group=NETWORK, smoke=16)
+    tabular_blocks: int = option(3, "Residual blocks of tabular.", low=0, high=500, group=NETWORK)
+    embedding_size: int = option(0, "tabular: numbers for each category of a column (0: half as many as categories, at "
+                                 "most 16).", low=0, high=4096, group=NETWORK)
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig(
-    VLAEDenseOptions, ConvOptions, InfoganOptions, ResnetDenseOptions, ResnetConvOptions, Conv1DOptions, TCNOptions
+    VLAEDenseOptions, ConvOptions, InfoganOptions, ResnetDenseOptions, ResnetConvOptions, Conv1DOptions, TCNOptions,
+    TabularOptions,
 ):
     """Everything that decides an encoder and a decoder; a kind ignores the options it has no use for.
 

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pae_zoo.networks import layers as zoo_layers
+from pae_zoo.networks import tabular
 
 L = keras.layers
 
@@ -137,6 +138,8 @@ LINES = {
         )
     },
     "dense_no_bias": lambda: sequential((4,), L.Dense(3, use_bias=False), L.Activation("tanh"), L.Dense(2)),
+    "embedded_columns": lambda: sequential(
+        (5,), tabular.ColumnEmbedding(("real", "category:3", "count"), 2), L.Dense(3, activation="tanh"), L.Dense(2)),
     "dense_on_three_axes": lambda: _line(L.Dense(4, activation="tanh"), L.Dense(2)),
     "elementwise_layers": lambda: sequential(
         (4,), L.Dense(4), L.ReLU(negative_slope=0.1, threshold=0.05), L.Dense(4), L.LeakyReLU(), L.Dense(4), L.ELU(),

@@ -139,6 +139,17 @@ def test_vectors():
     np.testing.assert_allclose(chain.forward(tf.constant(x)).numpy().std(0), 1, rtol=1e-4)
 
 
+def test_columns_that_are_no_reals_stay():
+    x = np.stack([RNG.normal(3, 5, 100), RNG.poisson(4, 100), RNG.normal(-1, 2, 100)], axis=1).astype(np.float32)
+    chain = pre.build_chain(["standardise_real"], which=(True, False, True))
+    chain.adapt(x)
+    y, log_det = chain.forward_and_log_det(tf.constant(x))
+    np.testing.assert_array_equal(y[:, 1], x[:, 1])
+    np.testing.assert_allclose(np.std(y, axis=0)[[0, 2]], 1, rtol=1e-4)
+    np.testing.assert_allclose(log_det, -np.log(x.std(axis=0)[[0, 2]]).sum(), rtol=1e-4)
+    np.testing.assert_allclose(chain.inverse(y), x, rtol=1e-4, atol=1e-5)
+
+
 def test_binarisation():
     dynamic, threshold = pre.Binarise("dynamic"), pre.Binarise("threshold")
     x = tf.tile(tf.constant([[0.0, 0.3, 0.7, 1.0]]), [20000, 1])

@@ -41,6 +41,19 @@ def test_columns_become_numbers_and_one_for_each_category(tmp_path):
     assert loaded.info.value_range == "reals"
 
 
+def test_columns_have_kinds(tmp_path):
+    """Whole numbers that vary like a Poisson are counts, those that hardly vary, and negative ones, reals."""
+    rng = np.random.default_rng(1)
+    rows = zip(rng.normal(size=60).round(3), rng.poisson(4, 60), rng.integers(2, size=60), COLOURS,
+               rng.integers(1990, 2020, 60), rng.integers(-3, 3, 60))  # fmt: skip
+    path = write(tmp_path / "t.csv", ["a,n,bit,colour,year,change", *(",".join(map(str, row)) for row in rows)])
+    table = data.load(path).table
+    assert table.kinds == ("real", "count", "binary", "category:3", "real", "real")
+    again = tables.Schema.from_json(table.to_json())
+    assert again == table and again.kinds == table.kinds
+    assert data.load(path, columns=("a", "n"), window=2).table.kinds == ()
+
+
 @pytest.mark.parametrize("change", ["tab", "semicolon", "crlf", "bom", "gz", "quoted", "blank lines", "parquet"])
 def test_forms_of_a_file_are_the_same_table(tmp_path, change):
     plain = data.load(write(tmp_path / "t.csv"), columns=("-name",))

@@ -69,6 +69,22 @@ def test_another_table_is_taken_by_the_names_of_its_columns(run, tmp_path, capsy
     assert "lacks 1 of the 2 columns of the run: colour" in capsys.readouterr().err
 
 
+def test_the_columns_of_a_table_have_the_likelihood_of_their_kinds(run, tmp_path):
+    _, path, _ = run
+    flags = [f"--dataset={path}", f"--workdir={tmp_path}/run", "--label_column=kind", "--index_column=name", *TINY]
+    flags += ["--likelihood=mixed", "--encoder=tabular", "--decoder=tabular", "--tabular_width=4", "--tabular_blocks=1"]
+    assert launch.run(main.main, ["--model=ae", *flags, "--smoke"]) == 0
+    found = Run(tmp_path / "run")
+    model, hparams = found.load_model(), found.read_hparams()
+    assert hparams.preprocess == ("standardise_real",) and hparams.likelihood == "mixed"
+    assert model.likelihood.kinds == ("real", "category:2") and model.encoder.layers[0].kinds == ("real", "category:2")
+    x = data.load(path, schema=found.read_table()).test.x
+    mean = model(x).numpy()
+    np.testing.assert_allclose(mean[:, 1:].sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(model.preprocess(x)[0][:, 1:], x[:, 1:])
+    assert launch.run(main.main, ["--model=ae", "--dataset=digits", "--likelihood=mixed", *TINY]) == 2
+
+
 @pytest.mark.parametrize("kind", some(["tcn", "conv1d", "mlp"], ["tcn"]))
 def test_windows_of_a_series_are_trained_on_evaluated_applied_and_exported(kind, tmp_path):
     path = tmp_path / "s.csv"

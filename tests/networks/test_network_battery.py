@@ -22,22 +22,29 @@ LAE_KINDS = (
     "lae_celeb_a",
 )  # fmt: skip
 SERIES_KINDS = ("conv1d", "tcn")
+COLUMNS = ("real", "count", "category:4", "binary", "real")
 IMAGE_KINDS = ("conv", "infogan", "resnet_conv", *LAE_KINDS)
 # The LAE's networks are of the same layers and have fixed widths, up to millions of weights: one stands for all here,
 # and test_lae_networks.py looks at each.
 TESTED = [kind for kind in networks.KINDS if kind not in LAE_KINDS[1:]]
-CASES = [(kind, shape) for kind in TESTED if kind not in SERIES_KINDS for shape in IMAGES[2 * (kind in LAE_KINDS) :]]
+OF_IMAGES = [kind for kind in TESTED if kind not in (*SERIES_KINDS, "tabular")]
+CASES = [(kind, shape) for kind in OF_IMAGES for shape in IMAGES[2 * (kind in LAE_KINDS) :]]
 CASES += [(kind, shape) for kind in (*SERIES_KINDS, "mlp", "resnet_fc") for shape in SERIES]
 CASES += [(kind, (7,)) for kind in FLAT_KINDS]
+CASES += [("conv", (17, 23, 3)), ("resnet_conv", (17, 23, 3)), ("tabular", (8,)), ("tabular", (3,))]
 kinds = pytest.mark.parametrize("kind", some(TESTED, ["mlp", "conv", "lae_mnist"]))
 
 
 def shape_for(kind, channels=1):
+    if kind == "tabular":
+        return (8,)
     return (8, channels) if kind in SERIES_KINDS else (8, 8, channels)
 
 
 def build(kind, shape=None, seed=0, output="linear", channels_factor=1, **options):
     options, shape = {**SMALL, **options}, shape or shape_for(kind)
+    if kind == "tabular" and shape == (8,):
+        options["column_kinds"] = COLUMNS
     encoder = networks.build_encoder(kind, shape, LATENT, seed=seed, **options)
     decoder = networks.build_decoder(
         kind, shape, LATENT, seed=seed, output=output, channels_factor=channels_factor, **options)
@@ -53,12 +60,12 @@ def num_trainable(*models):
 
 
 def test_every_kind_is_in_the_battery():
-    assert set(networks.KINDS) == set(FLAT_KINDS + IMAGE_KINDS + SERIES_KINDS)
+    assert set(networks.KINDS) == set(FLAT_KINDS + IMAGE_KINDS + SERIES_KINDS + ("tabular",))
     assert set(networks.describe()) == set(networks.DEFAULT_OUTPUT) == set(networks.KINDS)
 
 
 @pytest.mark.parametrize("kind, shape", some(
-    CASES, [*((kind, (9, 14, 2)) for kind in TESTED if kind not in SERIES_KINDS), ("mlp", (7,)),
+    CASES, [*((kind, (9, 14, 2)) for kind in OF_IMAGES), ("mlp", (7,)), ("tabular", (8,)),
             *((kind, (9, 2)) for kind in SERIES_KINDS)]))
 def test_shapes_and_range(kind, shape):
     encoder, decoder = build(kind, shape, output="sigmoid_centred")
@@ -76,7 +83,7 @@ def test_two_halves_and_code_only(kind):
     shape = shape_for(kind, 3)
     _, decoder = build(kind, shape, output="sigmoid", channels_factor=2)
     output = decoder(1e3 * data((LATENT,)))
-    assert output.shape == (4, *shape[:-1], 6)
+    assert output.shape == (4, *shape[:-1], 2 * shape[-1])
     mean, raw = np.split(output, 2, axis=-1)
     assert mean.min() >= 0 and mean.max() <= 1
     assert raw.min() < 0 or raw.max() > 1
@@ -264,6 +271,20 @@ def test_what_a_dilated_convolution_sees(causal):
     np.testing.assert_array_equal(seen, expected)
 
 
+def test_categories_have_vectors():
+    """Each category's vector is its row; counts come as log(1 + y); categories that training lacks are 0."""
+    encoder, _ = build("tabular", (8,), embedding_size=3)
+    layer = encoder.layers[0]
+    y = np.array([[1.5, 9.0, 0, 1, 0, 0, 1, -2], [0.5, 0.0, 0, 0, 0, 0, 0, 7]], np.float32)
+    vectors = layer.vectors[0].numpy()
+    expected = [[1.5, -2, 1, np.log(10), *vectors[1]], [0.5, 7, 0, 0, 0, 0, 0]]
+    np.testing.assert_allclose(layer(y), expected, rtol=1e-5)
+    assert layer.compute_output_shape((None, 8)) == (None, 7) and vectors.shape == (4, 3)
+    width, units = 128, 2 * LATENT
+    blocks = 3 * dense(width, 2 * width, width)
+    assert num_trainable(encoder) == 12 + dense(7, width) + blocks + dense(width, units)
+
+
 def test_vlae_initial_weights():
     for init, scale in (("default", 1.5874), ("upstream", 0.77298)):
         model = networks.build_encoder("vlae", (784,), 50, hidden_units=(500, 500), init=init)
@@ -290,7 +311,7 @@ def test_upstream_outputs():
     assert networks.DEFAULT_OUTPUT == {
         "mlp": "linear", "vlae": "linear", "vae10": "sigmoid", "fully_connected": "linear", "conv": "linear",
         "infogan": "sigmoid", "resnet_fc": "linear", "resnet_conv": "sigmoid", "conv1d": "linear", "tcn": "linear",
-        **dict.fromkeys(LAE_KINDS, "linear"),
+        "tabular": "linear", **dict.fromkeys(LAE_KINDS, "linear"),
     }
 
 
@@ -320,7 +341,9 @@ def test_image_networks_refuse(kind, shape, what):
     [
         (dict(kind="mpl"), "allowed: mlp"),
         (dict(event_shape=(8, 8, 1, 1)), "vector"), (dict(kind="conv", event_shape=(8, 8)), "conv1d or tcn"),
-        (dict(kind="tcn"), "windows"), (dict(kind="conv1d", event_shape=(8,)), "--window"),
+        (dict(kind="tcn"), "windows"), (dict(kind="tabular"), "vectors"),
+        (dict(kind="tabular", event_shape=(3,), column_kinds=("real",)), "names 1 values"),
+        (dict(kind="conv1d", event_shape=(8,)), "--window"),
         (dict(event_shape=(8, 0, 1)), "vector"),
         (dict(latent_dim=0), "latent_dim=0"),
         (dict(latent_dim=2.5), "latent_dim=2.5"),
@@ -355,7 +378,7 @@ def test_the_documented_counts():
             documented[cells[1].strip("`")] = [int(n.replace(",", "")) for n in cells[6].split("+")], cells[5]
     built = {}
     for kind in networks.KINDS:
-        shape = (32, 3) if kind in SERIES_KINDS else (28, 28, 1)
+        shape = (32, 3) if kind in SERIES_KINDS else (20,) if kind == "tabular" else (28, 28, 1)
         pair = (make(kind, shape, 32) for make in (networks.build_encoder, networks.build_decoder))
         built[kind] = [num_trainable(model) for model in pair], networks.DEFAULT_OUTPUT[kind]
     assert documented == built

@@ -20,7 +20,7 @@ import tensorflow as tf
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.matrices import dense_exact_plan as plans
 from pae_zoo.curvature.matrices import record
-from pae_zoo.curvature.matrices.hessians import Categorical, FromLikelihood, OutputHessian
+from pae_zoo.curvature.matrices.hessians import FromLikelihood, OutputHessian
 from pae_zoo.curvature.network import pieces
 from pae_zoo.curvature.network.graph import Block, Step
 from pae_zoo.curvature.rules import registry
@@ -55,7 +55,7 @@ def line(run: record.Record, hessian: OutputHessian) -> list[Step]:
     They are dense layers on vectors, layers of single values, and Flatten and Reshape, one after another.
     """
     found: list[Step] = []
-    if not isinstance(hessian, Categorical):
+    if hessian.is_diagonal:
         for step in reversed(run.graph.chain.steps):
             if not isinstance(step, Step) or not _is_known(run, step):
                 break

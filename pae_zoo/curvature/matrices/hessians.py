@@ -20,6 +20,8 @@ class OutputHessian:
     name = ""
     #: whether H is one and the same multiple of the identity for all data
     is_shared = False
+    #: whether H has no other values than those on its diagonal
+    is_diagonal = True
 
     def check(self, output: tf.Tensor) -> None:
         """Raises UserError where an output (B, *event) cannot be one of this likelihood."""
@@ -83,6 +85,7 @@ class Categorical(OutputHessian):
     """H = diag(p) - p p^T, p = softmax(g) along the last axis: one class for each position from logits."""
 
     name = "categorical"
+    is_diagonal = False
 
     def check(self, output: tf.Tensor) -> None:
         if output.shape[-1] < 2:
@@ -104,11 +107,12 @@ class Categorical(OutputHessian):
 
 
 class FromLikelihood(OutputHessian):
-    """The Fisher information of an observation model of the zoo, which is diagonal."""
+    """The Fisher information of an observation model of the zoo."""
 
     def __init__(self, likelihood: Likelihood):
         self.likelihood = likelihood
         self.name = type(likelihood).__name__
+        self.is_diagonal = likelihood.has_diagonal_fisher
         self.is_shared = likelihood.has_shared_precision and likelihood.shared_precision().shape.rank == 0
 
     def check(self, output: tf.Tensor) -> None:
@@ -119,8 +123,16 @@ class FromLikelihood(OutputHessian):
                             f"{tuple(output.shape[1:])}. Build it with the event_shape of one datum.")
 
     def diagonal(self, output: tf.Tensor) -> Optional[tf.Tensor]:
+        if not self.is_diagonal:
+            return None
         data = tf.zeros((pieces.size(output, 0), *self.likelihood.event_shape), output.dtype)
         return tf.cast(self.likelihood.score_and_fisher(output, data)[1], output.dtype)
+
+    def probe(self, output: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        return super().probe(output, noise) if self.is_diagonal else self.likelihood.fisher_root(output, noise)
+
+    def apply(self, output: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+        return super().apply(output, v) if self.is_diagonal else self.likelihood.fisher_product(output, v)
 
 
 _NAMED = {hessian.name: hessian for hessian in (Gaussian, Bernoulli, Categorical)}

@@ -6,7 +6,7 @@ from typing import Optional
 
 import numpy as np
 
-from pae_zoo.core import reading
+from pae_zoo.core import columns, reading
 from pae_zoo.core.errors import UserError
 from pae_zoo.data.framing import Geometry
 from pae_zoo.data.rows import check_room
@@ -38,7 +38,8 @@ class Encoder:
                     column = Column(name, tuple(in_order(levels)))
                     varies, key = len(levels) > 1, b""
                 else:
-                    column, here = Column(name), values[rows]
+                    here = values[rows]
+                    column = Column(name, kind=_kind(here[~np.isnan(here)]))
                     varies, key = np.fmin.reduce(here) < np.fmax.reduce(here), hashlib.sha256(here.tobytes()).digest()
                 if not varies:
                     constant.append(name)
@@ -158,6 +159,16 @@ def in_order(levels: Sequence[str]) -> list[str]:
         return sorted(levels, key=lambda text: (float(text), text))
     except ValueError:
         return sorted(levels)
+
+
+def _kind(values: np.ndarray) -> str:
+    """What numbers are: bits, counts, which vary about as much as a Poisson does or more, or reals."""
+    if not len(values) or not np.array_equal(values, np.floor(values)) or values.min() < 0:
+        return columns.REAL
+    if values.max() <= 1:
+        return columns.BINARY
+    wide = values.astype(np.float64)
+    return columns.COUNT if wide.var() >= 0.5 * wide.mean() else columns.REAL
 
 
 def _told(names: list[str], why: str) -> list[str]:

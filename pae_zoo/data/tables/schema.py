@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Optional
 
+from pae_zoo.core import columns
 from pae_zoo.core.errors import UserError
 
 
@@ -12,10 +13,17 @@ class Column:
 
     name: str
     levels: Optional[tuple[str, ...]] = None
+    #: of numbers: real, count or binary, as the training rows are
+    kind: str = dataclasses.field(default=columns.REAL, compare=False)
 
     @property
     def width(self) -> int:
         return 1 if self.levels is None else len(self.levels)
+
+    @property
+    def word(self) -> str:
+        """Its kind as a word of `core.columns`."""
+        return self.kind if self.levels is None else f"{columns.CATEGORY}:{len(self.levels)}"
 
     @property
     def outputs(self) -> list[str]:
@@ -49,6 +57,11 @@ class Schema:
         return (self.window, self.width)
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """What the columns of a row are, as words of `core.columns`; none for windows."""
+        return () if self.window else tuple(column.word for column in self.columns)
+
+    @property
     def outputs(self) -> list[str]:
         """Names of the numbers of a row, in order."""
         return [name for column in self.columns for name in column.outputs]
@@ -61,11 +74,12 @@ class Schema:
     def from_json(cls, found: dict[str, Any]) -> "Schema":
         """Returns the schema of `to_json`; raises UserError for anything else."""
         try:
-            columns = tuple(Column(str(one["name"]), None if one["levels"] is None else tuple(map(str, one["levels"])))
+            read = tuple(Column(str(one["name"]), None if one["levels"] is None else tuple(map(str, one["levels"])),
+                                   str(one.get("kind", columns.REAL)))
                             for one in found["columns"])  # fmt: skip
-            if not columns:
+            if not read:
                 raise ValueError("no columns")
-            return cls(columns, str(found["label_column"]), tuple(map(str, found["label_names"])),
+            return cls(read, str(found["label_column"]), tuple(map(str, found["label_names"])),
                        str(found["index_column"]), int(found["window"]), int(found["stride"]),
                        bool(found.get("flat", True)) and int(found["window"]) > 0)  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:

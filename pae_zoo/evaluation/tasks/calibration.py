@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pae_zoo.data import preprocessing
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, to_unit
 from pae_zoo.evaluation.metrics import calibration as metrics
 from pae_zoo.evaluation.support.predictions import PredictionFlags, Predictions, mean_and_std, predict
-from pae_zoo.evaluation.tasks.likelihood import has_bits
+from pae_zoo.evaluation.tasks.likelihood import bits_per_dim, has_bits
 from pae_zoo.evaluation.tasks.reconstruction import standard_error
 from pae_zoo.plotting import figures, uncertainty
 
@@ -101,7 +100,7 @@ def report_density(context: Context, found: Predictions) -> Iterator[tuple[str, 
     yield "calibration/log_prob_stderr", standard_error(found.log_prob)
     yield "calibration/nll_bits_per_dim", -mean / (size * math.log(2.0))
     if has_bits(context):
-        yield "calibration/bits_per_dim", preprocessing.bits_per_dim(mean, size)
+        yield "calibration/bits_per_dim", bits_per_dim(context, mean)
 
 
 def _show_images(context: Context) -> None:

@@ -94,7 +94,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         yield from report_tails(context, "test/", values["pareto_k"])
         yield "test/importance_samples", num_samples
         if has_bits(context):
-            yield "test/bits_per_dim", preprocessing.bits_per_dim(log_p.mean(), math.prod(context.dataset.event_shape))
+            yield "test/bits_per_dim", bits_per_dim(context, log_p.mean())
         yield from report_refined(context, values, refined)
         if refined:
             groups["ELBO, refined"] = refined["elbo"]
@@ -183,8 +183,21 @@ def log_det(model: Any, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return model.preprocess(x, seeds.split(seed, 3)[0])[1]
 
 
+def bits_per_dim(context: Context, log_prob: float) -> float:
+    """Returns bits per dimension of the mean log density, or log probability of bytes, of data; see `has_bits`."""
+    found = preprocessing.bits_per_dim(log_prob, math.prod(context.dataset.event_shape))
+    return found - 8.0 if _is_of_bytes(context.model) else found
+
+
+def _is_of_bytes(model: Any) -> bool:
+    likelihood = getattr(model, "likelihood", None)
+    return getattr(getattr(likelihood, "component", likelihood), "has_bits", False)
+
+
 def has_bits(context: Context) -> bool:
-    """Whether bits per dimension mean something: 8-bit images that the model sees dequantised."""
+    """Whether bits per dimension mean something: 8-bit images that the model sees dequantised, or takes as bytes."""
+    if _is_of_bytes(context.model):
+        return True
     steps = getattr(context.model.preprocessing, "steps", [context.model.preprocessing])
     dequantised = any(isinstance(step, preprocessing.Dequantise) for step in steps)
     return context.is_image and context.dataset.test.x.dtype == np.uint8 and dequantised

@@ -6,7 +6,7 @@ from typing import Any, Optional
 import keras
 
 from pae_zoo import likelihoods, networks
-from pae_zoo.core import seeds
+from pae_zoo.core import columns, seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.values import MASK
 from pae_zoo.data import preprocessing
@@ -33,7 +33,10 @@ def chain_of(hparams: Any, event_shape: tuple[int, ...]) -> preprocessing.Chain:
 
     Vectors and series are in any unit, so that no deviation of theirs is too small to be one.
     """
-    options = {"std_floor": 0.0} if len(event_shape) < 3 else {}
+    options: dict[str, Any] = {"std_floor": 0.0} if len(event_shape) < 3 else {}
+    if hparams.column_kinds and len(event_shape) == 1:
+        options["which"] = [one.kind == columns.REAL for one in columns.stretches(hparams.column_kinds, *event_shape)
+                            for _ in range(one.start, one.stop)]  # fmt: skip
     return preprocessing.build_chain(hparams.preprocess, margin=hparams.logit_margin, **options)
 
 

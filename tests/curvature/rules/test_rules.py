@@ -6,7 +6,7 @@ import pytest
 import reference
 import tensorflow as tf
 
-from pae_zoo import curvature
+from pae_zoo import curvature, likelihoods
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.matrices import hessians, record, sweeps
 from pae_zoo.curvature.network import pieces
@@ -38,6 +38,21 @@ def test_exact_diagonals_and_blocks_are_those_of_the_explicit_matrix(name):
         assert np.linalg.eigvalsh(found).min() >= -1e-10 * scale
         assert [tuple(one.shape) for one in squares] == [tuple(variable.shape) for variable in block.variables]
         np.testing.assert_allclose(curvature.flatten(squares), np.diag(wanted), rtol=1e-8, atol=1e-10 * scale)
+
+
+def test_likelihoods_whose_information_is_no_diagonal():
+    """The layers have the matrix of the named Hessian of classes, and one that is not diagonal goes by its root."""
+    output = tf.constant(np.random.default_rng(0).normal(size=(3, 4)))
+    unit = tf.eye(4, batch_shape=[3], dtype=tf.float64)
+    unit = tf.transpose(unit, (1, 0, 2))
+    named = hessians.resolve("categorical").apply(output, unit)
+    for name in ("categorical", "mixed:category:4"):
+        layer = likelihoods.build(name, (4,), dtype="float64")
+        hessian = hessians.resolve(layer)
+        assert hessian.diagonal(output) is None and not hessian.is_diagonal
+        np.testing.assert_allclose(hessian.apply(output, unit), named, rtol=1e-6, atol=1e-12)
+        rows = hessian.root_rows(output, tf.constant(0), 4)
+        np.testing.assert_allclose(tf.einsum("rbi,rbj->ibj", rows, rows), named, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["conv2d_same", "transposed", "dense_on_three_axes", "spectral"])
