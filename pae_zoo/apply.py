@@ -52,8 +52,11 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} is needed. Use --help to see what it takes.")
     applying.check_outputs(options.outputs)
     applying.check_restoration(options, given)
-    if "fdr" in given and "anomalies" not in options.outputs:
-        raise UserError("--fdr is for --outputs=anomalies; add it to --outputs.")
+    for name in ("fdr", "contamination"):
+        if name in given and "anomalies" not in options.outputs:
+            raise UserError(f"--{name} is for --outputs=anomalies; add it to --outputs.")
+    if {"fdr", "contamination"} <= given:
+        raise UserError("--fdr and --contamination are two rules of what is flagged; give one of them.")
     run = Run(options.workdir)
     launch.works_in(run.workdir)
     hparams, changed = run.read_hparams(), at_test.changes(run, options, given)

@@ -5,8 +5,10 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from pae_zoo import evaluation, serving
+from pae_zoo.applying import anomalies
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records
 from pae_zoo.core.errors import UserError
@@ -46,11 +48,24 @@ def main(argv: list[str]) -> int:
     model = evaluation.refined(at_test.model(run, changed), options)
     table = run.read_table()  # a client has to send rows in its columns
     beside = {} if table is None else {DATA: json.dumps({"columns": table.outputs, "table": table.to_json()}, indent=1)}
-    found = serving.export(model, options.export_dir, options.version, options.importance_samples, beside)
+    more = [] if changed.suffix or options.refine in records.REFINING else _of_anomalies(run, model)
+    found = serving.export(model, options.export_dir, options.version, options.importance_samples, beside, more)
     print(report(found))
     if at_test.note(changed):
         print(at_test.note(changed))
     return 0
+
+
+def _of_anomalies(run: Run, model: Any) -> list[serving.Signature]:
+    """Returns the signature anomaly, where validation data have calibrated the model's scores."""
+    calibration = anomalies.kept(run)
+
+    def none(x, seed):
+        raise NotImplementedError("The run has no calibration yet: `python -m pae_zoo.apply --outputs=anomalies` makes "
+                                  "and keeps one.")
+
+    function = none if calibration is None else anomalies.served(calibration, model)
+    return [serving.Signature("anomaly", ("x", "seed"), function, "scores")]
 
 
 def report(found: serving.Exported) -> str:

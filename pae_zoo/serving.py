@@ -6,7 +6,7 @@ Every random function takes its seed as an input, so that the same request gives
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Union
+from typing import Any, Callable, Iterator, Mapping, Sequence, Union
 
 import keras
 import numpy as np
@@ -56,6 +56,10 @@ def signatures(model: Any, importance_samples: int = 100) -> list[Signature]:
         proposal_seed, draw_seed = seeds.split(seed, 2)
         return {"z": model.encode(x, proposal_seed).sample(seed=draw_seed)}
 
+    def impute(x, seed):
+        mean, std = model.impute_mean(x, seed, importance_samples)
+        return {"mean": mean, "std": std}
+
     own = getattr(model, "serving_signatures", dict)()
     return [
         *(Signature(name, tuple(inputs), function) for name, (inputs, function) in own.items()),
@@ -66,6 +70,7 @@ def signatures(model: Any, importance_samples: int = 100) -> list[Signature]:
         Signature("sample", ("n", "seed"), lambda n, seed: {"x": model.sample(n, seed)}, "sample"),
         Signature("elbo", ("x", "seed"), lambda x, seed: {"elbo": model.elbo(x, seed)}, "elbo"),
         Signature("ood_scores", ("x", "seed"), lambda x, seed: dict(model.ood_scores(x, seed)), "scores"),
+        *([Signature("impute", ("x", "seed"), impute, "impute")] if getattr(model, "takes_gaps", False) else []),
         Signature(
             "log_likelihood", ("x", "seed"),
             lambda x, seed: {"log_likelihood": model.log_likelihood(x, importance_samples, seed)}, "likelihood",
@@ -83,8 +88,9 @@ def input_specs(model: Any) -> dict[str, tf.TensorSpec]:
     }
 
 
-def trace(model: Any, importance_samples: int = 100) -> tuple[dict[str, Callable], dict[str, str]]:
-    """Traces every signature; returns ({name: traced tf.function}, {name left out: the model's reason}).
+def trace(model: Any, importance_samples: int = 100,
+          more: Sequence[Signature] = ()) -> tuple[dict[str, Callable], dict[str, str]]:
+    """Traces every signature, and `more`; returns ({name: traced tf.function}, {name left out: the model's reason}).
 
     The functions are not compiled by XLA: a model server need not be able to run XLA programs. Raises
     RuntimeError for a function with state, which would answer the same request differently.
@@ -92,7 +98,7 @@ def trace(model: Any, importance_samples: int = 100) -> tuple[dict[str, Callable
     shared = input_specs(model)
     functions: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    for signature in signatures(model, importance_samples):
+    for signature in [*signatures(model, importance_samples), *more]:
         if signature.name in functions:
             continue
         if signature.needs and signature.needs not in model.offers:
@@ -184,7 +190,7 @@ def check_target(export_dir: Path, version: int = 0) -> Path:
 
 
 def export(model: Any, export_dir: Union[str, Path], version: int = 0, importance_samples: int = 100,
-           beside: Mapping[str, str] = {}) -> Exported:
+           beside: Mapping[str, str] = {}, more: Sequence[Signature] = ()) -> Exported:
     """Writes `export_dir`/<version>/ for TensorFlow Serving, by one rename, with warm-up requests.
 
     Args:
@@ -192,13 +198,14 @@ def export(model: Any, export_dir: Union[str, Path], version: int = 0, importanc
       export_dir: what a model server calls the base path; it holds one folder for each version.
       version: a positive integer, 0 for the next free one.
       importance_samples: samples per datum of the signature log_likelihood.
+      more: further signatures, such as what a run knows of its data.
       beside: texts by the names of files in assets.extra, such as what the columns of a table are.
 
     Raises UserError if the version exists, RuntimeError if a signature has state.
     """
     target = check_target(Path(export_dir), version)
     functions: dict[str, Any]
-    functions, left_out = trace(model, importance_samples)
+    functions, left_out = trace(model, importance_samples, more)
     # Not `archive.track(model)`: the functions bring the variables they read, and tracking would save each twice.
     archive: Any = keras.export.ExportArchive()
     for name, function in functions.items():

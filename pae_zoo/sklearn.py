@@ -316,7 +316,7 @@ class Imputer(TransformerMixin, _Saved):
                              bound="iwae", num_latent_samples=SAMPLES)
         rows, size = ((x - self.centre_) / self.scale_).astype(np.float32), min(BATCH, len(x))
         epochs = max(1, round(self.steps * size / len(x)))
-        rate = keras.optimizers.schedules.CosineDecay(RATE, epochs * -(-len(x) // size))
+        rate: Any = keras.optimizers.schedules.CosineDecay(RATE, epochs * -(-len(x) // size))
         self.model_.adapt(rows)
         self.model_.adapted.assign(1)
         # Adam moves a weight by the learning rate at most, and noise far below the columns' own would not be reached.

@@ -72,7 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     "main": {"core", "data", "networks", "models", "models.capabilities", "evaluation", "experiment"},
     "evaluate": {"core", "models", "evaluation", "experiment"},
     "apply": {"core", "evaluation", "evaluation.support", "experiment", "applying"},
-    "export": {"core", "evaluation", "experiment", "serving"},
+    "export": {"core", "evaluation", "experiment", "serving", "applying"},
     "sweep": {"core", "experiment"},
     "flow": {"core", "core.reading", "data", "densities", "plotting", "experiment"},
     "cli": {"core", "experiment"},

@@ -52,6 +52,16 @@ class Combined:
         values = [tf.constant(parts[name], tf.float64) for name in self.weights]
         return calibration.smooth_maximum(values, list(self.weights.values())).numpy()
 
+    def traced(self, scores: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns {"score", "pvalue"}, each (m,) float32, of scores (m,): as `score`, in a function that is traced."""
+        values = [self.tails[name].surprise(tf.cast(scores[name], tf.float64)) for name in self.weights]
+        together = calibration.smooth_maximum(values, list(self.weights.values()))
+        count = len(self.calibration)
+        below = tf.searchsorted(tf.constant(np.sort(self.calibration)), together, side="left")
+        pvalue = (1.0 + count - tf.cast(below, tf.float64)) / (1.0 + count)
+        pvalue = tf.where(tf.math.is_nan(together), together, pvalue)
+        return {"score": tf.cast(together, tf.float32), "pvalue": tf.cast(pvalue, tf.float32)}
+
     def score(self, scores: Mapping[str, np.ndarray]) -> Scores:
         """Returns what the scores (m,) of new data come to together."""
         parts = self.surprises(scores)

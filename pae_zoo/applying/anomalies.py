@@ -28,6 +28,9 @@ class AnomalyFlags:
 
     fdr: float = hp.option(0.05, "--outputs=anomalies flags data so that in the mean at most this share of the flagged "
                            "is usual.", low=1e-6, high=0.999, group=hp.EVALUATION)
+    contamination: float = hp.option(0.0, "In place of --fdr: flag what scores above this quantile, from the top, of "
+                                     "validation data, as scikit-learn and PyOD mean it (0: by --fdr).", low=0.0,
+                                     high=0.5, group=hp.EVALUATION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,20 +83,23 @@ def keep(run: Any, calibration: Calibration) -> None:
 def find(context: Context, options: Any, x: np.ndarray, calibration: Calibration) -> dict[str, np.ndarray]:
     """Returns what is said of data x (n, *event), under the names of the output `anomalies`.
 
-    anomaly_score, nats; anomaly_pvalue; anomaly_flag, 1 where reported at --fdr; anomaly_rank, 1 the most unusual;
-    anomaly_residual, x less its reconstruction in units of its std over validation data.
+    anomaly_score, nats; anomaly_pvalue; anomaly_flag, 1 where reported at --fdr or --contamination; anomaly_rank, 1 the
+    most unusual; anomaly_residual, x less its reconstruction in units of its std over validation data.
     """
     found = _compute(context, x)
     residual = found.pop("residual") / calibration.residual_std
     combined = anomaly.Combined({name: calibration.scores[name] for name in calibration.chosen})
     said = combined.score({name: found[name] for name in calibration.chosen})
-    flag = anomaly.discoveries(said.pvalues, options.fdr)
+    flag, how = anomaly.discoveries(said.pvalues, options.fdr), f"at a false discovery rate of {options.fdr:g}"
+    if options.contamination:
+        flag = said.scores > np.quantile(combined.calibration, 1.0 - options.contamination)
+        how = f"above the {1.0 - options.contamination:g} quantile of validation data"
     # Scores beyond all of the calibration share the least p-value; the tails tell them apart.
     order = np.argsort(np.where(np.isnan(said.scores), -np.inf, -said.scores), kind="stable")
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(1, len(order) + 1)
-    context.say(f"anomalies: {int(flag.sum())} of {len(x)} data are flagged at a false discovery rate of "
-                f"{options.fdr:g}, by {' and '.join(calibration.chosen)} against "
+    context.say(f"anomalies: {int(flag.sum())} of {len(x)} data are flagged {how}, by "
+                f"{' and '.join(calibration.chosen)} against "
                 f"{len(combined.calibration):,} validation data; the least p-value there can be is "
                 f"{1 / (1 + len(combined.calibration)):.2g}.")
     if x.ndim == 4:
@@ -151,3 +157,15 @@ class _Values:
 
 def _compute(context: Context, x: np.ndarray) -> dict[str, np.ndarray]:
     return context.map_batches(context.once("anomaly values", lambda: _Values(context.model)).of, x, "anomalies")
+
+
+def served(calibration: Calibration, model: Any) -> Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    """Returns the function of the signature anomaly by a run's calibration: (x, seed) -> score, pvalue, residual."""
+    combined = anomaly.Combined({name: calibration.scores[name] for name in calibration.chosen})
+    values = _Values(model)
+
+    def function(x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = values.of(x, seed)
+        return {**combined.traced(found), "residual": found["residual"] / calibration.residual_std}
+
+    return function

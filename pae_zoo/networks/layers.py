@@ -224,7 +224,8 @@ class WithMask(keras.layers.Layer):
         return tf.concat([values, tf.cast(~missing, inputs.dtype)], axis=-1)
 
     def compute_output_shape(self, input_shape: Sequence[Optional[int]]) -> tuple:
-        return (*input_shape[:-1], 2 * input_shape[-1])
+        channels = input_shape[-1]
+        return (*input_shape[:-1], None if channels is None else 2 * channels)
 
 
 def sees_mask(encoder: keras.Model) -> bool:

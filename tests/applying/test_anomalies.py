@@ -3,9 +3,10 @@
 import csv
 
 import numpy as np
+import tensorflow as tf
 from battery import EVENT_SHAPE, build, hparams, images
 
-from pae_zoo import anomaly, apply
+from pae_zoo import anomaly, apply, export
 from pae_zoo.experiment import launch
 from pae_zoo.experiment.workdir import Run
 
@@ -44,6 +45,16 @@ def test_unusual_images_are_flagged_and_the_calibration_is_kept(tmp_path, capsys
     with open(tmp_path / "two.csv") as file:
         rows = list(csv.DictReader(file))
     np.testing.assert_allclose([float(row["anomaly_pvalue"]) for row in rows], found["anomaly_pvalue"], rtol=1e-6)
+    assert command(*flags, f"--out={tmp_path / 'c.npz'}", "--contamination=0.25") == 0
+    above = together.scores > np.quantile(anomaly.Combined({n: kept[f"score_{n}"] for n in scores}).calibration, 0.75)
+    np.testing.assert_array_equal(np.load(tmp_path / "c.npz")["anomaly_flag"], above)
+    assert command(*flags, f"--out={tmp_path / 'd.npz'}", "--contamination=0.25", "--fdr=0.1") == 2
+    assert launch.run(export.main, [f"--workdir={run.workdir}", f"--export_dir={tmp_path / 'served'}"]) == 0
+    served = tf.saved_model.load(str(tmp_path / "served" / "1")).signatures["anomaly"]
+    answer = served(x=tf.constant(new), seed=tf.constant([0, 1]))
+    np.testing.assert_allclose(answer["score"], together.scores, rtol=1e-4)
+    np.testing.assert_allclose(answer["pvalue"], together.pvalues, rtol=1e-5)
+    np.testing.assert_allclose(answer["residual"], residual, rtol=1e-3, atol=1e-4)
     assert command(*flags, f"--out={tmp_path / 'three'}") == 0
     assert len(list((tmp_path / "three" / "anomaly_residual").glob("*.png"))) == 6
     (run.workdir / "calibration.npz").unlink()

@@ -4,8 +4,9 @@ import csv
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from pae_zoo import apply, main
+from pae_zoo import apply, export, main
 from pae_zoo.experiment import launch
 
 
@@ -38,6 +39,15 @@ def test_a_table_comes_back_filled_in(run):
     found = np.load(run / "f.npz")
     assert found["imputed_draws"].shape == (60, 3, 4) and np.isfinite(found["imputed_draws"]).all()
     np.testing.assert_allclose(found["imputed"][:, 0], [float(row["imputed_a"]) for row in table], rtol=1e-6)
+
+
+def test_a_server_fills_in(run):
+    assert launch.run(export.main, [f"--workdir={run / 'run'}", f"--export_dir={run / 'served'}"]) == 0
+    served = tf.saved_model.load(str(run / "served" / "1")).signatures["impute"]
+    x = np.array([[0.5, np.nan, 0.0, 1.0], [np.nan, 2.0, np.nan, np.nan]], np.float32)
+    found = served(x=tf.constant(x), seed=tf.constant([0, 1]))
+    np.testing.assert_array_equal(np.where(np.isnan(x), 0, found["mean"]), np.nan_to_num(x))
+    assert np.isfinite(found["mean"]).all() and (np.array(found["std"])[np.isnan(x)] > 0).all()
 
 
 def test_what_cannot_be_is_told(run, tmp_path, capsys):
