@@ -1,9 +1,11 @@
 """Builds an encoder and a decoder from a kind, the shape of a datum and typed options."""
 
 import dataclasses
+import math
 from typing import Any, Sequence
 
 import keras
+import numpy as np
 
 from pae_zoo.core import columns
 from pae_zoo.core import hparams as hp
@@ -110,7 +112,7 @@ def encoder_from_config(
         first = [WithMask(name=f"{name}_with_mask")]
     family = _family(config)
     chain = family.encoder(config, Maker(config, ENCODER, name), units)
-    return _model(inputs, [*first, *chain], name)
+    return _started(_model(inputs, [*first, *chain], name), config, ENCODER)
 
 
 def decoder_from_config(
@@ -124,7 +126,7 @@ def decoder_from_config(
         raise UserError(f"output={output!r}: must be one of {', '.join(OUTPUTS)}.")
     make = Maker(config, DECODER, name, output, channels_factor)
     chain = [*family.decoder(config, make), *make.nonlinearity()]
-    return _model(keras.Input((config.latent_dim,), name="z"), chain, name)
+    return _started(_model(keras.Input((config.latent_dim,), name="z"), chain, name), config, DECODER)
 
 
 def _model(inputs: Any, chain: list[keras.Layer], name: str) -> keras.Sequential:
@@ -133,6 +135,27 @@ def _model(inputs: Any, chain: list[keras.Layer], name: str) -> keras.Sequential
     for layer in chain:
         value = layer(value)
     return keras.Sequential([inputs, *chain], name=name)
+
+
+def _started(network: keras.Sequential, config: NetworkConfig, role: int) -> keras.Sequential:
+    """Returns the network, with the initial weights of PyTorch's layers where the config asks for them.
+
+    Kernels and biases are uniform within 1/sqrt(n), n the inputs of a value of a dense layer or a convolution; of a
+    transposed one PyTorch takes the outputs times the values of a kernel for n, and so is it here.
+    """
+    if not config.torch_init:
+        return network
+    generator = np.random.default_rng([config.seed, role, 0x746F7263])
+    for layer in (part for one in network.layers for part in one._flatten_layers()):
+        kernel = getattr(layer, "kernel", None)
+        if kernel is None or getattr(layer, "bias", kernel) is kernel:
+            continue
+        # The last axis of a kernel has the outputs, of a transposed one the inputs.
+        count = math.prod(kernel.shape) // kernel.shape[-1]
+        for weight in (kernel, layer.bias):
+            if weight is not None:
+                weight.assign(generator.uniform(-(count**-0.5), count**-0.5, weight.shape))
+    return network
 
 
 def _config(

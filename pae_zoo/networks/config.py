@@ -21,6 +21,8 @@ class Options:
     """What every kind reads."""
 
     dropout_rate: float = option(0.0, "Dropout of the networks that have it.", low=0.0, high=0.95, group=NETWORK)
+    torch_init: bool = option(False, "Initial weights of PyTorch's layers, whatever the kind has: uniform within "
+                              "1/sqrt(fan in), biases too.", group=NETWORK)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -296,6 +296,22 @@ def test_vlae_initial_weights():
             assert 0.9 * fan_in**-0.5 < np.abs(layer.bias).max() <= fan_in**-0.5
 
 
+@pytest.mark.parametrize("kind, shape", [("mlp", (784,)), ("conv", (32, 32, 3))])
+def test_initial_weights_of_pytorch(kind, shape):
+    options = dict(hidden_units=(200, 100)) if kind == "mlp" else dict(batch_norm="none", conv_bias=True)
+    one, same, other = (networks.build_decoder(kind, shape, 20, torch_init=True, seed=seed, **options)
+                        for seed in (1, 1, 2))  # fmt: skip
+    for mine, theirs, others in zip(*(model.layers for model in (one, same, other))):
+        if not mine.weights:
+            continue
+        bound = np.sqrt(mine.kernel.shape[-1] / np.prod(mine.kernel.shape))
+        for weight in mine.weights:
+            assert np.abs(weight).max() <= bound
+        assert np.std(mine.kernel) == pytest.approx(bound / np.sqrt(3), rel=0.1) and np.abs(mine.bias).max() > 0
+        np.testing.assert_array_equal(mine.kernel, theirs.kernel)
+        assert np.any(np.asarray(mine.kernel) != np.asarray(others.kernel))
+
+
 def test_infogan_initial_weights():
     encoder, decoder = build("infogan", (28, 28, 1))
     for layer in (*encoder.layers, *decoder.layers):
