@@ -87,7 +87,7 @@ class Categorical(Likelihood):
                             f"shape {self.event_shape}: they must sum to {self.event_shape[-1]}.")
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
-        distribution = _Categories(self.blocks, self.blocks.log_softmax(full_precision(output)))
+        distribution = _Categories.of(self.blocks, self.blocks.log_softmax(full_precision(output)))
         return tfd.Independent(distribution, reinterpreted_batch_ndims=len(self.event_shape) - 1)
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
@@ -139,9 +139,12 @@ class Categorical(Likelihood):
 class _Categories(tfd.OneHotCategorical):
     """One category of each block of a vector, drawn from a pair of integers."""
 
-    def __init__(self, blocks: Blocks, log_probs: tf.Tensor, name: str = "Categories"):
-        self.of_blocks = blocks
-        super().__init__(logits=log_probs, dtype=log_probs.dtype, name=name)
+    # With an `__init__` of its own, TFP would warn that it knows no parameters of the class.
+    @classmethod
+    def of(cls, blocks: Blocks, log_probs: tf.Tensor) -> "_Categories":
+        found = cls(logits=log_probs, dtype=log_probs.dtype, name="Categories")
+        found.of_blocks = blocks
+        return found
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(value * self.logits, axis=-1)

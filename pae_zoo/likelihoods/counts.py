@@ -96,7 +96,7 @@ class NegativeBinomial(Counts):
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
         log_mean = self._log_mean(output)
-        return self._independent(_NegativeBinomial(self.theta(log_mean.dtype), log_mean))
+        return self._independent(_NegativeBinomial.of(self.theta(log_mean.dtype), log_mean))
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
         return tf.exp(self._log_mean(output))
@@ -137,7 +137,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
         log_mean, logit = self._split(output)
-        return self._independent(_ZeroInflated(self.theta(log_mean.dtype), log_mean, logit))
+        return self._independent(_ZeroInflated.of(self.theta(log_mean.dtype), log_mean, logit))
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
         log_mean, logit = self._split(output)
@@ -202,9 +202,12 @@ class _Poisson(tfd.Poisson):
 class _NegativeBinomial(tfd.NegativeBinomial):
     """Counts of mean exp(log_mean) and variance mean + mean^2 / theta."""
 
-    def __init__(self, theta: tf.Tensor, log_mean: tf.Tensor, name: str = "NegativeBinomial"):
-        self.theta, self.log_mean = theta, log_mean
-        super().__init__(theta + 0.0 * log_mean, logits=log_mean - tf.math.log(theta), name=name)
+    # With an `__init__` of its own, TFP would warn that it knows no parameters of the class.
+    @classmethod
+    def of(cls, theta: tf.Tensor, log_mean: tf.Tensor, logit: Any = None) -> "_NegativeBinomial":
+        found = cls(theta + 0.0 * log_mean, logits=log_mean - tf.math.log(theta), name=cls.__name__.strip("_"))
+        found.theta, found.log_mean, found.logit = theta, log_mean, logit
+        return found
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
         return _log_prob(value, self.log_mean, self.theta)
@@ -218,10 +221,6 @@ class _NegativeBinomial(tfd.NegativeBinomial):
 
 class _ZeroInflated(_NegativeBinomial):
     """Such a count, or 0 with probability sigmoid(logit)."""
-
-    def __init__(self, theta: tf.Tensor, log_mean: tf.Tensor, logit: tf.Tensor, name: str = "ZeroInflated"):
-        self.logit = logit
-        super().__init__(theta, log_mean, name=name)
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
         return _inflated(value, self.log_mean, self.logit, self.theta)

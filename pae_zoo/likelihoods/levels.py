@@ -43,7 +43,7 @@ class DiscretisedLogistic(Likelihood):
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
         mean, scale, _ = self._split(output)
-        return self._independent(_Levels(mean, scale, self))
+        return self._independent(_Levels.of(mean, scale, self))
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
         mean, scale, _ = self._split(output)
@@ -146,9 +146,12 @@ class DiscretisedLogistic(Likelihood):
 class _Levels(tfd.Logistic):
     """A logistic distribution cut into levels, drawn from a pair of integers."""
 
-    def __init__(self, mean: tf.Tensor, scale: tf.Tensor, of: DiscretisedLogistic, name: str = "Levels"):
-        self.of_levels = of
-        super().__init__(mean, scale, name=name)
+    # With an `__init__` of its own, TFP would warn that it knows no parameters of the class.
+    @classmethod
+    def of(cls, mean: tf.Tensor, scale: tf.Tensor, likelihood: DiscretisedLogistic) -> "_Levels":
+        found = cls(mean, scale, name="Levels")
+        found.of_levels = likelihood
+        return found
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
         return self.of_levels.log_mass(value, self.loc, self.scale)

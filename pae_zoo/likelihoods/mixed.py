@@ -75,7 +75,7 @@ class Mixed(Likelihood):
         return self._each(lambda part, own: own, values)
 
     def call(self, output: tf.Tensor) -> tfd.Distribution:
-        return tfd.Independent(_Columns(self, full_precision(output)), reinterpreted_batch_ndims=0)
+        return tfd.Independent(_Columns.of(self, full_precision(output)), reinterpreted_batch_ndims=0)
 
     def mean(self, output: tf.Tensor) -> tf.Tensor:
         return self.whole(self._each(lambda part, own: part.mean(own), full_precision(output)))
@@ -130,9 +130,12 @@ class Mixed(Likelihood):
 class _Columns(tfd.OneHotCategorical):
     """Vectors whose columns are drawn part by part, from a pair of integers."""
 
-    def __init__(self, likelihood: Mixed, output: tf.Tensor, name: str = "Columns"):
-        self.of_columns, self.output = likelihood, output
-        super().__init__(logits=output, dtype=output.dtype, name=name)
+    # With an `__init__` of its own, TFP would warn that it knows no parameters of the class.
+    @classmethod
+    def of(cls, likelihood: Mixed, output: tf.Tensor) -> "_Columns":
+        found = cls(logits=output, dtype=output.dtype, name="Columns")
+        found.of_columns, found.output = likelihood, output
+        return found
 
     def _log_prob(self, value: tf.Tensor) -> tf.Tensor:
         return self.of_columns.log_prob(self.output, value)
