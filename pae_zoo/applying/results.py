@@ -135,10 +135,15 @@ def left_out(form: str, found: dict[str, np.ndarray]) -> list[str]:
 
 
 def in_columns(found: dict[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:
-    """Returns results with what was imputed in the columns of the table: the most probable category by its name."""
-    if "imputed" not in found or schema.window:
+    """Returns results by the names of a table's columns: residuals, and what was imputed, a category by its name."""
+    if schema.window:
         return found
     arrays = dict(found)
+    if "anomaly_residual" in arrays:
+        residual = arrays.pop("anomaly_residual")
+        arrays |= {f"anomaly_residual_{name}": residual[:, place] for place, name in enumerate(schema.outputs)}
+    if "imputed" not in arrays:
+        return arrays
     values, spread = arrays.pop("imputed"), arrays.pop("imputed_std")
     start = 0
     for column in schema.columns:

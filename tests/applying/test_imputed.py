@@ -7,6 +7,8 @@ import pytest
 import tensorflow as tf
 
 from pae_zoo import apply, export, main
+from pae_zoo.applying import results
+from pae_zoo.data.tables import Column, Schema
 from pae_zoo.experiment import launch
 
 
@@ -39,6 +41,13 @@ def test_a_table_comes_back_filled_in(run):
     found = np.load(run / "f.npz")
     assert found["imputed_draws"].shape == (60, 3, 4) and np.isfinite(found["imputed_draws"]).all()
     np.testing.assert_allclose(found["imputed"][:, 0], [float(row["imputed_a"]) for row in table], rtol=1e-6)
+
+
+def test_residuals_have_the_names_of_their_columns():
+    schema = Schema((Column("a"), Column("colour", ("blue", "red"))))
+    found = results.in_columns({"anomaly_residual": np.arange(6.0).reshape(2, 3)}, schema)
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "anomaly_residual_a": [0, 3], "anomaly_residual_colour=blue": [1, 4], "anomaly_residual_colour=red": [2, 5]}
 
 
 def test_a_server_fills_in(run):
