@@ -35,7 +35,7 @@ class TaskFlags(RefineFlags):
     tasks: tuple[str, ...] = option((), "Evaluation tasks; empty: reconstruction, and likelihood where the model "
                                     "offers it.", group=EVALUATION)
     figure_format: str = option("png", "Files of pictures: png, or pdf or svg, whose lines and letters are sharp.",
-                                choices=FIGURES, group=EVALUATION)
+                                choices=FIGURES, group=EVALUATION, aside=True)
 
 
 @dataclasses.dataclass(frozen=True)
