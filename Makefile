@@ -18,6 +18,9 @@ install: $(VENV)/installed
 demo: install
 	$(BIN)/python -m pae_zoo.main --flagfile=configs/vae/digits.cfg --workdir=$(DEMO)
 	@echo
+	@echo "A table: rows of breast_cancer, of which the benign ones were seen"
+	$(BIN)/python docs/examples/odd_rows.py
+	@echo
 	@echo "Look at the pictures in $(CURDIR)/$(DEMO)/figures"
 
 # Memory comes in large pages and stays with the process: taking it from the system anew is dear, on virtual machines
