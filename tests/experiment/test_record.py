@@ -56,7 +56,8 @@ def test_the_help_tells_of_what_it_leaves_out(capsys):
 def test_an_option_of_networks_is_declared_once():
     """In the record of the kinds that read it; a kind's own record has no more than it reads."""
     shared = {f.name for module in models.MODULES.values() for f in dataclasses.fields(module.HParams)}
-    assert set(networks.option_names(networks.NetworkConfig)) & shared == {"dropout_rate"}  # mcdropout_ae's default
+    assert set(networks.option_names(networks.NetworkConfig)) & shared == {
+        "dropout_rate", "column_kinds"}  # mcdropout_ae's default; a record that networks and data share
     assert set(networks.option_names(networks.options_of("mlp"))) == {"hidden_units", "activation", "dropout_rate"}
 
 
