@@ -230,7 +230,8 @@ def test_xla_equals_eager(name):
         np.testing.assert_allclose(eager, xla, rtol=1e-5, atol=1e-5)
 
 
-@names
+@pytest.mark.parametrize("name", some(likelihoods.NAMES, [
+    "gaussian_learned", "bernoulli", "poisson", "student_t", "categorical", "mixed"]))  # fmt: skip
 def test_draws_have_the_moments_and_repeat(name):
     likelihood = make(name)
     output, y = arrays(likelihood)
@@ -400,7 +401,8 @@ def test_half_precision_outputs_are_summed_in_full(name):
     assert wide.log_prob(tf.cast(output, tf.float64), y).dtype == tf.float64
 
 
-@names
+@pytest.mark.parametrize("name", some(likelihoods.NAMES, [
+    "gaussian_decoder", "bernoulli", "laplace", "discretised_logistic", "library_poisson", "mixed"]))  # fmt: skip
 def test_score_and_fisher_are_those_of_log_prob(name, monkeypatch):
     """The score is the gradient, the Fisher information the mean of its squares over draws."""
     likelihood = make(name)
@@ -536,7 +538,7 @@ def test_counts_are_drawn_as_they_are_distributed():
 
 
 def test_what_are_no_counts_is_told():
-    for y in ([[0.5]], [[-1.0]], [[np.nan]]):
+    for y in ([[0.5]], [[-1.0]], [[np.inf]]):
         with pytest.raises(ValueError, match="whole numbers"):
             likelihoods.build("poisson", (1,)).adapt(np.array(y))
     with pytest.raises(ValueError, match="above 2"):

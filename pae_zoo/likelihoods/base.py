@@ -450,7 +450,10 @@ def _moments(
     if values.shape[1:] != event_shape or len(values) == 0:
         raise ValueError(f"{method} takes data of shape (n, *{event_shape}); received shape {values.shape}.")
     chunks = [values[start : start + 4096] for start in range(0, len(values), 4096)]
-    count = np.maximum(sum((~np.isnan(chunk)).sum(0) for chunk in chunks), 1)
+    seen = np.asarray(sum((~np.isnan(chunk)).sum(0) for chunk in chunks))
+    if not seen.any():
+        raise ValueError(f"{method} received values that are not finite.")
+    count = np.maximum(seen, 1)
     mean = np.asarray(sum(np.nansum(chunk, 0, dtype=np.float64) for chunk in chunks)) / count
     variance = np.asarray(sum(np.nansum((chunk - mean) ** 2, 0) for chunk in chunks)) / count
     if not np.isfinite(variance).all():

@@ -101,6 +101,7 @@ class RBFVAE(vae.VAE):
 
     offers = vae.VAE.offers - {"impute"}
     may_take_gaps = False
+    impute, impute_mean = base.Autoencoder.impute, base.Autoencoder.impute_mean
 
     def __init__(self, encoder, decoder, likelihood="gaussian", rbf_centres: int = 10, rbf_alpha: float = 1.0,
                  rbf_floor: float = 0.1, rbf_recipe: str = PUBLISHED, rbf_settings: Optional[dict] = None, **kwargs):

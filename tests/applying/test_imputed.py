@@ -18,7 +18,8 @@ def run(tmp_path_factory):
     rows = [f"{i % 7}.5,{'' if i % 3 == 0 else i % 5},{('red', 'blue', '')[i % 3]}" for i in range(60)]
     (folder / "t.csv").write_text("\n".join(["a,b,colour", *rows, ""]), encoding="utf-8")
     flags = [f"--dataset={folder / 't.csv'}", "--missing=mask", "--model=vae", "--encoder=mlp", "--decoder=mlp",
-             "--hidden_units=4", "--latent_dim=1", "--epochs=1", f"--workdir={folder / 'run'}", "--verbosity=-1"]
+             "--hidden_units=4", "--latent_dim=1", "--epochs=1", "--nojit_compile",
+             f"--workdir={folder / 'run'}", "--verbosity=-1"]
     assert launch.run(main.main, flags) == 0
     return folder
 

@@ -74,7 +74,7 @@ def test_every_method_of_z_refuses_another_last_axis(name):
                 pytest.fail(f"{method} took {wrong}")
 
 
-@pytest.mark.parametrize("name", likelihoods.NAMES)
+@pytest.mark.parametrize("name", sorted(likelihoods.NAMES - {"mixed"}))  # which is for tables
 def test_no_likelihood_broadcasts(name):
     model = likelihoods.build(name, (4, 3, 1))
     output = tf.zeros((2, 4, 3, model.channels_factor))

@@ -8,6 +8,7 @@ from battery import EVENT_SHAPE, LATENT_DIM, ROWS, build, images
 from tiers import some
 
 from pae_zoo import models
+from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import saved
 from pae_zoo.models.capabilities import CAPABILITIES
 from pae_zoo.models.vae import VAE
@@ -89,10 +90,15 @@ def test_a_model_offers_what_it_says_and_says_what_it_lacks(built, name):
         "surface": lambda: model.log_density_manifold(x),
         "path": lambda: model.latent_path(x),
         "refine": lambda: model.refined(),
+        "impute": lambda: model.impute(x),
+        "impute means": lambda: model.impute_mean(x),
     }
     assert {what.split(" ")[0] for what in calls} == set(CAPABILITIES)
     for what, call in calls.items():
-        if what.split(" ")[0] in offered:
+        if what.startswith("impute") and "impute" in offered:  # those of the battery see no mask
+            with pytest.raises(UserError, match="not trained on data with missing values"):
+                call()
+        elif what.split(" ")[0] in offered:
             call()
         else:
             with pytest.raises(NotImplementedError, match=r"\w+ \w+.*\."):

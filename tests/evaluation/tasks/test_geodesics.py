@@ -155,7 +155,8 @@ def test_geodesics_avoid_uncertainty(geometric):
     table = rows(context)
     assert np.mean(column(table, "rms")) == pytest.approx(found["geodesics/length/rms"], rel=1e-6)
     assert {path.stem for path in context.figures} == {
-        "geodesics", "geodesics_decoded", "geodesics_search", "magnification"}  # fmt: skip
+        "geodesics", "geodesics_decoded", "geodesics_pairs", "geodesics_search", "magnification",
+        "magnification_members"}  # fmt: skip
 
 
 def test_a_mean_with_a_std_is_coupled(geometric, undrawn):
@@ -199,7 +200,8 @@ def test_one_latent_has_no_map(geometric, capsys):
 def test_vectors_have_no_strips(geometric):
     context = geometric("certain", event_shape=(5,), geodesic_pairs=2)
     evaluation.evaluate(context, ["geodesics"])
-    assert {path.stem for path in context.figures} == {"geodesics", "geodesics_search", "magnification"}
+    assert {path.stem for path in context.figures} == {
+        "geodesics", "geodesics_pairs", "geodesics_search", "magnification"}  # fmt: skip
     assert rows(context)[0]["label_a"] == ""
 
 
