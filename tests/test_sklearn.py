@@ -108,5 +108,5 @@ def test_what_is_missing_is_filled_in():
     again = pickle.loads(pickle.dumps(imputer))
     np.testing.assert_allclose(again.transform(gaps), filled, rtol=1e-5)
     assert np.isfinite(Imputer(sample=True, latent_dim=1, steps=5, random_state=0).fit_transform(gaps)).all()
-    with pytest.raises(UserError, match="model 'ae' is unknown"):
+    with pytest.raises(UserError, match="model='ae' is unknown"):
         Imputer("ae").fit(gaps)

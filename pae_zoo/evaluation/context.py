@@ -270,7 +270,12 @@ class Context:
     def without_gaps(self, x: np.ndarray, xhat: np.ndarray) -> np.ndarray:
         """Returns data x (n, *event) as floats for pictures: a missing value has its reconstruction's."""
         x = to_unit(x)
-        return np.where(np.isnan(x), xhat, x) if self.model.takes_gaps else x
+        return np.where(np.isnan(x), xhat, x) if self.takes_gaps else x
+
+    @property
+    def takes_gaps(self) -> bool:
+        """Whether NaN in data stands for values that are missing, for the model."""
+        return getattr(self.model, "takes_gaps", False)
 
     def reconstruction(self, x: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns the deterministic reconstruction of one batch, for `stream`; the seed is not used."""

@@ -28,7 +28,8 @@ def test_every_flag_that_names_a_file_has_home_folders(monkeypatch):
     paths = {field.name: cls for cls, field in FIELDS if field.metadata["path"]}
     assert set(paths) == {
         "workdir", "workdirs", "init_workdir", "data_dir", "dataset", "ood_datasets", "mask", "fid_weights",
-        "stability_dir", "input", "out", "export_dir", "noise_map",
+        "stability_dir", "input", "out", "export_dir", "noise_map", "ood_workdirs",
+        "background_workdir",
     }  # fmt: skip
     for name, cls in paths.items():
         options, _ = launch.parse(cls, [f"--{name}=~/a/b"])

@@ -58,7 +58,8 @@ def test_an_option_of_networks_is_declared_once():
     shared = {f.name for module in models.MODULES.values() for f in dataclasses.fields(module.HParams)}
     assert set(networks.option_names(networks.NetworkConfig)) & shared == {
         "dropout_rate", "column_kinds"}  # mcdropout_ae's default; a record that networks and data share
-    assert set(networks.option_names(networks.options_of("mlp"))) == {"hidden_units", "activation", "dropout_rate"}
+    assert set(networks.option_names(networks.options_of("mlp"))) == {
+        "hidden_units", "activation", "dropout_rate", "torch_init"}
 
 
 def test_a_record_holds_the_options_of_the_kinds_that_are_chosen():

@@ -34,7 +34,7 @@ def run(context: Context) -> Iterator[tuple[str, float]]:
     per_pixel_counts = np.zeros(context.dataset.event_shape)
     for xhat in context.stream(context.reconstruction, x, "reconstruction"):
         truth = to_unit(x[start : start + len(xhat)])
-        seen = ~(np.isnan(truth) & context.model.takes_gaps)
+        seen = ~(np.isnan(truth) & context.takes_gaps)
         errors = np.where(seen, truth - xhat, 0) ** 2
         start += len(xhat)
         counts = seen.reshape(len(seen), -1).sum(axis=1)
