@@ -279,6 +279,9 @@ def find(
         kinds = ", ".join(f"{kind}:FILE" for kind in TABLES)
         raise UserError(f"{', '.join(options.given)}: for tables alone ({kinds}); {reading.shown(name)} is none. Leave "
                         "it out.")
+    if options.masks and prefix not in ARRAYS and not ood:
+        raise UserError(f"missing=mask is for tables and arrays, whose values may be missing; {reading.shown(name)} is "
+                        "neither. Leave it out.")
     if bad_files and prefix != "folder":
         raise UserError(f"bad_files={bad_files} is for folders of images, folder:DIR; leave it out.")
     if prefix in PREFIXES:

@@ -80,3 +80,8 @@ def test_a_value_that_was_never_seen_has_harmless_statistics():
         chain = build_chain([step])
         chain.adapt(x)
         assert all(np.isfinite(weight).all() for weight in chain.get_weights())
+
+
+def test_sets_of_bytes_have_no_gaps():
+    with pytest.raises(UserError, match="missing=mask is for tables and arrays"):
+        data.load("digits", missing="mask")
