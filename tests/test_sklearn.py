@@ -90,6 +90,7 @@ def test_what_is_not_known_is_refused(rows):
             detector.fit(rows)
 
 
+@pytest.mark.full
 def test_what_is_missing_is_filled_in():
     """Two columns that are one another's double: a hole is filled by the other one, within the std that is stated."""
     rng = np.random.default_rng(0)

@@ -286,6 +286,7 @@ def test_backgrounds(geometric, monkeypatch):
         latent_planes.background(geometric("certain"), extent, "mean")
 
 
+@pytest.mark.full
 def test_every_energy_and_another_format_on_demand(geometric):
     context = geometric(geodesic_compare=True, geodesic_background="magnification", figure_format="pdf",
                         geodesic_pairs=2)  # fmt: skip
