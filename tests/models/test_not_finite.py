@@ -76,13 +76,14 @@ def test_methods_and_signatures(name):
     assert not found, "\n".join(found)
 
 
-def test_the_rewriter_is_on():
-    """The fault itself: without the mark a NaN pixel gives the numbers of a black picture."""
+def test_the_mark_outlives_the_rewriter():
+    """Whether a fused relu makes 0 of NaN depends on the processor; with the mark the row is NaN on all of them."""
+    assert not tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
     model = battery.built("ae")
     x = battery.images(2)
     x[0, 1, 1] = np.nan
     found = tf.function(lambda x: model.encoder(x), autograph=False)(tf.constant(x))
-    assert np.isfinite(found).all()
+    assert np.isfinite(found[1]).all()
     assert np.isnan(inputs.only_finite(found, tf.constant(x), given_axes=3)[0]).all()
 
 

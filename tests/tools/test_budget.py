@@ -12,8 +12,8 @@ from benchmarks import _vlae_budget
 @pytest.fixture
 def options(tmp_path):
     return argparse.Namespace(
-        results=str(tmp_path / "results.json"), seeds=2, settings=("gaussian",), contenders=("vae", "vlae search=cg"),
-        budgets=(10, 30), learning_rate=1e-3, test_images=100, data_dir="")
+        results=str(tmp_path / "results.json"), seeds=2, first_seed=0, settings=("gaussian",),
+        contenders=("vae", "vlae search=cg"), budgets=(10, 30), learning_rate=1e-3, test_images=100, data_dir="")
 
 
 def test_trainings_are_kept_and_not_repeated(options, capsys):
