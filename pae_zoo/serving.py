@@ -60,7 +60,17 @@ def signatures(model: Any, importance_samples: int = 100) -> list[Signature]:
         mean, std = model.impute_mean(x, seed, importance_samples)
         return {"mean": mean, "std": std}
 
+    def sample_label(label, n, seed):
+        return {"x": model.given(tf.clip_by_value(label, 0, model.num_labels - 1)).sample(n, seed)}
+
+    def labels(x, seed):
+        log_prob = model.log_label_prob(x, importance_samples, seed)
+        return {"log_prob": log_prob, "label": tf.argmax(log_prob, axis=-1, output_type=tf.int32)}
+
     own = getattr(model, "serving_signatures", dict)()
+    label = tf.TensorSpec((), tf.int32, name="label")
+    conditional = [Signature("sample_label", (label, "n", "seed"), sample_label, "sample"),
+                   Signature("labels", ("x", "seed"), labels)]  # fmt: skip
     return [
         *(Signature(name, tuple(inputs), function) for name, (inputs, function) in own.items()),
         Signature("serving_default", ("x",), lambda x: {"x": model(x)}),
@@ -70,6 +80,7 @@ def signatures(model: Any, importance_samples: int = 100) -> list[Signature]:
         Signature("sample", ("n", "seed"), lambda n, seed: {"x": model.sample(n, seed)}, "sample"),
         Signature("elbo", ("x", "seed"), lambda x, seed: {"elbo": model.elbo(x, seed)}, "elbo"),
         Signature("ood_scores", ("x", "seed"), lambda x, seed: dict(model.ood_scores(x, seed)), "scores"),
+        *(conditional if getattr(model, "num_labels", 0) else []),
         *([Signature("impute", ("x", "seed"), impute, "impute")] if getattr(model, "takes_gaps", False) else []),
         Signature(
             "log_likelihood", ("x", "seed"),

@@ -91,11 +91,18 @@ def imputed(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) -> di
     return found
 
 
+def labels(context: Context, options: Any, x: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What a model of --condition=label says of the labels: label, the most probable, and label_probability of each."""
+    log_prob = context.model.log_label_prob(x, options.importance_samples, seed)
+    return {"label": tf.argmax(log_prob, axis=-1, output_type=tf.int32), "label_probability": tf.exp(log_prob)}
+
+
 Output = Callable[[Context, Any, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 #: what --outputs takes; a function maps one batch and its seed to named arrays whose first axis is the batch
 OUTPUTS: dict[str, Output] = {
-    function.__name__: function for function in (codes, reconstruction, elbo, ood_scores, log_likelihood, imputed)
+    function.__name__: function for function in (
+        codes, reconstruction, elbo, ood_scores, log_likelihood, imputed, labels)
 }
 #: outputs with a loop of their own: a function checks everything and returns what computes the named arrays
 WHOLE: dict[str, Callable[[Context, Any, np.ndarray], Callable[[], dict[str, np.ndarray]]]] = {
@@ -128,6 +135,8 @@ def check_model(model: Any, options: Any) -> None:
     if "imputed" in options.outputs and not model.takes_gaps:
         raise UserError("--outputs=imputed: the model was not trained on data with missing values; train one with "
                         "--missing=mask.")
+    if "labels" in options.outputs and not model.num_labels:
+        raise UserError("--outputs=labels: the model was trained without labels; train one with --condition=label.")
     if "restoration" in options.outputs:
         try:
             observation_of(model, noise_of(options, tuple(model.event_shape)), options.downsample)

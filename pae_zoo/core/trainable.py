@@ -1,6 +1,7 @@
 """What trains step by step: one objective, seeded steps, compiled blocks of steps, Keras' entry points."""
 
 import contextlib
+import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,6 +64,8 @@ class Trainable(keras.Model):
     reads_again = False
     #: whether NaN in data stands for values that are missing
     takes_gaps = False
+    #: the labels that training data come with, 0 .. num_labels - 1; 0: without labels
+    num_labels = 0
     #: of one datum
     event_shape: tuple[int, ...] = ()
 
@@ -172,6 +175,7 @@ class Trainable(keras.Model):
         return fit_data.Form(
             self.event_shape, type(self).__name__, "float64" if double else "float32",
             unit=self.takes_pixels, no_targets=self.no_targets, missing=self.takes_gaps,
+            num_labels=self.num_labels,
         )  # fmt: skip
 
     @property
@@ -202,8 +206,8 @@ class Trainable(keras.Model):
         """Keras' fit, after a look at the training data, which Keras' validation is no part of.
 
         Takes what Keras takes, and dicts with a usual key. y of the shape of x are targets that x is to be
-        reconstructed as (of models that can), other y are labels, which only `class_weight` reads. Weights are of shape
-        (n,); data of weight 0 count for nothing. `adapt` is called once, on up to 10,000 data; what depends on their
+        reconstructed as (of models that can), other y are labels, for `class_weight` and models with num_labels, which
+        need them. Weights are of shape (n,); data of weight 0 count for nothing. `adapt` is called once, on up to 10,000 data; what depends on their
         number is set in every fit. Images must lie in [0, 1], or be uint8, and all values be finite: UserError names
         the first row that is not. Metrics of any name can be monitored with mode "auto".
         """
@@ -250,6 +254,8 @@ class Trainable(keras.Model):
             first = fit_data.examples(train, ADAPT_DATA)
             if len(first):
                 self.adapt(first)
+                if self.form().num_labels:
+                    self.count_labels(*fit_data.labels_and_weights(train, steps))
                 self._prepare(train, held_out, steps, verbose)
         if self._counts_data():
             number = fit_data.count(train, steps)
@@ -297,7 +303,7 @@ class Trainable(keras.Model):
     def predict(self, x: Any, batch_size: Optional[int] = None, verbose: Union[str, int, None] = "auto",
                 steps: Optional[int] = None, callbacks: Any = None) -> Any:
         """Keras' predict, of what `fit` takes."""
-        source = fit_data.read(self.form(), x, checked=False)
+        source = fit_data.read(dataclasses.replace(self.form(), num_labels=0), x, checked=False)
         with fit_data.telling(source, steps=steps):
             return super().predict(source.keras()[0], batch_size=batch_size, verbose=verbose, steps=steps,
                                    callbacks=callbacks)
@@ -324,6 +330,9 @@ class Trainable(keras.Model):
             input_signature = [spec]
         return super().export(filepath, format=format, verbose=verbose, input_signature=input_signature, **kwargs)
 
+    def count_labels(self, labels: np.ndarray, weights: Optional[np.ndarray] = None) -> None:
+        """Takes the shares of labels from those of the training data, (n,), for models that have some."""
+
     def count_data(self, num: float) -> None:
         """Sets the number of training data, or the sum of their weights, for objectives that it matters to."""
 
@@ -344,24 +353,26 @@ class Trainable(keras.Model):
         """Returns the seed (base, t) of training step t, shape (2,), int32."""
         return tf.stack([tf.constant(self.seed & 0x7FFFFFFF, tf.int32), tf.cast(self.step, tf.int32)])
 
-    def update(self, x: tf.Tensor, sample_weight: Optional[tf.Tensor] = None,
-               target: Optional[tf.Tensor] = None) -> tf.Tensor:
+    def update(self, x: tf.Tensor, sample_weight: Optional[tf.Tensor] = None, target: Optional[tf.Tensor] = None,
+               label: Optional[tf.Tensor] = None) -> tf.Tensor:
         """Takes one optimizer step on the batch x and returns its loss, a scalar.
 
         `sample_weight` (batch,): a batch of weights 0 leaves everything as it is. `target` (batch, *event) is what x is
-        to be reconstructed as, None x itself.
+        to be reconstructed as, None x itself; `label` (batch,) are labels, of a model that has some.
         """
         if sample_weight is None or tf.distribute.get_strategy().num_replicas_in_sync > 1:
             # Replicas must not meet inside of a condition.
-            return self._step(x, sample_weight, target)
+            return self._step(x, sample_weight, target, label)
         weight = tf.cast(sample_weight, tf.float32)
-        return tf.cond(tf.reduce_sum(weight) > 0, lambda: self._step(x, weight, target), lambda: tf.constant(0.0))
+        return tf.cond(tf.reduce_sum(weight) > 0, lambda: self._step(x, weight, target, label),
+                       lambda: tf.constant(0.0))
 
-    def _step(self, x: tf.Tensor, weight: Optional[tf.Tensor], target: Optional[tf.Tensor]) -> tf.Tensor:
+    def _step(self, x: tf.Tensor, weight: Optional[tf.Tensor], target: Optional[tf.Tensor],
+              label: Optional[tf.Tensor] = None) -> tf.Tensor:
         seed = self.step_seed()
         self._clear_losses()
         with tf.GradientTape() as tape:
-            terms = self._terms(x, seed, True, weight, target)
+            terms = self._terms(x, seed, True, weight, target, label)
             loss = _weighted_mean(terms["loss"], weight)
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             scaled = self.optimizer.scale_loss(loss / replicas)
@@ -375,11 +386,15 @@ class Trainable(keras.Model):
         self._track(terms, weight)
         return tf.cast(loss, tf.float32) if weight is not None else loss
 
-    def _terms(self, x, seed, training: bool, weight=None, target=None) -> dict[str, tf.Tensor]:
+    def given(self, label: Any) -> Any:
+        """Returns the model of p(x|c) for a label c, or one for each datum of the batch; here there are no labels."""
+        raise UserError(f"{type(self).__name__} has no labels; received label={label!r}.")
+
+    def _terms(self, x, seed, training: bool, weight=None, target=None, label=None) -> dict[str, tf.Tensor]:
         """Returns the terms of `objective`, with `losses` added to "loss"."""
         more = {"weight": weight, "target": target}
         taken = {name: value for name, value in more.items() if value is not None and self._takes(name)}
-        terms = self.objective(x, seed, training=training, **taken)
+        terms = (self if label is None else self.given(label)).objective(x, seed, training=training, **taken)
         extra = self._extra_loss()
         return terms if extra is None else {**terms, "loss": terms["loss"] + tf.cast(extra, terms["loss"].dtype)}
 
@@ -395,15 +410,15 @@ class Trainable(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         if self._feed is None:
-            x, target, weight = self._batch(data)
-            self.update(x, weight, target)
+            x, target, weight, label = self._batch(data)
+            self.update(x, weight, target, label)
             return {m.name: m.result() for m in self.metrics}
 
         def body(i, finite):
             x = self.as_input(self._feed.batch(data, i))
             if self._feed.augment is not None:
                 x = self._feed.augment(x, seeds.stream(self.step_seed(), AUGMENT))
-            return i + 1, tf.math.is_finite(self.update(x))
+            return i + 1, tf.math.is_finite(self.update(x, label=self._feed.label(data, i)))
 
         # A loss that is not finite ends the loop, so that `step` tells which step it was.
         tf.while_loop(lambda i, finite: (i < data["count"]) & finite, body, (0, True))
@@ -413,17 +428,17 @@ class Trainable(keras.Model):
         # The noise of a batch is its own, and the same in every epoch: epochs compare, and batches average it out.
         seed, first = seeds.stream((self.seed & 0x7FFFFFFF, 0), VALIDATION), tf.identity(self._batches)
         if self._feed is None:
-            x, target, weight = self._batch(data)
+            x, target, weight, label = self._batch(data)
             self._clear_losses()
-            self._track(self._terms(x, seeds.fold_in(seed, first), False, weight, target), weight)
+            self._track(self._terms(x, seeds.fold_in(seed, first), False, weight, target, label), weight)
             self._batches.assign(first + 1)
             return {m.name: m.result() for m in self._trackers.values()}
 
         def body(i):
             x = self.as_input(self._feed.batch(data, i))
             self._clear_losses()
-            self._track(self._terms(x, seeds.fold_in(seed, first + tf.cast(i, tf.int64)), False),
-                        data["weight"][i])
+            self._track(self._terms(x, seeds.fold_in(seed, first + tf.cast(i, tf.int64)), False,
+                                    label=self._feed.label(data, i)), data["weight"][i])
             return (i + 1,)
 
         tf.while_loop(lambda i: i < data["count"], body, (0,))
@@ -431,10 +446,11 @@ class Trainable(keras.Model):
         return {m.name: m.result() for m in self._trackers.values()}
 
     def _batch(self, data) -> tuple:
-        """Returns (x, target or None, weights or None) of what Keras gives a step."""
-        batch = fit_data.standard(self.form(), *keras.utils.unpack_x_y_sample_weight(data))
-        target = None if self.no_targets else batch.y
-        return self.as_input(batch.x), None if target is None else self.as_input(target), batch.w
+        """Returns (x, target or None, weights or None, labels or None) of what Keras gives a step."""
+        form = self.form()
+        batch = fit_data.standard(form, *keras.utils.unpack_x_y_sample_weight(data))
+        target, label = (None, batch.y) if form.num_labels else (None if self.no_targets else batch.y, None)
+        return self.as_input(batch.x), None if target is None else self.as_input(target), batch.w, label
 
     def _track(self, terms: dict[str, tf.Tensor], sample_weight) -> None:
         for name, tracker in self._trackers.items():

@@ -27,6 +27,7 @@ class Feed:
       steps_per_call: K, the most steps of one call.
       resident_bytes: largest size kept on the device.
       augment: maps (x, seed) to x for training batches, or None.
+      labels: those of `train` and `valid`, int64 (n,) each, for what is trained with them; None: without.
 
     Raises ValueError when there is no whole batch.
     """
@@ -40,6 +41,7 @@ class Feed:
         steps_per_call: int = 64,
         resident_bytes: int = 2 << 30,
         augment: Optional[Callable] = None,
+        labels: Optional[tuple[np.ndarray, np.ndarray]] = None,
     ):
         if len(train) < batch_size:
             raise ValueError(f"batch_size={batch_size} is larger than the {len(train)} training data.")
@@ -58,6 +60,7 @@ class Feed:
         )
         if self.resident:
             self._train, self._valid = tf.constant(train), tf.constant(valid)
+        self._labels = None if labels is None else tuple(tf.constant(one, tf.int32) for one in labels)
 
     def order(self, epoch: int) -> np.ndarray:
         """Returns the row numbers of the epoch's whole batches, shape (steps_per_epoch, batch_size)."""
@@ -101,6 +104,12 @@ class Feed:
             return block["x"][i]
         return tf.gather(self._valid if "weight" in block else self._train, block["rows"][i])
 
+    def label(self, block: dict, i: Union[int, tf.Tensor]) -> Optional[tf.Tensor]:
+        """Returns the labels of batch i of a block, int32 (batch_size,), None without labels."""
+        if self._labels is None:
+            return None
+        return tf.gather(self._labels["weight" in block], block["rows"][i])
+
     def _blocks(self, rows, steps: int, length: int, more: Optional[dict] = None) -> tf.data.Dataset:
         """Cuts rows (steps, batch_size), and arrays of its length in `more`, into blocks padded to `length` steps."""
         number = math.ceil(steps / length)
@@ -118,7 +127,7 @@ class Feed:
         """Replaces row numbers by data where these do not stay on the device."""
 
         def fetch(block: dict) -> dict:
-            rows = block.pop("rows")
+            rows = block["rows"] if self._labels is not None else block.pop("rows")
             data = tf.numpy_function(lambda numbers: x[numbers], [rows], tf.as_dtype(x.dtype), stateful=False)
             return {**block, "x": tf.ensure_shape(data, (*rows.shape, *x.shape[1:]))}
 

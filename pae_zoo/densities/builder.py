@@ -32,7 +32,7 @@ WITH_LAYERS = ("flow", "mixture_flow", "flow_matching")
 def make(density: str, num_dims: int, layers: Union[str, Sequence[str]] = ("nsf",), depth: int = 4,
          hidden_units: Sequence[int] = (128, 128), bins: int = 8, components: int = 0, noise: float = 0.0,
          whiten: bool = True, seed: int = 0, dtype: Optional[str] = None, factors: Optional[int] = None,
-         **options: Any) -> Flow:
+         num_labels: int = 0, **options: Any) -> Flow:
     """Returns the density of this name over num_dims numbers, not fitted yet.
 
     Args:
@@ -42,9 +42,12 @@ def make(density: str, num_dims: int, layers: Union[str, Sequence[str]] = ("nsf"
       components: number of components of a mixture; 0 chooses it on validation data.
       factors: columns of the factors behind each covariance of a mixture, 0 for whole covariances; None takes 0 up to
         64 dimensions and 16 above.
+      num_labels: C, for p(z|c) of each label c beside p(z): a mixture has as many components for each, "gaussian" and
+        "flow" have one Gaussian for each.
       whiten, seed, dtype, options: as in `pae_zoo.flows.Flow`; with context_dim layers take a context.
 
-    Raises UserError for an unknown name, and for components or factors of a density that has none.
+    Raises UserError for an unknown name, for components or factors of a density that has none, and for labels of
+    "flow_matching".
     """
     if density not in NAMES:
         raise unknown("density", density, NAMES)
@@ -53,12 +56,18 @@ def make(density: str, num_dims: int, layers: Union[str, Sequence[str]] = ("nsf"
         if value and density not in WITH_MIXTURE:
             raise UserError(f"density {density!r} has no {name}; received {name}={value}. Leave it out, or take one of "
                             f"{', '.join(WITH_MIXTURE)}.")
+    if density == "flow_matching" and num_labels:
+        raise UserError(f"density 'flow_matching' has no labels; received num_labels={num_labels}. Take one of "
+                        f"{', '.join(name for name in NAMES if name != density)}.")
     if density == "flow_matching":
         return FlowMatching(num_dims, hidden_units=hidden_units, **shared)
     base = None
-    if density in WITH_MIXTURE:
-        student = density != "gaussian_mixture"
+    if density in WITH_MIXTURE or num_labels:
+        student = density in WITH_MIXTURE and density != "gaussian_mixture"
         own: dict[str, Any] = dict(student=student, seed=seed, dtype=dtype, name="mixture")
+        if num_labels:
+            own["num_labels"] = num_labels
+            components = components * num_labels if density in WITH_MIXTURE else num_labels
         if factors is None:
             factors = MANY_FACTORS if num_dims > MANY_DIMS else 0
         if factors:

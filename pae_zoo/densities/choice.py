@@ -7,6 +7,7 @@ from typing import Any, Optional
 import numpy as np
 from tqdm import tqdm
 
+from pae_zoo.core import labels as labels_lib
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.densities import em
@@ -129,6 +130,40 @@ def fit(x: np.ndarray, held_out: Optional[np.ndarray], weights: Optional[np.ndar
                 bar.update()
     return found, {"components": len(found.log_weights), "passes": chosen.best_passes,
                    "pseudo_counts": chosen.pseudo_counts, "mixture_nll": -chosen.value}
+
+
+def fit_labels(x: np.ndarray, labels: Optional[np.ndarray], held_out: Optional[np.ndarray],
+               held_out_labels: Optional[np.ndarray], weights: Optional[np.ndarray], mixture: Any,
+               verbose: bool = False) -> tuple[Any, dict[str, Any]]:
+    """Returns a mixture whose components belong to labels, each label's fitted to its own rows, and how.
+
+    `mixture` says how many labels and components there are, and of which kind; a label without rows of its own gets
+    those of all. Raises UserError without labels, or for more components than rows.
+    """
+    if labels is None or (held_out is not None and held_out_labels is None):
+        raise UserError(f"This mixture has {mixture.num_labels} labels; give those of the rows.")
+    x, labels = np.asarray(x, np.float64), labels_lib.checked(labels, mixture.num_labels)
+    found, reports = [], []
+    for label in range(mixture.num_labels):
+        rows = labels == label
+        rows = rows if rows.any() else np.ones(len(x), bool)
+        judge = None
+        if held_out is not None and held_out_labels is not None:
+            judge = np.asarray(held_out)[np.asarray(held_out_labels) == label]
+        one, report = fit(x[rows], judge, None if weights is None else weights[rows],
+                          mixture.num_components // mixture.num_labels, mixture.student, mixture.seed, verbose,
+                          mixture.num_factors)
+        found.append(one)
+        reports.append((report, int(rows.sum())))
+    most = max(len(one.log_weights) for one in found)
+    parts = [one.padded(most) for one in found]
+    joined = type(parts[0])(*(None if pieces[0] is None else np.concatenate(pieces) for pieces in zip(*parts)))
+    rows_of = np.asarray([count for _, count in reports], np.float64)
+    joined = joined._replace(log_weights=joined.log_weights - np.log(mixture.num_labels))
+    return joined, {
+        "components": most * mixture.num_labels, "passes": max(report["passes"] for report, _ in reports),
+        "pseudo_counts": max(report["pseudo_counts"] for report, _ in reports),
+        "mixture_nll": float(np.average([report["mixture_nll"] for report, _ in reports], weights=rows_of))}
 
 
 def _choose(search: _Search, num_components: int) -> _Fit:

@@ -65,6 +65,12 @@ class Parameters(NamedTuple):
                                None if found.dof is None else found.dof[order])
         return found
 
+    def of_label(self, label: int, per_label: int) -> "Parameters":
+        """Returns the density of the components `label` * per_label .. of a mixture by labels, given the label."""
+        rows = slice(label * per_label, (label + 1) * per_label)
+        return Parameters(self.log_weights[rows] - logsumexp(self.log_weights[rows]), self.means[rows],
+                          self.scales[rows], None if self.dof is None else self.dof[rows])
+
     def moved(self, shift: np.ndarray, matrix: np.ndarray) -> "Parameters":
         """Returns the density of z = shift + matrix u, matrix (D, D) invertible."""
         return Parameters(self.log_weights, shift + self.means @ matrix.T, matrix @ self.scales @ matrix.T, self.dof)

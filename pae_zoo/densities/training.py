@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pae_zoo.core import optimizers, seeds
 from pae_zoo.core.averaging import KeepBest
+from pae_zoo.core.errors import UserError
 from pae_zoo.densities import dequantising
 from pae_zoo.densities.builder import make
 from pae_zoo.flows.flow import Flow
@@ -109,7 +110,7 @@ def _spread_once(x: np.ndarray, whole: np.ndarray, seed: Any, density: Flow) -> 
 def fit(x: np.ndarray, density: str = "mixture_flow", held_out: Any = None,
         weights: Optional[np.ndarray] = None, settings: Union[Settings, Mapping[str, Any], None] = None,
         seed: int = 0, verbose: Union[int, str, None] = 0, context: Optional[np.ndarray] = None,
-        dequantise: bool = False, **options: Any) -> Flow:
+        dequantise: bool = False, labels: Optional[np.ndarray] = None, **options: Any) -> Flow:
     """Returns a density of the rows of x (n, K), fitted.
 
     Args:
@@ -117,13 +118,21 @@ def fit(x: np.ndarray, density: str = "mixture_flow", held_out: Any = None,
       held_out, weights, settings, verbose, dequantise: as in `train`.
       seed: of everything that is drawn.
       context: (n, C), for the density p(x|c) of each context; held_out are then a pair (rows, context).
+      labels: (n,) whole numbers from 0, for p(x|c) of each label c beside p(x); held_out are then (rows, labels).
       options: of `make`, such as components=20.
 
     Raises UserError for an unknown name, for what are no rows of finite numbers, or more components than rows.
     """
     x = np.asarray(x)
-    if context is not None:
+    if context is not None and labels is None:
         options["context_dim"] = np.shape(context)[-1] if np.ndim(context) == 2 else 1
+    if labels is not None:
+        given = np.asarray(labels)
+        if context is not None or given.shape != x.shape[:1] or not given.size:
+            raise UserError(f"labels are one whole number for each of {len(x)} rows, without a context; received shape "
+                            f"{given.shape}{'' if context is None else ' and a context'}.")
+        options.setdefault("num_labels", int(given.max()) + 1 if given.dtype.kind in "iuf" else 1)
+        context = given
     found = make(density, x.shape[-1] if x.ndim == 2 else 1, seed=seed, **options)
     if context is not None:
         x = found.join(x, context)

@@ -21,7 +21,10 @@ from pae_zoo.experiment import record as records_of
 from pae_zoo.experiment.checkpoint import Position
 from pae_zoo.experiment.workdir import FORMAT, Run
 from pae_zoo.models.base import Autoencoder, Stage
+from pae_zoo.models.parts import labels as conditions
 
+# Most labels of a condition: more are numbers of another kind, such as years or identities.
+MOST_CONDITIONS = 1000
 # Shared training flags belong to the first stage; a later one starts from these and its own settings.
 NEUTRAL = dict(max_steps=0, optimizer="adam", lr_schedule="constant", weight_decay=0.0, clip_norm=0.0, patience=0,
                ema=0.0, keep_checkpoints=0, clip_value=0.0, adam_beta1=0.9, adam_beta2=0.999, lr_warmup=0,
@@ -62,7 +65,8 @@ def prepare(hparams: Any, module: ModuleType) -> Session:
     with sizes.affordable(hparams):
         model = module.MODEL.from_hparams(_for_data(hparams, dataset), dataset.event_shape, steps)
     starts = _starts(hparams, run, model)
-    feed = _feed(model, dataset.train.x, dataset.valid.x, hparams, augment)
+    labels = (dataset.train.y, dataset.valid.y) if model.num_labels else None
+    feed = _feed(model, dataset.train.x, dataset.valid.x, hparams, augment, labels)
     return Session(hparams, run, dataset, model, feed, device, starts)
 
 
@@ -80,7 +84,27 @@ def _for_data(hparams: Any, dataset: data.Dataset) -> Any:
     """Returns the record with what the table says of its columns, where nobody else does."""
     kinds = hparams.column_kinds or (() if dataset.table is None else dataset.table.kinds)
     likelihood = likelihoods.of_columns(hparams.likelihood, kinds)
-    return dataclasses.replace(hparams, column_kinds=kinds, likelihood=likelihood)
+    found = dataclasses.replace(hparams, column_kinds=kinds, likelihood=likelihood)
+    if getattr(hparams, "condition", conditions.NONE) != conditions.LABEL:
+        return found
+    return dataclasses.replace(found, num_labels=_number_of_labels(hparams, dataset))
+
+
+def _number_of_labels(hparams: Any, dataset: data.Dataset) -> int:
+    """Returns the number of labels of a data set, or that asked for; raises UserError where they do not fit."""
+    splits = (dataset.train, dataset.valid, dataset.test)
+    if any(split.y is None for split in splits):
+        raise UserError(f"--condition=label needs labels, and {dataset.name} has none. Name --label_column of a table, "
+                        "give y beside x in an npz file, or folders of classes; or leave --condition out.")
+    there = max(1 + int(split.y.max()) for split in splits if len(split))
+    there = max(there, len(dataset.label_names))
+    if hparams.num_labels and hparams.num_labels < there:
+        raise UserError(f"--num_labels={hparams.num_labels}, but {dataset.name} has labels up to {there - 1}. Take "
+                        f"{there} or more, or 0, which counts them.")
+    if there > MOST_CONDITIONS:
+        raise UserError(f"{dataset.name} has labels up to {there - 1}; at most {MOST_CONDITIONS} labels can be a "
+                        "condition. Number them from 0, or leave --condition out.")
+    return hparams.num_labels or there
 
 
 def read_flags(module: ModuleType, argv: Sequence[str]) -> tuple[Any, dict[str, str]]:
@@ -122,11 +146,11 @@ def inherit(hparams: Any, model_class: type[Autoencoder], given: Collection[str]
     return hp.check(model_class.inherit(hparams, Run(workdirs[0]).read_hparams(), given))
 
 
-def _feed(model, train, valid, hparams, augment=None) -> Feed:
+def _feed(model, train, valid, hparams, augment=None, labels=None) -> Feed:
     batch_size = _batch_size(hparams, len(train), say=True)
     steps_per_call = hparams.steps_per_call or fitting.steps_per_call(model, train[:batch_size])
     return Feed(train, valid, batch_size, seed=hparams.seed, steps_per_call=steps_per_call,
-                resident_bytes=hparams.resident_memory << 20, augment=augment)
+                resident_bytes=hparams.resident_memory << 20, augment=augment, labels=labels)
 
 
 def finish(session: Session) -> int:
@@ -161,6 +185,8 @@ def fit(session: Session) -> Position:
     hparams, run, model, dataset = session.hparams, session.run, session.model, session.dataset
     if not run.has_checkpoint:
         model.adapt(dataset.train.x)
+        if model.num_labels:
+            model.count_labels(dataset.train.y)
         if session.starts:
             model.initialise_from_all(session.starts)
             session.starts = ()
@@ -241,7 +267,7 @@ def _train_stage(session: Session, stage: Stage) -> dict[str, Any]:
     """Trains a later stage, from its own checkpoint if there is one; returns what metrics.json says of it."""
     hparams = dataclasses.replace(session.hparams, **{**NEUTRAL, **stage.settings})
     run = Run(session.run.workdir, stage=stage.name)
-    train, valid = stage.inputs(session.dataset.train.x), stage.inputs(session.dataset.valid.x)
+    train, valid = (stage.rows(split.x, split.y) for split in (session.dataset.train, session.dataset.valid))
     found = _begin_stage(stage.part, train, valid, run)
     if len(train) < stage.least and hparams.epochs:
         print(f"{run.label}{len(train)} training data are fewer than {stage.least}: no steps are taken", flush=True)
@@ -291,7 +317,8 @@ def _tell_early_stop(position: Position, hparams, run: Run) -> None:
 
 def tasks_of(hparams: Any, model_class: type[Autoencoder]) -> tuple[str, ...]:
     """Returns the tasks of --tasks; without any those of the model."""
-    return hparams.tasks or default_tasks(model_class)
+    conditional = ("labels",) if getattr(hparams, "condition", "") == conditions.LABEL else ()
+    return hparams.tasks or (*default_tasks(model_class), *conditional)
 
 
 def default_tasks(model_class: type[Autoencoder]) -> tuple[str, ...]:

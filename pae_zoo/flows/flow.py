@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 from keras.saving import register_keras_serializable
 
 from pae_zoo.core import distributions, fit_data, seeds, values
+from pae_zoo.core import labels as labels_lib
 from pae_zoo.core.distributions import LOG_2PI
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
@@ -32,7 +33,8 @@ class Flow(Trainable):
     """z = whitening(layer_n(... layer_1(u))), u ~ p_base, fitted to data z by maximum likelihood.
 
     With `context_dim` it is a density p(z|c) for each context c: the layers see c, and `fit`, `predict` and
-    `flow(rows)` take rows (n, K + C) of z and c, which `join` makes.
+    `flow(rows)` take rows (n, K + C) of z and c, which `join` makes. With a base whose components belong to labels it
+    is one for each label, and p(z) their mixture; the rows are (n, K + 1), the label last.
 
     Minimises -log p(z) = -log p_base(u) - log|det du/dz| with u the inverse of z, nats per datum; p_base is N(0, I) or
     a mixture, which is fitted first and then trained along. `flow(z)` and `predict` give log p(z).
@@ -109,7 +111,14 @@ class Flow(Trainable):
         self.base: Any = base
         if base is not None and base.num_dims != self.num_dims:
             raise UserError(f"The base has {base.num_dims} dimensions, the flow {self.num_dims}; give both the same.")
+        if self.num_labels and self.context_dim:
+            raise UserError("A flow has a context or labels; received both. Give the labels as part of the context.")
         self.built = True
+
+    @property
+    def num_labels(self) -> int:
+        """The number of labels that components of the base belong to, 0 without."""
+        return getattr(getattr(self, "base", None), "num_labels", 0)
 
     @property
     def layer_names(self) -> list[str]:
@@ -171,45 +180,70 @@ class Flow(Trainable):
         return (context - self.context_mean) / self.context_std
 
     def join(self, z: Any, context: Any) -> np.ndarray:
-        """Returns z (n, K) and its context (n, C) as rows (n, K + C), which `fit` takes; raises UserError."""
+        """Returns z (n, K) and its context (n, C), or labels (n,), as rows that `fit` takes; raises UserError."""
         z, context = np.asarray(z), np.asarray(context)
+        if self.num_labels and context.ndim == 1 and len(context) == len(z):
+            own = labels_lib.checked(context, self.num_labels)[:, None]
+            return np.concatenate([z, own.astype(z.dtype if z.dtype.kind == "f" else np.float64)], axis=1)
         if z.ndim != 2 or context.shape != (len(z), self.context_dim) or z.shape[1] != self.num_dims:
             raise UserError(f"Data (n, {self.num_dims}) and a context (n, {self.context_dim}) are joined; received "
                             f"shapes {z.shape} and {context.shape}.")
         return np.concatenate([z, context], axis=1)
 
-    def _parted(self, rows: TensorLike) -> tuple[tf.Tensor, Optional[tf.Tensor]]:
-        """Returns z (..., K) and the context (..., C), None without one, of rows (..., K + C)."""
-        joined = self._rows(rows, self.num_dims + self.context_dim)
-        return (joined[..., : self.num_dims], joined[..., self.num_dims :]) if self.context_dim else (joined, None)
+    def _parted(self, rows: TensorLike) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns z (..., K) of joined rows, and what it is given: {"context": (..., C)}, {"label": (...)} or {}."""
+        joined = self._rows(rows, *self.event_shape)
+        z, rest = joined[..., : self.num_dims], joined[..., self.num_dims :]
+        if self.num_labels:
+            return z, {"label": tf.cast(rest[..., 0], tf.int32)}
+        return z, {"context": rest} if self.context_dim else {}
 
     # ---- density and samples -----------------------------------------------------------------------
 
-    def log_prob(self, z: TensorLike, context: Optional[TensorLike] = None) -> tf.Tensor:
-        """Returns log p(z) in nats, (..., K) -> (...); with a context (..., C), log p(z|c), leading axes broadcast."""
-        u, log_det = self.inverse(z, context)
-        return self._base_log_prob(u) + log_det
+    def log_prob(self, z: TensorLike, context: Optional[TensorLike] = None,
+                 label: Optional[TensorLike] = None) -> tf.Tensor:
+        """Returns log p(z) in nats, (..., K) -> (...); with a context (..., C), log p(z|c), leading axes broadcast.
 
-    def _base_log_prob(self, u: tf.Tensor) -> tf.Tensor:
+        With labels c, () or (batch,), that of each z (..., batch, K) is log p(z|c) too.
+        """
+        u, log_det = self.inverse(z, context)
+        return self._base_log_prob(u, label) + log_det
+
+    def _base_log_prob(self, u: tf.Tensor, label: Optional[TensorLike] = None) -> tf.Tensor:
+        if label is not None:
+            return self.base.log_prob(u, labels_lib.given(label, self.num_labels))
         if self.base is not None:
             return self.base.log_prob(u)
         return -0.5 * (tf.reduce_sum(tf.square(u), axis=-1) + self.num_dims * LOG_2PI)
 
-    def sample(self, num: int, seed: Any = None, context: Optional[TensorLike] = None) -> tf.Tensor:
+    def log_label_prob(self, z: TensorLike) -> tf.Tensor:
+        """Returns log p(c|z) of every label c, (..., K) -> (..., C); raises UserError without labels or before `fit`.
+
+        By Bayes' rule, from p(z|c) and the shares of labels in the training data.
+        """
+        if not self.num_labels:
+            raise UserError("This density has no labels. Build it with num_labels, and fit it with labels.")
+        return tf.nn.log_softmax(self.base.log_joint(self.inverse(z)[0]))
+
+    def sample(self, num: int, seed: Any = None, context: Optional[TensorLike] = None,
+               label: Optional[TensorLike] = None) -> tf.Tensor:
         """Draws `num` data, shape (num, K); `seed` is a pair of integers, None takes the flow's next one.
 
-        With a context (..., C) as many are drawn for each, (num, ..., K).
+        With a context (..., C) as many are drawn for each, (num, ..., K). `label` is one for all, (), or one for each
+        of them, (num,).
         """
         shape = num
         if context is not None:
             context = tf.convert_to_tensor(context)
             shape = tf.concat([[num], tf.shape(context)[:-1]], axis=0)
-        u = self.base_distribution().sample(shape, seed=self.next_seed(seed))
+        u = self.base_distribution(label=label).sample(shape, seed=self.next_seed(seed))
         return self.forward(u, context)[0]
 
-    def base_distribution(self, dtype: Any = None) -> tfd.Distribution:
-        """Returns p_base(u) as a `tfd` distribution, event shape (K,); build one per use."""
+    def base_distribution(self, dtype: Any = None, label: Optional[TensorLike] = None) -> tfd.Distribution:
+        """Returns p_base(u), or that of a label, as a `tfd` distribution, event shape (K,); build one per use."""
         dtype = tf.as_dtype(dtype or self.compute_dtype)
+        if label is not None:
+            return self.base.distribution(dtype, labels_lib.given(label, self.num_labels))
         if self.base is not None and self.base.fitted_components:
             return self.base.distribution(dtype)
         zeros = tf.zeros([self.num_dims], dtype)
@@ -217,7 +251,8 @@ class Flow(Trainable):
 
     def call(self, z: TensorLike, training: bool = False) -> tf.Tensor:
         """Returns log p(z) in nats, (..., K) -> (...); with a context log p(z|c), (..., K + C) -> (...)."""
-        return self.log_prob(*self._parted(z))
+        z, given = self._parted(z)
+        return self.log_prob(z, **given)
 
     def bijector(self, context: Optional[TensorLike] = None) -> FlowBijector:
         """Returns the flow, at a context (C,) where it has one, as a TFP bijector, base to data; build one per use."""
@@ -234,14 +269,14 @@ class Flow(Trainable):
 
     def objective(self, x: tf.Tensor, seed: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         """Returns "loss" and "nll", both -log p(x) in nats, (batch,); training drops out and adds noise."""
-        (v, context), log_det = self._parted(x), 0.0
+        (v, given), log_det = self._parted(x), 0.0
         if self.whitening is not None:
             v, log_det = self.whitening.transform(v, inverse=True)
         if training and self.noise:
             v += self.noise * seeds.normal(tf.shape(v), seed, v.dtype)
         dropped = seeds.stream(seed, "flow/dropout") if training and self.options["dropout"] else None
-        u, more = self._through(self.chain, v, inverse=True, seen=self._seen(context), seed=dropped)
-        nll = -self._base_log_prob(u) - log_det - more
+        u, more = self._through(self.chain, v, inverse=True, seen=self._seen(given.get("context")), seed=dropped)
+        nll = -self._base_log_prob(u, given.get("label")) - log_det - more
         return {"loss": nll, "nll": nll}
 
     def adapt(self, x: np.ndarray) -> None:
@@ -255,7 +290,7 @@ class Flow(Trainable):
             self.context_mean.assign(given.mean(axis=0))
             self.context_std.assign(np.where(is_constant(given), 1.0, given.std(axis=0)))
         v, context = self._parted(x[np.linspace(0, len(x) - 1, min(len(x), ADAPT_ROWS)).astype(int)])
-        seen = self._seen(context)
+        seen = self._seen(context.get("context"))
         if self.whitening is not None:
             self.whitening.adapt(x[:, : self.num_dims])
             v, _ = self.whitening(v, inverse=True)
@@ -280,12 +315,15 @@ class Flow(Trainable):
             return {}
         u, log_det = self._in_base(self._checked(x))
         judge = None if held_out is None or not len(held_out) else self._in_base(np.asarray(held_out))
-        found = self.base.fit(u, None if judge is None else judge[0], weights, verbose)
+        labels = {} if not self.num_labels else {
+            "labels": np.asarray(x)[:, -1], "held_out_labels": None if judge is None else np.asarray(held_out)[:, -1]}
+        found = self.base.fit(u, None if judge is None else judge[0], weights, verbose, **labels)
         found["mixture_nll"] -= float(np.mean(log_det if judge is None else judge[1]))
         return found
 
     def _in_base(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pairs = [self.inverse(*self._parted(x[i : i + ADAPT_ROWS])) for i in range(0, len(x), ADAPT_ROWS)]
+        parts = [self._parted(x[i : i + ADAPT_ROWS]) for i in range(0, len(x), ADAPT_ROWS)]
+        pairs = [self.inverse(z, given.get("context")) for z, given in parts]
         return np.concatenate([u for u, _ in pairs]), np.concatenate([log_det for _, log_det in pairs])
 
     def prepared(self) -> dict[str, int]:
@@ -298,12 +336,12 @@ class Flow(Trainable):
 
     @property
     def event_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The shape of one datum, (K,), or (K + C,) with a context."""
-        return (self.num_dims + self.context_dim,)
+        """The shape of one datum, (K,), or (K + C,) with a context, (K + 1,) with labels."""
+        return (self.num_dims + (1 if self.num_labels else self.context_dim),)
 
     def form(self) -> fit_data.Form:
-        # A flow is over numbers: integers are what they are, in training as in `log_prob`.
-        return dataclasses.replace(super().form(), bytes_are_pixels=False)
+        # A flow is over numbers: integers are what they are, in training as in `log_prob`; labels are in the rows.
+        return dataclasses.replace(super().form(), bytes_are_pixels=False, num_labels=0)
 
     def as_input(self, x: tf.Tensor) -> tf.Tensor:
         return self._rows(x, *self.event_shape)
@@ -312,6 +350,7 @@ class Flow(Trainable):
         x, (width,) = np.asarray(x), self.event_shape
         if x.ndim != 2 or x.shape[1] != width or len(x) < 2:
             context = f" with a context of {self.context_dim}" if self.context_dim else ""
+            context = f" with labels, those in the last of {width} columns," if self.num_labels else context
             raise UserError(
                 f"A flow over {self.num_dims} dimensions{context} is trained on an array (n, {width}), n >= 2; "
                 f"received shape {x.shape}."

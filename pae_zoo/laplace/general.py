@@ -1,6 +1,6 @@
 """Systems beyond one decoder and N(0, I): any function of z, any prior."""
 
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import tensorflow as tf
 
@@ -53,10 +53,13 @@ class WithPrior(System):
     Args:
       system: the system under N(0, I).
       log_prior: maps z (..., K) to log p(z) in nats, (...).
+      curvature: maps z (batch, K) to a positive definite -d^2 log p(z)/dz^2, (batch, K, K), where it is known; None
+        takes it by differentiation.
     """
 
-    def __init__(self, system: System, log_prior: Callable[[tf.Tensor], tf.Tensor]):
-        self.system, self.log_prior = system, log_prior
+    def __init__(self, system: System, log_prior: Callable[[tf.Tensor], tf.Tensor],
+                 curvature: Optional[Callable[[tf.Tensor], tf.Tensor]] = None):
+        self.system, self.log_prior, self.known_curvature = system, log_prior, curvature
 
     def at(self, mu: tf.Tensor) -> Local:
         gram, gradient = self.system.at(mu)
@@ -72,6 +75,8 @@ class WithPrior(System):
         return with_prior, self._risen(mu, gradient)
 
     def _curvature(self, mu: tf.Tensor) -> tf.Tensor:
+        if self.known_curvature is not None:
+            return self.known_curvature(mu)
         return algebra.function_of(-derivatives.hessian(self.log_prior, mu), _absolute)
 
     def _risen(self, mu: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:

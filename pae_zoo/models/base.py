@@ -21,7 +21,7 @@ from pae_zoo.core.inputs import TensorLike
 from pae_zoo.core.trainable import to_float
 from pae_zoo.data import preprocessing as preprocessing_lib
 from pae_zoo.models import capabilities
-from pae_zoo.models.parts import builder, gaps, geometry_decoders
+from pae_zoo.models.parts import builder, gaps, geometry_decoders, labels
 from pae_zoo.models.parts import former as former_lib
 from pae_zoo.models.parts.importance import ImportanceEstimate
 from pae_zoo.models.parts.stages import Stage
@@ -29,7 +29,7 @@ from pae_zoo.models.parts.stages import Stage
 tfd = tfp.distributions
 
 
-class Autoencoder(gaps.TakesGaps, trainable.Trainable):
+class Autoencoder(gaps.TakesGaps, labels.TakesLabels, trainable.Trainable):
     """Encoder, decoder and observation model p(y|z), with training shared by all models of the zoo.
 
     Args:
@@ -371,7 +371,7 @@ class Autoencoder(gaps.TakesGaps, trainable.Trainable):
     @classmethod
     def options(cls, hparams: Any, total_steps: int) -> dict[str, Any]:
         """Returns the constructor's arguments that the model's own flags give, by equal names."""
-        return {f.name: getattr(hparams, f.name) for f in records.own_fields(type(hparams))}
+        return labels.of_flags({f.name: getattr(hparams, f.name) for f in records.own_fields(type(hparams))})
 
     @classmethod
     def length_matters(cls, hparams: Any) -> bool:
@@ -412,15 +412,13 @@ class Autoencoder(gaps.TakesGaps, trainable.Trainable):
         moved; data of weight 0 are left out.
         """
         measured = fit_data.examples(train if held_out is None else held_out, trainable.ADAPT_DATA)
-        found = [(stage.inputs(x), w) for x, w in fit_data.weighted(train, steps) if len(x)]
-        if not found or not len(measured):
+        found = stage.read(train, steps)
+        if found is None or not len(measured):
             return
         self.measure(measured)
-        inputs = np.concatenate([one for one, _ in found])
-        weights = None if found[0][1] is None else np.concatenate([w for _, w in found if w is not None])
-        judge = None if held_out is None else [stage.inputs(x) for x, _ in fit_data.weighted(held_out) if len(x)]
+        judge = None if held_out is None else stage.read(held_out)
         stage.part.adapted.assign(0)
-        fitted = stage.train(stage.part, inputs, np.concatenate(judge) if judge else None, weights, stage.settings,
+        fitted = stage.train(stage.part, found[0], None if judge is None else judge[0], found[1], stage.settings,
                              self.jit_compile, verbose)
         history.history.update({f"{stage.name}_{name}": values for name, values in fitted.items()})
         self.measure_scores(measured)

@@ -125,6 +125,11 @@ class PAE(FlowLatent, ae.AE):
         gram = tf.einsum("kbd,lbd->bkl", jacobian, jacobian)
         return self.log_prob_latent(z) - 0.5 * tf.linalg.logdet(gram)
 
+    def log_label_prob(self, x: TensorLike, num_samples: int = 100, seed: Any = None) -> tf.Tensor:
+        if not self.num_labels:
+            return super().log_label_prob(x)
+        return tf.cast(self.flow.log_label_prob(self.codes(x)), self.float_type)
+
     def gaussian_log_prob(self, z: TensorLike) -> tf.Tensor:
         """Returns log N(z; m, S) with the mean and covariance of the training codes, nats, (..., K) -> (...)."""
         whitened, log_det = self.flow.whitening(tf.cast(self.latents(z), self.flow.compute_dtype), inverse=True)
@@ -216,7 +221,8 @@ class PAE(FlowLatent, ae.AE):
 
     def _stage(self, settings: dict[str, Any]) -> base.Stage:
         least = densities.least_rows(self.flow)
-        return base.Stage("flow", self.flow, self.stage_codes, settings, densities.train, least)
+        join = self.flow.join if self.num_labels else None
+        return base.Stage("flow", self.flow, self.stage_codes, settings, densities.train, least, join)
 
     reads_again = True
 

@@ -16,7 +16,7 @@ from pae_zoo.core import records, seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import base
-from pae_zoo.models.parts import importance, imputation, priors, refinement
+from pae_zoo.models.parts import importance, imputation, labels, priors, refinement
 from pae_zoo.models.parts.posteriors import DiagonalPosterior, Posterior, standard_normal, standard_normal_log_prob
 
 tfd = tfp.distributions
@@ -72,7 +72,7 @@ class HParams(priors.PriorFlags, BoundFlags):
 
 
 @register_keras_serializable("pae_zoo")
-class VAE(imputation.Imputes, base.Autoencoder):
+class VAE(imputation.Imputes, labels.LabelsFromDraws, base.Autoencoder):
     """Variational autoencoder (Kingma & Welling, arXiv 1312.6114), with prior N(0, I) or a learned one.
 
     Minimises -log p(y|z) + beta |KL - C(t)|, or with free bits -log p(y|z) + beta max(KL - lambda, 0), with
@@ -90,6 +90,7 @@ class VAE(imputation.Imputes, base.Autoencoder):
     Args beyond `Autoencoder`: beta, kl ("analytic" or "mc"), num_latent_samples, bound ("elbo" or "iwae"), gradient
       ("pathwise" or "sticking_the_landing"), capacity (nats), capacity_steps, free_bits (nats), posterior_std
       ("softplus" or "exp"), prior ("standard", "vamp" or "mixture"), prior_components: see the flags' help;
+      num_labels: C, for a prior p(z|c) of each label c, Gaussians that are learned, and kl "mc"; 0: without labels;
       refine ("none", "newton" or "line_search"), refine_updates: how codes are refined at test, see `refined`.
 
     Raises UserError for settings that exclude each other.
@@ -122,7 +123,7 @@ class VAE(imputation.Imputes, base.Autoencoder):
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", beta: float = 1.0, kl: str = "analytic",
                  num_latent_samples: int = 1, bound: str = "elbo", gradient: str = "pathwise", capacity: float = 0.0,
                  capacity_steps: int = 100_000, free_bits: float = 0.0, posterior_std: str = "softplus",
-                 prior: str = priors.STANDARD, prior_components: int = 64, refine: str = "none",
+                 prior: str = priors.STANDARD, prior_components: int = 64, num_labels: int = 0, refine: str = "none",
                  refine_updates: int = refinement.NUM_UPDATES, **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **kwargs)
         if kl not in ("analytic", "mc") or posterior_std not in ("softplus", "exp"):
@@ -151,7 +152,8 @@ class VAE(imputation.Imputes, base.Autoencoder):
                 "none. Set kl='mc' or bound='iwae'."
             )
         self.beta = float(beta)
-        self.kl = kl
+        self.num_labels = int(num_labels)
+        self.kl = "mc" if self.num_labels else kl  # a mixture of labels has no closed form
         self.bound = bound
         self.gradient = gradient
         self.num_latent_samples = int(num_latent_samples)
@@ -231,7 +233,9 @@ class VAE(imputation.Imputes, base.Autoencoder):
     def _joint(self, y: tf.Tensor, training: bool = False) -> laplace.System:
         """Returns the linearised model of p(y, z), of the prior as it stands."""
         system = self.system(y, training)
-        return system if self.learned_prior is None else laplace.WithPrior(system, self.log_prob_latent)
+        if self.learned_prior is None:
+            return system
+        return laplace.WithPrior(system, self.log_prob_latent, self.prior_curvature())
 
     def system(self, y: tf.Tensor, training: bool = False) -> laplace.System:
         """Returns the linearised model of p(y, z), without a learned prior, for y (batch, *event)."""
@@ -479,7 +483,7 @@ class VAE(imputation.Imputes, base.Autoencoder):
         steps = self.refining
         refining = {} if steps is None else {"refine": steps.update, "refine_updates": steps.num_updates}
         return {**super().get_config(), "prior": self.prior_kind, **{name: getattr(self, name) for name in own},
-                **refining}
+                **({"num_labels": self.num_labels} if getattr(self.learned_prior, "num_labels", 0) else {}), **refining}
 
 
 MODEL = VAE

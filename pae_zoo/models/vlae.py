@@ -1,6 +1,7 @@
 """vlae: variational Laplace autoencoder, whose q(z|x) is the Gaussian of the decoder linearised at a mode."""
 
 import dataclasses
+import functools
 from typing import Any, Optional
 
 import keras
@@ -198,21 +199,22 @@ class VLAE(vae.VAE):
 
     # ---- training ----------------------------------------------------------------------------------
 
-    def _step(self, x: tf.Tensor, weight: Optional[tf.Tensor], target: Optional[tf.Tensor]) -> tf.Tensor:
-        own = super()._step
+    def _step(self, x: tf.Tensor, weight: Optional[tf.Tensor], target: Optional[tf.Tensor],
+              label: Optional[tf.Tensor] = None) -> tf.Tensor:
+        own = functools.partial(super()._step, x, weight, target, label)
         if not self.warmup_steps:
-            return own(x, weight, target)
+            return own()
 
         def amortised():
             self._amortised = True
             try:
-                return own(x, weight, target)
+                return own()
             finally:
                 self._amortised = False
 
         # The whole step is chosen, not the loss: TensorFlow fails on gradients of a choice inside of a loop.
         until = tf.cast(self.warmup_steps, tf.int64) if self.warmup_steps > 0 else self._warm_until
-        return tf.cond(self.step < until, amortised, lambda: own(x, weight, target))
+        return tf.cond(self.step < until, amortised, own)
 
     @property
     def schedule_steps(self) -> int:

@@ -23,15 +23,17 @@ def arrays(form: Form, x: Any, y: Any, w: Any, class_weight: Optional[Mapping], 
     y = x if same else None if y is None else _array(y, "y", words=True)
     if not len(x):
         raise UserError(f"{where} holds no data.")
-    targets = y if y is not None and y.ndim > 1 and y.dtype.kind in _NUMBERS else None
+    targets = y if y is not None and not form.num_labels and y.ndim > 1 and y.dtype.kind in _NUMBERS else None
     w = None if w is None else _array(w, "sample_weight")
     batch = standard(form, _floats(form, x), y if targets is None else _floats(form, targets), w)
-    labels = y if batch.y is None else None
+    labels = y if batch.y is None or form.num_labels else None
     for part, name in ((batch.y, "y"), (batch.w, "sample_weight"), (labels, "y")):
         if part is not None and len(part) != len(batch.x):
             raise UserError(f"{where} holds {len(batch.x)} data and {name} {len(part)}; give equally many.")
     if checked:
         values.check(batch.x, where, form.unit, remedy=REMEDY, missing=form.missing)
+    if form.num_labels:
+        return batch._replace(w=_checked_weights(batch.w, labels, class_weight))
     if batch.y is not None and form.no_targets:
         if not same and not _equal(batch.x, batch.y):
             raise UserError(refused_targets(form))

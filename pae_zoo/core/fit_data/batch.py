@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
-from pae_zoo.core import inputs
+from pae_zoo.core import inputs, labels
 from pae_zoo.core.errors import UserError
 
 #: what data, targets or labels, and weights are called in a dict
@@ -29,6 +30,7 @@ class Form:
       unit: whether floats must lie in [0, 1], as those of images must.
       no_targets: why the model takes no targets other than x, and what to do; empty where it takes them.
       missing: whether NaN in x stands for a value that nobody has seen.
+      num_labels: of a model that is trained with labels, which y then are; 0 of others.
     """
 
     event_shape: tuple[int, ...]
@@ -38,10 +40,11 @@ class Form:
     unit: bool = False
     no_targets: str = ""
     missing: bool = False
+    num_labels: int = 0
 
 
 class Batch(NamedTuple):
-    """Data (b, *event), targets of the same shape or None, weights (b,) or None."""
+    """Data (b, *event), targets of the same shape, int32 labels (b,) or None, weights (b,) or None."""
 
     x: Any
     y: Any = None
@@ -78,7 +81,22 @@ def parts(given: Any) -> tuple[Any, Any, Any]:
 def standard(form: Form, x: Any, y: Any = None, w: Any = None) -> Batch:
     """Returns a batch of arrays or tensors in one form, told by static shapes alone; raises UserError."""
     x = inputs.shaped(x, form.event_shape)
-    return Batch(x, target_of(form, y), weights_of(w))
+    return Batch(x, labels_of(form, y) if form.num_labels else target_of(form, y), weights_of(w))
+
+
+def labels_of(form: Form, y: Any) -> Any:
+    """Returns y as int32 labels (b,), of a model that is trained with them; raises UserError where there are none.
+
+    y is (b,), (b, 1), or (b, classes) of ones and zeros; the values of tensors are not looked at.
+    """
+    if y is None or isinstance(y, (Mapping, tuple, list)) or tuple(y.shape)[1:] not in ((), (1,), (form.num_labels,)):
+        received = "none" if y is None else type(y).__name__ if not hasattr(y, "shape") else f"shape {_text(y.shape)}"
+        raise UserError(f"This {form.name} is trained with labels, 0 to {form.num_labels - 1}: give them as y, (batch,); "
+                        f"received {received}.")
+    many = len(y.shape) == 2 and y.shape[1] > 1
+    if isinstance(y, np.ndarray):
+        return labels.checked(y.argmax(axis=1) if many else y.reshape(-1), form.num_labels)
+    return tf.cast(tf.argmax(y, axis=1) if many else tf.reshape(y, (-1,)), tf.int32)
 
 
 def target_of(form: Form, y: Any) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Optional
 
+import numpy as np
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
@@ -10,9 +11,11 @@ from pae_zoo.core.fit_data.batch import REMEDY, Form, parts, refused_targets, st
 
 
 def of_element(element: tuple) -> tuple:
-    """Returns (x, y, w) of what `Batch.for_keras` gave; what stands in for y has the shape of the weights."""
+    """Returns (x, y, w) of what `Batch.for_keras` gave; what stands in for y are the weights, no whole numbers."""
     x, y, w = (*element, None, None)[:3]
-    return x, y if w is None or y is None or len(y.shape) > 1 else None, w
+    if y is not None and w is not None and len(y.shape) == 1 and y.dtype != (tf.int32 if tf.is_tensor(y) else np.int32):
+        y = None
+    return x, y, w
 
 
 def mapped(form: Form, dataset: tf.data.Dataset, class_weight: Optional[Mapping], checked: bool) -> tf.data.Dataset:
@@ -26,16 +29,22 @@ def mapped(form: Form, dataset: tf.data.Dataset, class_weight: Optional[Mapping]
     def one(number, element):
         x, y, w = parts(element)
         batch = standard(form, x, y, w)
-        batch = batch._replace(x=_cast(form, batch.x), y=None if batch.y is None else _cast(form, batch.y))
+        targets = None if batch.y is None or form.num_labels else _cast(form, batch.y)
+        batch = batch._replace(x=_cast(form, batch.x), y=batch.y if form.num_labels else targets)
         checks = _value_checks(form, batch.x, number) if checked else []
-        if batch.y is not None and form.no_targets:
+        if form.num_labels:
+            inside = tf.reduce_all((batch.y >= 0) & (batch.y < form.num_labels))
+            checks.append(tf.debugging.Assert(inside, [
+                tf.strings.format(f"pae_zoo: labels are 0 to {form.num_labels - 1}; batch {{}} holds another.",
+                                  number)]))  # fmt: skip
+        elif batch.y is not None and form.no_targets:
             same = tf.reduce_all(tf.equal(batch.x, batch.y))
             checks.append(tf.debugging.Assert(same, [f"pae_zoo: {refused_targets(form)}"]))
             batch = batch._replace(y=None)
         elif batch.y is not None and checked:
             checks += _value_checks(form, batch.y, number, "y")
         if class_weight:
-            batch = batch._replace(w=_class_weights(y if batch.y is None else None, w, class_weight))
+            batch = batch._replace(w=_class_weights(y if batch.y is None or form.num_labels else None, w, class_weight))
         elif w is not None:
             batch = batch._replace(w=tf.cast(batch.w, tf.float32))
         if batch.w is not None and checked:

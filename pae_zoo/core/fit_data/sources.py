@@ -156,9 +156,22 @@ def examples(source: Source, num: int) -> np.ndarray:
 
 def weighted(source: Source, steps: Optional[int] = None) -> Iterator[tuple[np.ndarray, Optional[np.ndarray]]]:
     """Yields (x, w) of an epoch, without data of weight 0; w is None where there are no weights."""
+    return ((x, w) for x, _, w in standing(source, steps))
+
+
+def standing(source: Source, steps: Optional[int] = None) -> Iterator[tuple]:
+    """Yields (x, y, w) of an epoch, without data of weight 0; y and w are None where there are none."""
     for batch in source.epoch(steps):
         w = None if batch.w is None else np.asarray(batch.w)
-        yield _weighty(batch.x, w), None if w is None else w[w > 0]
+        y = None if batch.y is None else _weighty(batch.y, w)
+        yield _weighty(batch.x, w), y, None if w is None else w[w > 0]
+
+
+def labels_and_weights(source: Source, steps: Optional[int] = None) -> tuple[np.ndarray, Optional[np.ndarray]]:
+    """Returns the labels (n,) of an epoch of data that have some, and the weights, None where there are none."""
+    found = [(y, w) for _, y, w in standing(source, steps)]
+    weights = None if found[0][1] is None else np.concatenate([w for _, w in found])
+    return np.concatenate([y for y, _ in found]), weights
 
 
 def count(source: Source, steps: Optional[int] = None) -> float:

@@ -9,10 +9,11 @@ import tensorflow_probability as tfp
 from pae_zoo import densities, flows
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
+from pae_zoo.models.parts import labels
 
 
 @dataclasses.dataclass(frozen=True)
-class FlowFlags:
+class FlowFlags(labels.LabelFlags):
     """Flags of the density of the latents."""
 
     density: str = hp.option(
@@ -38,6 +39,7 @@ class FlowLatent:
     flow: flows.Flow
     latent_dim: int
     seed: int
+    label: Optional[tf.Tensor]
     #: options of the density that the model fixes
     flow_options: dict = {}
     #: the density that a model built without one has
@@ -56,11 +58,11 @@ class FlowLatent:
         if flow.num_dims != self.latent_dim:
             raise UserError(f"The flow has {flow.num_dims} dimensions, the encoder gives {self.latent_dim} latents. "
                             "Build the flow with the number of latents.")
-        self.flow = flow
+        self.flow, self.num_labels = flow, flow.num_labels
 
     def prior(self) -> tfp.distributions.Distribution:
         """Returns the density of the base space u, event shape (latent_dim,): N(0, I), or the fitted mixture."""
-        return self.flow.base_distribution(self.float_type)
+        return self.flow.base_distribution(self.float_type, self.label)
 
     def latent_from_base(self, u: Any) -> tf.Tensor:
         """Returns z = F(u) for u (..., K)."""
@@ -72,17 +74,28 @@ class FlowLatent:
 
     def log_prob_latent(self, z: Any) -> tf.Tensor:
         """Returns log p(z) = log p(u) + log |det dF^-1/dz|, u = F^-1(z), nats, (..., K) -> (...)."""
-        return tf.cast(self.flow.log_prob(z), self.float_type)
+        return tf.cast(self.flow.log_prob(z, label=self.label), self.float_type)
+
+    def log_joint_latent(self, z: Any) -> tf.Tensor:
+        """Returns log p(z, c) of every label c, nats, (..., K) -> (..., C); raises UserError without labels."""
+        return tf.cast(self.flow.log_label_prob(z) + self.flow.log_prob(z)[..., None], self.float_type)
+
+    def count_labels(self, labels: Any, weights: Any = None) -> None:
+        """Takes the shares of labels from those of the training data, (n,), where the mixture has components."""
+        if self.flow.base is not None and self.flow.base.fitted_components:  # others count them in fitting
+            self.flow.base.count_labels(labels, weights)
 
     @classmethod
     def options(cls, hparams: Any, total_steps: int) -> dict[str, Any]:
         found = super().options(hparams, total_steps)  # pyright: ignore[reportAttributeAccessIssue]
-        kept = {name: value for name, value in found.items() if not name.startswith(("flow", "density"))}
+        kept = {name: value for name, value in found.items()
+                if not name.startswith(("flow", "density")) and name != "num_labels"}
         flow = densities.make(
             hparams.density, hparams.latent_dim, layers=hparams.flow, depth=hparams.flow_depth,
             hidden_units=hparams.flow_units, bins=hparams.flow_bins, components=cls.components_of(hparams),
             factors=None if hparams.density_factors < 0 else hparams.density_factors,
-            noise=getattr(hparams, "flow_noise", 0.0), seed=hparams.seed, name="flow", **cls.flow_options,
+            noise=getattr(hparams, "flow_noise", 0.0), num_labels=found.get("num_labels", 0), seed=hparams.seed, name="flow",
+            **cls.flow_options,
         )  # fmt: skip
         return {**kept, "flow": flow}
 

@@ -13,6 +13,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.densities.mixture import Mixture, by_rows
+from pae_zoo.models.parts import labels
 from pae_zoo.models.parts.mixtures import UniformMixture
 from pae_zoo.models.parts.posteriors import DiagonalPosterior, diag_normal
 
@@ -28,11 +29,11 @@ def option(kinds: tuple[str, ...]) -> Any:
     words = {STANDARD: "N(0, I)", VAMP: "'vamp', the mean of q(z|u) over learned pseudo-inputs u",
              MIXTURE: "'mixture', learned Gaussians"}  # fmt: skip
     return hp.option(STANDARD, f"Prior of the latents: {'; '.join(words[kind] for kind in kinds)}. Learned ones need "
-                     "--kl=mc.", choices=kinds)
+                     "--kl=mc; --condition=label takes it by itself.", choices=kinds)
 
 
 @dataclasses.dataclass(frozen=True)
-class PriorFlags:
+class PriorFlags(labels.LabelFlags):
     """Flags of the prior of the latents."""
 
     prior: str = option(KINDS)
@@ -100,7 +101,10 @@ def make(kind: str, components: int, model: Any) -> Optional[keras.layers.Layer]
         known = ", ".join(model.takes_priors)
         raise UserError(f"The prior of {type(model).__name__} is one of {known}; received {kind!r}."
                         if kind in KINDS else f"prior is one of {known}; received {kind!r}.")
-    if kind == STANDARD:
+    if model.num_labels and kind == VAMP:
+        raise UserError("prior='vamp' has no labels; received num_labels="
+                        f"{model.num_labels}. Take 'standard', one Gaussian for each label, or 'mixture'.")
+    if kind == STANDARD and not model.num_labels:
         return None
     if model.kl != "mc":
         raise UserError(f"prior={kind!r} has no closed form of the KL; set kl='mc'. Received kl={model.kl!r}.")
@@ -110,12 +114,16 @@ def make(kind: str, components: int, model: Any) -> Optional[keras.layers.Layer]
     options = dict(seed=model.seed, dtype=keras.config.dtype_policy().variable_dtype, name="prior")
     if kind == VAMP:
         return PseudoInputs(model.event_shape, components, **options)
-    return Mixture(model.latent_dim, components, student=False, **options)
+    if not model.num_labels:
+        return Mixture(model.latent_dim, components, student=False, **options)
+    per_label = max(1, components // model.num_labels) if kind == MIXTURE else 1
+    return Mixture(model.latent_dim, per_label * model.num_labels, student=False, num_labels=model.num_labels,
+                   **options)
 
 
 def distribution(held: Union[PseudoInputs, Mixture], model: Any) -> Any:
     """Returns the density of the latents that `held` and the encoder of a VAE make, event shape (K,)."""
     if isinstance(held, Mixture):
-        return held.distribution(model.float_type)
+        return held.distribution(model.float_type, model.label)
     posterior = model.encoder_posterior(held.y(model.float_type))
     return MeanOfPosteriors(diag_normal(posterior.mean, posterior.stddev), held.count, name="MeanOfPosteriors")

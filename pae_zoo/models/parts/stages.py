@@ -5,7 +5,7 @@ from typing import Any, Callable, NamedTuple, Optional, Union
 import keras
 import numpy as np
 
-from pae_zoo.core import trainable
+from pae_zoo.core import fit_data, trainable
 
 
 def _by_steps(part: trainable.Trainable, inputs: np.ndarray, held_out: Optional[np.ndarray],
@@ -29,6 +29,8 @@ class Stage(NamedTuple):
       train: how plain `fit` trains the part: (part, inputs, validation inputs or None, weights or None, settings,
         jit_compile, verbose) to the values of every epoch by name.
       least: training data below which a stage takes no steps, what is fitted before them being all that they carry.
+      join: maps what `inputs` gave and the labels of the data, (n,), to the rows that the part is trained on, None
+        where it has no use for labels.
     """
 
     name: str
@@ -37,3 +39,17 @@ class Stage(NamedTuple):
     settings: dict[str, Any]
     train: Callable[..., dict[str, list[float]]] = _by_steps
     least: int = 0
+    join: Optional[Callable[[np.ndarray, np.ndarray], np.ndarray]] = None
+
+    def rows(self, x: np.ndarray, labels: Optional[np.ndarray] = None) -> np.ndarray:
+        """Returns the stage's own data, of data x (n, *event) and, where it has a use for them, labels (n,)."""
+        found = self.inputs(x)
+        return found if self.join is None else self.join(found, labels)
+
+    def read(self, source: fit_data.Source, steps: Optional[int] = None) -> Optional[tuple]:
+        """Returns the stage's own data of a source and their weights or None; None where there are no data."""
+        found = [(self.rows(x, y), w) for x, y, w in fit_data.standing(source, steps) if len(x)]
+        if not found:
+            return None
+        weights = None if found[0][1] is None else np.concatenate([w for _, w in found if w is not None])
+        return np.concatenate([one for one, _ in found]), weights
