@@ -7,8 +7,17 @@ of whatever is given; `keras` of it is what Keras is handed, `batches` what fit 
 
 from pae_zoo.core.fit_data.batch import Batch, Form, parts, standard
 from pae_zoo.core.fit_data.reading import read, read_pair
-from pae_zoo.core.fit_data.sources import Arrays, Batches, Source, count, examples, labels_and_weights, standing
-from pae_zoo.core.fit_data.sources import telling, weighted
+from pae_zoo.core.fit_data.sources import (
+    Arrays,
+    Batches,
+    Source,
+    count,
+    examples,
+    labels_and_weights,
+    standing,
+    telling,
+    weighted,
+)
 
 __all__ = ["Arrays", "Batch", "Batches", "Form", "Source", "count", "examples", "labels_and_weights", "parts", "read",
            "read_pair", "standard", "standing", "telling", "weighted"]  # fmt: skip

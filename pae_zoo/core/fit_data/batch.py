@@ -91,8 +91,8 @@ def labels_of(form: Form, y: Any) -> Any:
     """
     if y is None or isinstance(y, (Mapping, tuple, list)) or tuple(y.shape)[1:] not in ((), (1,), (form.num_labels,)):
         received = "none" if y is None else type(y).__name__ if not hasattr(y, "shape") else f"shape {_text(y.shape)}"
-        raise UserError(f"This {form.name} is trained with labels, 0 to {form.num_labels - 1}: give them as y, (batch,); "
-                        f"received {received}.")
+        raise UserError(f"This {form.name} is trained with labels, 0 to {form.num_labels - 1}: give them as y, "
+                        f"(batch,); received {received}.")
     many = len(y.shape) == 2 and y.shape[1] > 1
     if isinstance(y, np.ndarray):
         return labels.checked(y.argmax(axis=1) if many else y.reshape(-1), form.num_labels)

@@ -23,8 +23,8 @@ REGRESSION_ROWS = 10_000
 class Flags:
     """The flags of the task labels."""
 
-    label_samples: int = option(100, "Draws of each datum's latent behind p(label|x) of the task labels, of models that "
-                                "draw.", low=1, high=100_000, group=EVALUATION, smoke=5)
+    label_samples: int = option(100, "Draws of each datum's latent behind p(label|x) of the task labels, of models "
+                                "that draw.", low=1, high=100_000, group=EVALUATION, smoke=5)
 
 
 def run(context: Context) -> Iterator[tuple[str, Any]]:
@@ -36,7 +36,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
     """
     model, dataset = context.model, context.dataset
     if not model.num_labels:
-        raise NotImplementedError(f"{type(model).__name__} was trained without labels; train it with --condition=label.")
+        raise NotImplementedError(f"{type(model).__name__} was trained without labels; take --condition=label.")
     num = int(context.hparams.label_samples)
     found = context.map_batches(lambda x, seed: {"log": model.log_label_prob(x, num, seed)}, dataset.test.x,
                                 "labels")["log"]

@@ -94,8 +94,8 @@ class FlowLatent:
             hparams.density, hparams.latent_dim, layers=hparams.flow, depth=hparams.flow_depth,
             hidden_units=hparams.flow_units, bins=hparams.flow_bins, components=cls.components_of(hparams),
             factors=None if hparams.density_factors < 0 else hparams.density_factors,
-            noise=getattr(hparams, "flow_noise", 0.0), num_labels=found.get("num_labels", 0), seed=hparams.seed, name="flow",
-            **cls.flow_options,
+            noise=getattr(hparams, "flow_noise", 0.0), num_labels=found.get("num_labels", 0), seed=hparams.seed,
+            name="flow", **cls.flow_options,
         )  # fmt: skip
         return {**kept, "flow": flow}
 

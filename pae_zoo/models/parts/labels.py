@@ -20,8 +20,8 @@ class LabelFlags:
     """Flags of the condition that latents have."""
 
     condition: str = hp.option(
-        NONE, "What the density of the latents is given: nothing, or 'label': one for each label of the data, and their "
-        "mixture where no label is given.", choices=(NONE, LABEL))
+        NONE, "What the density of the latents is given: nothing, or 'label': one for each label of the data, and "
+        "their mixture where no label is given.", choices=(NONE, LABEL))
     num_labels: int = hp.option(0, "Labels of --condition=label, 0 .. num_labels - 1 (0: those of the data).", low=0,
                                 high=10_000)
 
