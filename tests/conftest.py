@@ -1,11 +1,23 @@
 """Shared by all tests: quiet TensorFlow, and the data sets that PAE_ZOO_DATA points to."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest  # noqa: E402
+
+#: tests of many seconds whose property a shorter test holds too, by their full names
+LONG = frozenset(Path(__file__).with_name("long.txt").read_text().splitlines())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests of long.txt run only where -m asks for `full`."""
+    for item in items:
+        if item.nodeid in LONG:
+            item.add_marker(pytest.mark.full)
 
 
 @pytest.fixture(autouse=True, scope="session")

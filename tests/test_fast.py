@@ -1,6 +1,8 @@
-"""The list of the fast tests, tests/fast.txt, has one of every room and of every task."""
+"""The lists of tests: fast.txt has one of every room and of every task, long.txt what only the full tier runs."""
 
+import itertools
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,6 +25,16 @@ def test_every_room_is_in_the_list():
     assert rooms == {Path(file).parent.as_posix() for file in files} - {"tests"}
     own = {path.as_posix() for path in there if path.parent.name in ("tests", "tasks")}
     assert own - LEFT_OUT <= files
+
+
+def test_long_tests_are_there():
+    """The tests of long.txt exist, in the order of their names, and none is a fast one."""
+    listed = (TESTS / "long.txt").read_text().splitlines()
+    assert listed == sorted(set(listed)) and not set(listed) & set((TESTS / "fast.txt").read_text().split())
+    for file, names in itertools.groupby(listed, lambda line: line.split("::")[0]):
+        defined = set(re.findall(r"^def (test_\w+)", (TESTS.parent / file).read_text(), re.MULTILINE))
+        missing = {name.split("::")[1].split("[")[0] for name in names} - defined
+        assert not missing, f"{file} has no {missing}"
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")

@@ -209,7 +209,8 @@ class Trainable(keras.Model):
         reconstructed as (of models that can), other y are labels, for `class_weight` and models with num_labels, which
         need them. Weights are of shape (n,); data of weight 0 count for nothing. `adapt` is called once, on up to
         10,000 data; what depends on their number is set in every fit. Images must lie in [0, 1], or be uint8, and all
-        values be finite: UserError names the first row that is not. Metrics of any name can be monitored with mode "auto".
+        values be finite: UserError names the first row that is not. Metrics of any name can be monitored with mode
+        "auto".
         """
         given = dict(epochs=epochs, verbose=verbose, callbacks=callbacks, **options)
         if self._feed is not None:
