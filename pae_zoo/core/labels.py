@@ -7,6 +7,9 @@ import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
 
+#: what --condition takes
+NONE, LABEL = "none", "label"
+
 
 def checked(labels: Any, num_labels: int) -> np.ndarray:
     """Returns labels as whole numbers of any shape; raises UserError where one is none of 0 .. num_labels - 1."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from pae_zoo import data, evaluation, likelihoods
 from pae_zoo.core import hparams as hp
+from pae_zoo.core import labels as conditions
 from pae_zoo.core import optimizers, records, sizes
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.trainable import Trainable
@@ -21,7 +22,6 @@ from pae_zoo.experiment import record as records_of
 from pae_zoo.experiment.checkpoint import Position
 from pae_zoo.experiment.workdir import FORMAT, Run
 from pae_zoo.models.base import Autoencoder, Stage
-from pae_zoo.models.parts import labels as conditions
 
 # Most labels of a condition: more are numbers of another kind, such as years or identities.
 MOST_CONDITIONS = 1000

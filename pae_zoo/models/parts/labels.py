@@ -12,16 +12,14 @@ from pae_zoo.core import seeds
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 
-NONE, LABEL = "none", "label"
-
 
 @dataclasses.dataclass(frozen=True)
 class LabelFlags:
     """Flags of the condition that latents have."""
 
     condition: str = hp.option(
-        NONE, "What the density of the latents is given: nothing, or 'label': one for each label of the data, and "
-        "their mixture where no label is given.", choices=(NONE, LABEL))
+        labels_lib.NONE, "What the density of the latents is given: nothing, or 'label': one for each label of the "
+        "data, and their mixture where no label is given.", choices=(labels_lib.NONE, labels_lib.LABEL))
     num_labels: int = hp.option(0, "Labels of --condition=label, 0 .. num_labels - 1 (0: those of the data).", low=0,
                                 high=10_000)
 
@@ -29,7 +27,7 @@ class LabelFlags:
 def of_flags(options: dict[str, Any]) -> dict[str, Any]:
     """Returns a constructor's arguments of flags with the number of labels alone, where there is a condition."""
     kept = {name: value for name, value in options.items() if name not in ("condition", "num_labels")}
-    return {**kept, "num_labels": options["num_labels"]} if options.get("condition") == LABEL else kept
+    return {**kept, "num_labels": options["num_labels"]} if options.get("condition") == labels_lib.LABEL else kept
 
 
 class TakesLabels:
