@@ -46,7 +46,8 @@ class Combined:
 
     def surprises(self, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Returns -log p of scores (m,) by each name, nats."""
-        return {name: tail.surprise(tf.constant(scores[name], tf.float64)).numpy() for name, tail in self.tails.items()}
+        return {name: tail.surprise(tf.constant(np.asarray(scores[name]), tf.float64)).numpy()
+                for name, tail in self.tails.items()}
 
     def _combine(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
         values = [tf.constant(parts[name], tf.float64) for name in self.weights]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import stats
 
 from pae_zoo import anomaly
@@ -50,3 +51,11 @@ def test_a_smooth_maximum_lies_just_above_the_maximum():
     values = np.array([[0.0, 1.0, 300.0], [0.0, 2.0, 1.0]])
     np.testing.assert_allclose(anomaly.smooth_maximum(list(values), [1.0, 1.0]), [0.0, 2.0, 300.0], rtol=1e-5)
     np.testing.assert_allclose(anomaly.smooth_maximum([np.ones(1)] * 2, [1.0, 0.1]), 1.1 ** (1 / 16))
+
+
+def test_scores_are_taken_as_models_give_them():
+    x = np.random.default_rng(2).normal(size=(2, 50)).astype(np.float32)
+    held_out = {"a": tf.constant(x[0]), "b": x[1]}
+    combined = anomaly.Combined(held_out)
+    again = anomaly.Combined({name: np.asarray(one, np.float64) for name, one in held_out.items()})
+    np.testing.assert_allclose(combined.score(held_out).scores, again.calibration, rtol=1e-6)
