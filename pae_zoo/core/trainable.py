@@ -124,7 +124,9 @@ class Trainable(keras.Model):
         XLA's CPU compiler brings convolutions into the form of its fast kernels at the top of a program alone, not
         in the body of a loop, where they are many times slower than TensorFlow's.
         """
-        convolutional = any(len(weight.shape) == 4 for weight in self.trained_variables)
+        # Kernels along time have three axes, and so have those of several dense networks side by side.
+        convolutional = any(len(weight.shape) == 4 or (len(weight.shape) == 3 and "conv" in weight.path)
+                            for weight in self.trained_variables)  # fmt: skip
         return not convolutional or bool(tf.config.list_logical_devices("GPU"))
 
     def next_seed(self, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
