@@ -20,7 +20,8 @@ class Flags(RestorationFlags, anomalies.AnomalyFlags, at_test.Flags, records.Ref
 
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
     input: str = hp.option("", "Your data: a table, csv:FILE or parquet:FILE, with the columns of the training; "
-                           "arrays, npz:FILE (x, or x_train and x_test) or npy:FILE; or images, folder:DIR.", path=True)
+                           "arrays, npz:FILE (x, or x_train and x_test) or npy:FILE; windows of a series, "
+                           "windows:FILE; or images, folder:DIR.", path=True)
     outputs: tuple[str, ...] = hp.option(("codes",), "What to compute; see the list above.")
     out: str = hp.option("", "Where the results go: FILE.npz, FILE.csv, or a folder for pictures and scores.csv.",
                          path=True)

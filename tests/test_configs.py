@@ -17,7 +17,7 @@ UNRUN = [path for path in CONFIGS if PUBLISHED in path.parents]
 RUN = sorted(set(CONFIGS) - set(UNRUN))
 SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "omniglot": (28, 28, 1), "digits": (8, 8, 1),
           "cifar10": (32, 32, 3), "svhn_cropped": (32, 32, 3), "celeb_a": (64, 64, 3),
-          "circle": (2,)}  # fmt: skip
+          "circle": (2,), "waves": (32, 1), "breast_cancer": (30,)}  # fmt: skip
 WIDTH = 120
 
 

@@ -12,8 +12,9 @@ from pae_zoo.data import sources, tables, takes_reals
 from pae_zoo.data.framing import Geometry, parse_crop
 from pae_zoo.data.images import ImageRows
 from pae_zoo.data.places import EXTENSIONS, Place
-from pae_zoo.data.rows import ArrayRows, Rows
+from pae_zoo.data.rows import Rows
 from pae_zoo.data.tables import series
+from pae_zoo.data.windows import as_windows
 
 #: flags that replace the run's own steps -> fields of Geometry
 GEOMETRY_FLAGS = {"crop": "crop", "image_size": "size", "grey": "grey", "invert": "invert"}
@@ -48,9 +49,9 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
     Raises UserError for what cannot be read, and for shapes that do not fit, with both shapes and a remedy.
     """
     kind, _, path = sources.full_name(name).partition(":")
-    if kind not in ("npz", "npy", "folder", *sources.TABLES) or not path:
-        raise UserError(f"--input={name!r} is not understood; allowed: npz:FILE, npy:FILE, csv:FILE, parquet:FILE or "
-                        "folder:DIR.")
+    if kind not in (*sources.ARRAYS, "folder", *sources.TABLES) or not path:
+        raise UserError(f"--input={name!r} is not understood; allowed: npz:FILE, npy:FILE, windows:FILE, csv:FILE, "
+                        "parquet:FILE or folder:DIR.")
     if kind in sources.TABLES:
         return _table(kind, path, event_shape, options.limit, schema, _missing(hparams))
     found = _folder(Path(path), event_shape, hparams, given) if kind == "folder" else _arrays(
@@ -109,14 +110,10 @@ def _numbers_alone(table: tables.Table) -> tables.Schema:
 
 def _arrays(kind: str, path: Path, hparams: Any,
             event_shape: tuple[int, ...]) -> tuple[list[Rows], None, list[str]]:
-    windows = len(event_shape) == 2
-    raw = sources.ARRAYS[kind](path, windows or takes_reals(getattr(hparams, "preprocess", ())),
-                               _missing(hparams) == MASK)
+    form = {"form": as_windows} if len(event_shape) == 2 else {}
+    raw = sources.ARRAYS[kind](path, takes_reals(getattr(hparams, "preprocess", ())), _missing(hparams) == MASK, **form)
     left_out = [note.removeprefix("left out: ") for note in raw.notes]
     found = [rows for rows in (raw.train, raw.test, raw.valid) if rows is not None]
-    if windows:  # arrays (n, T, C), which are read as images of one channel
-        found = [ArrayRows(rows.array[..., 0]) if isinstance(rows, ArrayRows) and rows.shape[2:] == (1,) else rows
-                 for rows in found]  # fmt: skip
     return found, None, left_out
 
 

@@ -82,7 +82,7 @@ class SharedHParams(TaskFlags, PluginFlags, columns.ColumnOptions):
     verbosity: int = option(0, "1 shows TensorFlow's own messages.", low=-1, high=2, group=RUN, operational=True)
 
     dataset: str = option("digits", "Data set: a name, a file by its ending, csv:FILE, parquet:FILE, npy:FILE, "
-                          "npz:FILE, folder:DIR or tfds:NAME.", group=DATA, path=True)
+                          "npz:FILE, windows:FILE, folder:DIR or tfds:NAME.", group=DATA, path=True)
     label_column: str = option("", "Column of a table whose values are labels.", group=DATA)
     columns: tuple[str, ...] = option((), "Columns of a table to keep, or with a minus, -a,-b, to leave out (empty: "
                                       "keep all).", group=DATA)
@@ -110,7 +110,7 @@ class SharedHParams(TaskFlags, PluginFlags, columns.ColumnOptions):
     invert: bool = option(False, "Replace pixels x by 1 - x.", group=DATA)
     preprocess: tuple[str, ...] = option(
         (), "Maps from data to what the networks see, in order, such as dequantise,logit,centre; none; empty: "
-        "standardise for tables, none elsewhere.", group=DATA)
+        "standardise for tables and windows of series, none elsewhere.", group=DATA)
     logit_margin: float = option(0.05, "Margin of the logit map: v = margin + (1 - 2 margin) u.",
                                  above=0.0, high=0.499, group=DATA)
     bad_files: int = option(0, "Most unreadable images of a folder that are left out instead of refused.", low=0,

@@ -9,12 +9,11 @@ import tensorflow as tf
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError, check_choice
 from pae_zoo.core.values import REFUSE
-from pae_zoo.data import npz, tables
+from pae_zoo.data import npz, tables, windows
 from pae_zoo.data.dataset import Dataset, Info
 from pae_zoo.data.framing import Geometry
 from pae_zoo.data.loading import check_fraction, split
 from pae_zoo.data.rows import ArrayRows, Raw, check_labels
-from pae_zoo.data.tables import series
 from pae_zoo.data.tables.schema import Schema
 
 KINDS = ("auto", "vectors", "images", "series")
@@ -83,7 +82,7 @@ def from_arrays(
     # The loader may order rows where they are: the caller's stay as they were.
     raw = Raw(ArrayRows(array.copy()), labels, source=name, label_names=names, notes=tuple(note))
     if kind == "series":
-        raw = _by_time(raw, array, labels, validation_fraction)
+        raw = windows.by_time(raw, validation_fraction)
     return split(name, raw, Info(name, (), "", "your own", ""), Geometry(), validation_fraction, reals)
 
 
@@ -107,10 +106,9 @@ def _in_form(array: np.ndarray, kind: str, missing: bool) -> tuple[np.ndarray, l
         raise UserError(f"x has shape {array.shape}; allowed are (n, d), (n, T, C), (n, H, W) and (n, H, W, C), none "
                         "of them empty.")
     pixels = array.dtype in (np.uint8, np.bool_) or not bool(((array < 0) | (array > 1)).any())
-    windows = array.ndim == 3 and (kind == "series" or (kind == "auto" and not pixels))
-    if windows:
-        flat = npz.images_or_vectors(array.reshape(len(array), -1), "x", reals=True, missing=missing)
-        return flat.reshape(array.shape), [f"windows of {array.shape[1]} steps of {array.shape[2]} values"]
+    if array.ndim == 3 and (kind == "series" or (kind == "auto" and not pixels)):
+        note = [f"windows of {array.shape[1]} steps of {array.shape[2]} values"]
+        return windows.as_windows(array, "x", missing=missing), note
     if array.ndim > 2 and kind in ("vectors", "series"):
         note.append(f"data of shape {array.shape[1:]} are flattened")
         array = array.reshape(len(array), -1)
@@ -129,14 +127,6 @@ def _labels(y: Any, count: int, name: str) -> tuple[np.ndarray, tuple[str, ...]]
     names = sorted(set(texts))
     places = {text: place for place, text in enumerate(names)}
     return np.array([places[text] for text in texts], np.int64), tuple(names)
-
-
-def _by_time(raw: Raw, array: np.ndarray, labels: Optional[np.ndarray], fraction: float) -> Raw:
-    """The splits of data that follow one another in time, one stretch after the other."""
-    parts = series.split(len(array), 1, fraction, raw.source)
-    x = [ArrayRows(array[part]) for part in parts]
-    y = [None if labels is None else labels[part] for part in parts]
-    return Raw(x[0], y[0], x[2], y[2], x[1], y[1], source=raw.source, label_names=raw.label_names, notes=raw.notes)
 
 
 def _gathered(dataset: tf.data.Dataset) -> tuple[np.ndarray, Optional[np.ndarray]]:

@@ -152,14 +152,12 @@ def _stated(info: Info, raw: Raw, splits: Sequence[Split], reals: bool) -> Info:
     if value_range in ("", sources.BYTES):
         value_range = sources.BYTES if x.dtype == np.uint8 else "[0, 1]" if x.ndim == 4 and not reals else "reals"
     rule = "official" if raw.test is not None else "test: the last 1/6 of default_rng(42).permutation"
-    if getattr(raw.train, "window", 0):
-        rule = "by time, the last 1/6 of the rows is the test split"
     here = " / ".join(f"{name} {len(split):,}" for name, split in zip(("train", "valid", "test"), splits))
     return dataclasses.replace(
         info,
         shape=tuple(x.shape[1:]),
         value_range=value_range,
-        splits=f"{info.splits or rule}; here {here}",
+        splits=f"{info.splits or raw.splits or rule}; here {here}",
         source=raw.source,
         notes=(*raw.notes, *getattr(raw.train, "told", ())),
     )

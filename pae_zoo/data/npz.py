@@ -17,8 +17,43 @@ _KEYS = "x or x_train, and optionally x_test, x_valid, y (or y_train), y_test, y
 _KEY = re.compile(r"([xy])(?:_(.+))?")
 
 
-def read(path: pathlib.Path, reals: bool = False, missing: bool = False) -> Raw:
-    """Returns the rows of an .npz file; raises UserError if it is missing, broken or not allowed.
+def images_or_vectors(array: np.ndarray, where: str, reals: bool = False, missing: bool = False) -> np.ndarray:
+    """Returns images as (n, H, W, C), uint8 or float32, and vectors as (n, d); else raises UserError.
+
+    Floats of images must lie in [0, 1] unless they are said to be `reals`, and be no NaN without `missing`.
+    """
+    if array.ndim not in (2, 3, 4) or 0 in array.shape:
+        raise UserError(
+            f"{where} have shape {array.shape}; allowed are (n, d) for vectors, (n, H, W) or (n, H, W, C) "
+            "for images, none of them empty."
+        )
+    is_image = array.ndim > 2
+    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[-1] > 4:
+        raise UserError(
+            f"{where} have shape {array.shape}, which looks channels-first; images are (n, H, W, C): "
+            "use numpy.moveaxis(x, 1, -1)."
+        )
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype != np.uint8 and (reals or not is_image)):
+        values.check(array, where, unit=is_image and not reals, missing=missing,
+                     remedy=f"{values.REMEDY}, or take them as they are: --preprocess=reals,standardise")
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32, copy=False)
+        values.check(array, f"{where}, as float32,", unit=False, missing=missing)
+    elif array.dtype != np.uint8:
+        raise UserError(
+            f"{where} have type {array.dtype}; images are uint8 (0 to 255) or floats in [0, 1]: "
+            "use x.astype('uint8')."
+        )
+    return array[..., None] if array.ndim == 3 else array
+
+#: from (array of a file, its name for messages, reals, missing) to data of one form
+Form = Callable[[np.ndarray, str, bool, bool], np.ndarray]
+
+
+def read(path: pathlib.Path, reals: bool = False, missing: bool = False, form: Form = images_or_vectors) -> Raw:
+    """Returns the rows of an .npz file in a form; raises UserError if it is missing, broken or not allowed.
 
     With `reals` images of floats may leave [0, 1]; with `missing` NaN in floats stands for a value that is missing.
     """
@@ -30,7 +65,7 @@ def read(path: pathlib.Path, reals: bool = False, missing: bool = False) -> Raw:
     x, y = {}, {}
     for split in (split for split in SPLITS if ("x", split) in keys):
         key = keys["x", split]
-        x[split] = images_or_vectors(arrays.pop(key), f"{path}: {key}", reals, missing)
+        x[split] = form(arrays.pop(key), f"{path}: {key}", reals, missing)
         labels = arrays.get(keys.get(("y", split), ""))
         y[split] = None if labels is None else check_labels(labels, len(x[split]), f"{path}: {split}")
     _check_alike(x, y, path)
@@ -41,11 +76,11 @@ def read(path: pathlib.Path, reals: bool = False, missing: bool = False) -> Raw:
                source=str(path), notes=tuple(notes))
 
 
-def read_one(path: pathlib.Path, reals: bool = False, missing: bool = False) -> Raw:
+def read_one(path: pathlib.Path, reals: bool = False, missing: bool = False, form: Form = images_or_vectors) -> Raw:
     """Returns the rows of an .npy file; raises UserError as `read` does."""
     path = reading.locate(path)
     reading.regular(path, "give the path of an .npy file, for example npy:digits.npy")
-    return Raw(ArrayRows(images_or_vectors(reading.npy(path), str(path), reals, missing)), source=str(path))
+    return Raw(ArrayRows(form(reading.npy(path), str(path), reals, missing)), source=str(path))
 
 
 def _keys(names: list[str], path: pathlib.Path) -> dict[tuple[str, str], str]:
@@ -79,38 +114,6 @@ def _check_alike(x: dict[str, np.ndarray], y: dict[str, Optional[np.ndarray]], p
             )
         if (y[split] is None) != (y["train"] is None):
             raise UserError(f"{path} has labels for one split only; give both y_train and y_{split}, or neither.")
-
-
-def images_or_vectors(array: np.ndarray, where: str, reals: bool = False, missing: bool = False) -> np.ndarray:
-    """Returns images as (n, H, W, C), uint8 or float32, and vectors as (n, d); else raises UserError.
-
-    Floats of images must lie in [0, 1] unless they are said to be `reals`, and be no NaN without `missing`.
-    """
-    if array.ndim not in (2, 3, 4) or 0 in array.shape:
-        raise UserError(
-            f"{where} have shape {array.shape}; allowed are (n, d) for vectors, (n, H, W) or (n, H, W, C) "
-            "for images, none of them empty."
-        )
-    is_image = array.ndim > 2
-    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[-1] > 4:
-        raise UserError(
-            f"{where} have shape {array.shape}, which looks channels-first; images are (n, H, W, C): "
-            "use numpy.moveaxis(x, 1, -1)."
-        )
-    if array.dtype == np.bool_:
-        array = array.astype(np.uint8) * np.uint8(255)
-    elif array.dtype.kind == "f" or (array.dtype.kind in "iu" and array.dtype != np.uint8 and (reals or not is_image)):
-        values.check(array, where, unit=is_image and not reals, missing=missing,
-                     remedy=f"{values.REMEDY}, or take them as they are: --preprocess=reals,standardise")
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32, copy=False)
-        values.check(array, f"{where}, as float32,", unit=False, missing=missing)
-    elif array.dtype != np.uint8:
-        raise UserError(
-            f"{where} have type {array.dtype}; images are uint8 (0 to 255) or floats in [0, 1]: "
-            "use x.astype('uint8')."
-        )
-    return array[..., None] if array.ndim == 3 else array
 
 
 def find(folder: pathlib.Path) -> Optional[Callable[[], Raw]]:

@@ -46,6 +46,7 @@ class Raw:
     # {split: bool (n, A)}, and the names of the attributes
     attributes: dict = dataclasses.field(default_factory=dict)
     attribute_names: tuple = ()
+    splits: str = ""  # how a reader split them by a rule of its own
     held_out: Optional[np.ndarray] = None  # rows of `train` that a fixed rule makes the test split
 
 

@@ -10,8 +10,6 @@ import pathlib
 import re
 from typing import Callable, Optional, Sequence
 
-import numpy as np
-
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import (
@@ -19,6 +17,7 @@ from pae_zoo.data import (
     chardata,
     cifar,
     cifar100,
+    embedded,
     folders,
     idx,
     mat,
@@ -27,10 +26,11 @@ from pae_zoo.data import (
     synthetic,
     tables,
     tfds_source,
+    windows,
 )
 from pae_zoo.data.dataset import Info
 from pae_zoo.data.framing import Geometry
-from pae_zoo.data.rows import ArrayRows, Raw
+from pae_zoo.data.rows import Raw
 
 BYTES = "uint8, 0 to 255 (/255 -> [0, 1])"
 
@@ -41,7 +41,7 @@ class NamedSet:
 
     `forms` are the modules whose `find(folder)` recognises a local copy. `geometry` prepares images that come
     in their `native` size (H, W), None for images of many sizes. `make(seed)` builds sets that need no files.
-    `labels` are the names of labels 0, 1, ...
+    `labels` are the names of labels 0, 1, ... `standardised`: whether models standardise the data by default.
     """
 
     info: Info
@@ -52,14 +52,7 @@ class NamedSet:
     geometry: Geometry = Geometry()
     make: Optional[Callable[[int], Raw]] = None
     labels: tuple[str, ...] = ()
-
-
-def _digits(seed: int) -> Raw:
-    from sklearn import datasets
-
-    pixels, labels = datasets.load_digits(return_X_y=True)
-    x = (np.reshape(pixels, (-1, 8, 8, 1)) / 16.0).astype(np.float32)
-    return Raw(ArrayRows(x), np.asarray(labels, np.int64), source="scikit-learn")
+    standardised: bool = False
 
 
 def _mnist_like(title: str, licence: str, tfds: str, debian: str = "", labels: tuple[str, ...] = ()) -> NamedSet:
@@ -76,7 +69,29 @@ SETS = {
             "UCI Optical Recognition of Handwritten Digits, CC BY 4.0, embedded in scikit-learn",
             "train 1,497 / test 300: the last 1/6 of default_rng(42).permutation",
         ),
-        make=_digits,
+        make=embedded.digits,
+    ),
+    "breast_cancer": NamedSet(
+        Info(
+            "tumours of the breast, 569 rows of 30 measures, benign or malignant",
+            (30,),
+            "reals",
+            "UCI Breast Cancer Wisconsin (Diagnostic), CC BY 4.0, embedded in scikit-learn",
+            "train 474 / test 95: the last 1/6 of default_rng(42).permutation",
+        ),
+        make=embedded.breast_cancer,
+        standardised=True,
+    ),
+    "wine": NamedSet(
+        Info(
+            "Italian wines, 178 rows of 13 chemical measures, of three growers",
+            (13,),
+            "reals",
+            "UCI Wine, CC BY 4.0, embedded in scikit-learn",
+            "train 148 / test 30: the last 1/6 of default_rng(42).permutation",
+        ),
+        make=embedded.wine,
+        standardised=True,
     ),
     "mnist": _mnist_like("MNIST handwritten digits", "LeCun, Cortes, Burges; CC BY-SA 3.0", "mnist"),
     "fashion_mnist": _mnist_like(
@@ -172,11 +187,13 @@ SETS = {
 ALIASES = {"fmnist": "fashion_mnist", "celeba": "celeb_a", "svhn": "svhn_cropped"}
 
 #: kinds of files of arrays -> reader of (path, whether images may hold any reals)
-ARRAYS: dict[str, Callable[..., Raw]] = {"npz": npz.read, "npy": npz.read_one}
+ARRAYS: dict[str, Callable[..., Raw]] = {"npz": npz.read, "npy": npz.read_one, "windows": windows.read}
 # prefix -> (what follows it, help, reader of (what follows, data_dir or None, download))
 PREFIXES = {
     "npz": ("FILE", "your own arrays: x or x_train (and x_test, y_*)", ARRAYS["npz"]),
     "npy": ("FILE", "your own array, images or vectors", ARRAYS["npy"]),
+    "windows": ("FILE", "your own windows of a series, an npz or npy of (n, T, C) or (n, T), in the order of time",
+                ARRAYS["windows"]),
     "folder": (
         "DIR",
         "your own images, sorted; subfolders are labels, train/, val/ and test/ are splits",
@@ -230,6 +247,13 @@ def full_name(name: str) -> str:
 def is_table(name: str) -> bool:
     """Whether a name is that of a table."""
     return full_name(name).partition(":")[0] in TABLES
+
+
+def is_standardised(name: str) -> bool:
+    """Whether a name is that of data which lie anywhere, and are standardised unless the user says otherwise."""
+    prefix, colon, _ = full_name(name).partition(":")
+    named = SETS.get(canonical(name))
+    return bool(colon) and prefix in (*TABLES, "windows") or (named is not None and named.standardised)
 
 
 def check_name(name: str) -> None:
@@ -290,6 +314,7 @@ def find(
         else:
             raw = (ARRAYS[prefix](rest, reals, options.masks) if prefix in ARRAYS
                    else PREFIXES[prefix][2](rest, home, download))
+            raw = windows.by_time(raw, options.validation_fraction) if prefix == "windows" else raw
         return (
             raw,
             Info(name, (), "", "your own" if prefix != "tfds" else "see tensorflow-datasets", ""),

@@ -1,6 +1,6 @@
 """Densities with closed forms: what a flow or a VAE can be checked against without any download.
 
-`log_prob(x)` of every set maps an array (n, d) to the exact natural-log density (n,), in float64.
+`log_prob(x)` of every set maps an array (n, *event) to the exact natural-log density (n,), in float64.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ ROSENBROCK_Q = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Synthetic:
-    """A density: `sample(rng, n)` gives (n, d) float64, `log_prob(x)` nats."""
+    """A density: `sample(rng, n)` gives (n, *event) float64, `log_prob(x)` nats."""
 
     info: Info
     sample: Callable[[np.random.Generator, int], np.ndarray]
@@ -68,10 +68,8 @@ class Spiral:
         """log of the integral over u in [0, 1] of N(x; curve(u), noise^2 I)."""
         from scipy import special
 
-        nodes, weights = np.polynomial.legendre.leggauss(512)
-        starts = np.arange(self.panels)[:, None]
-        points = self.curve(((nodes + 1) / 2 + starts) / self.panels).reshape(-1, 2)
-        log_weights = np.log(np.tile(weights / 2 / self.panels, self.panels))
+        u, log_weights = _panels(self.panels)
+        points = self.curve(u)
         x = np.asarray(x, np.float64)
         parts = []
         size = 4096 // self.panels  # bounds the memory of the distances
@@ -83,6 +81,61 @@ class Spiral:
 
 SWISSROLL = Spiral(turns=1.5, scale=0.1, noise=0.05, panels=1)
 SWISSROLL_LAE = Spiral(turns=2.0, scale=1.0, noise=0.2, panels=4)
+
+
+def _panels(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns nodes in [0, 1] and log weights of `number` Gauss-Legendre rules of 512 nodes, one beside the other."""
+    nodes, weights = np.polynomial.legendre.leggauss(512)
+    starts = np.arange(number)[:, None]
+    return (((nodes + 1) / 2 + starts) / number).reshape(-1), np.log(np.tile(weights / 2 / number, number))
+
+
+@dataclasses.dataclass(frozen=True)
+class Waves:
+    """x_t = a cos(w t) + b sin(w t) + noise e_t, t = 0 ... length - 1; a, b, e_t ~ N(0, 1), w uniform on [low, high].
+
+    `panels`: Gauss-Legendre rules of 512 nodes each that the integral over w is cut into.
+    """
+
+    length: int
+    low: float
+    high: float
+    noise: float
+    panels: int
+
+    def basis(self, w: np.ndarray) -> np.ndarray:
+        """Returns cosine and sine at frequencies w (m,), radians a step: (m, length, 2)."""
+        angle = np.asarray(w)[:, None] * np.arange(self.length)
+        return np.stack([np.cos(angle), np.sin(angle)], -1)
+
+    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Returns n waves, (n, length, 1)."""
+        basis = self.basis(rng.uniform(self.low, self.high, n))
+        wave = np.einsum("ntk,nk->nt", basis, rng.normal(size=(n, 2)))
+        return (wave + self.noise * rng.normal(size=wave.shape))[..., None]
+
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
+        """log of the integral over w of N(x; 0, B_w B_w' + noise^2 I), B_w the basis, by the 2x2 matrix of B_w' B_w."""
+        from scipy import special
+
+        u, log_weights = _panels(self.panels)
+        basis, variance = self.basis(self.low + (self.high - self.low) * u), self.noise**2
+        inner = np.einsum("mti,mtj->mij", basis, basis) + variance * np.eye(2)
+        half = np.linalg.inv(np.linalg.cholesky(inner))
+        whitened = np.einsum("mij,mtj->tmi", half, basis)
+        constant = log_weights + np.sum(np.log(half[:, [0, 1], [0, 1]]), axis=1)
+        x = np.asarray(x, np.float64).reshape(-1, self.length)
+        parts = []
+        for start in range(0, len(x), 256):
+            some = x[start : start + 256]
+            explained = np.sum(np.tensordot(some, whitened, 1) ** 2, axis=-1)
+            squared = np.sum(some**2, axis=1, keepdims=True) - explained
+            parts.append(special.logsumexp(constant - squared / (2 * variance), axis=1))
+        rest = (self.length - 2) * np.log(self.noise) + 0.5 * self.length * LOG_2PI
+        return np.concatenate(parts or [np.zeros(0)]) - rest
+
+
+WAVES = Waves(length=32, low=0.2, high=0.8, noise=0.1, panels=4)
 
 
 def banana_rotation() -> np.ndarray:
@@ -139,9 +192,9 @@ def _linear_gaussian_log_prob(x: np.ndarray) -> np.ndarray:
     return -0.5 * np.sum(white**2, axis=0) - np.sum(np.log(np.diag(factor))) - 5 * LOG_2PI
 
 
-def _info(title: str, dim: int, value_range: str = "reals") -> Info:
+def _info(title: str, *shape: int, value_range: str = "reals") -> Info:
     return Info(
-        title, (dim,), value_range, "drawn from its density", f"train {NUM_TRAIN} / test {NUM_TEST}, drawn"
+        title, shape, value_range, "drawn from its density", f"train {NUM_TRAIN} / test {NUM_TEST}, drawn"
     )
 
 
@@ -153,12 +206,15 @@ SYNTHETIC = {
     ),
     "banana": Synthetic(_info("32-D rotated Rosenbrock density", 32), _banana, _banana_log_prob),
     "lognormal4": Synthetic(
-        _info("four standard log-normals, entropy 5.6758 nats", 4, "positive reals"),
+        _info("four standard log-normals, entropy 5.6758 nats", 4, value_range="positive reals"),
         _lognormal,
         _lognormal_log_prob,
     ),
     "linear_gaussian": Synthetic(
         _info("3 Gaussian factors in 10-D, noise 0.3", 10), _linear_gaussian, _linear_gaussian_log_prob
+    ),
+    "waves": Synthetic(
+        _info("sine waves of 32 steps, any phase and amplitude, noise 0.1", 32, 1), WAVES.sample, WAVES.log_prob
     ),
 }
 

@@ -116,7 +116,7 @@ def read_flags(module: ModuleType, argv: Sequence[str]) -> tuple[Any, dict[str, 
     hparams = _as_written(records_of.narrow(inherit(hparams, module.MODEL, given)), given)
     name = data.full_name(hparams.dataset)
     preprocess = hparams.preprocess or (
-        likelihoods.table_preprocess(hparams.likelihood) if data.is_table(name) else ())
+        likelihoods.table_preprocess(hparams.likelihood) if data.is_standardised(name) else ())
     hparams = dataclasses.replace(hparams, dataset=name, preprocess=preprocess)
     return hparams, records_of.unread(module, hparams, given)
 

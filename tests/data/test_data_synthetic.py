@@ -15,8 +15,8 @@ ENTROPY = {  # nats, from closed forms
 @pytest.mark.parametrize("name", list(synthetic.SYNTHETIC))
 def test_shapes_splits_and_seeds(name):
     one, two, other = data.load(name), data.load(name), data.load(name, seed=1)
-    dim = synthetic.SYNTHETIC[name].info.shape[0]
-    assert one.event_shape == (dim,) and one.train.x.dtype == np.float32 and one.train.y is None
+    assert one.event_shape == synthetic.SYNTHETIC[name].info.shape
+    assert one.train.x.dtype == np.float32 and one.train.y is None
     assert (len(one.train), len(one.valid), len(one.test)) == (11000, 1000, 2000)
     np.testing.assert_array_equal(one.train.x, two.train.x)
     assert not np.array_equal(one.train.x, other.train.x)
@@ -63,6 +63,14 @@ def test_densities_are_normalised(name):
         x = density.sample(rng, 500)
         np.testing.assert_allclose(density.log_prob(x), stats.lognorm(1).logpdf(x).sum(1), rtol=1e-9)
         assert density.log_prob(np.array([[1, 1, 1, -1.0]]))[0] == -np.inf
+    elif name == "waves":  # a Gaussian for each frequency, in the whole covariance, on an even grid
+        from scipy import stats
+
+        waves, x = synthetic.WAVES, density.sample(rng, 3)[..., 0]
+        grid = waves.low + (waves.high - waves.low) * (np.arange(3000) + 0.5) / 3000
+        covariances = np.einsum("mti,msi->mts", *[waves.basis(grid)] * 2) + waves.noise**2 * np.eye(waves.length)
+        each = [stats.multivariate_normal(np.zeros(waves.length), one).pdf(x) for one in covariances]
+        np.testing.assert_allclose(density.log_prob(x[..., None]), np.log(np.mean(each, axis=0)), atol=1e-4)
     else:
         from scipy import stats
 

@@ -187,6 +187,26 @@ def npz_cases():
     arrays("x_test-of-another-shape", lambda: dict(x_train=images(), x_test=images(24, 9)))
     arrays("x_test-of-another-type", lambda: dict(x_train=images(), x_test=floats))
 
+    # the same reader for windows of a series
+    def windows(name, make, ending="npz", **how):
+        how.setdefault("says", f"x.{ending}")
+        add("npz", f"windows-{name}",
+            lambda d: (make(d / f"x.{ending}"), tiny(d, f"--dataset=windows:{d}/x.{ending}"))[1], **how)  # fmt: skip
+
+    series = 99 * np.random.default_rng(1).normal(size=(48, 8, 2))
+    windows("sound", lambda path: savez(path, x=series, y=np.arange(48) % 3), expect="accept", seconds=60)
+    windows("of-one-value", lambda path: savez(path, x=series[..., 0]), expect="accept", seconds=60)
+    windows("of-one-step", lambda path: savez(path, x=series[:, :1]), expect="accept", seconds=60)
+    windows("npy", lambda path: write(path, npy(series)), ending="npy", expect="accept", seconds=60)
+    windows("claims-1-TiB", lambda path: zipped(path, {"x.npy": npy_header("<f4", (1 << 34, 8, 8)) + body}))
+    windows("nan", lambda path: savez(path, x=broken(np.nan)))
+    windows("huge-numbers", lambda path: savez(path, x=np.full((48, 8, 2), 1e300)))
+    windows("text", lambda path: savez(path, x=np.full((48, 8, 2), "1.5")))
+    windows("images-of-3-channels", lambda path: savez(path, x=images(48, 8, 3)))
+    windows("one-row", lambda path: savez(path, x=series[:1]))
+    windows("two-rows", lambda path: savez(path, x=series[:2]))
+    windows("table", lambda path: write(path, b"a,b\n" + b"1,2\n" * 99), ending="csv", says="--window")
+
     # the same reader in apply
     def use(name, make, *flags, **how):
         how.setdefault("says", "x.npz")

@@ -240,7 +240,8 @@ def as_raw(table: Table, options: TableOptions, schema: Optional[Schema] = None)
     y = [None if labels is None else labels[one.last_rows(np.arange(len(one)))] for one in rows]
     notes = (*table.notes, *note, f"windows of {window} rows: {len(train)} for training, {len(valid)} for validation "
              f"and {len(test)} for test, in this order of time")
-    return Raw(train, y[0], test, y[2], valid, y[1], source=table.source, label_names=names, notes=notes)
+    return Raw(train, y[0], test, y[2], valid, y[1], source=table.source, label_names=names, notes=notes,
+               splits="by time, the last 1/6 of the rows is the test split")
 
 
 def _labels(table: Table, options: TableOptions) -> tuple[Optional[np.ndarray], tuple[str, ...]]:

@@ -46,15 +46,25 @@ def _time(text: str, row: int, source: str) -> Any:
                         "and dates such as 2024-01-31 or 2024-01-31 12:00:00.") from error
 
 
+def sizes(count: int, least: int, validation_fraction: float, valid: bool = True,
+          test: bool = True) -> tuple[int, int, int]:
+    """Returns how many of `count` rows are for training, 0 or fewer where they do not suffice, validation and test.
+
+    The last sixth is the test split and the last `validation_fraction` of the rest validation, each of at `least` so
+    many rows, or none without `valid` and `test`.
+    """
+    last = max(least, round(count * TEST_FRACTION)) if test else 0
+    middle = max(least, round((count - last) * validation_fraction)) if valid else 0
+    return count - last - middle, middle, last
+
+
 def split(count: int, window: int, validation_fraction: float, source: str) -> list[np.ndarray]:
     """Returns the places in time of the rows for training, validation and test, one stretch after the other.
 
-    The last sixth is the test split, the last `validation_fraction` of the rest validation. No window reaches from one
-    into the next. Raises UserError where one is shorter than a window.
+    Their numbers are those of `sizes`. No window reaches from one into the next. Raises UserError where one is shorter
+    than a window.
     """
-    test = max(window, round(count * TEST_FRACTION))
-    valid = max(window, round((count - test) * validation_fraction))
-    train = count - test - valid
+    train, valid, _ = sizes(count, window, validation_fraction)
     if train < window:
         raise UserError(f"{source} has {count} rows; windows of {window} need at least {3 * window}, one each for "
                         "training, validation and test: give a smaller --window.")
