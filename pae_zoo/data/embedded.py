@@ -35,6 +35,7 @@ def wine(seed: int) -> Raw:
 
 def _table(found: Any) -> Raw:
     """A table as a csv file of its columns and a last one called class gives it."""
-    columns = {str(name): np.float32(values) for name, values in zip(found.feature_names, np.transpose(found.data))}
-    labels = tables.Coded(np.int32(found.target), list(map(str, found.target_names)))
+    values = np.asarray(found.data, np.float32)
+    columns: dict[str, Any] = {str(name): values[:, place] for place, name in enumerate(found.feature_names)}
+    labels = tables.Coded(np.asarray(found.target, np.int32), list(map(str, found.target_names)))
     return tables.as_raw(tables.Table(columns, labels, None, _SOURCE, []), tables.TableOptions(label_column="class"))

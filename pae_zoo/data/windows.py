@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -56,8 +57,10 @@ def by_time(raw: Raw, validation_fraction: float) -> Raw:
     if sizes[0] < 1:
         raise UserError(f"{raw.source} holds {count} rows for training; at least {1 + len(lacking)} are needed, since "
                         f"{' and '.join(lacking)} come from them.")
-    parts = dict(zip(("train", "valid", "test"), np.split(np.arange(count), np.cumsum(sizes)[:2])))
-    found: dict = {"splits": "by time, the last 1/6 of the data is the test split" if raw.test is None else ""}
+    train, valid, test = np.split(np.arange(count), np.cumsum(sizes)[:2])
+    parts: dict[str, np.ndarray] = {"train": train, "valid": valid, "test": test}
+    rule = "by time, the last 1/6 of the data is the test split" if raw.test is None else ""
+    found: dict[str, Any] = {"splits": rule}
     for split in ("train", *lacking):
         found |= {split: ArrayRows(array[parts[split]]),
                   f"{split}_y": None if labels is None else labels[parts[split]]}  # fmt: skip

@@ -294,7 +294,7 @@ RESTORE = ["--workdir={vae}", "--input=npz:{six}", "--crop=", "--outputs=restora
         (["--input=npz:{good}", "--out={new}.npz"], "--workdir is needed"),
         (["--workdir={ae}", "--out={new}.npz"], "--input is needed"),
         (["--workdir={ae}", "--input=npz:{good}"], "--out is needed"),
-        (["--workdir={ae}", "--input=mine.png", "--out={new}.npz"], "allowed: npz:FILE, npy:FILE, windows:FILE, csv:FILE"),
+        (["--workdir={ae}", "--input=mine.png", "--out={new}.npz"], "npz:FILE, npy:FILE, windows:FILE, csv:FILE"),
         (["--workdir={tmp}", "--input=npz:{good}", "--out={new}.npz"], "is not the work directory of a run"),
         (["--workdir={ae}", "--input=npz:{tmp}/none.npz", "--out={new}.npz"], "does not exist"),
         (["--workdir={ae}", "--input=folder:{tmp}/none", "--out={new}.npz"], "does not exist"),
