@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo.core import forward_mode, seeds
+from pae_zoo.core import forward_mode, labels, seeds
 from pae_zoo.flows.base import FlowLayer, Pair
 from pae_zoo.flows.flow import Flow
 
@@ -121,8 +121,10 @@ class FlowMatching(Flow):
         loss = tf.reduce_sum(tf.square(error), axis=-1)
         return {"loss": loss, "nll": loss}
 
-    def sample(self, num: int, seed: Any = None, context: Any = None) -> tf.Tensor:
+    def sample(self, num: int, seed: Any = None, context: Any = None, label: Any = None) -> tf.Tensor:
         self._seen(context)  # told that there is none
+        if label is not None:
+            labels.given(label, self.num_labels)
         u = self.base_distribution().sample(num, seed=self.next_seed(seed))
         z, _ = self.chain[0].integrate(u, inverse=False, traced=False)
         return z if self.whitening is None else self.whitening.transform(z, inverse=False)[0]

@@ -92,11 +92,11 @@ def _for_data(hparams: Any, dataset: data.Dataset) -> Any:
 
 def _number_of_labels(hparams: Any, dataset: data.Dataset) -> int:
     """Returns the number of labels of a data set, or that asked for; raises UserError where they do not fit."""
-    splits = (dataset.train, dataset.valid, dataset.test)
-    if any(split.y is None for split in splits):
+    labels = [split.y for split in (dataset.train, dataset.valid, dataset.test)]
+    if any(one is None for one in labels):
         raise UserError(f"--condition=label needs labels, and {dataset.name} has none. Name --label_column of a table, "
                         "give y beside x in an npz file, or folders of classes; or leave --condition out.")
-    there = max(1 + int(split.y.max()) for split in splits if len(split))
+    there = max(1 + int(one.max()) for one in labels if one is not None and len(one))
     there = max(there, len(dataset.label_names))
     if hparams.num_labels and hparams.num_labels < there:
         raise UserError(f"--num_labels={hparams.num_labels}, but {dataset.name} has labels up to {there - 1}. Take "

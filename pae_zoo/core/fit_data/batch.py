@@ -89,8 +89,9 @@ def labels_of(form: Form, y: Any) -> Any:
 
     y is (b,), (b, 1), or (b, classes) of ones and zeros; the values of tensors are not looked at.
     """
-    if y is None or isinstance(y, (Mapping, tuple, list)) or tuple(y.shape)[1:] not in ((), (1,), (form.num_labels,)):
-        received = "none" if y is None else type(y).__name__ if not hasattr(y, "shape") else f"shape {_text(y.shape)}"
+    shape = getattr(y, "shape", None)
+    if shape is None or tuple(shape)[1:] not in ((), (1,), (form.num_labels,)):
+        received = "none" if y is None else type(y).__name__ if shape is None else f"shape {_text(shape)}"
         raise UserError(f"This {form.name} is trained with labels, 0 to {form.num_labels - 1}: give them as y, "
                         f"(batch,); received {received}.")
     many = len(y.shape) == 2 and y.shape[1] > 1

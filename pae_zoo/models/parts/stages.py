@@ -39,7 +39,7 @@ class Stage(NamedTuple):
     settings: dict[str, Any]
     train: Callable[..., dict[str, list[float]]] = _by_steps
     least: int = 0
-    join: Optional[Callable[[np.ndarray, np.ndarray], np.ndarray]] = None
+    join: Optional[Callable[[np.ndarray, Any], np.ndarray]] = None
 
     def rows(self, x: np.ndarray, labels: Optional[np.ndarray] = None) -> np.ndarray:
         """Returns the stage's own data, of data x (n, *event) and, where it has a use for them, labels (n,)."""
