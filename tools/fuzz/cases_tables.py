@@ -56,7 +56,7 @@ def csv_cases():
     case("label-is-the-identity", text(), "--label_column=id")
     case("no-such-column", text(), "--columns=a,nothing")
     case("no-such-label", text(), "--label_column=Kind")
-    case("condition-without-labels", text(), "--condition=label")
+    case("condition-without-labels", text(), "--model=vae", "--condition=label", says="needs labels")
     case("windows-longer-than-the-series", text(), "--window=1000")
     case("windows-of-half-the-series", text(), "--window=30")
     case("numbers-as-labels", text(rows=[f"{i / 7},{i % 5},{'xy'[i % 2]}" for i in range(60)]), "--label_column=id")
@@ -133,9 +133,9 @@ def flags():
     digits("label-of-images", "--label_column=x", says="tables alone")
     digits("windows-of-images", "--window=3", says="tables alone")
     digits("mask", "--missing=mask", says="missing")
-    digits("labels-too-few", "--condition=label", "--num_labels=3", says="labels up to 9")
-    digits("labels-of-vamp", "--condition=label", "--prior=vamp", says="no labels")
-    digits("condition", "--condition=labels", says="allowed: none, label")
+    digits("labels-too-few", "--model=vae", "--condition=label", "--num_labels=3", says="labels up to 9")
+    digits("labels-of-vamp", "--model=vae", "--condition=label", "--prior=vamp", says="no labels")
+    digits("condition", "--model=vae", "--condition=labels", says="allowed: none, label")
     digits("stride-alone", "--stride=3", says="stride")
     add("tables", "applied-to-images", lambda d: (write(d / "t.csv", text()), apply(
         d, f"--workdir={run_of('vae', d)}", f"--input={d}/t.csv", f"--out={d}/o.npz"))[1], says="t.csv")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The task labels: probabilities of labels against Bayes' rule, the classifier beside, pictures of every kind of data."""
+"""The task labels: probabilities by Bayes' rule, the classifier beside, pictures of every kind of data."""
 
 import dataclasses
 
