@@ -16,6 +16,7 @@ from pae_zoo.core.averaging import Averages
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.core.norms import Norms
+from pae_zoo.core.stepping import AUTO, Stepping
 
 # Streams of a step's seed; each model has others, under names that begin with its own.
 PREPROCESS, AUGMENT, VALIDATION = "preprocess", "augment", "validation"
@@ -23,6 +24,8 @@ PREPROCESS, AUGMENT, VALIDATION = "preprocess", "augment", "validation"
 ADAPT_DATA = 10_000
 # Validation data that `prepare` is given.
 MOST_PREPARED = 10_000_000
+# Steps of dense networks from which XLA saves, on a CPU, what it takes to compile them: 2.7 ms a step, and 5.5 s.
+XLA_STEPS = 2000
 
 
 def to_float(x: TensorLike, dtype: Optional[tf.DType] = None) -> tf.Tensor:
@@ -78,7 +81,7 @@ class Trainable(keras.Model):
         self._trackers: dict[str, keras.metrics.Metric] = {
             n: keras.metrics.Mean(name=n) for n in ("loss", *self.tracked)}
         self._feed: Any = None
-        self.averages, self.norms = Averages(), Norms()
+        self.averages, self.norms, self.stepping = Averages(), Norms(), Stepping()
         # Batches since `reset_metrics`; a plain variable, which is no part of the model.
         self._batches = tf.Variable(0, trainable=False, dtype=tf.int64,
                                     aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
@@ -129,6 +132,10 @@ class Trainable(keras.Model):
                             for weight in self.trained_variables)  # fmt: skip
         return not convolutional or bool(tf.config.list_logical_devices("GPU"))
 
+    def xla_saves(self, steps: int, numbers: int) -> bool:
+        """Returns whether XLA saves, on a CPU, more time in so many steps on batches of `numbers` than it takes."""
+        return steps >= XLA_STEPS
+
     def next_seed(self, seed: Optional[seeds.Seed] = None) -> tf.Tensor:
         """Returns `seed` as a tensor, or a fresh seed of this model's generator when it is None."""
         return seeds.as_seed(self.seed_generator.next() if seed is None else seed)
@@ -144,10 +151,11 @@ class Trainable(keras.Model):
 
     # ---- Keras' entry points -----------------------------------------------------------------------
 
-    def compile(self, optimizer: Union[str, keras.optimizers.Optimizer] = "adam", jit_compile: Union[bool, str] = True,
+    def compile(self, optimizer: Union[str, keras.optimizers.Optimizer] = "adam", jit_compile: Union[bool, str] = AUTO,
                 ema: float = 0.0, norms: bool = False, **kwargs: Any) -> None:
         """Keras' compile; the objective is the model's own, so `loss` and `metrics` are refused.
 
+        `jit_compile`: whether XLA compiles steps; "auto": where they are so many that it saves time (`xla_pays`).
         `ema`: decay of averages of the weights (`averages`), by which validation goes and which `fit` leaves; 0: none.
         `norms`: whether the norms of gradients and updates are logged.
         """
@@ -159,7 +167,9 @@ class Trainable(keras.Model):
                     f"{type(self).__name__} has its own objective and metrics {sorted(self._trackers)}; "
                     f"received {name}={kwargs[name]!r}. Leave it out, or override `objective`."
                 )
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        self.stepping = Stepping(jit_compile)
+        xla = self.stepping.first_choice(self, bool(kwargs.get("run_eagerly")))
+        super().compile(optimizer=optimizer, jit_compile=xla, **kwargs)
         self.averages = Averages(ema)
         with self.distribute_strategy.scope():
             self.norms = Norms(norms)
@@ -231,7 +241,8 @@ class Trainable(keras.Model):
         self._direct(callbacks)
         given["callbacks"] = _joined(callbacks, self.own_callbacks())
         data = dict(zip(("x", "y", "sample_weight"), train.keras()))
-        with fit_data.telling(train, held_out, steps=steps):
+        fitting = self.stepping.fitting(self, train, batch_size, steps, given)
+        with fit_data.telling(train, held_out, steps=steps), fitting:
             history = super().fit(
                 **data, batch_size=batch_size, validation_data=None if held_out is None else held_out.keras(),
                 shuffle=shuffle and train.can_shuffle, **given)  # fmt: skip
@@ -246,6 +257,15 @@ class Trainable(keras.Model):
     def after_fit(self, history: keras.callbacks.History, train: fit_data.Source, held_out: Optional[fit_data.Source],
                   steps: Optional[int], verbose: Union[str, int, None]) -> None:
         """Does what follows plain `fit`, on its sources of data (`fit_data`); adds losses of stages to the history."""
+
+    def make_train_function(self, force: bool = False) -> Any:
+        if self.train_function is None or force:
+            self.train_function = self.stepping.train_function(self)
+        return super().make_train_function(force and self.train_function is None)
+
+    def tracing_small(self) -> contextlib.AbstractContextManager:
+        """Returns a context in which `objective` may make a graph that is made soon, where XLA does not compile it."""
+        return contextlib.nullcontext()
 
     def own_callbacks(self) -> list[keras.callbacks.Callback]:
         """Returns the callbacks that the model itself needs in a plain `fit`; here none."""
@@ -300,7 +320,7 @@ class Trainable(keras.Model):
             with self.averages.inside():
                 return super().evaluate(x, y, sample_weight=sample_weight, **given, **kwargs)
         source = fit_data.read(self.form(), x, y, sample_weight, checked=False)
-        with fit_data.telling(source, steps=steps):
+        with fit_data.telling(source, steps=steps), self.stepping.judging(self, source, batch_size, steps):
             return super().evaluate(**dict(zip(("x", "y", "sample_weight"), source.keras())), **given)
 
     def predict(self, x: Any, batch_size: Optional[int] = None, verbose: Union[str, int, None] = "auto",
@@ -463,7 +483,7 @@ class Trainable(keras.Model):
         if not self.compiled:
             return None
         optimizer = keras.saving.serialize_keras_object(self.optimizer)
-        found = {"optimizer": optimizer, "jit_compile": self.jit_compile, "run_eagerly": self.run_eagerly}
+        found = {"optimizer": optimizer, "jit_compile": self.stepping.asked, "run_eagerly": self.run_eagerly}
         more = {"ema": self.averages.decay} if self.averages.decay else {}
         return {**found, **more, **({"norms": True} if self.norms.metrics else {})}
 

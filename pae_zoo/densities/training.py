@@ -43,7 +43,7 @@ def least_rows(density: Flow) -> int:
 
 
 def train(density: Flow, x: np.ndarray, held_out: Optional[np.ndarray] = None, weights: Optional[np.ndarray] = None,
-          settings: Union[Settings, Mapping[str, Any], None] = None, jit_compile: bool = True,
+          settings: Union[Settings, Mapping[str, Any], None] = None, jit_compile: Union[bool, str] = "auto",
           verbose: Union[int, str, None] = 0, dequantise: bool = False) -> dict[str, list[float]]:
     """Fits a density to x (n, K): whitening, mixture by EM, then layers by steps; best on validation is kept.
 

@@ -32,6 +32,7 @@ class Autoregressive(ContextLayer):
         super().__init__(*args, **kwargs)
         self.degrees = degrees
         self.start = start
+        self.shares = degrees != "random"  # whose masks are constants, drawn from the seed
 
     def scale(self, x: tf.Tensor, parameters: tf.Tensor, inverse: bool) -> Pair:
         """Applies f to x (d, n) with parameters (p, d, n); returns (y, log dy/dx), both (d, n)."""

@@ -70,6 +70,9 @@ class FlowLayer(keras.layers.Layer):
     context_dim: int = 0
     #: share of hidden units that training leaves out, by the seed that `transform` is then given
     dropout: float = 0.0
+    #: whether layers of equal settings and sizes compute alike but for their variables, whatever their seeds: then a
+    #: graph holds what they compute once (`pae_zoo.flows.sharing`)
+    shares: bool = False
 
     def __init__(self, seed: Sequence[int] = (0, 0), **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -17,6 +17,7 @@ class Coupling(ContextLayer):
     Of one dimension a is empty, and the parameters of f depend on nothing but the context.
     """
 
+    shares = True
     #: parameters of f per dimension
     num_parameters: int
 

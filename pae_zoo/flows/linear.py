@@ -51,6 +51,7 @@ class LU(FlowLayer):
     """
 
     kind = "lu"
+    shares = True
 
     def make_weights(self) -> None:
         self.permutation = random_permutation(self)

@@ -419,7 +419,7 @@ class Autoencoder(gaps.TakesGaps, labels.TakesLabels, trainable.Trainable):
         judge = None if held_out is None else stage.read(held_out)
         stage.part.adapted.assign(0)
         fitted = stage.train(stage.part, found[0], None if judge is None else judge[0], found[1], stage.settings,
-                             self.jit_compile, verbose)
+                             self.stepping.asked, verbose)
         history.history.update({f"{stage.name}_{name}": values for name, values in fitted.items()})
         self.measure_scores(measured)
 

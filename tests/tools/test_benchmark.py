@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 
 import benchmark
 import benchmarks
@@ -166,6 +167,22 @@ def test_a_process_is_timed_and_its_failure_told():
     assert train._time_process(["-S", "-c", "pass"])["s"] > 0
     with pytest.raises(RuntimeError, match="ended with status 3"):
         train._time_process(["-S", "-c", "raise SystemExit(3)"])
+
+
+def test_the_first_result_counts_what_comes_after_tensorflow(monkeypatch, capsys):
+    said = {"tensorflow_cpu_s": 5.0, "package_cpu_s": 2.0, "fit_cpu_s": 3.0, "fitted_cpu_s": 5.0, "peak_mib": 900.0}
+    programs = []
+
+    def run(words):
+        programs.append(words[-1])
+        return subprocess.CompletedProcess(words, 0, f"chatter\n{json.dumps(said)}\n", "")
+
+    monkeypatch.setattr(train, "_run_process", run)
+    cases = train.first(rounds=2)
+    assert cases["first/Flow(9), 100 rows"] == said and len(programs) == 1 + 2 * len(cases)
+    assert capsys.readouterr().out.count("reached") == len(cases)
+    for program in programs:
+        compile(program, "program", "exec")
 
 
 @pytest.mark.parametrize("argv", [["nothing"], ["train", "--rounds=0"], ["train", "--cases=mlp,x"], []])

@@ -14,12 +14,17 @@ import tensorflow as tf
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.fit_data.batch import Batch, Form
 
+# Keras' own batch size.
+KERAS_BATCH = 32
 # What a failed assertion of `pae_zoo.core.fit_data.datasets` begins with.
 _MARK = re.compile(r"pae_zoo: (.*?\.)\]", re.DOTALL)
 
 
 class Arrays:
     """A source of arrays: x (n, *event), and y and w as in `Batch`."""
+
+    #: whether Keras makes a data set of tf.data of it
+    is_dataset = True
 
     def __init__(self, form: Form, batch: Batch):
         self.form, self.batch = form, batch
@@ -28,6 +33,14 @@ class Arrays:
     def keras(self) -> tuple:
         """Returns what Keras takes: a tuple of arrays."""
         return self.batch.for_keras()
+
+    def size_of_batch(self, batch_size: Optional[int]) -> Optional[int]:
+        """Returns the size of a batch, for Keras' `batch_size`."""
+        return batch_size or KERAS_BATCH
+
+    def num_batches(self, batch_size: Optional[int]) -> Optional[int]:
+        """Returns how many batches an epoch has, for Keras' `batch_size`."""
+        return -(-len(self.batch.x) // (batch_size or KERAS_BATCH))
 
     def batches(self) -> Iterator[Batch]:
         """Yields all data at once."""
@@ -78,6 +91,23 @@ class Batches:
     def keras(self) -> tuple:
         """Returns what Keras takes: a data set."""
         return (self._dataset,)
+
+    @property
+    def is_dataset(self) -> bool:
+        """Whether Keras is given a data set of tf.data."""
+        return not self.can_shuffle
+
+    def size_of_batch(self, batch_size: Optional[int]) -> Optional[int]:
+        """Returns the size of the first batch, None where there is none."""
+        first = next(iter(self.batches()), None)
+        return None if first is None else len(first.x)
+
+    def num_batches(self, batch_size: Optional[int]) -> Optional[int]:
+        """Returns how many batches an epoch has; None where that is not known, or there is no end."""
+        if isinstance(self._dataset, keras.utils.PyDataset):
+            return self._dataset.num_batches
+        number = int(self._dataset.cardinality())
+        return number if number >= 0 else None
 
     def batches(self) -> Iterator[Batch]:
         """Yields the batches from the first one on, without end where there is none."""
