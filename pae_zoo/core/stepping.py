@@ -289,7 +289,7 @@ def _fused(optimizer: Any) -> Iterator[None]:
         return
     known: dict[Any, list[tf.Tensor]] = {}
 
-    def update_step(gradient: tf.Tensor, variable: tf.Variable, rate: Any) -> None:
+    def update_step(gradient: tf.Tensor, variable: Any, rate: Any) -> None:
         kind = variable.dtype
         if kind not in known:
             step = tf.cast(optimizer.iterations.value + 1, kind)

@@ -29,7 +29,7 @@ class Shared:
 
     def __call__(self, layer: FlowLayer) -> Callable[..., Pair]:
         """Returns what is called as `layer.transform`."""
-        kind = self._kinds.get(id(layer))
+        kind = self._kinds.get(id(layer), ())
         if tf.executing_eagerly() or self._counts[kind] < 2:
             return layer.transform
 
