@@ -141,6 +141,19 @@ def _watched(callbacks: Any) -> bool:
     return False
 
 
+def joined(callbacks: Any, more: list[keras.callbacks.Callback]) -> Any:
+    """Returns the callbacks of a caller, in any form that Keras takes, with more."""
+    if not more:
+        return callbacks
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        for callback in more:
+            callback.set_model(callbacks.model)
+            callback.set_params(callbacks.params)
+            callbacks.callbacks.append(callback)
+        return callbacks
+    return [*keras.tree.flatten(callbacks or []), *more]
+
+
 class _Progress(keras.callbacks.ProgbarLogger):
     """Keras' progress bar, whose last call may be shorter than the others."""
 

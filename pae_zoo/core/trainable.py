@@ -16,7 +16,7 @@ from pae_zoo.core.averaging import Averages
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.core.norms import Norms
-from pae_zoo.core.stepping import AUTO, Stepping
+from pae_zoo.core.stepping import AUTO, Stepping, joined
 
 # Streams of a step's seed; each model has others, under names that begin with its own.
 PREPROCESS, AUGMENT, VALIDATION = "preprocess", "augment", "validation"
@@ -239,7 +239,7 @@ class Trainable(keras.Model):
             # Here, for a step that makes variables of its own is traced twice.
             self.build_training()
         self._direct(callbacks)
-        given["callbacks"] = _joined(callbacks, self.own_callbacks())
+        given["callbacks"] = joined(callbacks, self.own_callbacks())
         data = dict(zip(("x", "y", "sample_weight"), train.keras()))
         fitting = self.stepping.fitting(self, train, batch_size, steps, given)
         with fit_data.telling(train, held_out, steps=steps), fitting:
@@ -497,16 +497,3 @@ def _weighted_mean(values: tf.Tensor, weight) -> tf.Tensor:
         return tf.reduce_mean(values)
     weight = tf.cast(weight, values.dtype)
     return tf.math.divide_no_nan(tf.reduce_sum(values * weight), tf.reduce_sum(weight))
-
-
-def _joined(callbacks: Any, more: list[keras.callbacks.Callback]) -> Any:
-    """Returns the callbacks of a caller, in any form that Keras takes, with more."""
-    if not more:
-        return callbacks
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        for callback in more:
-            callback.set_model(callbacks.model)
-            callback.set_params(callbacks.params)
-            callbacks.callbacks.append(callback)
-        return callbacks
-    return [*keras.tree.flatten(callbacks or []), *more]
