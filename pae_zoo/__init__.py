@@ -62,5 +62,27 @@ from pae_zoo.registry import register  # noqa: E402
 __all__ = [
     "AE", "BBBAE", "DeepEnsembleAE", "EnsembleVAE", "Flow", "FlowVAE", "GPCircle", "HF", "IAF", "LAE", "LAEPosthoc",
     "MCDropoutAE", "MMDVAE", "PAE", "RAE", "RBFVAE", "SAVAE", "UserError", "VAE", "VLAE", "WAE", "curvature", "data",
-    "densities", "flows", "likelihoods", "models", "networks", "register", "seeds",
-]
+    "densities", "flows", "from_preset", "likelihoods", "models", "networks", "presets", "register", "save_to_preset",
+    "seeds",
+]  # fmt: skip
+
+
+def from_preset(name: str) -> models.base.Autoencoder:
+    """Returns a trained model: a name of `presets()`, or the path of a preset's folder; raises UserError."""
+    from pae_zoo.experiment import presets as found  # here: commands need what the package alone does not
+
+    return found.from_preset(name)
+
+
+def presets() -> dict[str, str]:
+    """Returns {name: what it is} of the trained models that the package carries."""
+    from pae_zoo.experiment import presets as found
+
+    return found.presets()
+
+
+def save_to_preset(model: models.base.Autoencoder, directory: str, title: str = "") -> None:
+    """Writes a trained model as a preset, a folder that `from_preset` reads; raises UserError where it exists."""
+    from pae_zoo.experiment import presets as found
+
+    found.save_to_preset(model, directory, title)

@@ -11,7 +11,7 @@ from pae_zoo.experiment import launch
 
 #: command -> module of the package
 COMMANDS = {"train": "main", "evaluate": "evaluate", "apply": "apply", "export": "export", "sweep": "sweep",
-            "flow": "flow"}
+            "flow": "flow", "preset": "preset"}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

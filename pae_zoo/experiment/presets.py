@@ -1,0 +1,143 @@
+"""Presets: trained models by name, each a folder that is a small run: settings, weights, metrics, a card, a picture."""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import keras
+import numpy as np
+
+import pae_zoo
+from pae_zoo.core import files, reading
+from pae_zoo.core.errors import UserError, suggestion
+from pae_zoo.experiment import saved
+from pae_zoo.experiment.workdir import Run
+
+#: where the presets of the package lie
+SHIPPED = Path(__file__).resolve().parent.parent / "presets"
+MODEL, FACTS, CARD, PICTURE = "model.keras", "preset.json", "README.md", "thumbnail.png"
+# Bits of a weight's mantissa that are kept: those of float16, with the range of float32.
+KEPT_BITS = 11
+
+
+def presets() -> dict[str, str]:
+    """Returns {name: what it is} of the trained models that the package carries."""
+    return {path.parent.name: str(facts(path.parent)["title"]) for path in sorted(SHIPPED.glob(f"*/{FACTS}"))}
+
+
+def folder(name: str) -> Path:
+    """Returns the folder of a preset: one of `presets()`, or the path of another; raises UserError."""
+    shipped = SHIPPED / name
+    if name and os.sep not in name and (shipped / FACTS).is_file():
+        return shipped
+    if (Path(name) / FACTS).is_file():
+        return Path(name)
+    near = suggestion(name, list(presets())) or "."
+    raise UserError(f"There is no preset {name!r}{near} There are {', '.join(presets()) or 'none'}; or give the path of "
+                    f"a folder with a {FACTS}.")
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """Returns what a preset says of itself; raises UserError for a file that is broken."""
+    with reading.told(path / FACTS, "description of a preset", "restore it"):
+        found = json.loads(reading.text(path / FACTS, "restore it"))
+        if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in ("title", "sha256")):
+            raise ValueError("it has no title and sha256")
+        return found
+
+
+def from_preset(name: str) -> Any:
+    """Returns the trained model of a preset: a name of `presets()`, or the path of a folder.
+
+    Raises UserError for a name that is unknown, and for files that are not those of the preset.
+    """
+    path = folder(name)
+    found, wanted = checksum(path / MODEL), facts(path)["sha256"]
+    if found != wanted:
+        raise UserError(f"{path / MODEL} is not the file of this preset: its SHA-256 is {found[:12]}..., recorded is "
+                        f"{wanted[:12]}.... Restore it.")
+    with reading.told(path / MODEL, "model of this preset", "restore it"):
+        return saved.load(path / MODEL)
+
+
+def save_to_preset(model: Any, directory: str, title: str = "") -> Path:
+    """Writes a trained model as a preset, a folder that `from_preset` reads; returns its path.
+
+    It holds the model without its optimizer, all bits of its weights, and what it is; `python -m pae_zoo.preset` makes
+    one of a finished run, with a card and figures. Raises UserError where the folder exists.
+    """
+    target = Path(directory)
+    if target.exists():
+        raise UserError(f"{target} exists; give a new name, or remove it.")
+    files.check_place(target, "directory")
+    with files.folder(target) as inside:
+        write_model(model, inside / MODEL)
+        write_facts(inside, model, title or f"{type(model).__name__} for data of shape {model.event_shape}")
+    return target
+
+
+def write_model(model: Any, path: Path) -> None:
+    """Writes a model without its optimizer, compressed."""
+    alone = type(model).from_config(model.get_config())
+    alone.set_weights(model.get_weights())
+    with files.file(path.with_suffix(".stored.keras")) as stored:
+        alone.save(stored)
+        with zipfile.ZipFile(stored) as before, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as new:
+            for member in before.infolist():
+                # Not the time of writing, so that the same weights are the same file.
+                new.writestr(zipfile.ZipInfo(member.filename), before.read(member), zipfile.ZIP_DEFLATED)
+    path.with_suffix(".stored.keras").unlink()
+
+
+def write_facts(path: Path, model: Any, title: str, **more: Any) -> None:
+    """Writes what a preset says of itself."""
+    found = {"title": title, "class": type(model).__name__, "event_shape": list(model.event_shape),
+             "latent_dim": model.latent_dim, "num_weights": model.count_params(), "sha256": checksum(path / MODEL),
+             "pae_zoo": pae_zoo.__version__, **more}  # fmt: skip
+    (path / FACTS).write_text(json.dumps(files.plain(found), indent=1) + "\n", encoding="utf-8")
+
+
+def checksum(path: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal; raises UserError where it cannot be read."""
+    with reading.told(path, "file of a preset", "restore it"):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def round_weights(model: keras.Model) -> None:
+    """Rounds the weights to 11 bits of mantissa, those of float16, with the range of float32: half the file."""
+    for weight in model.weights:
+        if weight.dtype == "float32" and weight.trainable:
+            weight.assign(rounded(np.asarray(weight.value)))
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Returns float32 values rounded to the nearest with 11 bits of mantissa."""
+    mantissa, exponent = np.frexp(values)
+    return np.ldexp(np.round(mantissa * 2.0**KEPT_BITS) / 2.0**KEPT_BITS, exponent).astype(np.float32)
+
+
+def copy(name: str, workdir: str) -> Run:
+    """Makes a work directory of a preset of a run, which the other commands take; raises UserError."""
+    path, target = folder(name), Path(workdir)
+    if not (path / "config.json").is_file():
+        raise UserError(f"The preset {name} was made of a model alone, not of a run, so that it has no settings for a "
+                        "work directory. Load it in Python: pae_zoo.from_preset.")
+    if target.exists():
+        raise UserError(f"--workdir={target} exists; give a new name, or remove it.")
+    files.check_place(target, "workdir")
+    from_preset(name)
+    with files.folder(target) as inside:
+        for part in ("config.json", "data.json", "flags.cfg", "metrics.json", MODEL):
+            if (path / part).is_file():
+                (inside / part).write_bytes((path / part).read_bytes())
+    return Run(target)
+
+
+def first_picture(run: Run, names: Sequence[str] = ("labels", "samples", "reconstructions")) -> Optional[Path]:
+    """Returns the picture of a run that tells most of it, None without any."""
+    there = [run.figures / f"{name}.png" for name in names]
+    return next((path for path in [*there, *sorted(run.figures.glob("*.png"))] if path.is_file()), None)

@@ -1,0 +1,163 @@
+"""Trained models by name: python -m pae_zoo.preset --name=vae_digits --workdir=runs/vae_digits."""
+
+import dataclasses
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pae_zoo import evaluate
+from pae_zoo.core import files
+from pae_zoo.core import hparams as hp
+from pae_zoo.core.errors import UserError
+from pae_zoo.experiment import console, launch, presets
+from pae_zoo.experiment.workdir import Run
+
+SIDE = 480
+MORE = """  python -m pae_zoo.preset                                             # what there is
+  python -m pae_zoo.preset --name=vae_digits --workdir=runs/vae_digits  # a run, for evaluate, apply, export, ...
+  python -m pae_zoo.preset --from_workdir=runs/mine --out=mine          # a finished run as a preset
+
+In Python: pae_zoo.presets(), pae_zoo.from_preset("vae_digits"), pae_zoo.save_to_preset(model, "mine").
+A preset of a run has its weights rounded to the precision of float16; the figures of its card are those of the rounded
+weights, measured anew by the tasks of the run."""
+#: what of a run goes into a preset
+KEPT = ("config.json", "data.json", "flags.cfg")
+PLACES = ("data_dir", "workdir", "init_workdir", "fid_weights", "features")
+TRAINING = ("train/", "time/train", "flow/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags of presets."""
+
+    name: str = hp.option("", "A preset of the package, or the path of another, to make a work directory of.")
+    workdir: str = hp.option("", "Folder of the work directory; it must not exist.", path=True)
+    from_workdir: str = hp.option("", "A finished run to make a preset of.", path=True)
+    out: str = hp.option("", "Folder of the preset; it must not exist.", path=True)
+    title: str = hp.option("", "What the preset is, a line of its card.")
+    licence: str = hp.option("", "What the card says of the licence of the weights, or of the data behind them.")
+    data_dir: str = hp.option("", "Folder that holds data sets as files.", path=True)
+    verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
+
+
+def main(argv: list[str]) -> int:
+    argv = launch.begin(argv)
+    if launch.wants_help(argv):
+        print(f"{__doc__}\n\n{MORE}\n\n{hp.help_text(Flags)}\n")
+        return 0
+    options, _ = launch.parse(Flags, argv)
+    making, copying = (options.from_workdir or options.out), (options.name or options.workdir)
+    if making and copying:
+        raise UserError("--name and --workdir take a preset, --from_workdir and --out make one: give one pair.")
+    if making:
+        return _make(options)
+    if copying:
+        return _copy(options)
+    print("\n".join(f"  {name:24}{title}" for name, title in presets.presets().items()))
+    return 0
+
+
+def _copy(options: Flags) -> int:
+    if not options.name or not options.workdir:
+        raise UserError("--name and --workdir are needed together: --name=vae_digits --workdir=runs/vae_digits.")
+    run = presets.copy(options.name, options.workdir)
+    print(f"{run.workdir} is a run of the preset {options.name}:")
+    print("\n".join(console.lines(run.read_metrics())))
+    here = console.flag("workdir", run.workdir)
+    print(f"Next:\n  python -m pae_zoo.evaluate {here} --tasks=...\n  python -m pae_zoo.apply {here} --input=... "
+          f"--out=...\n  python -m pae_zoo.export {here} --export_dir=serving/{run.workdir.name}")
+    return 0
+
+
+def _make(options: Flags) -> int:
+    if not options.from_workdir or not options.out:
+        raise UserError("--from_workdir and --out are needed together: --from_workdir=runs/mine --out=mine.")
+    target, run = Path(options.out), Run(options.from_workdir)
+    if target.exists():
+        raise UserError(f"--out={target} exists; give a new name, or remove it.")
+    files.check_place(target, "out")
+    hparams, model = run.read_hparams(), run.load_model()
+    presets.round_weights(model)
+    with tempfile.TemporaryDirectory() as place:
+        again = Run(Path(place) / "run")
+        again.workdir.mkdir()
+        for name in KEPT:
+            if (run.workdir / name).is_file():
+                text = _without_places((run.workdir / name).read_text(encoding="utf-8"), name.endswith(".json"))
+                (again.workdir / name).write_text(text, encoding="utf-8")
+        presets.write_model(model, again.model_path)
+        trained = {key: value for key, value in run.read_metrics().items() if key.startswith(TRAINING)}
+        again.write_json("metrics.json", trained)
+        words = [f"--workdir={again.workdir}", *([f"--data_dir={options.data_dir}"] if options.data_dir else [])]
+        if evaluate.main(words):
+            return 1
+        title = options.title or f"{hparams.model} on {hparams.dataset}, K = {hparams.latent_dim}"
+        with files.folder(target) as inside:
+            for name in (*KEPT, "metrics.json", presets.MODEL):
+                if (again.workdir / name).is_file():
+                    shutil.copyfile(again.workdir / name, inside / name)
+            picture = presets.first_picture(again)
+            if picture is not None:
+                _shrink(picture, inside / presets.PICTURE)
+            presets.write_facts(inside, model, title, kind=hparams.model, dataset=hparams.dataset,
+                                licence=options.licence)  # fmt: skip
+            (inside / presets.CARD).write_text(card(inside, target.name, title, hparams, again.read_metrics()), encoding="utf-8")
+    size = sum(path.stat().st_size for path in target.iterdir()) / 2**20
+    print(f"{target}: {size:.2f} MiB")
+    return 0
+
+
+def card(path: Path, name: str, title: str, hparams: Any, metrics: dict[str, Any]) -> str:
+    """Returns the card of a preset: what it is, how it was made, every figure of its own weights."""
+    facts = presets.facts(path)
+    flags = (path / "flags.cfg").read_text(encoding="utf-8").splitlines()
+    given = " ".join(line for line in flags if line.startswith("--"))
+    shape = " x ".join(map(str, facts["event_shape"]))
+    picture = f"![]({presets.PICTURE})\n\n" if (path / presets.PICTURE).is_file() else ""
+    rows = "\n".join(f"| `{key}` | {console.number(value)} |" for key, value in metrics.items())
+    licence = f"Licence: {facts['licence']}\n\n" if facts.get("licence") else ""
+    return f"""# {name}
+
+{title}. {facts['class']}, {facts['num_weights']:,} weights, data of shape {shape}, {facts['latent_dim']} latents.
+
+{picture}```python
+import pae_zoo
+model = pae_zoo.from_preset("{name}")
+```
+
+Trained by `python -m pae_zoo.main {given}` (seed {hparams.seed}), with pae_zoo {facts['pae_zoo']}. Weights are rounded to
+11 bits of mantissa; all figures but those of the training (`train/`, `flow/`) are of the rounded weights, on the test
+split, by the tasks of the run. One seed.
+
+{licence}| figure | value |
+|---|---|
+{rows}
+"""
+
+
+def _without_places(text: str, is_json: bool) -> str:
+    """Returns a file of a run without where its data and it itself lay."""
+    if not is_json:
+        return "\n".join(line for line in text.split("\n") if not line.startswith(tuple(f"--{one}=" for one in PLACES)))
+    return json.dumps(_emptied(json.loads(text)), indent=1) + "\n"
+
+
+def _emptied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: "" if key in PLACES else _emptied(one) for key, one in value.items()}
+    return value
+
+
+def _shrink(picture: Path, target: Path) -> None:
+    with Image.open(picture) as image:
+        image.thumbnail((SIDE, SIDE))
+        image.convert("P", palette=Image.Palette.ADAPTIVE).save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    sys.exit(launch.run(main, sys.argv[1:]))
