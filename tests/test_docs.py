@@ -74,7 +74,7 @@ def flags_of_main(line=""):
 
 
 LAUNCHERS = {"evaluate": evaluate.Flags, "apply": apply.Flags, "export": export.Flags, "sweep": sweep.Flags,
-             "flow": flow.Flags}
+             "flow": flow.Flags, "preset": preset.Flags}
 ALL = flags_of_main().union(*(names(cls) for cls in LAUNCHERS.values()))
 
 

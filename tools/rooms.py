@@ -75,6 +75,7 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"core", "evaluation", "experiment", "serving", "applying"},
     "sweep": {"core", "experiment"},
     "flow": {"core", "core.reading", "data", "densities", "plotting", "experiment"},
+    "preset": {"core", "evaluate", "experiment"},
     "cli": {"core", "experiment"},
     "__main__": {"cli"},
 }  # fmt: skip
