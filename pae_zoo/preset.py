@@ -106,7 +106,8 @@ def _make(options: Flags) -> int:
                 _shrink(picture, inside / presets.PICTURE)
             presets.write_facts(inside, model, title, kind=hparams.model, dataset=hparams.dataset,
                                 licence=options.licence)  # fmt: skip
-            (inside / presets.CARD).write_text(card(inside, target.name, title, hparams, again.read_metrics()), encoding="utf-8")
+            text = card(inside, target.name, title, hparams, again.read_metrics())
+            (inside / presets.CARD).write_text(text, encoding="utf-8")
     size = sum(path.stat().st_size for path in target.iterdir()) / 2**20
     print(f"{target}: {size:.2f} MiB")
     return 0
@@ -130,9 +131,10 @@ import pae_zoo
 model = pae_zoo.from_preset("{name}")
 ```
 
-Trained by `python -m pae_zoo.main {given}` (seed {hparams.seed}), with pae_zoo {facts['pae_zoo']}. Weights are rounded to
-11 bits of mantissa; all figures but those of the training (`train/`, `flow/`) are of the rounded weights, on the test
-split, by the tasks of the run. One seed.
+Trained by `python -m pae_zoo.main {given}` (seed {hparams.seed}), with pae_zoo {facts['pae_zoo']}.
+
+Weights are rounded to 11 bits of mantissa; all figures but those of the training (`train/`, `flow/`) are of the rounded
+weights, on the test split, by the tasks of the run. One seed.
 
 {licence}| figure | value |
 |---|---|

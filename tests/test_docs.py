@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from battery import EVENT_SHAPE, TOTAL_STEPS, images
 
-from pae_zoo import apply, evaluate, export, flow, models, sweep
+from pae_zoo import apply, evaluate, export, flow, models, preset, sweep
 from pae_zoo.core import records
 from pae_zoo.experiment import launch, record
 

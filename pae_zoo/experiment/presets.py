@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,8 +38,8 @@ def folder(name: str) -> Path:
     if (Path(name) / FACTS).is_file():
         return Path(name)
     near = suggestion(name, list(presets())) or "."
-    raise UserError(f"There is no preset {name!r}{near} There are {', '.join(presets()) or 'none'}; or give the path of "
-                    f"a folder with a {FACTS}.")
+    raise UserError(f"There is no preset {name!r}{near} There are {', '.join(presets()) or 'none'}; or give the path "
+                    f"of a folder with a {FACTS}.")
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -84,13 +85,14 @@ def write_model(model: Any, path: Path) -> None:
     """Writes a model without its optimizer, compressed."""
     alone = type(model).from_config(model.get_config())
     alone.set_weights(model.get_weights())
-    with files.file(path.with_suffix(".stored.keras")) as stored:
+    with tempfile.TemporaryDirectory() as place:
+        stored = Path(place) / MODEL
         alone.save(stored)
-        with zipfile.ZipFile(stored) as before, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as new:
+        with zipfile.ZipFile(stored) as before, zipfile.ZipFile(path, "w") as new:
             for member in before.infolist():
                 # Not the time of writing, so that the same weights are the same file.
-                new.writestr(zipfile.ZipInfo(member.filename), before.read(member), zipfile.ZIP_DEFLATED)
-    path.with_suffix(".stored.keras").unlink()
+                found = before.read(member)
+                new.writestr(zipfile.ZipInfo(member.filename), found, zipfile.ZIP_DEFLATED, compresslevel=9)
 
 
 def write_facts(path: Path, model: Any, title: str, **more: Any) -> None:
