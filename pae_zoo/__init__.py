@@ -37,6 +37,7 @@ moved.install()
 from pae_zoo import curvature, data, densities, flows, likelihoods, models, networks  # noqa: E402
 from pae_zoo.core import seeds  # noqa: E402
 from pae_zoo.core.errors import UserError  # noqa: E402
+from pae_zoo.experiment.presets import from_preset, presets, save_to_preset  # noqa: E402
 from pae_zoo.flows import Flow  # noqa: E402
 from pae_zoo.models.ae import AE  # noqa: E402
 from pae_zoo.models.bbb_ae import BBBAE  # noqa: E402
@@ -65,24 +66,3 @@ __all__ = [
     "densities", "flows", "from_preset", "likelihoods", "models", "networks", "presets", "register", "save_to_preset",
     "seeds",
 ]  # fmt: skip
-
-
-def from_preset(name: str) -> models.base.Autoencoder:
-    """Returns a trained model: a name of `presets()`, or the path of a preset's folder; raises UserError."""
-    from pae_zoo.experiment import presets as found  # here: commands need what the package alone does not
-
-    return found.from_preset(name)
-
-
-def presets() -> dict[str, str]:
-    """Returns {name: what it is} of the trained models that the package carries."""
-    from pae_zoo.experiment import presets as found
-
-    return found.presets()
-
-
-def save_to_preset(model: models.base.Autoencoder, directory: str, title: str = "") -> None:
-    """Writes a trained model as a preset, a folder that `from_preset` reads; raises UserError where it exists."""
-    from pae_zoo.experiment import presets as found
-
-    found.save_to_preset(model, directory, title)

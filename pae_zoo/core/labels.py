@@ -36,11 +36,11 @@ def given(label: Any, num_labels: int) -> tf.Tensor:
 
 
 def beside(label: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-    """Returns labels () or (batch,) repeated along the leading axes of u (..., batch, D), flattened: (n,).
+    """Returns labels () or (batch,) repeated along the leading axes of u (..., batch, D): (..., batch).
 
     Raises UserError for labels of another number of data, where that is known.
     """
     if label.shape.rank == 1 and not label.shape.is_compatible_with(u.shape[-2:-1]):
         raise UserError(f"There are {label.shape[0]} labels and {u.shape[-2] if u.shape.rank > 1 else 1} data; "
                         "give one label for all, or one for each.")
-    return tf.reshape(tf.broadcast_to(label, tf.shape(u)[:-1]), (-1,))
+    return tf.broadcast_to(label, tf.shape(u)[:-1])

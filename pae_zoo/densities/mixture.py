@@ -291,8 +291,14 @@ class Mixture(by_label.ByLabel, keras.layers.Layer):
 
     def _at_label(self, function: Any, u: tf.Tensor, label: tf.Tensor, ending: tuple[int, ...]) -> tf.Tensor:
         u = inputs.ending(tf.convert_to_tensor(u), (self.num_dims,), "u")
-        found = function(tf.reshape(u, (-1, self.num_dims)), labels_lib.beside(label, u))
-        return tf.reshape(found, tf.concat([tf.shape(u)[:-1], np.asarray(ending, np.int32)], axis=0))
+        # Beside its row, so that many rows go a part at a time with their labels.
+        joined = tf.concat([u, tf.cast(labels_lib.beside(label, u), u.dtype)[..., None]], axis=-1)
+
+        def parted(rows: tf.Tensor) -> tf.Tensor:
+            return function(rows[:, :-1], tf.cast(rows[:, -1], tf.int32))
+
+        width = max(self.num_factors, 1) if len(ending) > 1 else 1
+        return by_rows(parted, joined, self.num_dims + 1, self.num_components * width, ending)
 
     def _on_rows(self, function: Any, u: tf.Tensor, ending: tuple[int, ...]) -> tf.Tensor:
         # A matrix for each row is made of all columns of all factors.
