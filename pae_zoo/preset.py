@@ -1,6 +1,8 @@
 """Trained models by name: python -m pae_zoo.preset --name=vae_digits --workdir=runs/vae_digits."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import sys
@@ -94,8 +96,10 @@ def _make(options: Flags) -> int:
         trained = {key: value for key, value in run.read_metrics().items() if key.startswith(TRAINING)}
         again.write_json("metrics.json", trained)
         words = [f"--workdir={again.workdir}", *([f"--data_dir={options.data_dir}"] if options.data_dir else [])]
-        if evaluate.main(words):
-            return 1
+        with contextlib.redirect_stdout(io.StringIO()):  # of a place that will be gone; the card has the figures
+            status = evaluate.main(words)
+        if status:
+            return status
         title = options.title or f"{hparams.model} on {hparams.dataset}, K = {hparams.latent_dim}"
         with files.folder(target) as inside:
             for name in (*KEPT, "metrics.json", presets.MODEL):
@@ -109,7 +113,7 @@ def _make(options: Flags) -> int:
             text = card(inside, target.name, title, hparams, again.read_metrics())
             (inside / presets.CARD).write_text(text, encoding="utf-8")
     size = sum(path.stat().st_size for path in target.iterdir()) / 2**20
-    print(f"{target}: {size:.2f} MiB")
+    print(f"{target}: {size:.2f} MiB, figures in {target / presets.CARD}")
     return 0
 
 
