@@ -90,8 +90,10 @@ def write_model(model: Any, path: Path) -> None:
         alone.save(stored)
         with zipfile.ZipFile(stored) as before, zipfile.ZipFile(path, "w") as new:
             for member in before.infolist():
-                # Not the time of writing, so that the same weights are the same file.
+                # Without the time of writing the same weights are the same file.
                 found = before.read(member)
+                if member.filename == "metadata.json":
+                    found = json.dumps({**json.loads(found), "date_saved": ""}).encode()
                 new.writestr(zipfile.ZipInfo(member.filename), found, zipfile.ZIP_DEFLATED, compresslevel=9)
 
 

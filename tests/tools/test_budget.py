@@ -29,7 +29,7 @@ def test_trainings_are_kept_and_not_repeated(options, capsys):
     assert len(asked) == 4
     assert found["budget/gaussian/30/vlae search=cg"]["elbo"] == 100.5
     text = capsys.readouterr().out
-    assert "budget: gaussian, 30 s of processor time, 2 seeds" in text and "100.5 (0.5)" in text
+    assert "budget: gaussian, 30 s of processor time, seeds 0 to 1" in text and "100.5 (0.5)" in text
     assert len(json.loads(Path(options.results).read_text())) == 8
     options.seeds = 3
     _vlae_budget.compare(options, apart)
