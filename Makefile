@@ -67,7 +67,7 @@ wheel-test: install
 
 # Bad commands and files: all of those that are refused at once, and one in SHARE of those that end in a training;
 # with FULL=1 all of them, in under ten minutes on two cores.
-SHARE ?= 4
+SHARE ?= 8
 fuzz: install
 	$(BIN)/python tools/fuzz/run.py --jobs=2 --share=$(if $(FULL),1,$(SHARE))
 

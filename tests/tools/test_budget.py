@@ -36,6 +36,7 @@ def test_trainings_are_kept_and_not_repeated(options, capsys):
     assert asked[4:] == [("gaussian", "vae", 2), ("gaussian", "vlae search=cg", 2)]
 
 
+@pytest.mark.full
 @pytest.mark.data
 def test_a_short_training_gives_bounds(options, data_dir):
     options.data_dir, options.budgets = str(data_dir), (1,)
@@ -44,6 +45,7 @@ def test_a_short_training_gives_bounds(options, data_dir):
     assert np.isfinite(row["log_likelihood"]) and 0 <= row["unreliable"] <= 1
 
 
+@pytest.mark.full
 @pytest.mark.data
 def test_schedules_are_told_how_many_steps_a_budget_holds(options, data_dir, monkeypatch):
     options.data_dir, options.budgets = str(data_dir), (1, 2)
