@@ -6,7 +6,7 @@ from typing import Any
 
 from pae_zoo import data, evaluation, models, networks
 from pae_zoo.core import hparams as hp
-from pae_zoo.experiment import launch, record
+from pae_zoo.experiment import cluster, launch, record
 from pae_zoo.experiment.session import default_tasks, finish, prepare, read_flags
 from pae_zoo.models import capabilities
 
@@ -45,8 +45,9 @@ def main(argv: list[str]) -> int:
     if hparams.smoke:
         hparams = hp.smoke(hparams)
     hparams = dataclasses.replace(hparams, workdir=hparams.workdir or default_workdir(hparams))
-    session = prepare(hparams, module)
-    return finish(session)
+    with cluster.own_workdir(hparams) as hparams:
+        session = prepare(hparams, module)
+        return finish(session)
 
 
 def default_workdir(hparams: Any) -> str:

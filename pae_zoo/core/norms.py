@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
+
+from pae_zoo.core import replicas
 
 
 class Norms:
@@ -18,7 +19,7 @@ class Norms:
 
     def __init__(self, wanted: bool = False):
         names = ("gradient_norm", "update_norm") if wanted else ()
-        self.metrics = [keras.metrics.Mean(name=name) for name in names]
+        self.metrics = [replicas.Mean(name=name) for name in names]
 
     def before(self, weights: Sequence[Any]) -> list[tf.Tensor]:
         """Returns the weights before a step, for `update`; nothing where nothing is logged."""

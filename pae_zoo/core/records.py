@@ -16,6 +16,8 @@ REFINING = ("newton", "line_search")
 REFINE = ("auto", "none", *REFINING)
 #: formats of pictures
 FIGURES = ("png", "pdf", "svg")
+#: what may share the batches of a training
+STRATEGIES = ("auto", "one", "mirrored", "multi_worker")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,9 @@ class SharedHParams(TaskFlags, PluginFlags, columns.ColumnOptions):
     seed: int = option(0, "Chooses noise, initial weights and the order of data.", low=0, high=2**31 - 1, group=RUN)
     device: str = option("auto", "Where to compute; gpu is refused where there is none.",
                          choices=("auto", "cpu", "gpu"), group=RUN, operational=True)
+    strategy: str = option("auto", "Devices that share each batch: one, mirrored (all of this machine), multi_worker "
+                           "(the processes of TF_CONFIG); auto: what there is.",
+                           choices=STRATEGIES, group=RUN, operational=True)
     precision: str = option("float32", "Keras dtype policy of the networks.",
                             choices=("float32", "mixed_bfloat16", "mixed_float16"), group=RUN)
     jit_compile: bool = option(True, "Compile the training step with XLA (not where a CPU is slower with it: "

@@ -5,11 +5,12 @@ XLA even with `alg="philox"`; the raw Philox bits do not, so every draw here is 
 """
 
 import zlib
-from typing import Any, Sequence, Union
+from typing import Any, Optional, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
 
+from pae_zoo.core import parts
 from pae_zoo.core.errors import UserError
 
 Seed = Union[int, tf.Tensor, Sequence[int]]
@@ -94,25 +95,32 @@ _traced_fold_in = tf.function(_fold_in, [_SEED, tf.TensorSpec((), tf.int32)], au
 _traced_integers = tf.function(_integers, [tf.TensorSpec([None], tf.int32), _SEED], autograph=False)
 
 
-def uniform(shape: Union[Sequence[Any], tf.Tensor], seed: Seed, dtype: tf.DType = tf.float32) -> tf.Tensor:
-    """Draws from the open interval (0, 1), in steps of 2^-23, with the given shape."""
-    top = tf.bitwise.right_shift(tf.bitcast(_bits(shape, seed), tf.uint32), tf.constant(9, tf.uint32))
+def uniform(shape: Union[Sequence[Any], tf.Tensor], seed: Seed, dtype: tf.DType = tf.float32,
+            batch: Union[int, None, str] = parts.UNTOLD) -> tf.Tensor:
+    """Draws from the open interval (0, 1), in steps of 2^-23, with the given shape.
+
+    `batch`: which axis is that of the data, None where none is: what replicas need that share a batch, see
+    `pae_zoo.core.parts.drawn`.
+    """
+    top = parts.drawn(lambda sizes: _bits(sizes, seed), shape, batch)
+    top = tf.bitwise.right_shift(tf.bitcast(top, tf.uint32), tf.constant(9, tf.uint32))
     return (tf.cast(tf.cast(top, tf.int32), dtype) + 0.5) * tf.cast(2.0**-23, dtype)
 
 
-def normal(shape: Union[Sequence[Any], tf.Tensor], seed: Seed, dtype: tf.DType = tf.float32) -> tf.Tensor:
-    """Draws from the standard normal by inversion, with the given shape (|value| < 5.3).
+def normal(shape: Union[Sequence[Any], tf.Tensor], seed: Seed, dtype: tf.DType = tf.float32,
+           batch: Union[int, None, str] = parts.UNTOLD) -> tf.Tensor:
+    """Draws from the standard normal by inversion, with the given shape (|value| < 5.3); `batch` as in `uniform`.
 
     The first rows do not depend on how many rows are drawn, so a padded batch sees the same noise.
     """
-    return tf.math.ndtri(uniform(shape, seed, dtype))
+    return tf.math.ndtri(uniform(shape, seed, dtype, batch))
 
 
-def permutation(num: int, seed: Seed) -> tf.Tensor:
-    """Returns a random permutation of range(num), int64, shape (num,).
+def permutation(num: int, seed: Seed, batch: Optional[str] = parts.UNTOLD) -> tf.Tensor:
+    """Returns a random permutation of range(num), int64, shape (num,); `batch` None: `num` is not of a part's rows.
 
     Examples:
       >>> sorted(permutation(5, seed=7).numpy().tolist())
       [0, 1, 2, 3, 4]
     """
-    return tf.argsort(tf.cast(_bits([num], seed), tf.int64), stable=True)
+    return tf.argsort(tf.cast(parts.drawn(lambda sizes: _bits(sizes, seed), [num], batch), tf.int64), stable=True)

@@ -3,12 +3,14 @@
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from pae_zoo.core.errors import UserError
 
 AUTO = "auto"
 # One call should keep neither a signal nor the progress bar waiting, nor hold many data: the most steps of a call, the
@@ -57,6 +59,9 @@ class Stepping:
         if not model.compiled:  # as Keras says
             yield
             return
+        if model.strategy is not None:  # replicas have steps of their own (`pae_zoo.core.replicas`)
+            yield
+            return
         batches = steps or source.num_batches(batch_size)
         self._met += (batches or 0) * (given["epochs"] - given.get("initial_epoch", 0))
         few = self._settle(model, batches and self._met, source, batch_size)
@@ -77,7 +82,7 @@ class Stepping:
     @contextlib.contextmanager
     def judging(self, model: Any, source: Any, batch_size: Optional[int], steps: Optional[int]) -> Iterator[None]:
         """Inside, Keras' evaluate goes by XLA or not, as is best for so many batches."""
-        if not model.compiled:
+        if not model.compiled or model.strategy is not None:
             yield
             return
         batches, before = steps or source.num_batches(batch_size), model.jit_compile
@@ -110,8 +115,7 @@ def _plan(model: Any, source: Any, batch_size: Optional[int], batches: Optional[
           exact: bool) -> Plan:
     """Returns how steps are taken; `exact`: an epoch may end before the data, so that calls are equally long."""
     xla = bool(model.jit_compile)
-    alone = model.distribute_strategy.num_replicas_in_sync == 1
-    if _on_gpu() or model.run_eagerly or model.steps_per_execution != 1 or not (alone and source.is_dataset):
+    if _on_gpu() or model.run_eagerly or model.steps_per_execution != 1 or not source.is_dataset:
         return Plan(KERAS, xla)
     size = source.size_of_batch(batch_size)
     if not (xla and batches and size) or _watched(callbacks):
@@ -152,6 +156,22 @@ def joined(callbacks: Any, more: list[keras.callbacks.Callback]) -> Any:
             callbacks.callbacks.append(callback)
         return callbacks
     return [*keras.tree.flatten(callbacks or []), *more]
+
+
+def direct(callbacks: Any, model: str, metrics: Sequence[str], higher_is_better: Sequence[str]) -> None:
+    """Tells callbacks with mode "auto" which way the metrics of a model that they monitor are better.
+
+    Raises UserError for an EarlyStopping that monitors none of them.
+    """
+    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or []):
+        if getattr(callback, "mode", None) != "auto":
+            continue
+        name = str(getattr(callback, "monitor", "")).removeprefix("val_")
+        if name in metrics:
+            callback.mode = "max" if name in higher_is_better else "min"
+        elif isinstance(callback, keras.callbacks.EarlyStopping):
+            raise UserError(f"monitor={callback.monitor!r} is no metric of {model}; there are {', '.join(metrics)}, "
+                            "and val_ before them. Or set the mode, min or max.")
 
 
 class _Progress(keras.callbacks.ProgbarLogger):
@@ -303,18 +323,19 @@ def _fused(optimizer: Any) -> Iterator[None]:
     known: dict[Any, list[tf.Tensor]] = {}
 
     def update_step(gradient: tf.Tensor, variable: Any, rate: Any) -> None:
-        kind = variable.dtype
+        dtype = variable.dtype
+        kind = (dtype, tf.compat.v1.get_default_graph())  # each branch of a choice has its own
         if kind not in known:
-            step = tf.cast(optimizer.iterations.value + 1, kind)
-            known[kind] = [tf.pow(tf.cast(beta, kind), step) for beta in (optimizer.beta_1, optimizer.beta_2)]
-            known[kind].append(tf.cast(rate, kind))
+            step = tf.cast(optimizer.iterations.value + 1, dtype)
+            known[kind] = [tf.pow(tf.cast(beta, dtype), step) for beta in (optimizer.beta_1, optimizer.beta_2)]
+            known[kind].append(tf.cast(rate, dtype))
         first, second, rate = known[kind]
         index = optimizer._get_variable_index(variable)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle, m=optimizer._momentums[index].value.handle,
             v=optimizer._velocities[index].value.handle, beta1_power=first, beta2_power=second, lr=rate,
-            beta1=tf.cast(optimizer.beta_1, kind), beta2=tf.cast(optimizer.beta_2, kind),
-            epsilon=tf.cast(optimizer.epsilon, kind), grad=tf.convert_to_tensor(tf.cast(gradient, kind)))
+            beta1=tf.cast(optimizer.beta_1, dtype), beta2=tf.cast(optimizer.beta_2, dtype),
+            epsilon=tf.cast(optimizer.epsilon, dtype), grad=tf.convert_to_tensor(tf.cast(gradient, dtype)))
 
     optimizer.update_step = update_step
     try:

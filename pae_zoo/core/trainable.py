@@ -11,12 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pae_zoo.core import fit_data, seeds
+from pae_zoo.core import fit_data, parts, replicas, seeds
 from pae_zoo.core.averaging import Averages
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.core.norms import Norms
-from pae_zoo.core.stepping import AUTO, Stepping, joined
+from pae_zoo.core.stepping import AUTO, Stepping, direct, joined
 
 # Streams of a step's seed; each model has others, under names that begin with its own.
 PREPROCESS, AUGMENT, VALIDATION = "preprocess", "augment", "validation"
@@ -41,7 +41,7 @@ def to_float(x: TensorLike, dtype: Optional[tf.DType] = None) -> tf.Tensor:
     return tf.cast(values, dtype) / 255.0 if values.dtype == tf.uint8 else tf.cast(values, dtype)
 
 
-class Trainable(keras.Model):
+class Trainable(replicas.Replicated):
     """A `keras.Model` with its own objective, whose step t draws from the seed (seed, t) alone.
 
     A subclass defines `objective`, `tracked`, `event_shape` and, where it takes statistics from data, `adapt`. Plain
@@ -79,7 +79,7 @@ class Trainable(keras.Model):
         self.step = self.add_weight(name="step", shape=(), dtype="int64", initializer="zeros", trainable=False)
         self.adapted = self.add_weight(name="adapted", shape=(), dtype="int32", initializer="zeros", trainable=False)
         self._trackers: dict[str, keras.metrics.Metric] = {
-            n: keras.metrics.Mean(name=n) for n in ("loss", *self.tracked)}
+            n: replicas.Mean(name=n) for n in ("loss", *self.tracked)}
         self._feed: Any = None
         self.averages, self.norms, self.stepping = Averages(), Norms(), Stepping()
         # Batches since `reset_metrics`; a plain variable, which is no part of the model.
@@ -169,17 +169,17 @@ class Trainable(keras.Model):
                 )
         self.stepping = Stepping(jit_compile)
         xla = self.stepping.first_choice(self, bool(kwargs.get("run_eagerly")))
-        super().compile(optimizer=optimizer, jit_compile=xla, **kwargs)
-        self.averages = Averages(ema)
-        with self.distribute_strategy.scope():
-            self.norms = Norms(norms)
+        with self.scope():
+            super().compile(optimizer=optimizer, jit_compile=xla and self.strategy is None, **kwargs)
+            self.averages, self.norms = Averages(ema), Norms(norms)
+        self.check_replicas()
 
     def build_training(self) -> None:
         """Makes the variables of the optimizer and the averages, once those that are trained exist."""
-        if not self.optimizer.built:
-            with self.distribute_strategy.scope():
+        with self.scope():
+            if not self.optimizer.built:
                 self.optimizer.build(self.trained_variables)
-        self.averages.build(self.trained_variables)
+            self.averages.build(self.trained_variables)
 
     def form(self) -> fit_data.Form:
         """Returns what `fit`, `evaluate` and `predict` take as data."""
@@ -233,12 +233,12 @@ class Trainable(keras.Model):
         if held_out is None and validation_split:
             train, held_out = train.split(validation_split)
         steps = options.get("steps_per_epoch")
-        with fit_data.telling(train, held_out):
+        with fit_data.telling(train, held_out), self.scope():
             self._look_at(train, held_out, steps, bool(verbose))
         if self.compiled:
             # Here, for a step that makes variables of its own is traced twice.
             self.build_training()
-        self._direct(callbacks)
+        direct(callbacks, type(self).__name__, list(self._trackers), self.higher_is_better)
         given["callbacks"] = joined(callbacks, self.own_callbacks())
         data = dict(zip(("x", "y", "sample_weight"), train.keras()))
         fitting = self.stepping.fitting(self, train, batch_size, steps, given)
@@ -250,7 +250,7 @@ class Trainable(keras.Model):
             raise UserError("The data hold no batch, so that nothing was trained. Give data, in batches of at most as "
                             "many.")
         self.averages.take()
-        with fit_data.telling(train, held_out):
+        with fit_data.telling(train, held_out), self.scope():
             self.after_fit(history, train, held_out, steps, verbose)
         return history
 
@@ -260,8 +260,14 @@ class Trainable(keras.Model):
 
     def make_train_function(self, force: bool = False) -> Any:
         if self.train_function is None or force:
-            self.train_function = self.stepping.train_function(self)
+            shared = self.strategy is not None
+            self.train_function = replicas.train_function(self) if shared else self.stepping.train_function(self)
         return super().make_train_function(force and self.train_function is None)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        if self.strategy is not None and (self.test_function is None or force):
+            self.test_function = replicas.test_function(self)
+        return super().make_test_function(force and self.strategy is None)
 
     def tracing_small(self) -> contextlib.AbstractContextManager:
         """Returns a context in which `objective` may make a graph that is made soon, where XLA does not compile it."""
@@ -298,18 +304,6 @@ class Trainable(keras.Model):
 
     def _counts_data(self) -> bool:
         return type(self).count_data is not Trainable.count_data
-
-    def _direct(self, callbacks) -> None:
-        """Tells callbacks with mode "auto" which way the metrics that they monitor are better."""
-        for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or []):
-            if getattr(callback, "mode", None) != "auto":
-                continue
-            name = str(getattr(callback, "monitor", "")).removeprefix("val_")
-            if name in self._trackers:
-                callback.mode = "max" if name in self.higher_is_better else "min"
-            elif isinstance(callback, keras.callbacks.EarlyStopping):
-                raise UserError(f"monitor={callback.monitor!r} is no metric of {type(self).__name__}; there are "
-                                f"{', '.join(self._trackers)}, and val_ before them. Or set the mode, min or max.")
 
     def evaluate(self, x: Any = None, y: Any = None, batch_size: Optional[int] = None,
                  verbose: Union[str, int, None] = "auto", sample_weight: Any = None, steps: Optional[int] = None,
@@ -383,8 +377,7 @@ class Trainable(keras.Model):
         `sample_weight` (batch,): a batch of weights 0 leaves everything as it is. `target` (batch, *event) is what x is
         to be reconstructed as, None x itself; `label` (batch,) are labels, of a model that has some.
         """
-        if sample_weight is None or tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            # Replicas must not meet inside of a condition.
+        if sample_weight is None or parts.current() is not None:  # replicas must not meet inside of a condition
             return self._step(x, sample_weight, target, label)
         weight = tf.cast(sample_weight, tf.float32)
         return tf.cond(tf.reduce_sum(weight) > 0, lambda: self._step(x, weight, target, label),
@@ -396,17 +389,18 @@ class Trainable(keras.Model):
         self._clear_losses()
         with tf.GradientTape() as tape:
             terms = self._terms(x, seed, True, weight, target, label)
-            loss = _weighted_mean(terms["loss"], weight)
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            scaled = self.optimizer.scale_loss(loss / replicas)
+            loss = parts.mean(terms["loss"], weight)
+            scaled = self.optimizer.scale_loss(loss)
         variables = self.trained_variables
-        gradients, before = tape.gradient(scaled, variables), self.norms.before(variables)
-        with tf.control_dependencies([x]):  # data that end, or fail, take no step
+        gradients = replicas.sum_of_all(tape.gradient(scaled, variables))
+        before, found = self.norms.before(variables), self._means(terms, weight)
+        # Data that end, or fail, take no step, nor do replicas of which one has gone.
+        with tf.control_dependencies([x] if parts.current() is None else tf.nest.flatten([x, gradients, found[0]])):
             self.optimizer.apply(gradients, variables)
             self.norms.update(gradients, self.optimizer.scale_loss(tf.ones(())), before, variables)
             self.step.assign_add(1)
             self.averages.update(self.step)
-        self._track(terms, weight)
+            self._track(*found)
         return tf.cast(loss, tf.float32) if weight is not None else loss
 
     def given(self, label: Any) -> Any:
@@ -433,40 +427,50 @@ class Trainable(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         if self._feed is None:
-            x, target, weight, label = self._batch(data)
-            self.update(x, weight, target, label)
+            self.update(*self.whole(data, 0, True))
             return {m.name: m.result() for m in self.metrics}
 
         def body(i, finite):
-            x = self.as_input(self._feed.batch(data, i))
-            if self._feed.augment is not None:
-                x = self._feed.augment(x, seeds.stream(self.step_seed(), AUGMENT))
-            return i + 1, tf.math.is_finite(self.update(x, label=self._feed.label(data, i)))
+            x, _, _, label = self.whole(data, i, True)
+            return i + 1, tf.math.is_finite(self.update(x, label=label))
 
         # A loss that is not finite ends the loop, so that `step` tells which step it was.
         tf.while_loop(lambda i, finite: (i < data["count"]) & finite, body, (0, True))
         return {m.name: m.result() for m in self.metrics}
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        # The noise of a batch is its own, and the same in every epoch: epochs compare, and batches average it out.
-        seed, first = seeds.stream((self.seed & 0x7FFFFFFF, 0), VALIDATION), tf.identity(self._batches)
-        if self._feed is None:
-            x, target, weight, label = self._batch(data)
-            self._clear_losses()
-            self._track(self._terms(x, seeds.fold_in(seed, first), False, weight, target, label), weight)
-            self._batches.assign(first + 1)
-            return {m.name: m.result() for m in self._trackers.values()}
+        first, count = tf.identity(self._batches), 1 if self._feed is None else data["count"]
 
         def body(i):
-            x = self.as_input(self._feed.batch(data, i))
-            self._clear_losses()
-            self._track(self._terms(x, seeds.fold_in(seed, first + tf.cast(i, tf.int64)), False,
-                                    label=self._feed.label(data, i)), data["weight"][i])
+            self.test_part(*self.whole(data, i, False), first + tf.cast(i, tf.int64))
             return (i + 1,)
 
-        tf.while_loop(lambda i: i < data["count"], body, (0,))
-        self._batches.assign(first + tf.cast(data["count"], tf.int64))
+        if self._feed is None:
+            body(0)
+        else:
+            tf.while_loop(lambda i: i < count, body, (0,))
+        self._batches.assign(first + tf.cast(count, tf.int64))
         return {m.name: m.result() for m in self._trackers.values()}
+
+    def test_part(self, x: tf.Tensor, weight: Any, target: Any, label: Any, number: tf.Tensor) -> None:
+        # The noise of a batch is its own, and the same in every epoch: epochs compare, and batches average it out.
+        seed = seeds.fold_in(seeds.stream((self.seed & 0x7FFFFFFF, 0), VALIDATION), number)
+        self._clear_losses()
+        given = (weight, target) if self._feed is None else (None, None)  # what pads a block counts for nothing
+        self._track(*self._means(self._terms(x, seed, False, *given, label), weight))
+
+    def batches_in(self, data: Any) -> int:
+        return 1 if self._feed is None else int(data["count"])
+
+    def whole(self, data: Any, i: Any, training: bool) -> tuple:
+        """Returns (x, weights or None, target or None, labels or None) of batch i of a block, or of Keras' batch."""
+        if self._feed is None:
+            x, target, weight, label = self._batch(data)
+            return x, weight, target, label
+        x = self.as_input(self._feed.batch(data, i))
+        if training and self._feed.augment is not None:
+            x = self._feed.augment(x, seeds.stream(self.step_seed(), AUGMENT))
+        return x, None if training else data["weight"][i], None, self._feed.label(data, i)
 
     def _batch(self, data) -> tuple:
         """Returns (x, target or None, weights or None, labels or None) of what Keras gives a step."""
@@ -475,9 +479,12 @@ class Trainable(keras.Model):
         target, label = (None, batch.y) if form.num_labels else (None if self.no_targets else batch.y, None)
         return self.as_input(batch.x), None if target is None else self.as_input(target), batch.w, label
 
-    def _track(self, terms: dict[str, tf.Tensor], sample_weight) -> None:
-        for name, tracker in self._trackers.items():
-            tracker.update_state(terms[name], sample_weight=sample_weight)
+    def _means(self, terms: dict[str, tf.Tensor], weight: Optional[tf.Tensor]) -> tuple[list, Any]:
+        return replicas.means_of_all([terms[name] for name in self._trackers], weight)
+
+    def _track(self, values: list, weight: Any) -> None:
+        for tracker, value in zip(self._trackers.values(), values):
+            tracker.update_state(value, sample_weight=weight)
 
     def get_compile_config(self) -> Optional[dict[str, Any]]:
         if not self.compiled:
@@ -490,10 +497,3 @@ class Trainable(keras.Model):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**{**config, "optimizer": keras.saving.deserialize_keras_object(config["optimizer"])})
         self.optimizer.build(self.trained_variables)
-
-
-def _weighted_mean(values: tf.Tensor, weight) -> tf.Tensor:
-    if weight is None:
-        return tf.reduce_mean(values)
-    weight = tf.cast(weight, values.dtype)
-    return tf.math.divide_no_nan(tf.reduce_sum(values * weight), tf.reduce_sum(weight))

@@ -262,7 +262,7 @@ class Dequantise(Preprocessor):
     """
 
     def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
-        noise = 0.5 if seed is None else seeds.uniform(tf.shape(x), seed, x.dtype)
+        noise = 0.5 if seed is None else seeds.uniform(tf.shape(x), seed, x.dtype, batch=0)
         return (255.0 * x + noise) / 256.0, self._zeros(x)
 
     def inverse(self, y: tf.Tensor) -> tf.Tensor:
@@ -325,7 +325,7 @@ class Binarise(Preprocessor):
 
     def forward_and_log_det(self, x: tf.Tensor, seed: Optional[seeds.Seed] = None) -> tuple[tf.Tensor, tf.Tensor]:
         if self.mode == "dynamic" and seed is not None:
-            bits = seeds.uniform(tf.shape(x), seed, x.dtype) < x
+            bits = seeds.uniform(tf.shape(x), seed, x.dtype, batch=0) < x
         else:
             bits = x >= 0.5
         # What is not finite is neither 0 nor 1.

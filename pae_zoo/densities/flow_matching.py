@@ -115,8 +115,8 @@ class FlowMatching(Flow):
         if self.whitening is not None:
             z, _ = self.whitening.transform(z, inverse=True)
         noise_seed, time_seed = seeds.split(seed, 2)
-        u = seeds.normal(tf.shape(z), noise_seed, z.dtype)
-        time = seeds.uniform((tf.shape(z)[0], 1), time_seed, z.dtype)
+        u = seeds.normal(tf.shape(z), noise_seed, z.dtype, batch=0)
+        time = seeds.uniform((tf.shape(z)[0], 1), time_seed, z.dtype, batch=0)
         error = self.chain[0].velocity((1.0 - time) * u + time * z, time) - (z - u)
         loss = tf.reduce_sum(tf.square(error), axis=-1)
         return {"loss": loss, "nll": loss}

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from pae_zoo.core import optimizers
 from pae_zoo.core.errors import UserError
 from pae_zoo.data.pipelines import Feed
-from pae_zoo.experiment import checkpoint, watching
+from pae_zoo.experiment import checkpoint, cluster, watching
 from pae_zoo.experiment.checkpoint import Position
 from pae_zoo.experiment.workdir import Run
 
@@ -79,8 +79,8 @@ def _floats(x: np.ndarray) -> tf.Tensor:
 
 
 def uses_xla(model: "Autoencoder", hparams: Any) -> bool:
-    """Whether the training step is compiled with XLA: as --jit_compile says, where it pays."""
-    return hparams.jit_compile and model.xla_pays
+    """Whether the training step is compiled with XLA: as --jit_compile says, where it pays, and none are shared."""
+    return hparams.jit_compile and model.xla_pays and model.strategy is None
 
 
 def _history(run: Run, position: Position) -> list[dict]:
@@ -145,7 +145,7 @@ class Keeper(_Callback):
             self.pending_metrics = None
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        steps = int(np.asarray(self.trained.step))
+        steps = int(keras.ops.convert_to_numpy(self.trained.step))
         loss = float(logs["loss"])
         if not np.isfinite(loss):
             raise NotFinite(self._not_finite(steps))
@@ -235,6 +235,16 @@ class Keeper(_Callback):
         checkpoint.save(self.run, self.trained, self.position)
         self.saved_at = time.monotonic()
 
+    def without_others(self) -> str:
+        """Writes what there is when another process has gone, and returns what to tell of it."""
+        steps = int(keras.ops.convert_to_numpy(self.trained.step))
+        place = self.position.step_in_epoch + steps - self.position.steps
+        if place < self.feed.steps_per_epoch:  # a whole epoch waits for its validation, which needs the others
+            self.position.step_in_epoch, self.position.steps = place, steps
+            self.write()
+        return (f"{self.run.label}a process of the cluster was lost after step {steps}; {self._kept()}. Start the same "
+                "command in all processes to go on.")
+
     def restore_best(self) -> None:
         """Loads the weights that were best on validation into the model; keeps the last ones if none were."""
         if self.best is not None and self.position.best_value is not None:
@@ -302,8 +312,9 @@ def train(model: "Autoencoder", feed: Feed, hparams: Any, run: Run) -> Position:
     """
     steps = total_steps(hparams, feed.steps_per_epoch)
     epochs = -(-steps // feed.steps_per_epoch)
-    model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=uses_xla(model, hparams),
-                  ema=hparams.ema, norms=hparams.log_norms)
+    with model.scope():
+        model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=uses_xla(model, hparams),
+                      ema=hparams.ema, norms=hparams.log_norms)
     position = checkpoint.restore(run, model, feed.steps_per_epoch)
     keeper = Keeper(run, feed, model, position, hparams)
     keeper.set_model(model)
@@ -330,6 +341,10 @@ def train(model: "Autoencoder", feed: Feed, hparams: Any, run: Run) -> Position:
                     shuffle=False,
                 )
         keeper.write()
+    except tf.errors.OpError as error:
+        if not cluster.lost(error, model.strategy):
+            raise
+        raise cluster.WorkerLost(keeper.without_others()) from error
     finally:
         progress.close()
         for callback in shown:

@@ -17,7 +17,7 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.core.trainable import Trainable
 from pae_zoo.core.values import MASK
 from pae_zoo.data.pipelines import Feed
-from pae_zoo.experiment import checkpoint, console, fitting, launch, watching
+from pae_zoo.experiment import checkpoint, cluster, console, fitting, launch, watching
 from pae_zoo.experiment import record as records_of
 from pae_zoo.experiment.checkpoint import Position
 from pae_zoo.experiment.workdir import FORMAT, Run
@@ -42,6 +42,7 @@ class Session:
     feed: Feed
     device: str
     starts: Sequence[Autoencoder] = ()  # the models of finished runs to start from, until their weights are taken
+    shared: cluster.Shared = cluster.Shared()
 
 
 def prepare(hparams: Any, module: ModuleType) -> Session:
@@ -56,18 +57,20 @@ def prepare(hparams: Any, module: ModuleType) -> Session:
     if hparams.missing == MASK:
         module.MODEL.check_gaps()
     device = launch.set_device(hparams.device, hparams.precision)
+    shared = cluster.start(hparams.strategy, hparams.device, hparams.batch_size)
     dataset = run.as_trained(launch.load_dataset(hparams))
     watching.check_pictures(hparams.picture_epochs, dataset.event_shape)
     data.check_steps(dataset, hparams.preprocess, hparams.augment, hparams.likelihood)
     augment = data.build_augmentation(hparams.augment, rotate_degrees=hparams.rotate_degrees)
     steps = fitting.total_steps(hparams, len(dataset.train.x) // _batch_size(hparams, len(dataset.train.x)))
     evaluation.check_data(hparams, tasks_of(hparams, module.MODEL), dataset)
-    with sizes.affordable(hparams):
+    with sizes.affordable(hparams), shared.scope():
         model = module.MODEL.from_hparams(_for_data(hparams, dataset), dataset.event_shape, steps)
     starts = _starts(hparams, run, model)
     labels = (dataset.train.y, dataset.valid.y) if model.num_labels else None
     feed = _feed(model, dataset.train.x, dataset.valid.x, hparams, augment, labels)
-    return Session(hparams, run, dataset, model, feed, device, starts)
+    cluster.check_same(shared, hparams, dataset)
+    return Session(hparams, run, dataset, model, feed, f"{device}{shared}", starts, shared)
 
 
 def _starts(hparams, run: Run, model: Autoencoder) -> list[Autoencoder]:
@@ -163,8 +166,12 @@ def finish(session: Session) -> int:
     position = fit(session)
     later = run_stages(session)
     found = save(session, position)
+    if not session.shared.task.is_chief:  # which evaluates
+        cluster.wait(session.shared)
+        return 0
     values = evaluate(session)
     record(session, position, {"train/steps_asked": steps, **values, **later, **found})
+    cluster.wait(session.shared)
     tell(session.run)
     return 0
 
@@ -174,7 +181,7 @@ def announce(session: Session, steps: int) -> None:
     hparams, model, dataset = session.hparams, session.model, session.dataset
     xla = "on" if fitting.uses_xla(model, hparams) else "off"
     if hparams.jit_compile and xla == "off":
-        xla = "off (on a CPU such steps are slower with it)"
+        xla = "off (on a CPU such steps are slower with it)" if model.strategy is None else "off (steps are shared)"
     print(f"pae_zoo {hparams.model} on {dataset.name} {dataset.event_shape}: {len(dataset.train.x)} training data, "
           f"{model.count_params():,} weights, device {session.device}, XLA {xla}, seed {hparams.seed}, {steps} steps "
           f"-> {session.run.workdir}", flush=True)
@@ -222,7 +229,9 @@ def evaluate(session: Session) -> dict[str, Any]:
     """Runs the tasks and returns their values with the time that they took."""
     start = time.monotonic()
     hparams = session.hparams
-    model = evaluation.refined(session.model, hparams)
+    # Replicas share a training alone.
+    trained = session.model if session.shared.strategy is None else session.run.load_model()
+    model = evaluation.refined(trained, hparams)
     context = evaluation.Context(model, session.dataset, hparams, session.run, seed=hparams.seed)
     names = tasks_of(hparams, type(session.model))
     values = evaluation.evaluate(context, names, session.run.merge_metrics)
@@ -268,7 +277,8 @@ def _train_stage(session: Session, stage: Stage) -> dict[str, Any]:
     hparams = dataclasses.replace(session.hparams, **{**NEUTRAL, **stage.settings})
     run = Run(session.run.workdir, stage=stage.name)
     train, valid = (stage.rows(split.x, split.y) for split in (session.dataset.train, session.dataset.valid))
-    found = _begin_stage(stage.part, train, valid, run)
+    with stage.part.scope():
+        found = _begin_stage(stage.part, train, valid, run)
     if len(train) < stage.least and hparams.epochs:
         print(f"{run.label}{len(train)} training data are fewer than {stage.least}: no steps are taken", flush=True)
         hparams = dataclasses.replace(hparams, epochs=0, lr_schedule="constant")

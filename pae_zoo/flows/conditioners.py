@@ -112,7 +112,7 @@ class Conditioner(keras.layers.Layer):
             if number < len(self.hidden_units):
                 h = _prelu(h, self.slope.value) if self.slope is not None else self.activation(h)
                 if self.dropout and seed is not None:
-                    drawn = seeds.uniform(tf.shape(h), seeds.fold_in(seed, number), h.dtype)
+                    drawn = seeds.uniform(tf.shape(h), seeds.fold_in(seed, number), h.dtype, batch=0)
                     h = tf.where(drawn < self.dropout, tf.zeros_like(h), h / (1.0 - self.dropout))
         return tf.reshape(tf.transpose(h), (self.num_parameters, self.num_dims, -1))
 

@@ -67,6 +67,7 @@ class Flow(Trainable):
     """
 
     tracked = ("nll",)
+    divides = True
 
     def __init__(
         self,
@@ -280,7 +281,7 @@ class Flow(Trainable):
         if self.whitening is not None:
             v, log_det = self.whitening.transform(v, inverse=True)
         if training and self.noise:
-            v += self.noise * seeds.normal(tf.shape(v), seed, v.dtype)
+            v += self.noise * seeds.normal(tf.shape(v), seed, v.dtype, batch=0)
         dropped = seeds.stream(seed, "flow/dropout") if training and self.options["dropout"] else None
         shared = Shared(self.chain) if self._small else None
         u, more = self._through(self.chain, v, True, self._seen(given.get("context")), dropped, shared)

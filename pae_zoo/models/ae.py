@@ -52,6 +52,7 @@ class AE(codes.Codes):
     """
 
     may_take_gaps = True
+    divides = True
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", objective_type="plain",
                  hybrid_steps: int = 0, code_noise: float = 0.0, **kwargs):
@@ -71,6 +72,12 @@ class AE(codes.Codes):
                 name="residual_square", shape=self.event_shape, initializer="zeros", trainable=False
             )
 
+    @property
+    def not_divided(self) -> str:
+        if self.objective_type == "hybrid":
+            return "the hybrid objective keeps an average over whole batches"
+        return super().not_divided
+
     @classmethod
     def options(cls, hparams: Any, total_steps: int) -> dict:
         found = super().options(hparams, total_steps)
@@ -85,7 +92,7 @@ class AE(codes.Codes):
     def training_codes(self, z: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if not self.code_noise:
             return z
-        return z + self.code_noise * seeds.normal(tf.shape(z), seeds.stream(seed, CODE_NOISE), z.dtype)
+        return z + self.code_noise * seeds.normal(tf.shape(z), seeds.stream(seed, CODE_NOISE), z.dtype, batch=0)
 
     def extra_log_prob(self, z: tf.Tensor, residual: tf.Tensor, training: bool, weight: Optional[tf.Tensor],
                        seed: tf.Tensor) -> Optional[tf.Tensor]:

@@ -12,7 +12,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import laplace, likelihoods, networks
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import inputs, seeds, trainable
+from pae_zoo.core import inputs, parts, seeds, trainable
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.models import base, vae
@@ -126,7 +126,7 @@ class EnsembleVAE(vae.VAE):
             return tf.reduce_mean(component.log_prob(self.decoder_outputs(z, training), y, scale=scale), axis=0)
         seed = seeds.stream(seed, ASSIGNMENT)
         if self.assignment == "per_batch":
-            member = tf.cast(seeds.uniform((), seed) * self.num_members, tf.int32)
+            member = tf.cast(seeds.uniform((), seed, batch=None) * self.num_members, tf.int32)
             outputs = self.decoder.member(tf.reshape(z, (-1, self.latent_dim)), member, training)
         else:
             outputs = self._split(z, seed, training)
@@ -139,14 +139,35 @@ class EnsembleVAE(vae.VAE):
         places hold zeros, whose outputs are dropped; each latent falls to each member with probability 1/S.
         """
         flat = tf.reshape(z, (-1, self.latent_dim))
+        part = parts.current()
+        if part is not None:
+            return self._own_members(flat, part, seed, training)
         num = flat.shape[0] if flat.shape[0] is not None else tf.shape(flat)[0]
         rows = -(-num // self.num_members)
-        places = seeds.permutation(rows * self.num_members, seed)  # of latent i: the i-th
+        places = seeds.permutation(rows * self.num_members, seed, None)  # of latent i: the i-th
         padded = tf.pad(flat, [[0, rows * self.num_members - num], [0, 0]])
         order = tf.argsort(places)
         spread = tf.reshape(tf.gather(padded, order), (self.num_members, -1, self.latent_dim))
         outputs = self.decoder.each(spread, training)
         return tf.gather(tf.reshape(outputs, (-1, *outputs.shape[2:])), places[:num])
+
+    def _own_members(self, flat: tf.Tensor, part: parts.Part, seed: tf.Tensor, training: bool) -> tf.Tensor:
+        """Decodes a part's latents (L size, K) by the members that they fall to in the whole batch: (L size, *event).
+
+        Members have not equally many of them here, so that all decode all.
+        """
+        own = tf.reshape(flat, (-1, part.size, self.latent_dim))
+        place = tf.range(tf.shape(own)[0])[:, None] * part.total + part.offset + tf.range(part.size)
+        rows = -(-(tf.shape(own)[0] * part.total) // self.num_members)
+        member = tf.gather(seeds.permutation(rows * self.num_members, seed, None), tf.reshape(place, (-1,)))
+        outputs = tf.stack(tf.unstack(self.decoder.members(flat, training)), axis=1)
+        return tf.gather(outputs, member // tf.cast(rows, member.dtype), axis=1, batch_dims=1)
+
+    @property
+    def not_divided(self) -> str:
+        if self.assignment == "split" and self.decoder.drops_out:
+            return "its decoders have dropout, whose noise goes by the places that a whole batch has in them"
+        return super().not_divided
 
     # ---- evaluation --------------------------------------------------------------------------------
 

@@ -117,6 +117,7 @@ class HF(vae.VAE):
     Args beyond `VAE`: num_flows, the number F.
     """
 
+    divides = False
     takes_priors = priors.WITHOUT_VAMP
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", num_flows: int = 4, **kwargs):

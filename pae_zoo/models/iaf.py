@@ -77,6 +77,7 @@ class IAF(vae.VAE):
     Raises UserError for kl="analytic" and gradient="sticking_the_landing", which need what a flow has not.
     """
 
+    divides = False
     takes_priors = priors.WITHOUT_VAMP
     offers = vae.VAE.offers - {"moments"}
     former = Former("iaf_published", "pae_zoo>IAFPublished",

@@ -1,8 +1,9 @@
 """lae: Laplacian autoencoder: a Gaussian over all weights, refreshed in every training step from the GGN."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Optional, Union
 
 import keras
@@ -12,7 +13,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import curvature, likelihoods
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import records, seeds, trainable
+from pae_zoo.core import parts, records, replicas, seeds, trainable
 from pae_zoo.core.errors import UserError, check_choice
 from pae_zoo.curvature.matrices.gauss_newton import BLOCK, DIAG, KRON
 from pae_zoo.curvature.matrices.kron import Kron, KronDiagonal
@@ -115,7 +116,7 @@ class LAE(LaplaceAE):
         self.blocks = self.graph.select(self.curvature_flags["bayesian_layers"])
         self.uncertain = [variable for block in self.blocks for variable in block.variables]
         self.num_data = self.add_weight(name="num_data", shape=(), initializer="ones", trainable=False)
-        self.held = None
+        self.held, self._phase = None, False
         if self.draw_every > 1:
             shape = (self.train_samples, sum(block.size for block in self.blocks))
             self.held = self.add_weight(name="held", shape=shape, initializer="zeros", trainable=False)
@@ -163,7 +164,7 @@ class LAE(LaplaceAE):
         if isinstance(self.posterior, Running):
             return tf.concat(self.posterior.deviation(seed), axis=0)
         # Layer by layer: with a vector put together of all their priors XLA takes four times as long for the draw.
-        noise = seeds.normal(self.hessian.shape, seed, tf.as_dtype(self.hessian.dtype))
+        noise = seeds.normal(self.hessian.shape, seed, tf.as_dtype(self.hessian.dtype), None)
         pairs = zip(self._precisions(), tf.split(noise, self.posterior.layout.sizes))
         return tf.concat([tf.math.rsqrt(precision) * part for precision, part in pairs], axis=0)
 
@@ -196,6 +197,7 @@ class LAE(LaplaceAE):
 
     # The curvature is that of x.
     objective_takes = ("weight",)
+    divides = True
 
     def objective(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: tf.Tensor, seed: tf.Tensor, training: bool, weight: Optional[tf.Tensor] = None
@@ -214,14 +216,36 @@ class LAE(LaplaceAE):
         nll = -tf.add_n([self.likelihood.log_prob(one, y) for one in outputs]) / len(outputs)
         loss, regularizer = self.loss_of(nll, mse)
         # At the mean weights; of a part of a training batch, since it is another forward pass.
-        rows = y[: -(-tf.shape(y)[0] // MEAN_SHARE)] if training else y
+        part = parts.current()
+        count = -(-(tf.shape(y)[0] if part is None else part.total) // MEAN_SHARE)
+        rows = y if not training else y[:count] if part is None else y[: tf.maximum(0, count - part.offset)]
         mean = self.likelihood.mean(tf.stop_gradient(self.decoder_outputs(self.point(rows))))
         mse_mean = tf.reduce_mean(tf.square(rows - mean), axis=axes)
         if training:
-            mse_mean = tf.fill(tf.shape(mse), tf.reduce_mean(mse_mean))
+            ratio = 1.0 if part is None else tf.cast(part.total / tf.maximum(part.size, 1), mse_mean.dtype)
+            mse_mean = tf.fill(tf.shape(mse), ratio * tf.reduce_sum(mse_mean) / tf.cast(count, mse_mean.dtype))
+            if weight is not None and part is not None:
+                raise UserError("Replicas cannot share the batches of an LAE whose data have weights. "
+                                f"{replicas.ONE_DEVICE}.")
             self.refresh(y if weight is None else in_proportion(y, weight), draws, seeds.stream(seed, PROBES))
         return {"loss": loss, "nll": nll, "mse": mse, "mse_mean": mse_mean,
                 "regularizer": tf.fill(tf.shape(mse), regularizer)}
+
+    @property
+    def not_divided(self) -> str:
+        return "hessian_subset takes the first rows of a batch" if self.hessian_subset else super().not_divided
+
+    def phase(self) -> bool:
+        """Returns whether the next step refreshes the curvature."""
+        return bool(keras.ops.convert_to_numpy(self.step) % self.hessian_every == 0)
+
+    @contextlib.contextmanager
+    def in_phase(self, phase: Any) -> Iterator[None]:
+        self._phase = phase
+        try:
+            yield
+        finally:
+            self._phase = False
 
     def loss_of(self, nll: tf.Tensor, mse: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the loss of each datum (batch,), and its term that depends on the weights alone, a number.
@@ -239,6 +263,7 @@ class LAE(LaplaceAE):
             self._refresh_factors(self.posterior, y, draws, seed)
             return
         old = tf.convert_to_tensor(self.hessian)
+        part = parts.current()
 
         def moved():
             found, share = self.curvature_of(y, draws, seed), self.share_of_refresh()
@@ -246,6 +271,8 @@ class LAE(LaplaceAE):
 
         if self.hessian_every == 1:
             self.hessian.assign(moved())
+        elif part is not None:  # replicas cannot meet inside of a choice
+            self.hessian.assign(moved() if self._phase else old)
         else:
             self.hessian.assign(tf.cond(self.step % self.hessian_every == 0, moved, lambda: old))
 
@@ -256,6 +283,8 @@ class LAE(LaplaceAE):
 
         if self.hessian_every == 1:
             posterior.assign_factors(moved())
+        elif parts.current() is not None:
+            posterior.assign_factors(moved() if self._phase else posterior.factors_now())
         else:
             posterior.assign_factors(tf.cond(self.step % self.hessian_every == 0, moved, posterior.factors_now))
         # At the steps of a power of two too, while there are few: h of so few steps soon changes.
@@ -300,11 +329,12 @@ class LAE(LaplaceAE):
         for k, values in enumerate(places):
             with weights.replaced(self.uncertain, [tf.stop_gradient(value) for value in values]):
                 found.append(curvature.ggn_fn(self.graph, y, seed=seeds.fold_in(seed, k), **self.curvature_options))
-        return tf.nest.map_structure(lambda *parts: tf.stop_gradient(tf.add_n(parts)), *found)
+        return replicas.sum_of_all(tf.nest.map_structure(lambda *some: tf.stop_gradient(tf.add_n(some)), *found))
 
     def _share_of_data(self, y: tf.Tensor, draws: Sequence) -> tf.Tensor:
         """Returns c (N/B) / K, what a sum over a batch and K drawn weights is multiplied by."""
-        count = tf.cast(tf.shape(y)[0], self.num_data.dtype)
+        part = parts.current()
+        count = tf.cast(tf.shape(y)[0] if part is None else part.total, self.num_data.dtype)
         number = 1 if self.one_hessian_per_sampling else len(draws)
         return tf.stop_gradient(self._constant() * self.num_data.value / (count * number))
 

@@ -31,6 +31,7 @@ class MMDVAE(vae.VAE):
     Raises UserError for another kernel, or a weight below 0.
     """
 
+    divides = False
     takes_priors = (priors.STANDARD,)
     tracked = (*vae.VAE.tracked, "mmd")
 

@@ -72,6 +72,7 @@ class RAE(pae.PAE):
     Raises UserError for another regulariser, or a weight below 0.
     """
 
+    divides = False
     default_density = "gaussian_mixture"
 
     def __init__(self, encoder: keras.Model, decoder: keras.Model, likelihood: Any = "gaussian_pixel",
@@ -115,7 +116,7 @@ class RAE(pae.PAE):
         with tf.GradientTape() as tape:
             tape.watch(z)
             mean = self.likelihood.mean(self.decoder_outputs(z, training))
-            probe = seeds.normal(tf.shape(mean), seeds.stream(seed, PROBE), mean.dtype)
+            probe = seeds.normal(tf.shape(mean), seeds.stream(seed, PROBE), mean.dtype, batch=0)
             along = tf.reduce_sum(mean * probe)
         return tf.reduce_sum(tf.square(tape.gradient(along, z)), axis=-1)
 

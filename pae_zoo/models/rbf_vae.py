@@ -99,6 +99,7 @@ class RBFVAE(vae.VAE):
     Raises UserError for an observation model without a variance of its own, or that the recipe cannot take.
     """
 
+    divides = False
     offers = vae.VAE.offers - {"impute"}
     may_take_gaps = False
     impute, impute_mean = base.Autoencoder.impute, base.Autoencoder.impute_mean

@@ -49,6 +49,7 @@ class SAVAE(vae.VAE):
       help.
     """
 
+    divides = False
     takes_priors = priors.WITHOUT_VAMP
     former = Former("savae_published", "pae_zoo>SAVAEPublished", {"svi_update": ("ascent", "upstream")})
 

@@ -113,6 +113,7 @@ class VAE(imputation.Imputes, labels.LabelsFromDraws, base.Autoencoder):
     tracked = ("elbo", "reconstruction", "kl")
     objective_takes = ("target",)
     may_take_gaps = True
+    divides = True
     # Of the codes of LAE and of VLAE.
     upstream_tags = {
         "train/loss": ("train_loss", "train/loss"), "train/reconstruction": ("reconstruciton_loss", "recon_error"),

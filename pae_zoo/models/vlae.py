@@ -1,7 +1,9 @@
 """vlae: variational Laplace autoencoder, whose q(z|x) is the Gaussian of the decoder linearised at a mode."""
 
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any, Optional
 
 import keras
@@ -10,7 +12,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import laplace
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import inputs, optimizers, records, seeds
+from pae_zoo.core import inputs, optimizers, parts, records, seeds
 from pae_zoo.core.errors import UserError, check_choice
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.laplace import algebra, memory
@@ -117,7 +119,7 @@ class VLAE(vae.VAE):
         self.search_gradient = _held_where(holds) if search_gradient == "auto" else search_gradient
         quick = self.search_gradient == "held" and update_schedule != "levenberg"
         self.search = ("chord" if quick else "newton") if search == "auto" else search
-        self.warmup_steps, self._amortised = int(warmup_steps), False
+        self.warmup_steps, self._amortised, self._phase = int(warmup_steps), False, False
         # A plain variable, which is no part of the model: `fit` knows how long it is.
         self._warm_until = tf.Variable(0, trainable=False, dtype=tf.int64,
                                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
@@ -212,9 +214,24 @@ class VLAE(vae.VAE):
             finally:
                 self._amortised = False
 
+        if parts.current() is not None:  # replicas cannot meet inside of a choice
+            return amortised() if self._phase else own()
         # The whole step is chosen, not the loss: TensorFlow fails on gradients of a choice inside of a loop.
         until = tf.cast(self.warmup_steps, tf.int64) if self.warmup_steps > 0 else self._warm_until
         return tf.cond(self.step < until, amortised, own)
+
+    def phase(self) -> bool:
+        """Returns whether the next step is one of the warm-up."""
+        until = self.warmup_steps if self.warmup_steps >= 0 else keras.ops.convert_to_numpy(self._warm_until)
+        return bool(keras.ops.convert_to_numpy(self.step) < until)
+
+    @contextlib.contextmanager
+    def in_phase(self, phase: Any) -> Iterator[None]:
+        self._phase = phase
+        try:
+            yield
+        finally:
+            self._phase = False
 
     @property
     def schedule_steps(self) -> int:
@@ -341,7 +358,7 @@ class _WarmUp(keras.callbacks.Callback):
         steps = known.get("steps")
         whole = known.get("epochs", 0) * steps if steps else self.until.dtype.max
         trained: Any = self.model
-        self.until.assign(0 if int(trained.step) else int(WARMUP_SHARE * whole))
+        self.until.assign(0 if keras.ops.convert_to_numpy(trained.step) else int(WARMUP_SHARE * whole))
 
     def on_epoch_begin(self, epoch: int, logs: Optional[dict] = None) -> None:
         # Of data of unknown length whole epochs are the measure.

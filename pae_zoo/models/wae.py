@@ -30,6 +30,7 @@ class WAE(ae.AE):
     Raises UserError for another kernel, or a weight below 0.
     """
 
+    divides = False
     offers = ae.AE.offers | {"prior", "sample"}
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", mmd_weight: float = 500.0,

@@ -66,7 +66,7 @@ class Dropout(keras.layers.Layer):
         else:
             seed = seeds.fold_in(self.seed, self.count.value)
             self.count.assign_add(1)
-        keep = seeds.uniform(tf.shape(inputs), seed) >= self.rate
+        keep = seeds.uniform(tf.shape(inputs), seed, batch=0) >= self.rate
         return tf.where(keep, inputs / (1 - self.rate), tf.zeros((), inputs.dtype))
 
     def mask(self, shape: Union[Sequence[Any], tf.Tensor], seed: seeds.Seed) -> tf.Tensor:

@@ -205,6 +205,11 @@ class StackedDecoder(keras.Model):
         """Whether some layer is applied member after member."""
         return any(step.kind == "single" for step in self._plan.steps)
 
+    @property
+    def drops_out(self) -> bool:
+        """Whether a member has dropout."""
+        return any(isinstance(layer, Dropout) and layer.rate > 0 for layer in self._plan.network.layers)
+
     def members(self, z: TensorLike, training: bool = False) -> tf.Tensor:
         """Returns the outputs of all members at latents z (n, K), shape (S, n, *event)."""
         latents: tf.Tensor = tf.convert_to_tensor(z)

@@ -121,7 +121,8 @@ def sampled(
     """
     chosen = [record.graph.step_of(block) for block in blocks]
     output, seed = record.output, seeds.as_seed(seed)
-    noise = tf.sign(seeds.uniform((num_probes, pieces.size(output, 0), *output.shape[1:]), seed, output.dtype) - 0.5)
+    shape = (num_probes, pieces.size(output, 0), *output.shape[1:])
+    noise = tf.sign(seeds.uniform(shape, seed, output.dtype, batch=1) - 0.5)
     piece = min(num_probes, rows_at_once(record, budget))
     noise = pieces.pad(noise, 0, piece)
 

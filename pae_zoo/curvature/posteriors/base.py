@@ -193,7 +193,7 @@ class WeightPosterior(keras.layers.Layer):
           prepared: of `prepare()`, to save its work in a loop.
           mean: tensors to take for the mean; the derivative of the draw by them is the identity.
         """
-        noise = seeds.normal((1, self.layout.num_chosen), seed, tf.as_dtype(self.mean.dtype))
+        noise = seeds.normal((1, self.layout.num_chosen), seed, tf.as_dtype(self.mean.dtype), None)
         deviation = self.root(noise, prepared)
         pieces = self.layout.fill(tf.split(deviation, self.layout.sizes, axis=-1))[0]
         mean = self.layout.unflatten(tf.convert_to_tensor(self.mean)) if mean is None else mean

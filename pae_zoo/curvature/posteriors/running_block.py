@@ -58,7 +58,7 @@ class RunningBlock(BlockPosterior):
 
     def deviation(self, seed: seeds.Seed) -> list[tf.Tensor]:
         """Returns one draw of the weights about their mean, flat, (P_l,) of each chosen layer."""
-        noise = seeds.normal((1, self.layout.num_chosen), seed, tf.as_dtype(self.mean.dtype))
+        noise = seeds.normal((1, self.layout.num_chosen), seed, tf.as_dtype(self.mean.dtype), None)
         lowers: list[Any] = [tf.convert_to_tensor(root)[None] for root in self.roots]
         return [part[0] for part in self._split(self.root(noise, lowers))]
 

@@ -97,7 +97,7 @@ class RunningKron(KronPosterior):
 
     def deviation(self, seed: seeds.Seed) -> list[tf.Tensor]:
         """Returns one draw of the weights about their mean, flat, (P_l,) of each chosen layer."""
-        noise = seeds.normal((1, self.layout.num_chosen), seed, tf.as_dtype(self.mean.dtype))
+        noise = seeds.normal((1, self.layout.num_chosen), seed, tf.as_dtype(self.mean.dtype), None)
         found = []
         for index, (part, one) in enumerate(zip(self.layout.chosen, self._split(noise))):
             if str(index) in self.factors:

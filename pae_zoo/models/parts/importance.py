@@ -33,7 +33,8 @@ class ImportanceEstimate(NamedTuple):
 def latent_noise(shape: tuple, count: int, seed: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
     """Returns standard normal noise (count, batch, K) for shape (batch, K), the same for a padded batch."""
     batch, *rest = shape
-    return tf.transpose(seeds.normal((batch, count, *rest), seed, dtype), (1, 0, *range(2, 2 + len(rest))))
+    noise = seeds.normal((batch, count, *rest), seed, dtype, batch=0)
+    return tf.transpose(noise, (1, 0, *range(2, 2 + len(rest))))
 
 
 def sample_noise(shape: tuple, seed: tf.Tensor, start: Union[int, tf.Tensor], count: int,

@@ -39,7 +39,7 @@ def drawn(
     means, stds = [tf.convert_to_tensor(mean) for mean in means], [tf.convert_to_tensor(std) for std in stds]
     sizes = [math.prod(mean.shape) for mean in means]
     # One draw for all: a draw of its own for each tensor multiplies what has to be traced and compiled.
-    pieces = tf.split(seeds.normal((sum(sizes),), seed, means[0].dtype), sizes)
+    pieces = tf.split(seeds.normal((sum(sizes),), seed, means[0].dtype, None), sizes)
     every = [tf.reshape(piece, mean.shape) for piece, mean in zip(pieces, means)]
     if noise is not None:
         noise.extend(every)

@@ -42,6 +42,7 @@ class LAEPublished(lae.LAE):
     Raises UserError for a decoder of variances, which nothing would train.
     """
 
+    divides = False
     former = None
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", alpha: float = 0.0,

@@ -22,6 +22,8 @@ class VLAEPublished(vlae.VLAE):
     Args: those of `VLAE`, with defaults of its own.
     """
 
+    divides = False
+
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", **kwargs):
         super().__init__(encoder, decoder, likelihood=likelihood, **{**SETTINGS, **kwargs})
 
