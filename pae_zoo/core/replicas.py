@@ -69,6 +69,11 @@ class Replicated(keras.Model):
         found = self._distribute_strategy
         return tf.distribute.get_strategy() if found is None else WholeBatches(found)
 
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Keras would read a batch here, after which a data set that is shuffled anew each time has another order."""
+        if self.strategy is None:
+            super()._maybe_symbolic_build(iterator, data_batch)
+
     def scope(self) -> contextlib.AbstractContextManager:
         """Returns the scope of the model's strategy, in which its variables are made."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
@@ -129,9 +134,14 @@ def _coupled(model: keras.Model) -> str:
         if isinstance(layer, keras.layers.BatchNormalization):
             return f"layer {layer.name} normalises by the batch, of which a replica sees a part"
         if isinstance(layer, keras.layers.Layer) and not isinstance(layer, Replicated) and any(
-                isinstance(value, keras.random.SeedGenerator) for value in vars(layer).values()):
+                isinstance(one, keras.random.SeedGenerator) for one in vars(layer).values()):
             return f"layer {layer.name} draws noise from a state of its own; take pae_zoo.networks.Dropout"
     return ""
+
+
+def value(variable: Any) -> np.ndarray:
+    """Returns the value of a variable, of any replica that has it."""
+    return np.array(tf.convert_to_tensor(variable))
 
 
 def sum_of_all(values: Any) -> Any:
@@ -284,7 +294,7 @@ def test_function(model: Replicated) -> Callable[[Any], dict[str, Any]]:
         logs: Any = None
         for data in itertools.islice(iter(iterator), model.steps_per_execution):
             for i in range(model.batches_in(data)):
-                number = keras.ops.convert_to_numpy(model._batches)
+                number = value(model._batches)
                 logs = step(data, tf.constant(i), tf.constant(number))
                 model._batches.assign(number + 1)
         if logs is None:

@@ -59,13 +59,16 @@ class Stepping:
         if not model.compiled:  # as Keras says
             yield
             return
-        if model.strategy is not None:  # replicas have steps of their own (`pae_zoo.core.replicas`)
-            yield
-            return
         batches = steps or source.num_batches(batch_size)
         self._met += (batches or 0) * (given["epochs"] - given.get("initial_epoch", 0))
         few = self._settle(model, batches and self._met, source, batch_size)
         self._plan = plan = _plan(model, source, batch_size, batches, given["callbacks"], bool(steps))
+        if model.strategy is not None:
+            # Replicas have steps of their own (`pae_zoo.core.replicas`), after as many looks at data, which may come in
+            # another order after each.
+            model.jit_compile, self._plan = False, Plan(KERAS, False)
+            yield
+            return
         if plan != self._made:
             model.train_function, self._made = None, plan
         if plan.kind == BLOCKS:
@@ -82,11 +85,15 @@ class Stepping:
     @contextlib.contextmanager
     def judging(self, model: Any, source: Any, batch_size: Optional[int], steps: Optional[int]) -> Iterator[None]:
         """Inside, Keras' evaluate goes by XLA or not, as is best for so many batches."""
-        if not model.compiled or model.strategy is not None:
+        if not model.compiled:
             yield
             return
         batches, before = steps or source.num_batches(batch_size), model.jit_compile
         few = self._settle(model, batches, source, batch_size)
+        if model.strategy is not None:
+            model.jit_compile = False
+            yield
+            return
         if model.test_function is not None:
             model.jit_compile = before
         with _unoptimised(few and not model.jit_compile):

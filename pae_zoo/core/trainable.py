@@ -233,7 +233,7 @@ class Trainable(replicas.Replicated):
         if held_out is None and validation_split:
             train, held_out = train.split(validation_split)
         steps = options.get("steps_per_epoch")
-        with fit_data.telling(train, held_out), self.scope():
+        with fit_data.telling(train, held_out):
             self._look_at(train, held_out, steps, bool(verbose))
         if self.compiled:
             # Here, for a step that makes variables of its own is traced twice.
@@ -250,7 +250,7 @@ class Trainable(replicas.Replicated):
             raise UserError("The data hold no batch, so that nothing was trained. Give data, in batches of at most as "
                             "many.")
         self.averages.take()
-        with fit_data.telling(train, held_out), self.scope():
+        with fit_data.telling(train, held_out):
             self.after_fit(history, train, held_out, steps, verbose)
         return history
 
@@ -297,10 +297,11 @@ class Trainable(replicas.Replicated):
         found = list(fit_data.weighted(train, steps))
         weights = None if found[0][1] is None else np.concatenate([w for _, w in found if w is not None])
         judge = None if held_out is None else fit_data.examples(held_out, MOST_PREPARED)
-        self.prepare(np.concatenate([x for x, _ in found]), judge, weights, verbose)
+        with self.scope():  # it may make variables
+            self.prepare(np.concatenate([x for x, _ in found]), judge, weights, verbose)
 
     def _is_adapted(self) -> bool:
-        return bool(np.asarray(keras.ops.convert_to_numpy(self.adapted)))
+        return bool(replicas.value(self.adapted))
 
     def _counts_data(self) -> bool:
         return type(self).count_data is not Trainable.count_data

@@ -125,7 +125,8 @@ class Mixture(by_label.ByLabel, keras.layers.Layer):
         self._need_components("its parameters")
         inverse = np.linalg.inv(np.asarray(self.factors(), np.float64))
         dof = self.dof()
-        return Parameters(np.asarray(self.log_weights(), np.float64), np.asarray(self.means.value, np.float64),
+        means = np.asarray(tf.convert_to_tensor(self.means), np.float64)
+        return Parameters(np.asarray(self.log_weights(), np.float64), means,
                           inverse @ inverse.transpose(0, 2, 1), None if dof is None else np.asarray(dof, np.float64))
 
     def assign(self, found: Any) -> None:

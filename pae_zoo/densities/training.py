@@ -78,14 +78,16 @@ def train(density: Flow, x: np.ndarray, held_out: Optional[np.ndarray] = None, w
         held_out = None if held_out is None else _spread_once(held_out, whole, aside, density)
     density.adapted.assign(0)
     density.adapt(x)
-    density.prepare(x, held_out, weights, bool(verbose))
+    with density.scope():
+        density.prepare(x, held_out, weights, bool(verbose))
     epochs = chosen.epochs if density.chain and len(x) >= least_rows(density) else 0
     if not epochs:
         return {}
     batch_size = min(chosen.batch_size, len(x))
     steps = epochs * (len(x) // batch_size)
     rate = optimizers.schedule(chosen.lr_schedule, chosen.learning_rate, steps)
-    density.compile(optimizers.make("adam", rate, chosen.clip_norm), jit_compile=jit_compile, ema=chosen.ema)
+    with density.scope():
+        density.compile(optimizers.make("adam", rate, chosen.clip_norm), jit_compile=jit_compile, ema=chosen.ema)
     start = None
     if held_out is not None:
         start = float(density.evaluate(held_out, batch_size=1000, verbose=0, return_dict=True)["nll"])

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from pae_zoo.core import optimizers
+from pae_zoo.core import optimizers, replicas
 from pae_zoo.core.errors import UserError
 from pae_zoo.data.pipelines import Feed
 from pae_zoo.experiment import checkpoint, cluster, watching
@@ -145,7 +145,7 @@ class Keeper(_Callback):
             self.pending_metrics = None
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        steps = int(keras.ops.convert_to_numpy(self.trained.step))
+        steps = int(replicas.value(self.trained.step))
         loss = float(logs["loss"])
         if not np.isfinite(loss):
             raise NotFinite(self._not_finite(steps))
@@ -237,13 +237,14 @@ class Keeper(_Callback):
 
     def without_others(self) -> str:
         """Writes what there is when another process has gone, and returns what to tell of it."""
-        steps = int(keras.ops.convert_to_numpy(self.trained.step))
+        steps = int(replicas.value(self.trained.step))
         place = self.position.step_in_epoch + steps - self.position.steps
         if place < self.feed.steps_per_epoch:  # a whole epoch waits for its validation, which needs the others
             self.position.step_in_epoch, self.position.steps = place, steps
             self.write()
-        return (f"{self.run.label}a process of the cluster was lost after step {steps}; {self._kept()}. Start the same "
-                "command in all processes to go on.")
+        kept = self._kept() if cluster.task_of(self.hparams.strategy).is_chief else "process 0 keeps what there is"
+        return (f"{self.run.label}a process of the cluster was lost after step {steps}; {kept}. Start the same command "
+                "in all processes to go on.")
 
     def restore_best(self) -> None:
         """Loads the weights that were best on validation into the model; keeps the last ones if none were."""

@@ -277,8 +277,7 @@ def _train_stage(session: Session, stage: Stage) -> dict[str, Any]:
     hparams = dataclasses.replace(session.hparams, **{**NEUTRAL, **stage.settings})
     run = Run(session.run.workdir, stage=stage.name)
     train, valid = (stage.rows(split.x, split.y) for split in (session.dataset.train, session.dataset.valid))
-    with stage.part.scope():
-        found = _begin_stage(stage.part, train, valid, run)
+    found = _begin_stage(stage.part, train, valid, run)
     if len(train) < stage.least and hparams.epochs:
         print(f"{run.label}{len(train)} training data are fewer than {stage.least}: no steps are taken", flush=True)
         hparams = dataclasses.replace(hparams, epochs=0, lr_schedule="constant")
@@ -304,7 +303,8 @@ def _begin_stage(part: Trainable, train: np.ndarray, valid: np.ndarray, run: Run
     before = run.load_arrays("start") if part.prepares else None
     if before is not None:
         arrays, note = before
-        part.restructure(note["sizes"])
+        with part.scope():
+            part.restructure(note["sizes"])
         checkpoint.assign(checkpoint.state(part), arrays, run.workdir / run.arrays_path("start"))
         return note["found"]
     if not run.has_checkpoint:
@@ -312,7 +312,8 @@ def _begin_stage(part: Trainable, train: np.ndarray, valid: np.ndarray, run: Run
     if not part.prepares:
         return {}
     start = time.monotonic()
-    found: dict[str, Any] = dict(part.prepare(train, valid, verbose=True))
+    with part.scope():
+        found: dict[str, Any] = dict(part.prepare(train, valid, verbose=True))
     found["seconds"] = round(time.monotonic() - start, 2)
     run.save_arrays("start", checkpoint.arrays_of(checkpoint.state(part)), {"sizes": part.prepared(), "found": found})
     print(run.label + ", ".join(f"{key} {value:.5g}" for key, value in found.items()), flush=True)

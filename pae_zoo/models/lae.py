@@ -237,7 +237,7 @@ class LAE(LaplaceAE):
 
     def phase(self) -> bool:
         """Returns whether the next step refreshes the curvature."""
-        return bool(keras.ops.convert_to_numpy(self.step) % self.hessian_every == 0)
+        return bool(replicas.value(self.step) % self.hessian_every == 0)
 
     @contextlib.contextmanager
     def in_phase(self, phase: Any) -> Iterator[None]:

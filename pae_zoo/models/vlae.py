@@ -12,7 +12,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import laplace
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import inputs, optimizers, parts, records, seeds
+from pae_zoo.core import inputs, optimizers, parts, records, replicas, seeds
 from pae_zoo.core.errors import UserError, check_choice
 from pae_zoo.core.inputs import TensorLike
 from pae_zoo.laplace import algebra, memory
@@ -222,8 +222,8 @@ class VLAE(vae.VAE):
 
     def phase(self) -> bool:
         """Returns whether the next step is one of the warm-up."""
-        until = self.warmup_steps if self.warmup_steps >= 0 else keras.ops.convert_to_numpy(self._warm_until)
-        return bool(keras.ops.convert_to_numpy(self.step) < until)
+        until = self.warmup_steps if self.warmup_steps >= 0 else replicas.value(self._warm_until)
+        return bool(replicas.value(self.step) < until)
 
     @contextlib.contextmanager
     def in_phase(self, phase: Any) -> Iterator[None]:
@@ -358,7 +358,7 @@ class _WarmUp(keras.callbacks.Callback):
         steps = known.get("steps")
         whole = known.get("epochs", 0) * steps if steps else self.until.dtype.max
         trained: Any = self.model
-        self.until.assign(0 if keras.ops.convert_to_numpy(trained.step) else int(WARMUP_SHARE * whole))
+        self.until.assign(0 if replicas.value(trained.step) else int(WARMUP_SHARE * whole))
 
     def on_epoch_begin(self, epoch: int, logs: Optional[dict] = None) -> None:
         # Of data of unknown length whole epochs are the measure.

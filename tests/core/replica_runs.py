@@ -67,15 +67,18 @@ def trained(name, strategy):
     return history.history, [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
 
 
+def apart(one, two):
+    """Returns the largest difference of two arrays, in units of the largest value."""
+    return float(np.abs(np.subtract(one, two)).max() / max(np.abs(one).max(), 1e-9))
+
+
 def main():
     for name in sys.argv[1].split(","):
         (history, weights), (shared, moved) = trained(name, None), trained(name, strategy)
         assert set(history) == set(shared), set(history) ^ set(shared)
-        values = {key: float(np.max(np.abs(np.subtract(history[key], shared[key])) / np.abs(history[key]).max()))
-                  for key in history}
-        apart = max(float(np.abs(one - two).max() / np.abs(one).max()) for one, two in zip(weights, moved))
+        values = {key: apart(history[key], shared[key]) for key in history}
         print(json.dumps({"model": name, "metrics": max(values.values()), "worst": max(values, key=values.get),
-                          "weights": apart, "loss": history["loss"][-1]}), flush=True)
+                          "weights": max(map(apart, weights, moved)), "loss": history["loss"][-1]}), flush=True)
 
 
 if __name__ == "__main__":

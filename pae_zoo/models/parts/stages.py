@@ -12,8 +12,9 @@ def _by_steps(part: trainable.Trainable, inputs: np.ndarray, held_out: Optional[
               weights: Optional[np.ndarray], settings: dict[str, Any], jit_compile: Union[bool, str],
               verbose: Union[str, int, None]) -> dict[str, list[float]]:
     """Trains a part by Adam at a constant rate, and returns Keras' history."""
-    optimizer = keras.optimizers.Adam(settings["learning_rate"], global_clipnorm=settings.get("clip_norm") or None)
-    part.compile(optimizer, jit_compile=jit_compile)
+    with part.scope():
+        optimizer = keras.optimizers.Adam(settings["learning_rate"], global_clipnorm=settings.get("clip_norm") or None)
+        part.compile(optimizer, jit_compile=jit_compile)
     return part.fit(inputs, epochs=settings["epochs"], verbose=verbose, sample_weight=weights,
                     batch_size=min(settings["batch_size"], len(inputs))).history
 
