@@ -75,7 +75,8 @@ def drawn(draw: Callable[[Any], tf.Tensor], shape: Union[Sequence[Any], tf.Tenso
                         "(--strategy=one).")
     sizes = [shape[i] for i in range(len(shape) if isinstance(shape, (tuple, list)) else shape.shape[0])]
     before, own, behind = sizes[:batch], sizes[batch], sizes[batch + 1 :]
-    times = own // part.size if isinstance(own, int) and isinstance(part.size, int) else own // tf.maximum(part.size, 1)
+    known = isinstance(own, int) and isinstance(part.size, int)
+    times = own // max(part.size, 1) if known else own // tf.maximum(part.size, 1)
     found = draw(tf.stack([*before, times * part.total, *behind]))
     found = tf.reshape(found, tf.stack([*before, times, part.total, *behind]))
     rows = tf.range(part.offset, part.offset + part.size)
