@@ -11,7 +11,7 @@ from pae_zoo.experiment import launch
 
 #: command -> module of the package
 COMMANDS = {"train": "main", "evaluate": "evaluate", "apply": "apply", "export": "export", "sweep": "sweep",
-            "flow": "flow", "preset": "preset"}
+            "flow": "flow", "preset": "preset", "leaderboard": "leaderboard", "report": "report"}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -35,7 +35,7 @@ def _run(argv: list[str]) -> int:
 
 def help_page() -> str:
     """Returns a line of each command."""
-    lines = [f"  {name:10}{_summary(name)}" for name in COMMANDS]
+    lines = [f"  {name:13}{_summary(name)}" for name in COMMANDS]
     return "\n".join([__doc__ or "", "", "Commands:", *lines, "", "All flags of a command: pae-zoo COMMAND --helpfull"])
 
 

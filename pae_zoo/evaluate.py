@@ -10,6 +10,7 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import at_test, console, launch
 from pae_zoo.experiment.session import tasks_of
 from pae_zoo.experiment.workdir import Run, workdirs
+from pae_zoo.reporting import run_page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,7 @@ def _evaluate(run: Run, options, given: set[str]) -> tuple[str, ...]:
     values = evaluation.evaluate(context, names, run.merge_metrics)
     print(f"{run.workdir}:")
     print("\n".join(console.lines(values) + console.pictures(context.figures)), flush=True)
+    run_page.refresh(run)
     return tuple(name for name in names if values.get(name) != evaluation.UNSUPPORTED)
 
 

@@ -9,6 +9,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.experiment import cluster, launch, record
 from pae_zoo.experiment.session import default_tasks, finish, prepare, read_flags
 from pae_zoo.models import capabilities
+from pae_zoo.reporting import run_page
 
 
 def help_page(argv: list[str]) -> str:
@@ -47,7 +48,10 @@ def main(argv: list[str]) -> int:
     hparams = dataclasses.replace(hparams, workdir=hparams.workdir or default_workdir(hparams))
     with cluster.own_workdir(hparams) as hparams:
         session = prepare(hparams, module)
-        return finish(session)
+        status = finish(session)
+        if session.shared.task.is_chief:  # which evaluates
+            print(f"Report: {run_page.refresh(session.run)}", flush=True)
+        return status
 
 
 def default_workdir(hparams: Any) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from battery import EVENT_SHAPE, TOTAL_STEPS, images
 
-from pae_zoo import apply, evaluate, export, flow, models, preset, sweep
+from pae_zoo import apply, evaluate, export, flow, leaderboard, models, preset, report, sweep
 from pae_zoo.core import records
 from pae_zoo.experiment import launch, record
 
@@ -74,7 +74,7 @@ def flags_of_main(line=""):
 
 
 LAUNCHERS = {"evaluate": evaluate.Flags, "apply": apply.Flags, "export": export.Flags, "sweep": sweep.Flags,
-             "flow": flow.Flags, "preset": preset.Flags}
+             "flow": flow.Flags, "preset": preset.Flags, "leaderboard": leaderboard.Flags, "report": report.Flags}
 ALL = flags_of_main().union(*(names(cls) for cls in LAUNCHERS.values()))
 
 

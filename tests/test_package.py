@@ -27,7 +27,7 @@ def test_the_command_lists_what_it_does(capsys):
     for argv in ([], ["--help"]):
         assert cli.main(argv) == 0
         text = capsys.readouterr().out
-        for name in ("train", "evaluate", "apply", "export", "sweep", "flow", "preset"):
+        for name in ("train", "evaluate", "apply", "export", "sweep", "flow", "preset", "leaderboard", "report"):
             assert re.search(rf"^  {name} +\w", text, flags=re.MULTILINE)
 
 

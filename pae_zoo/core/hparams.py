@@ -303,6 +303,30 @@ def differences(old: Any, new: Any) -> list[str]:
     return found
 
 
+def settings(hparams: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """Returns {name: plain value} of the hyper-parameters that change the result of a training, but for some."""
+    values = {field.name: getattr(hparams, field.name) for field in dataclasses.fields(hparams)
+              if field.metadata.get("group") != EVALUATION and not field.metadata.get("operational")
+              and field.name not in without}  # fmt: skip
+    values["epochs"] = hparams.epochs
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def group_names(groups: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Returns a name for each (model, its `settings`): the model, and in what it differs from others of its kind."""
+    names = []
+    for model, own in groups:
+        like = [other for name, other in groups if name == model]
+        differ = [key for key in own if any(other.get(key) != own[key] for other in like)]
+        text = ", ".join(f"{key}={_short(own[key])}" for key in differ)
+        names.append(model + (f" ({text})" if text else ""))
+    return names
+
+
+def _short(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def smoke(hparams: Any) -> Any:
     """Returns `hparams` shrunk to a run of seconds; what was set below the fields' smoke limits stays."""
     changed = {}

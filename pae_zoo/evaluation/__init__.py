@@ -17,11 +17,12 @@ from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import Dataset
 from pae_zoo.evaluation import tasks
 from pae_zoo.evaluation.context import UNSUPPORTED, Context, sentence
+from pae_zoo.evaluation.support import map_points
 from pae_zoo.models import capabilities
 
 __all__ = [
     "UNSUPPORTED", "Context", "all_tasks", "check", "check_data", "check_task", "check_tasks", "describe", "evaluate",
-    "check_refine", "flag_records", "over_runs", "refined", "register",
+    "check_refine", "flag_records", "map_points", "over_runs", "refined", "register",
 ]  # fmt: skip
 
 Value = Union[float, str]

@@ -235,6 +235,7 @@ def evaluate(session: Session) -> dict[str, Any]:
     context = evaluation.Context(model, session.dataset, hparams, session.run, seed=hparams.seed)
     names = tasks_of(hparams, type(session.model))
     values = evaluation.evaluate(context, names, session.run.merge_metrics)
+    evaluation.map_points.keep(context)
     return {**values, "time/evaluate_s": round(time.monotonic() - start, 2)}
 
 

@@ -121,7 +121,7 @@ def is_finished(plan: Plan) -> bool:
     if changed or now.epochs < before.epochs:
         changed = changed or [f"epochs: {before.epochs} -> {now.epochs} (may only be raised)"]
         raise UserError(f"{plan.workdir} holds a run with other flags ({'; '.join(changed)}); choose a new --out")
-    return before.epochs == now.epochs and "train/steps_asked" in run.read_metrics()
+    return before.epochs == now.epochs and run.is_finished
 
 
 class Runner:

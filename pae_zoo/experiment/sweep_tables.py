@@ -64,12 +64,13 @@ def write_tables(out: Path, plans: Sequence[Plan], values: dict[Path, dict[str, 
     keys = [*(k for k, _ in plans[0].point), "seed", "workdir", *metrics]
     folder = Run(out)
     folder.write_text("table.md", text)
-    folder.write_text("table.csv", _csv(list(rows[0]), rows))
-    folder.write_text("runs.csv", _csv(keys, runs))
+    folder.write_text("table.csv", csv_text(list(rows[0]), rows))
+    folder.write_text("runs.csv", csv_text(keys, runs))
     return text
 
 
-def _csv(keys: list[str], rows: Sequence[dict[str, Any]]) -> str:
+def csv_text(keys: list[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Returns rows as CSV with a header line of their keys."""
     file = io.StringIO()
     writer = csv.DictWriter(file, keys, lineterminator="\n")
     writer.writeheader()

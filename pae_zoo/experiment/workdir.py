@@ -70,6 +70,11 @@ class Run:
         return os.path.lexists(self.workdir / "config.json")
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the run was trained and evaluated; raises UserError for a broken metrics.json."""
+        return "train/steps_asked" in self.read_metrics()
+
+    @property
     def has_checkpoint(self) -> bool:
         return os.path.lexists(self.workdir / self.arrays_path("last"))
 

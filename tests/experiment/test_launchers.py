@@ -96,7 +96,8 @@ def test_smoke_run_leaves_its_files(name, tmp_path, capsys):
     assert call(f"--model={ROWS[name].model}", *flags, *SMOKE, f"--workdir={workdir}") == 0
     out = capsys.readouterr().out
     assert "device" in out and "python -m pae_zoo.evaluate" in out and "picture: " in out
-    for file in ("config.json", "flags.cfg", "metrics.jsonl", "metrics.json", "model.keras", "checkpoints/last.npz"):
+    for file in ("config.json", "flags.cfg", "metrics.jsonl", "metrics.json", "model.keras", "checkpoints/last.npz",
+                 "latent_map.npz", "report.html"):
         assert (workdir / file).is_file(), file
     assert list((workdir / "figures").glob("*.png")) and list((workdir / "tensorboard").rglob("events*"))
     assert not list(workdir.rglob(".writing-*"))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pae_zoo.core import files
+from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.metrics import agreement as statistics
 from pae_zoo.evaluation.support import stability_tables as tables
@@ -109,28 +110,13 @@ def group(runs: Sequence[Measured]) -> tuple[dict[str, list[Measured]], list[str
             continue
         seen[key, weights] = run
         groups.setdefault(key, []).append(run)
-    named = dict(zip(_names([members[0] for members in groups.values()]), groups.values()))
+    firsts = [(members[0].snapshot["model"], members[0].snapshot["group"]) for members in groups.values()]
+    named = dict(zip(hp.group_names(firsts), groups.values()))
     for name, members in named.items():
         if len(members) < 2:
             only = members[0].workdir.name
             lines.append(f"{FOLDER}: {name} has one run, {only}, and is left out: it takes at least 2.")
     return {name: members for name, members in named.items() if len(members) > 1}, lines
-
-
-def _names(firsts: list[Measured]) -> list[str]:
-    """Returns a name for each group, given one run of each: the model, and in what it differs from its like."""
-    names = []
-    for run in firsts:
-        like = [other.snapshot["group"] for other in firsts if other.snapshot["model"] == run.snapshot["model"]]
-        own = run.snapshot["group"]
-        differ = [key for key in own if any(other.get(key) != own[key] for other in like)]
-        text = ", ".join(f"{key}={_short(own[key])}" for key in differ)
-        names.append(run.snapshot["model"] + (f" ({text})" if text else ""))
-    return names
-
-
-def _short(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _check_comparable(runs: Sequence[Measured]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from pae_zoo.core import files, seeds
+from pae_zoo.core import hparams as hp
 from pae_zoo.core.hparams import EVALUATION, option
 from pae_zoo.evaluation.context import Context
 from pae_zoo.evaluation.support import latent_geometry, stability_report
@@ -112,15 +113,7 @@ def snapshot(context: Context, pairs: np.ndarray, names: tuple[str, ...]) -> dic
            "members": int(options.geodesic_members), "weights": _weights(context.model)}  # fmt: skip
     if PUBLISHED in names and isinstance(latent_geometry.space(context).manifold, Ensemble):
         own["published_reference"] = PUBLISHED_POINTS
-    return {"model": options.model, "shared": shared, "own": own, "group": _group(options)}
-
-
-def _group(options: Any) -> dict[str, Any]:
-    fields = [field for field in dataclasses.fields(options)
-              if field.metadata.get("group") != "Evaluation" and not field.metadata.get("operational")]  # fmt: skip
-    values = {field.name: getattr(options, field.name) for field in fields if field.name not in REPETITION}
-    values["epochs"] = options.epochs
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {"model": options.model, "shared": shared, "own": own, "group": hp.settings(options, REPETITION)}
 
 
 def _weights(model: Any) -> int:
