@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,10 @@ from pae_zoo import report
 from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.support import map_points
 from pae_zoo.experiment import launch
+from pae_zoo.experiment.workdir import Run
 from pae_zoo.reporting import curves, html, run_page
+
+BEFORE = Path(__file__).resolve().parents[1] / "fixtures" / "before"
 
 
 def call(*argv):
@@ -37,6 +42,20 @@ def test_a_report_says_what_a_run_is(kind, tmp_path, capsys):
     [points] = json.loads(page.scripts["application/json"])["maps"]
     assert len(points["x"]) == len(points["error"]) == 60
     assert {"images": "sheet", "rows": "names", "windows": "series"}[kind] in points
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", sorted(path.name for path in BEFORE.iterdir()))
+def test_a_run_of_before_gets_a_map_and_a_report(name, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(BEFORE / name / "run", run)
+    shutil.copy(BEFORE / name / "saved.keras", run / "model.keras")
+    if not Run(run).is_finished:
+        Run(run).merge_metrics({"train/steps_asked": 8})
+    assert call(f"--workdir={run}") == 0
+    points = map_points.read(run)
+    assert np.isfinite(points.places).all() and len(np.unique(points.places)) > 2
+    assert points.original.shape == points.decoded.shape and "data-map" in (run / "report.html").read_text()
 
 
 def test_a_report_is_written_anew_only_where_metrics_are_newer(tmp_path):
