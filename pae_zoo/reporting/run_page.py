@@ -55,8 +55,8 @@ def _slug(name: str) -> str:
 def _about(one: Finished) -> str:
     """Returns what the run is: model, data, command, seed, times, versions."""
     config, metrics = one.run.read_json("config.json"), one.metrics
-    versions = config.get("versions") if isinstance(config.get("versions"), dict) else {}
-    shape = config.get("event_shape")
+    recorded, shape = config.get("versions"), config.get("event_shape")
+    versions: dict[str, Any] = recorded if isinstance(recorded, dict) else {}
     pairs = [
         ("model", one.hparams.model), ("data", one.hparams.dataset),
         ("a datum", " x ".join(map(str, shape)) if isinstance(shape, list) else "-"),
