@@ -49,6 +49,11 @@ def markdown(metrics: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
 
     lines = [[*keys, *metrics], ["---"] * (len(keys) + len(metrics))]
     lines += [[*(str(row[key]) for key in keys), *(cell(row, name) for name in metrics)] for row in rows]
+    return table_text(lines)
+
+
+def table_text(lines: Sequence[Sequence[str]]) -> str:
+    """Returns lines of cells as the rows of a table of markdown."""
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

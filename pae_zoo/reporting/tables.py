@@ -39,8 +39,7 @@ def _table(table: Table) -> str:
         of = " ".join(filter(None, (row.variant, ROLES[row.role] and f"({ROLES[row.role]})")))
         shown = [f"**{cell.text}**" if cell.best else cell.text for cell in row.cells]
         lines.append([row.group.name, *([of] if variants else []), str(len(row.group.runs)), *shown])
-    escaped = [[text.replace("|", "\\|") for text in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    return sweep_tables.table_text([[text.replace("|", "\\|") for text in line] for line in lines])
 
 
 def csv(boards: Sequence[Board]) -> str:

@@ -164,6 +164,8 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     make(tmp_path / "late", "vae", 0, {"test/mse": 0.1}, finished=False)
     make(tmp_path / "broken", "vae", 0, {"test/mse": 0.1}).write_text("metrics.json", '{"test/mse": 0.1')
     make(tmp_path / "map", "vae", 0, {"test/mse": 0.1}).write_text("latent_map.npz", "no archive")
+    picture = make(tmp_path / "picture", "vae", 0, {"test/mse": 0.1}).figures / "samples.png"
+    picture.write_bytes(b"no picture")
     out = f"--output={tmp_path / 'out'}"
     for argv, words in [
         ([], "--output is needed"), ([out], "--workdir is needed"),
@@ -171,6 +173,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         ([f"--workdir={tmp_path / 'late'}", out], "None of 1 runs is finished: late."),
         ([f"--workdir={tmp_path / 'broken'}", out], "metrics.json"),
         ([f"--workdir={tmp_path / 'map'}", out], "latent_map.npz"),
+        ([f"--workdir={tmp_path / 'picture'}", out], "samples.png"),
         ([f"--workdir={tmp_path / 'map'}", f"--output={tmp_path / 'map' / 'flags.cfg'}"], "is a file"),
     ]:  # fmt: skip
         assert call(*argv) == 2

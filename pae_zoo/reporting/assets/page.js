@@ -108,13 +108,11 @@
     return { at, low: low - room, high: high + room };
   }
 
-  function lines(series, colour) {  // the channels of a window, on one scale
-    const all = series.flat().filter((v) => v !== null);
-    const y = scale(all, 86, 4);
+  function lines(series, y) {  // the channels of a window; missing values leave no point
     return series[0].map((_, channel) => {
-      const points = series.map((step, t) => (4 + (192 * t) / Math.max(series.length - 1, 1)).toFixed(1) + "," +
-        y.at(step[channel]).toFixed(1));
-      return '<polyline fill="none" stroke="var(--c' + ((colour + channel) % COLOURS) + ')" stroke-width="1.5" ' +
+      const points = series.map((step, t) => [t, step[channel]]).filter(([, v]) => v !== null).map(([t, v]) =>
+        (4 + (192 * t) / Math.max(series.length - 1, 1)).toFixed(1) + "," + y.at(v).toFixed(1));
+      return '<polyline fill="none" stroke="var(--c' + (channel % COLOURS) + ')" stroke-width="1.5" ' +
         'points="' + points.join(" ") + '"></polyline>';
     }).join("");
   }
@@ -296,11 +294,12 @@
     }
 
     windows(i) {
-      const box = make("div");
+      const box = make("div"), { original, decoded } = this.points.series;
+      const y = scale([...original[i].flat(), ...decoded[i].flat()].filter((v) => v !== null), 86, 4);
       for (const part of ["original", "decoded"]) {
         const figure = make("figure");
         figure.innerHTML = '<svg viewBox="0 0 200 90" role="img" aria-label="' + part + '">' +
-          lines(this.points.series[part][i], 0) + "</svg>";
+          lines(this.points.series[part][i], y) + "</svg>";
         figure.append(make("figcaption", part));
         box.append(figure);
       }
