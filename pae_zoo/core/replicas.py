@@ -92,7 +92,7 @@ class Replicated(keras.Model):
             raise UserError(f"{type(self).__name__} cannot be trained by replicas that share its batches: {reason}. "
                             f"{ONE_DEVICE}.")
         outside = [one.path for one in self.variables if not isinstance(one.value, tf.distribute.DistributedValues)]
-        if outside and self.strategy.num_replicas_in_sync > 1:
+        if outside and not isinstance(self.strategy, tf.distribute.OneDeviceStrategy):
             raise UserError(f"{len(outside)} weights of {type(self).__name__} were made outside of the strategy's "
                             f"scope, such as {outside[0]}. Build its networks inside of `with strategy.scope():` too.")
         optimizer = getattr(self, "optimizer", None)

@@ -105,6 +105,23 @@ def test_xla_compiles_where_steps_are_many(monkeypatch):
     assert not stepping._few(model, None, None, None)
 
 
+def test_branches_of_a_choice_have_an_adam_of_their_own():
+    weight, optimizer = keras.Variable([1.0, 2.0]), keras.optimizers.Adam(0.1)
+    optimizer.build([weight])
+
+    @tf.function(autograph=False)
+    def step(first):
+        def take(gradient):
+            optimizer.apply([tf.constant(gradient)], [weight])
+            return optimizer.iterations.value
+
+        with stepping._fused(optimizer):
+            return tf.cond(first, lambda: take([1.0, -1.0]), lambda: take([-1.0, 1.0]))
+
+    step(tf.constant(False))
+    np.testing.assert_allclose(weight.numpy(), [1.1, 1.9], rtol=1e-5)
+
+
 def test_equal_layers_share_one_function():
     made = pae_zoo.Flow(4, layers=("lu", "spline", "lu", "spline", "maf"), hidden_units=(4,), bins=4)
     shared = Shared(made.chain)

@@ -126,6 +126,7 @@ def test_a_killed_process_ends_the_run_with_a_checkpoint_and_one_line(tmp_path):
     done = subprocess.run([sys.executable, TOOL, "2", "--", sys.executable, "-c", code, *FLAGS, "--epochs=200",
                            f"--workdir={tmp_path / 'run'}"], capture_output=True, text=True, timeout=900, cwd=ROOT)
     told = [line for line in done.stdout.splitlines() if line.startswith("pae_zoo: error")]
-    assert done.returncode == 128 + signal.SIGKILL and time.monotonic() - start < 300
+    # Of both processes the tool may meet either first.
+    assert done.returncode in (2, 128 + signal.SIGKILL) and time.monotonic() - start < 300
     assert len(told) == 1 and "a process of the cluster was lost after step" in told[0]
     assert (tmp_path / "run" / "checkpoints" / "last.npz").exists()
