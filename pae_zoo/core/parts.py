@@ -73,7 +73,8 @@ def drawn(draw: Callable[[Any], tf.Tensor], shape: Union[Sequence[Any], tf.Tenso
         raise UserError("This model, or a part of it, draws noise of which it is not known to what datum it belongs: "
                         "replicas would draw other noise than one device does. Train it on one device "
                         "(--strategy=one).")
-    sizes = [shape[i] for i in range(len(shape) if isinstance(shape, (tuple, list)) else shape.shape[0])]
+    given: Any = shape
+    sizes = [given[i] for i in range(given.shape[0] if tf.is_tensor(given) else len(given))]
     before, own, behind = sizes[:batch], sizes[batch], sizes[batch + 1 :]
     known = isinstance(own, int) and isinstance(part.size, int)
     times = own // max(part.size, 1) if known else own // tf.maximum(part.size, 1)

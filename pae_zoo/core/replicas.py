@@ -115,7 +115,7 @@ class Replicated(keras.Model):
         """Returns how many batches there are in what an iterator gives."""
         return 1
 
-    def whole(self, data: Any, i: Any, training: bool) -> tuple:
+    def whole(self, data: Any, i: Any, training: bool) -> tuple[Any, Any, Any, Any]:
         """Returns (x, weights, target, labels) of batch i of a block, or of a batch, as a step takes them."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its batches are.")
 
@@ -123,7 +123,7 @@ class Replicated(keras.Model):
         """Takes a training step on a batch, or a replica's share of one."""
         raise NotImplementedError(f"{type(self).__name__} takes no steps.")
 
-    def test_part(self, x: tf.Tensor, weight: Any, target: Any, label: Any, number: tf.Tensor) -> None:
+    def test_part(self, number: tf.Tensor, x: tf.Tensor, weight: Any, target: Any, label: Any) -> None:
         """Takes a replica's share of batch `number` of a validation."""
         raise NotImplementedError(f"{type(self).__name__} has no validation.")
 
@@ -267,7 +267,7 @@ def _check_same_data(strategy: tf.distribute.Strategy, data: Any) -> None:
     """Raises UserError, in all processes, where their first batches differ."""
     if processes(strategy) == 1:
         return
-    bits = b"".join(keras.ops.convert_to_numpy(one).tobytes() for one in tf.nest.flatten(data) if one is not None)
+    bits = b"".join(value(one).tobytes() for one in tf.nest.flatten(data) if one is not None)
     found = gathered(strategy, [zlib.crc32(bits) & 0x7FFFFFFF])
     if any(one != found[0] for one in found):
         raise UserError("The processes that share this training read different data, or in another order. Give all of "
@@ -283,7 +283,7 @@ def test_function(model: Replicated) -> Callable[[Any], dict[str, Any]]:
         def replica(data: Any, i: tf.Tensor, number: tf.Tensor) -> None:
             x, weight, target, label = model.whole(data, i, False)
             with _part_of(strategy, x, weight) as part:
-                model.test_part(*(part.rows(one) for one in (x, weight, target, label)), number)
+                model.test_part(number, *(part.rows(one) for one in (x, weight, target, label)))
 
         strategy.run(replica, args=(data, i, number))
         return {metric.name: metric.result() for metric in model._trackers.values()}

@@ -443,7 +443,7 @@ class Trainable(replicas.Replicated):
         first, count = tf.identity(self._batches), 1 if self._feed is None else data["count"]
 
         def body(i):
-            self.test_part(*self.whole(data, i, False), first + tf.cast(i, tf.int64))
+            self.test_part(first + tf.cast(i, tf.int64), *self.whole(data, i, False))
             return (i + 1,)
 
         if self._feed is None:
@@ -453,7 +453,7 @@ class Trainable(replicas.Replicated):
         self._batches.assign(first + tf.cast(count, tf.int64))
         return {m.name: m.result() for m in self._trackers.values()}
 
-    def test_part(self, x: tf.Tensor, weight: Any, target: Any, label: Any, number: tf.Tensor) -> None:
+    def test_part(self, number: tf.Tensor, x: tf.Tensor, weight: Any, target: Any, label: Any) -> None:
         # The noise of a batch is its own, and the same in every epoch: epochs compare, and batches average it out.
         seed = seeds.fold_in(seeds.stream((self.seed & 0x7FFFFFFF, 0), VALIDATION), number)
         self._clear_losses()
@@ -463,7 +463,7 @@ class Trainable(replicas.Replicated):
     def batches_in(self, data: Any) -> int:
         return 1 if self._feed is None else int(data["count"])
 
-    def whole(self, data: Any, i: Any, training: bool) -> tuple:
+    def whole(self, data: Any, i: Any, training: bool) -> tuple[Any, Any, Any, Any]:
         """Returns (x, weights or None, target or None, labels or None) of batch i of a block, or of Keras' batch."""
         if self._feed is None:
             x, target, weight, label = self._batch(data)

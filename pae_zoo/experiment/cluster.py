@@ -28,13 +28,13 @@ FORM = ('{"cluster": {"worker": ["host0:port", "host1:port"]}, "task": {"type": 
 class Task(NamedTuple):
     """The place of this process among `size` that train together; the first one is the chief, who alone writes."""
 
-    index: int = 0
+    number: int = 0
     size: int = 1
 
     @property
     def is_chief(self) -> bool:
         """Whether this process writes."""
-        return self.index == 0
+        return self.number == 0
 
 
 class Shared(NamedTuple):
@@ -69,13 +69,15 @@ def read_task(text: str) -> Task:
         found = json.loads(text)
     except ValueError as error:
         raise UserError(f"{VARIABLE} is no JSON ({error}); received {text[:80]!r}. It is written {FORM}.") from error
-    there = found if isinstance(found, dict) else {}
+    there: dict[str, Any] = found if isinstance(found, dict) else {}
+    jobs: Any
+    task: Any
     jobs, task = there.get("cluster"), there.get("task")
     known = isinstance(jobs, dict) and isinstance(task, dict) and bool(jobs) and set(jobs) <= {"chief", "worker"}
     if not known or not all(isinstance(one, list) and one for one in jobs.values()):
         raise UserError(f"{VARIABLE} describes no cluster of workers; received {text[:80]!r}. It is written {FORM}.")
     addresses = [(kind, index) for kind in ("chief", "worker") for index in range(len(jobs.get(kind, ())))]
-    own = (task.get("type"), task.get("index"))
+    own: Any = (task.get("type"), task.get("index"))
     if own not in addresses:
         raise UserError(f"{VARIABLE} says that this process is task {own[0]} {own[1]}, and its cluster has "
                         f"{', '.join(f'{kind} {index}' for kind, index in addresses)}. Take one of these.")
@@ -103,7 +105,7 @@ def own_workdir(hparams: Any) -> Iterator[Any]:
     if task.is_chief:
         yield hparams
         return
-    with tempfile.TemporaryDirectory(prefix=f"pae_zoo-worker{task.index}-") as place, open(os.devnull, "w") as nothing:
+    with tempfile.TemporaryDirectory(prefix=f"pae_zoo-worker{task.number}-") as place, open(os.devnull, "w") as nothing:
         own = Path(place) / "run"
         if Path(hparams.workdir).is_dir():
             shutil.copytree(hparams.workdir, own, ignore=shutil.ignore_patterns("tensorboard", "figures", "*.tmp"))
@@ -186,7 +188,7 @@ def _state_of(workdir: Path) -> str:
 def wait(shared: Shared) -> None:
     """Returns when all processes have come here."""
     if shared.strategy is not None and shared.task.size > 1:
-        replicas.gathered(shared.strategy, [shared.task.index])
+        replicas.gathered(shared.strategy, [shared.task.number])
 
 
 def lost(error: tf.errors.OpError, strategy: Optional[tf.distribute.Strategy]) -> bool:
