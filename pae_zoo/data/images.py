@@ -87,7 +87,7 @@ def _size_of(image: "Image.Image") -> tuple[int, int]:
 
 
 def _pixels(image: "Image.Image", channels: int) -> np.ndarray:
-    """Returns an image upright, uint8, (1, H, W, channels); of 16 bits the upper half, rounded."""
+    """Returns an image upright and opaque, uint8, (1, H, W, channels); of 16 bits the upper half, rounded."""
     from PIL import ImageOps
 
     if _orientation(image) != 1:
@@ -96,9 +96,20 @@ def _pixels(image: "Image.Image", channels: int) -> np.ndarray:
         deep = np.asarray(image).astype(np.int64)
         grey = np.clip((deep + 128) // 257, 0, 255).astype(np.uint8)[None, :, :, None]
         return np.repeat(grey, channels, axis=-1)
+    image = _on_white(image)
     mode = "RGB" if channels == 3 else "L"
     converted = image if image.mode == mode else image.convert(mode)  # which would copy
     return np.asarray(converted).reshape(1, image.height, image.width, channels)
+
+
+def _on_white(image: "Image.Image") -> "Image.Image":
+    """Returns an image that is transparent somewhere laid on white, as viewers show it, and any other as it is."""
+    from PIL import Image
+
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image
+    # What lies below a transparent pixel is whatever a program left there, and often black.
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
 def _fitted(pixels: np.ndarray, target: tuple[int, int]) -> np.ndarray:

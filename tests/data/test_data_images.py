@@ -273,6 +273,28 @@ def test_photos_as_cameras_write_them(tmp_path):
         np.testing.assert_allclose(found.test.x[0], colour, atol=1)
 
 
+def test_what_is_transparent_lies_on_white(tmp_path):
+    """Of a grey g whose opacity is a, in 255ths, white is what the rest of it lets through."""
+    from PIL import Image
+
+    opacity = np.repeat(np.array([[0, 51, 204, 255]], np.uint8), 4, axis=0)
+    grey = np.full((4, 4), 100, np.uint8)
+    shown = 255 - (255 - 100) * opacity.astype(float) / 255
+    for mode, planes in (("LA", (grey, opacity)), ("RGBA", (grey, grey, grey, opacity))):
+        (tmp_path / mode).mkdir()
+        for number in range(6):
+            Image.fromarray(np.stack(planes, axis=-1), mode).save(tmp_path / mode / f"{number}.png")
+        found = data.load(f"folder:{tmp_path / mode}").test.x[0]
+        np.testing.assert_allclose(found, np.repeat(shown[..., None], found.shape[-1], axis=-1), atol=1)
+    (tmp_path / "P").mkdir()
+    palette = Image.fromarray((opacity > 0).astype(np.uint8), "P")
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    for number in range(6):
+        palette.save(tmp_path / "P" / f"{number}.png", transparency=0)
+    found = data.load(f"folder:{tmp_path / 'P'}").test.x[0]
+    assert found[0, 0].tolist() == [255, 255, 255] and found[0, 1].tolist() == [10, 20, 30]
+
+
 def test_unreadable_images_are_left_out_up_to_a_number(tmp_path):
     for number in range(9):
         write_png(tmp_path / f"{'ab'[number % 2]}/{number}.png", image(8, 8))
