@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fnmatch
 import io
 import json
 import shutil
@@ -13,7 +14,6 @@ from typing import Any
 from PIL import Image
 
 from pae_zoo import evaluate
-from pae_zoo.core import files
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import console, launch, presets
@@ -31,6 +31,11 @@ weights, measured anew by the tasks of the run."""
 KEPT = ("config.json", "data.json", "flags.cfg")
 PLACES = ("data_dir", "workdir", "init_workdir", "fid_weights", "features")
 TRAINING = ("train/", "time/train", "flow/")
+#: figures that a card shows first, in this order
+FIRST = ("test/mse", "test/elbo", "test/log_likelihood", "test/refined/elbo", "test/refined/log_likelihood",
+         "labels/accuracy", "labels/linear/accuracy", "density/*/nll", "generation/frechet/*",
+         "calibration/*/ece", "ood/*/auroc", "geodesics/*", "time/train*")
+LEFT_OUT = ("*_stderr", "*/num_*", "*/extractor", "*/preparation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +84,10 @@ def _copy(options: Flags) -> int:
 def _make(options: Flags) -> int:
     if not options.from_workdir or not options.out:
         raise UserError("--from_workdir and --out are needed together: --from_workdir=runs/mine --out=mine.")
-    target, run = Path(options.out), Run(options.from_workdir)
-    if target.exists():
-        raise UserError(f"--out={target} exists; give a new name, or remove it.")
-    files.check_place(target, "out")
+    run, name = Run(options.from_workdir), options.out.rstrip("/").rpartition("/")[2]
     hparams, model = run.read_hparams(), run.load_model()
     presets.round_weights(model)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, presets.making(options.out, "out") as inside:
         again = Run(Path(place) / "run")
         again.workdir.mkdir()
         for name in KEPT:
@@ -99,21 +101,19 @@ def _make(options: Flags) -> int:
         with contextlib.redirect_stdout(io.StringIO()):  # of a place that will be gone; the card has the figures
             status = evaluate.main(words)
         if status:
-            return status
+            raise UserError(f"The tasks of {run.workdir} did not end well; see above.")
         title = options.title or f"{hparams.model} on {hparams.dataset}, K = {hparams.latent_dim}"
-        with files.folder(target) as inside:
-            for name in (*KEPT, "metrics.json", presets.MODEL):
-                if (again.workdir / name).is_file():
-                    shutil.copyfile(again.workdir / name, inside / name)
-            picture = presets.first_picture(again)
-            if picture is not None:
-                _shrink(picture, inside / presets.PICTURE)
-            presets.write_facts(inside, model, title, kind=hparams.model, dataset=hparams.dataset,
-                                licence=options.licence)  # fmt: skip
-            text = card(inside, target.name, title, hparams, again.read_metrics())
-            (inside / presets.CARD).write_text(text, encoding="utf-8")
-    size = sum(path.stat().st_size for path in target.iterdir()) / 2**20
-    print(f"{target}: {size:.2f} MiB, figures in {target / presets.CARD}")
+        for part in (*KEPT, "metrics.json", presets.MODEL):
+            if (again.workdir / part).is_file():
+                shutil.copyfile(again.workdir / part, inside / part)
+        picture = presets.first_picture(again)
+        if picture is not None:
+            _shrink(picture, inside / presets.PICTURE)
+        presets.write_facts(inside, model, title, kind=hparams.model, dataset=hparams.dataset, licence=options.licence)
+        text = card(inside, name, title, hparams, again.read_metrics())
+        (inside / presets.CARD).write_text(text, encoding="utf-8")
+        size = sum(path.stat().st_size for path in inside.iterdir()) / 2**20
+    print(f"{options.out}: {size:.2f} MiB, figures in {presets.CARD} there")
     return 0
 
 
@@ -124,7 +124,9 @@ def card(path: Path, name: str, title: str, hparams: Any, metrics: dict[str, Any
     given = " ".join(line for line in flags if line.startswith("--"))
     shape = " x ".join(map(str, facts["event_shape"]))
     picture = f"![]({presets.PICTURE})\n\n" if (path / presets.PICTURE).is_file() else ""
-    rows = "\n".join(f"| `{key}` | {console.number(value)} |" for key, value in metrics.items())
+    first = list(dict.fromkeys(key for pattern in FIRST for key in metrics if fnmatch.fnmatch(key, pattern)
+                               and not any(fnmatch.fnmatch(key, one) for one in LEFT_OUT)))  # fmt: skip
+    rows, more = _rows(metrics, first), _rows(metrics, [key for key in metrics if key not in first])
     licence = f"Licence: {facts['licence']}\n\n" if facts.get("licence") else ""
     return f"""# {name}
 
@@ -137,13 +139,30 @@ model = pae_zoo.from_preset("{name}")
 
 Trained by `python -m pae_zoo.main {given}` (seed {hparams.seed}), with pae_zoo {facts['pae_zoo']}.
 
-Weights are rounded to 11 bits of mantissa; all figures but those of the training (`train/`, `flow/`) are of the rounded
-weights, on the test split, by the tasks of the run. One seed.
+Weights are rounded to 11 bits of mantissa; all figures but those of the training (`train/`, `flow/`, `time/`) are of
+the rounded weights, on the test split, by the tasks of the run, with standard errors where the tasks have them.
 
-{licence}| figure | value |
+{licence}Limits: one training with one seed. It takes data of the shape and range of those above, and may score or
+restore badly what it was not trained on. What such a model is not for: its page in the documentation.
+
+| figure | value |
 |---|---|
 {rows}
+
+<details><summary>All figures</summary>
+
+| figure | value |
+|---|---|
+{more}
+
+</details>
 """
+
+
+def _rows(metrics: dict[str, Any], names: list[str]) -> str:
+    return "\n".join(f"| `{name}` | {console.number(metrics[name])}" + (
+        f" ± {console.number(metrics[f'{name}_stderr'])} |" if f"{name}_stderr" in metrics else " |")
+        for name in names if not name.endswith("_stderr"))  # fmt: skip
 
 
 def _without_places(text: str, is_json: bool) -> str:

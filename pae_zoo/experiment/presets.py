@@ -1,11 +1,12 @@
 """Presets: trained models by name, each a folder that is a small run: settings, weights, metrics, a card, a picture."""
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -15,12 +16,14 @@ import numpy as np
 import pae_zoo
 from pae_zoo.core import files, reading
 from pae_zoo.core.errors import UserError, suggestion
-from pae_zoo.experiment import saved
+from pae_zoo.experiment import preset_places, saved
 from pae_zoo.experiment.workdir import Run
 
 #: where the presets of the package lie
 SHIPPED = Path(__file__).resolve().parent.parent / "presets"
 MODEL, FACTS, CARD, PICTURE = "model.keras", "preset.json", "README.md", "thumbnail.png"
+#: what makes a preset a run
+OF_RUN = ("config.json", "data.json", "flags.cfg", "metrics.json")
 # Bits of a weight's mantissa that are kept: those of float16, with the range of float32.
 KEPT_BITS = 11
 
@@ -30,16 +33,27 @@ def presets() -> dict[str, str]:
     return {path.parent.name: str(facts(path.parent)["title"]) for path in sorted(SHIPPED.glob(f"*/{FACTS}"))}
 
 
-def folder(name: str) -> Path:
-    """Returns the folder of a preset: one of `presets()`, or the path of another; raises UserError."""
+@contextlib.contextmanager
+def folder(name: str) -> Iterator[Path]:
+    """Yields the folder of a preset: one of `presets()`, the path of another, or a copy of what a URL names.
+
+    Raises UserError where there is none.
+    """
+    if preset_places.is_elsewhere(name):
+        with preset_places.fetched(name, (FACTS, MODEL, CARD, PICTURE, *OF_RUN)) as path:
+            if not (path / FACTS).is_file():
+                raise UserError(f"{name} has no {FACTS}: a preset is a folder with one.")
+            yield path
+        return
     shipped = SHIPPED / name
     if name and os.sep not in name and (shipped / FACTS).is_file():
-        return shipped
-    if (Path(name) / FACTS).is_file():
-        return Path(name)
-    near = suggestion(name, list(presets())) or "."
-    raise UserError(f"There is no preset {name!r}{near} There are {', '.join(presets()) or 'none'}; or give the path "
-                    f"of a folder with a {FACTS}.")
+        yield shipped
+    elif (Path(name) / FACTS).is_file():
+        yield Path(name)
+    else:
+        near = suggestion(name, list(presets())) or "."
+        raise UserError(f"There is no preset {name!r}{near} There are {', '.join(presets()) or 'none'}; or give the "
+                        f"path or URL of a folder with a {FACTS}.")
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -52,11 +66,16 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def from_preset(name: str) -> Any:
-    """Returns the trained model of a preset: a name of `presets()`, or the path of a folder.
+    """Returns the trained model of a preset: a name of `presets()`, the path of a folder, or a URL.
 
-    Raises UserError for a name that is unknown, and for files that are not those of the preset.
+    URLs are those of fsspec (s3://, gs://, https://, each with its package), and hf://owner/name, a repository of
+    Hugging Face. Raises UserError for a name that is unknown, and for files that are not those of the preset.
     """
-    path = folder(name)
+    with folder(name) as path:
+        return _loaded(path)
+
+
+def _loaded(path: Path) -> Any:
     found, wanted = checksum(path / MODEL), facts(path)["sha256"]
     if found != wanted:
         raise UserError(f"{path / MODEL} is not the file of this preset: its SHA-256 is {found[:12]}..., recorded is "
@@ -65,20 +84,34 @@ def from_preset(name: str) -> Any:
         return saved.load(path / MODEL)
 
 
-def save_to_preset(model: Any, directory: str, title: str = "") -> Path:
-    """Writes a trained model as a preset, a folder that `from_preset` reads; returns its path.
+def save_to_preset(model: Any, directory: str, title: str = "") -> str:
+    """Writes a trained model as a preset, a folder or a URL of fsspec that `from_preset` reads; returns where it lies.
 
     It holds the model without its optimizer, all bits of its weights, and what it is; `python -m pae_zoo.preset` makes
-    one of a finished run, with a card and figures. Raises UserError where the folder exists.
+    one of a finished run, with a card and figures. Raises UserError where there is something of that name.
     """
-    target = Path(directory)
-    if target.exists():
-        raise UserError(f"{target} exists; give a new name, or remove it.")
-    files.check_place(target, "directory")
-    with files.folder(target) as inside:
+    with making(directory, "directory") as inside:
         write_model(model, inside / MODEL)
         write_facts(inside, model, title or f"{type(model).__name__} for data of shape {model.event_shape}")
-    return target
+    return directory
+
+
+@contextlib.contextmanager
+def making(target: str, flag: str) -> Iterator[Path]:
+    """Yields an empty folder that becomes the preset `target`, a path or a URL, when the block ends well.
+
+    Raises UserError, naming `flag`, where there is something of that name, or where it cannot be written.
+    """
+    if preset_places.is_elsewhere(target):
+        with tempfile.TemporaryDirectory() as place:
+            yield Path(place)
+            preset_places.put(Path(place), target, last=FACTS)
+        return
+    if Path(target).exists():
+        raise UserError(f"{target} exists; give a new name, or remove it.")
+    files.check_place(target, flag)
+    with files.folder(Path(target)) as inside:
+        yield inside
 
 
 def write_model(model: Any, path: Path) -> None:
@@ -126,19 +159,18 @@ def rounded(values: np.ndarray) -> np.ndarray:
 
 def copy(name: str, workdir: str) -> Run:
     """Makes a work directory of a preset of a run, which the other commands take; raises UserError."""
-    path, target = folder(name), Path(workdir)
-    if not (path / "config.json").is_file():
-        raise UserError(f"The preset {name} was made of a model alone, not of a run, so that it has no settings for a "
-                        "work directory. Load it in Python: pae_zoo.from_preset.")
-    if target.exists():
-        raise UserError(f"--workdir={target} exists; give a new name, or remove it.")
-    files.check_place(target, "workdir")
-    from_preset(name)
-    with files.folder(target) as inside:
-        for part in ("config.json", "data.json", "flags.cfg", "metrics.json", MODEL):
-            if (path / part).is_file():
-                (inside / part).write_bytes((path / part).read_bytes())
-    return Run(target)
+    if preset_places.is_elsewhere(workdir):
+        raise UserError(f"A work directory is a folder of this machine; received {workdir}.")
+    with folder(name) as path:
+        if not (path / "config.json").is_file():
+            raise UserError(f"The preset {name} was made of a model alone, not of a run, so that it has no settings "
+                            "for a work directory. Load it in Python: pae_zoo.from_preset.")
+        with making(workdir, "workdir") as inside:
+            _loaded(path)
+            for part in (*OF_RUN, MODEL):
+                if (path / part).is_file():
+                    (inside / part).write_bytes((path / part).read_bytes())
+    return Run(workdir)
 
 
 def first_picture(run: Run, names: Sequence[str] = ("labels", "samples", "reconstructions")) -> Optional[Path]:

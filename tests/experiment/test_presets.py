@@ -1,6 +1,10 @@
 """Presets: those of the package load and have the figures of their cards; making, copying, damaged files, bad names."""
 
+import hashlib
+import http.server
 import json
+import threading
+import urllib.parse
 
 import keras
 import numpy as np
@@ -9,7 +13,7 @@ import pytest
 import pae_zoo
 from pae_zoo import networks, preset
 from pae_zoo.core.errors import UserError
-from pae_zoo.experiment import launch, presets
+from pae_zoo.experiment import launch, preset_places, presets
 from pae_zoo.experiment.workdir import Run
 
 NAMES = sorted(pae_zoo.presets())
@@ -128,3 +132,102 @@ def test_bad_flags_are_told(tmp_path, capsys):
         assert words in error and "Traceback" not in error and not list(tmp_path.iterdir())
     assert launch.run(preset.main, []) == 0
     assert "vae_digits" in capsys.readouterr().out
+
+
+# ---- places elsewhere ------------------------------------------------------------------------------
+
+
+def test_a_url_of_fsspec_is_read_and_written(tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for path in (presets.SHIPPED / "vae_digits").iterdir():
+        memory.pipe_file(f"/zoo/vae/{path.name}", path.read_bytes())
+    here, there = pae_zoo.from_preset("vae_digits"), pae_zoo.from_preset("memory://zoo/vae")
+    x = np.ones((2, 8, 8, 1), np.float32)
+    np.testing.assert_array_equal(there.elbo(x, (0, 1)), here.elbo(x, (0, 1)))
+    presets.copy("memory://zoo/vae", str(tmp_path / "run"))
+    assert Run(tmp_path / "run").read_metrics() == Run(presets.SHIPPED / "vae_digits").read_metrics()
+    assert pae_zoo.save_to_preset(here, "memory://zoo/mine") == "memory://zoo/mine"
+    np.testing.assert_array_equal(pae_zoo.from_preset("memory://zoo/mine").elbo(x, (0, 1)), here.elbo(x, (0, 1)))
+    with pytest.raises(UserError, match="exists"):
+        pae_zoo.save_to_preset(here, "memory://zoo/mine")
+    memory.rm_file("/zoo/vae/preset.json")
+    for place, words in (("memory://zoo/vae", "has no preset.json"), ("memory://zoo/none", "has no preset.json"),
+                         ("nothing://zoo", "nothing"), ("hf://zoo", "hf://owner/name")):
+        with pytest.raises(UserError, match=words):
+            pae_zoo.from_preset(place)
+    for place, words in (("memory://run", "folder of this machine"),):
+        with pytest.raises(UserError, match=words):
+            presets.copy("vae_digits", place)
+    with pytest.raises(UserError, match="hf upload zoo/vae"):
+        pae_zoo.save_to_preset(here, "hf://zoo/vae")
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """What the API of Hugging Face says of a repository with one preset in the folder `digits`."""
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def files(self):
+        return {f"digits/{path.name}": path for path in (presets.SHIPPED / "vae_digits").iterdir()}
+
+    def do_GET(self):
+        self.answer(True)
+
+    def do_HEAD(self):
+        self.answer(False)
+
+    def answer(self, with_body):
+        path = urllib.parse.unquote(self.path.partition("?")[0])
+        kind, body, headers = "application/json", None, {}
+        described = {name: {"type": "file", "path": name, "size": file.stat().st_size,
+                            "oid": hashlib.sha1(file.read_bytes()).hexdigest()} for name, file in self.files().items()}
+        if path in ("/api/models/zoo/vae", "/api/models/zoo/vae/revision/main",
+                    f"/api/models/zoo/vae/revision/{self.commit}"):
+            body = json.dumps({"id": "zoo/vae", "sha": self.commit, "private": False, "tags": [], "downloads": 0,
+                               "siblings": [{"rfilename": name} for name in described]}).encode()
+        elif path.startswith("/api/models/zoo/vae/tree/"):
+            body = json.dumps(list(described.values())).encode()
+        elif "/resolve/" in path and path.startswith("/zoo/vae/"):
+            name = path.partition("/resolve/")[2].partition("/")[2]
+            if name in described:
+                kind, body = "application/octet-stream", self.files()[name].read_bytes()
+                headers = {"ETag": f'"{described[name]["oid"]}"', "X-Repo-Commit": self.commit}
+        if body is None:
+            self.send_response(404)
+            body = b"{}"
+            headers = {"X-Error-Code": "RepoNotFound" if "/zoo/vae" not in path else "EntryNotFound"}
+        else:
+            self.send_response(200)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_repository_of_hugging_face_is_read(hub, tmp_path, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    names = (presets.FACTS, presets.MODEL)
+    found = preset_places.from_hub("hf://zoo/vae/digits", names, hub)
+    assert {path.name for path in found.iterdir()} == set(names)
+    assert isinstance(pae_zoo.from_preset(str(found)), pae_zoo.VAE)
+    assert preset_places.from_hub(f"hf://zoo/vae@{Hub.commit}/digits", names, hub) == found  # of the cache
+    with pytest.raises(UserError, match="zoo/none cannot be reached or read: .*NotFound"):
+        preset_places.from_hub("hf://zoo/none", names, hub)
