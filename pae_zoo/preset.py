@@ -5,6 +5,7 @@ import dataclasses
 import fnmatch
 import io
 import json
+import shlex
 import shutil
 import sys
 import tempfile
@@ -48,6 +49,8 @@ class Flags:
     out: str = hp.option("", "Folder of the preset; it must not exist.", path=True)
     title: str = hp.option("", "What the preset is, a line of its card.")
     licence: str = hp.option("", "What the card says of the licence of the weights, or of the data behind them.")
+    evaluation: str = hp.option("", "Flags of pae_zoo.evaluate for the card, in quotes, where not the run's own tasks "
+                                "are meant: --evaluation='--tasks=reconstruction,ood --ood_datasets=mnist'.")
     data_dir: str = hp.option("", "Folder that holds data sets as files.", path=True)
     verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
 
@@ -97,7 +100,8 @@ def _make(options: Flags) -> int:
         presets.write_model(model, again.model_path)
         trained = {key: value for key, value in run.read_metrics().items() if key.startswith(TRAINING)}
         again.write_json("metrics.json", trained)
-        words = [f"--workdir={again.workdir}", *([f"--data_dir={options.data_dir}"] if options.data_dir else [])]
+        words = [f"--workdir={again.workdir}", *([f"--data_dir={options.data_dir}"] if options.data_dir else []),
+                 *shlex.split(options.evaluation)]
         with contextlib.redirect_stdout(io.StringIO()):  # of a place that will be gone; the card has the figures
             status = evaluate.main(words)
         if status:
