@@ -2,9 +2,10 @@
 
 import dataclasses
 import sys
+from typing import Any
 
 from pae_zoo import evaluation
-from pae_zoo.applying import anomalies, inputs, results
+from pae_zoo.applying import anomalies, inputs, parts, results
 from pae_zoo.applying import outputs as applying
 from pae_zoo.core import hparams as hp
 from pae_zoo.core import records
@@ -29,6 +30,9 @@ class Flags(RestorationFlags, anomalies.AnomalyFlags, at_test.Flags, records.Ref
     imputed_draws: int = hp.option(0, "Draws that the output imputed gives for each datum beside mean and std.", low=0,
                                    high=10_000)
     batch_size: int = hp.option(0, "Data per batch (0: the run's own).", low=0)
+    part_rows: int = hp.option(0, "Read and write so many rows at a time, for data larger than memory: --out is then a "
+                               "folder of parts, and the same command goes on where it ended (0: all at once).", low=0)
+    part_format: str = hp.option("parquet", "What a part is.", choices=parts.FORMS)
     limit: int = hp.option(0, "Take only the first so many data (0: all).", low=0)
     seed: int = hp.option(0, "Chooses the noise of the outputs that are estimates.", low=0, high=2**31 - 1)
     crop: str = hp.option("", "Crop instead of the run's own; --crop= crops nothing.")
@@ -65,17 +69,13 @@ def main(argv: list[str]) -> int:
     model = evaluation.refined(at_test.model(run, changed), options)
     applying.check_offered(options.outputs, type(model))
     applying.check_model(model, options)
-    form = results.check_out(options.out, options.outputs, model.event_shape)
     schema = run.read_table()
+    parts.check(options, given, schema)
+    if options.part_rows:
+        return _in_parts(options, given, run, hparams, changed, model, schema)
+    form = results.check_out(options.out, options.outputs, model.event_shape)
     found = inputs.read(options.input, model.event_shape, hparams, options, given, schema)
-    batch_size = min(options.batch_size or hparams.batch_size, len(found.x))
-    hparams = dataclasses.replace(hparams, batch_size=batch_size, jit_compile=options.jit_compile)
-    context = evaluation.Context(model, None, hparams, run, seed=options.seed)
-    if "ood_scores" in options.outputs and at_test.note(changed):
-        context.say(str(at_test.note(changed)))
-    if "anomalies" in options.outputs:
-        changes = bool(changed.suffix or context.suffix)
-        anomalies.calibrated(context, run, changes, lambda: run.as_trained(launch.load_dataset(run.read_hparams())))
+    context = _context(options, run, hparams, changed, model, len(found.x))
     arrays = applying.compute(context, options, found.x, options.outputs,
                               keep=lambda some: context.say(results.keep(options.out, some, found.names)))
     if form == "csv" and schema is not None:
@@ -86,6 +86,29 @@ def main(argv: list[str]) -> int:
     path = results.write(options.out, form, arrays, found.names)
     print(f"{found.note}\nwrote {path}: {', '.join(arrays)}")
     return 0
+
+
+def _context(options: Flags, run: Run, hparams: Any, changed: at_test.Changes, model: Any,
+             rows: int) -> evaluation.Context:
+    batch_size = min(options.batch_size or hparams.batch_size, rows)
+    hparams = dataclasses.replace(hparams, batch_size=batch_size, jit_compile=options.jit_compile)
+    context = evaluation.Context(model, None, hparams, run, seed=options.seed)
+    if "ood_scores" in options.outputs and at_test.note(changed):
+        context.say(str(at_test.note(changed)))
+    if "anomalies" in options.outputs:
+        changes = bool(changed.suffix or context.suffix)
+        anomalies.calibrated(context, run, changes, lambda: run.as_trained(launch.load_dataset(run.read_hparams())))
+    return context
+
+
+def _in_parts(options: Flags, given: set[str], run: Run, hparams: Any, changed: at_test.Changes, model: Any,
+              schema: Any) -> int:
+    folder = parts.begin(options, run.model_path, {"changed": str(changed.suffix)})
+    context = _context(options, run, hparams, changed, model, options.part_rows)
+    return parts.run(
+        folder, options, context, lambda x: applying.compute(context, options, x, options.outputs),
+        lambda source: inputs.read(source, model.event_shape, hparams, options, given, schema),
+        lambda arrays: arrays if schema is None else results.in_columns(arrays, schema))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def find(context: Context, options: Any, x: np.ndarray, calibration: Calibration
                 f"{' and '.join(calibration.chosen)} against "
                 f"{len(combined.calibration):,} validation data; the least p-value there can be is "
                 f"{1 / (1 + len(combined.calibration)):.2g}.")
-    if x.ndim == 4:
+    if x.ndim == 4 and not context.part:
         draw(context, to_unit(x[order[:SHOWN]]), residual[order[:SHOWN]], said.pvalues[order[:SHOWN]])
     return {"anomaly_score": said.scores.astype(np.float32), "anomaly_pvalue": said.pvalues.astype(np.float32),
             "anomaly_flag": flag.astype(np.int64), "anomaly_rank": rank,

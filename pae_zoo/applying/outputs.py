@@ -187,7 +187,9 @@ def compute(
             if name in WHOLE:
                 functions[name] = WHOLE[name](context, options, x)
             else:
-                functions[name] = functools.partial(OUTPUTS[name], context, options)
+                # One function for all calls with this context, which is compiled once.
+                functions[name] = context.once(f"apply/{name}", functools.partial(
+                    functools.partial, OUTPUTS[name], context, options))
                 compiled: Any = context.compile(functions[name])
                 compiled.get_concrete_function(tf.constant(batch), seeds.as_seed((0, 0)))
         except NotImplementedError as error:

@@ -79,7 +79,7 @@ def _write(path: Path, form: str, found: dict[str, np.ndarray], names: Optional[
             arrays: dict[str, Any] = dict(found) if names is None else {**found, "names": np.array(names)}
             np.savez(temporary, **arrays)
         else:
-            _write_table(temporary, found, names)
+            write_rows(temporary, columns(found, names))
 
 
 def keep(out: str, found: dict[str, np.ndarray], names: Optional[list[str]]) -> str:
@@ -106,14 +106,15 @@ def _write_folder(folder: Path, found: dict[str, np.ndarray], names: Optional[li
         pictures[column] = [f"{kind}/{name}" for name in picture_names(names, len(found[kind]))]
         for name, values in zip(pictures[column], found[kind]):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.rint(255 * np.clip(np.abs(values) / white, 0, 1)).astype(np.uint8)
+            shown = np.abs(values) if kind == "anomaly_residual" else values
+            pixels = np.rint(255 * np.clip(shown / white, 0, 1)).astype(np.uint8)
             Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(folder / name)
     rest = {name: values for name, values in found.items() if name not in drawn}
     known = [name for name in RECORDED if f"restoration_{name}" in rest]
     latent: dict[str, Any] = {name: rest.pop(f"restoration_{name}") for name in known}
     if latent:
         np.savez(folder / "restoration.npz", **latent)
-    _write_table(folder / "scores.csv", rest, names, pictures)
+    write_rows(folder / "scores.csv", columns(rest, names, pictures=pictures))
 
 
 def picture_names(names: Optional[list[str]], count: int) -> list[str]:
@@ -158,23 +159,29 @@ def in_columns(found: dict[str, np.ndarray], schema: Schema) -> dict[str, np.nda
     return arrays
 
 
-def _write_table(path, found: dict[str, np.ndarray], names: Optional[list[str]],
-                 pictures: Optional[dict[str, list[str]]] = None) -> None:
+def columns(found: dict[str, np.ndarray], names: Optional[list[str]], start: int = 0,
+            pictures: Optional[dict[str, list[str]]] = None) -> dict[str, Any]:
+    """Returns the columns of a table of results: index from `start` on, names, a column for each number of a row."""
     count = len(next(iter({**found, **(pictures or {})}.values())))
-    columns: dict[str, Any] = {"index": range(count)}
+    made: dict[str, Any] = {"index": range(start, start + count)}
     if names is not None:
-        columns["name"] = names
+        made["name"] = names
     for name, values in found.items():
         prefix = {"codes": "code"}.get(name, name)
         if values.ndim == 1:
-            columns[name] = values
+            made[name] = values
         else:
             places = np.ndindex(*values.shape[1:])  # those of a window are step and channel
-            columns.update({"_".join((prefix, *map(str, place))): values[(slice(None), *place)] for place in places})
-    columns.update(pictures or {})
+            made.update({"_".join((prefix, *map(str, place))): values[(slice(None), *place)] for place in places})
+    made.update(pictures or {})
+    return made
+
+
+def write_rows(path: Path, table: dict[str, Any]) -> None:
+    """Writes a csv file of equally long columns."""
     # Names of files need not be text; a table has them byte for byte.
     with open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in zip(*columns.values()):
+        writer.writerow(table)
+        for row in zip(*table.values()):
             writer.writerow(f"{value:.9g}" if isinstance(value, np.floating) else value for value in row)

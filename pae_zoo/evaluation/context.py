@@ -60,6 +60,8 @@ class Context:
     def __post_init__(self):
         self._compiled: dict[Callable, Callable] = {}
         self._made: dict[str, Any] = {}
+        #: of data that come in parts, which of them: their noise differs
+        self.part = ""
         self.board = Board(self.run, step=training_step(self.model), suffix=self.suffix)
 
     @property
@@ -207,7 +209,7 @@ class Context:
         for all sets of data. Batch i has the seed fold_in(seed_for(purpose), i); with a model that draws whole
         networks, all batches of all purposes have the seed `network_seed`, and meet the same networks.
         """
-        compiled, base, shared = self.compile(fn), self.seed_for(purpose), self.network_seed
+        compiled, base, shared = self.compile(fn), self.seed_for(f"{purpose}{self.part}"), self.network_seed
         size = self.rows_at_once(len(x))
         with self.progress(-(-len(x) // size), purpose, unit) as bar:
             for index, (batch, count) in enumerate(self.batches(x, size)):

@@ -249,7 +249,7 @@ def test_an_interrupted_run_leaves_nothing(vae, pictures, tmp_path, monkeypatch)
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "_write_table", interrupted)
+    monkeypatch.setattr(results, "write_rows", interrupted)
     _, workdir = vae
     assert command(f"--workdir={workdir}", f"--input=folder:{pictures[0]}", f"--out={tmp_path}/deep/results/") == 130
     assert list(tmp_path.iterdir()) == []
@@ -263,7 +263,7 @@ def test_what_was_computed_is_kept_where_it_cannot_be_written(vae, pictures, tmp
         def failing(*args, error=error):
             raise error
 
-        monkeypatch.setattr(results, "_write_table", failing)
+        monkeypatch.setattr(results, "write_rows", failing)
         assert command(*flags, f"--out={tmp_path}/{name}") == 2
         line = capsys.readouterr().err
         assert str(error) in line and not (tmp_path / name).exists()

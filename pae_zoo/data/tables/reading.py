@@ -1,6 +1,7 @@
 """Files and data frames read into tables, a stretch of rows at a time."""
 
 import codecs
+import contextlib
 import csv
 import io
 from collections.abc import Iterator
@@ -35,6 +36,29 @@ def read_csv(path: PathLike, options: TableOptions = PLAIN, schema: Optional[Sch
     The first line is the header, unless all its cells are numbers: then columns are column_0, column_1 and so on. Cells
     are parted by a comma, a semicolon, a tab or |, whichever the first lines have.
     """
+    with opened_csv(path) as (lines, names, named):
+        collector = Collector(names, str(reading.locate(path)), options, schema)
+        if not named:
+            collector.notes.append("no header line: columns are called column_0, column_1, ...")
+        size = max(1, min(4096, _CELLS // len(names)))
+        rows, places = [], []
+        for number, row in lines:
+            rows.append(row)
+            places.append(number)
+            if len(rows) == size:
+                _add(collector, rows, places)
+                rows, places = [], []
+        if rows:
+            _add(collector, rows, places)
+        return collector.table()
+
+
+@contextlib.contextmanager
+def opened_csv(path: PathLike) -> Iterator[tuple[Iterator[tuple[int, list[str]]], list[str], bool]]:
+    """Yields (rows of a csv file with the number of their line, names of its columns, whether the file names them).
+
+    Rows are read on demand. Raises UserError for what is no csv, in the block too.
+    """
     path = reading.locate(path)
     stored = reading.regular(path, "give the path of a csv file").st_size
     with reading.gunzipped(path, _REMEDY) as file, reading.told(path, "csv file", _REMEDY):
@@ -46,26 +70,19 @@ def read_csv(path: PathLike, options: TableOptions = PLAIN, schema: Optional[Sch
         header = next((row for row in reader if row), [])
         head = [] if header and not _has_no_names(header) else [(reader.line_num, header)]
         names = _names(header, bool(head))
-        collector = Collector(names, str(path), options, schema)
-        if head:
-            collector.notes.append("no header line: columns are called column_0, column_1, ...")
-        size = max(1, min(4096, _CELLS // len(names)))
-        rows, places = [row for _, row in head], [number for number, _ in head]
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(names):
-                raise UserError(f"{path}, line {reader.line_num} has {len(row)} cells, the header {len(names)}; "
-                                f"{'repair the line' if len(row) > 1 else 'it may be cut there'}.")
-            rows.append(row)
-            places.append(reader.line_num)
-            if len(rows) == size:
-                _add(collector, rows, places)
-                rows, places = [], []
-        if rows:
-            _add(collector, rows, places)
-        return collector.table()
+        yield _rows_of(reader, head, names, path), names, not head
 
+
+def _rows_of(reader: Any, head: list[tuple[int, list[str]]], names: list[str],
+             path: Path) -> Iterator[tuple[int, list[str]]]:
+    yield from head
+    for row in reader:
+        if not row:
+            continue
+        if len(row) != len(names):
+            raise UserError(f"{path}, line {reader.line_num} has {len(row)} cells, the header {len(names)}; "
+                            f"{'repair the line' if len(row) > 1 else 'it may be cut there'}.")
+        yield reader.line_num, row
 
 def _add(collector: Collector, rows: list[list[str]], places: list[int]) -> None:
     collector.add(list(zip(*rows)), len(rows), lambda index: f"{collector.where}, line {places[index]}")
@@ -129,17 +146,9 @@ def _names(header: list[str], made_up: bool) -> list[str]:
 
 def read_parquet(path: PathLike, options: TableOptions = PLAIN, schema: Optional[Schema] = None) -> Table:
     """Returns the table of a parquet file; raises UserError, also where pyarrow is not installed."""
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise UserError("parquet files need pyarrow, which is not installed: pip install 'pae_zoo[tables]', or save "
-                        "the table as csv.") from error
     path = reading.locate(path)
-    stored = reading.regular(path, "give the path of a parquet file").st_size
-    remedy = "write it again, or save the table as csv"
-    with reading.opened(path, remedy) as file, reading.told(path, "parquet file", remedy):
-        opened = parquet.ParquetFile(file, thrift_string_size_limit=1 << 26, thrift_container_size_limit=1 << 22)
-        found = opened.metadata
+    with opened_parquet(path) as opened:
+        stored, found = reading.regular(path, "give the path of a parquet file").st_size, opened.metadata
         groups = [found.row_group(number) for number in range(found.num_row_groups)]
         reading.check_claim(sum(max(0, group.total_byte_size) for group in groups), stored, str(path))
         kinds = opened.schema_arrow
@@ -160,6 +169,21 @@ def read_parquet(path: PathLike, options: TableOptions = PLAIN, schema: Optional
                 collector.add(columns, batch.num_rows, lambda index, start=start: f"{path}, row {start + index}")
             start += batch.num_rows
         return collector.table()
+
+
+@contextlib.contextmanager
+def opened_parquet(path: PathLike) -> Iterator[Any]:
+    """Yields the pyarrow.parquet.ParquetFile of a path; raises UserError, in the block too, and without pyarrow."""
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise UserError("parquet files need pyarrow, which is not installed: pip install 'pae_zoo[tables]', or save "
+                        "the table as csv.") from error
+    path = reading.locate(path)
+    reading.regular(path, "give the path of a parquet file")
+    remedy = "write it again, or save the table as csv"
+    with reading.opened(path, remedy) as file, reading.told(path, "parquet file", remedy):
+        yield parquet.ParquetFile(file, thrift_string_size_limit=1 << 26, thrift_container_size_limit=1 << 22)
 
 
 def _check_kind(name: str, kind: Any, collector: Collector) -> None:
