@@ -12,6 +12,7 @@ from typing import Any, Union
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy import optimize
 from sklearn.base import BaseEstimator, DensityMixin, OutlierMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -28,6 +29,10 @@ SAMPLES, ROWS = 10, 500
 RATE, BATCH, LOG_VARIANCE = 2e-3, 64, -1.0
 # The share of rows that a model is not fitted to, which calibrate its scores.
 HELD_OUT = 5
+# Of the imputer: the share of values held out, and how few are none; rows looked at, and latents weighed for each;
+# steps between two looks, looks without a gain after which training ends (a third: the learning rate falls), by what.
+SHARE, FEWEST, LOOKED_AT, WEIGHED = 0.1, 20, 500, 20
+LOOK, PATIENCE, FALL = 50, 12, 0.3
 
 
 class _Saved(BaseEstimator):
@@ -69,8 +74,8 @@ def _integer(random_state: Union[int, np.random.RandomState, None]) -> int:
 class AnomalyDetector(OutlierMixin, _Saved):
     """Finds unusual rows, with p-values.
 
-    With model="auto" rows equal to fitted ones get the scores of the fit that left them out, so that `predict` of these
-    is `fit_predict`, and as good as that of new rows.
+    Rows equal to fitted ones keep the scores that they had in the fit, so that `predict` of these is `fit_predict`; if
+    model="auto" by the part of it that left them out, so that it is as good as that of new rows.
 
     Args:
       model: "auto", the detector of `pae_zoo.anomaly.Detector`; or one of `MODELS`, which is trained on standardised
@@ -110,9 +115,9 @@ class AnomalyDetector(OutlierMixin, _Saved):
         if self.model == "auto":
             self.model_ = anomaly.Detector(x.shape[1], seed=_integer(self.random_state)).learn(x)
             held_out = self.model_.learned_scores()
-            self._fitted = dict(zip(_digests(x), held_out.tolist()))
         else:
             held_out = self._fit_model(x)
+        self._fitted = dict(zip(_digests(x), held_out.tolist()))
         self.threshold_ = float(np.quantile(held_out, 1.0 - self.contamination))
         self.offset_ = -self.threshold_
         self.decision_scores_ = held_out
@@ -129,8 +134,9 @@ class AnomalyDetector(OutlierMixin, _Saved):
         self.scale_ = np.where(spread > 0, spread, 1.0)
         self.model_ = _model(self.model, x.shape[1], self.latent_dim, self.hidden_units, seed)
         _train(self.model_, self._standardised(x[order[count:]]), self.epochs)
-        self.combined_ = anomaly.Combined(self.scores_of(x[order[:count]]))
-        return self.combined_.score(self.scores_of(x)).scores
+        scores = self.scores_of(x)
+        self.combined_ = anomaly.Combined({name: one[order[:count]] for name, one in scores.items()})
+        return self.combined_.score(scores).scores
 
     def _standardised(self, x: np.ndarray) -> np.ndarray:
         return ((x - self.centre_) / self.scale_).astype(np.float32)
@@ -141,13 +147,12 @@ class AnomalyDetector(OutlierMixin, _Saved):
 
     def _score(self, X: Any) -> anomaly.Scores:
         x = self._rows(X)
-        if self.model != "auto":
-            return self.combined_.score(self.scores_of(x))
+        # A score that equals one of the calibration by all but rounding would fall on either side of it.
         known = np.array([self._fitted.get(digest, np.nan) for digest in _digests(x)])
-        fresh = np.isnan(known)
-        pvalues = anomaly.pvalues(known, self.decision_scores_)
+        fresh, auto = np.isnan(known), self.model == "auto"
+        pvalues = anomaly.pvalues(known, self.decision_scores_ if auto else self.combined_.calibration)
         if fresh.any():
-            found = self.model_.score(x[fresh])
+            found = self.model_.score(x[fresh]) if auto else self.combined_.score(self.scores_of(x[fresh]))
             known[fresh], pvalues[fresh] = found.scores, found.pvalues
         return anomaly.Scores(known, pvalues, {})
 
@@ -268,15 +273,20 @@ class Imputer(TransformerMixin, _Saved):
 
     It maximises the bound of Mattei & Frellsen (arXiv 1812.02633, eq. 4) on standardised columns; what is filled in is
     the mean of the missing values given those that were seen, or a draw of them. Values must be missing at random:
-    whether one is may depend on those that were seen alone.
+    whether one is may depend on those that were seen alone. A tenth of the values is held out: when their error falls
+    no more the learning rate does, then training ends with the best weights, and the noise is widened, where it is too
+    narrow, until the held-out values lie as far from their means as stated.
 
     Args:
       model: one of `IMPUTING`.
       sample: whether `transform` draws the missing values in place of taking their mean.
       latent_dim, hidden_units: of the model; latent_dim 0 takes a third of the columns, at most 16.
-      steps: of its training, by Adam at a learning rate that falls from 2e-3 to 0, with 64 rows in each.
+      steps: of its training at most, by Adam at a learning rate of 2e-3 that falls, with 64 rows in each.
       num_proposals: latents that are weighed for each row.
       random_state: an integer, a `RandomState`, or None.
+
+    Attributes:
+      n_steps_: steps that its training took.
 
     Examples:
       >>> import numpy as np
@@ -290,7 +300,7 @@ class Imputer(TransformerMixin, _Saved):
     _models = ("model_",)
 
     def __init__(self, model: str = "vae", sample: bool = False, latent_dim: int = 0,
-                 hidden_units: tuple[int, ...] = (128, 128), steps: int = 2000, num_proposals: int = 100,
+                 hidden_units: tuple[int, ...] = (128, 128), steps: int = 4000, num_proposals: int = 100,
                  random_state: Union[int, np.random.RandomState, None] = None) -> None:
         self.model, self.sample = model, sample
         self.latent_dim, self.hidden_units, self.steps = latent_dim, hidden_units, steps
@@ -314,16 +324,29 @@ class Imputer(TransformerMixin, _Saved):
         self.seed_ = _integer(self.random_state)
         self.model_ = _model(self.model, x.shape[1], self.latent_dim, self.hidden_units, self.seed_, missing=True,
                              bound="iwae", num_latent_samples=SAMPLES)
-        rows, size = ((x - self.centre_) / self.scale_).astype(np.float32), min(BATCH, len(x))
-        epochs = max(1, round(self.steps * size / len(x)))
-        rate: Any = keras.optimizers.schedules.CosineDecay(RATE, epochs * -(-len(x) // size))
-        self.model_.adapt(rows)
+        rows = ((x - self.centre_) / self.scale_).astype(np.float32)
+        held_out = _HeldOut(self.model_, rows, self.seed_)
+        kept = held_out.rows_without
+        self.model_.adapt(kept)
         self.model_.adapted.assign(1)
         # Adam moves a weight by the learning rate at most, and noise far below the columns' own would not be reached.
         self.model_.component.log_variance.assign(LOG_VARIANCE)
+        size = min(BATCH, len(kept))
+        looked_at = np.tile(kept, (-(-LOOK * size // len(kept)), 1))
+        steps = -(-len(looked_at) // size)
+        callbacks: list[Any] = []
+        if held_out.count:
+            callbacks = [held_out, keras.callbacks.ReduceLROnPlateau(held_out.NAME, FALL, PATIENCE // 3, mode="min",
+                                                                     min_lr=RATE * FALL**3),
+                         keras.callbacks.EarlyStopping(held_out.NAME, patience=PATIENCE, mode="min",
+                                                       restore_best_weights=True)]  # fmt: skip
         # The loop is short: compiling it by XLA would take longer than it saves.
-        self.model_.compile(keras.optimizers.Adam(rate), jit_compile=False, steps_per_execution=50)
-        self.model_.fit(rows, epochs=epochs, batch_size=size, verbose=0)
+        self.model_.compile(keras.optimizers.Adam(RATE), jit_compile=False, steps_per_execution=steps)
+        history = self.model_.fit(looked_at, epochs=max(1, round(self.steps / steps)), batch_size=size, verbose=0,
+                                  callbacks=callbacks)
+        self.n_steps_ = steps * len(history.epoch)
+        if held_out.count:
+            held_out.widen()
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -358,6 +381,53 @@ class Imputer(TransformerMixin, _Saved):
         rows = ((x - self.centre_) / self.scale_).astype(np.float32)
         for start in range(0, len(rows), ROWS):
             yield tf.constant(rows[start : start + ROWS])
+
+
+class _HeldOut(keras.callbacks.Callback):
+    """Values that training does not see: their error after each epoch, and the noise that they ask for.
+
+    Args:
+      model: of which `impute_mean` fills in rows.
+      rows: (n, d), standardised, NaN where a value is missing.
+      seed: of the choice, and of the draws.
+    """
+
+    NAME = "held_out"
+
+    def __init__(self, model: Any, rows: np.ndarray, seed: int) -> None:
+        super().__init__()
+        generator = np.random.default_rng(seed)
+        hidden = ~np.isnan(rows) & (generator.random(rows.shape) < SHARE)
+        hidden &= np.sum(hidden, axis=0) < np.sum(~np.isnan(rows), axis=0)  # a column keeps one
+        if hidden.sum() < FEWEST:
+            hidden[:] = False
+        self.rows_without = np.where(hidden, np.float32(np.nan), rows)
+        chosen = generator.permutation(np.flatnonzero(hidden.any(axis=1)))[:LOOKED_AT]
+        self.hidden = hidden[chosen]
+        self.count, self.truth = int(self.hidden.sum()), rows[chosen][self.hidden]
+        self.found = tf.function(lambda: model.impute_mean(tf.constant(self.rows_without[chosen]), (seed, 0), WEIGHED),
+                                 autograph=False)  # fmt: skip
+        self.noise = model.component.log_variance
+
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        mean, std = (np.asarray(one, np.float64)[self.hidden] for one in self.found())
+        return mean, std
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs[self.NAME] = float(np.sqrt(np.mean((self._moments()[0] - self.truth) ** 2)))
+
+    def widen(self) -> None:
+        """Sets the log variance of the noise so that held-out errors have the square that is stated, or leaves it."""
+        mean, std = self._moments()
+        squares, before = (mean - self.truth) ** 2, float(np.mean(self.noise))
+        of_latents = np.maximum(std**2 - np.exp(before), 0.0)
+
+        def excess(log_variance: float) -> float:
+            return float(np.mean(squares / (of_latents + np.exp(log_variance)))) - 1.0
+
+        if excess(before) > 0:
+            wider = optimize.brentq(excess, before, before + 20.0)
+            self.noise.assign(np.full(self.noise.shape, wider, np.float32))
 
 
 def _digests(x: np.ndarray) -> list[bytes]:

@@ -1,26 +1,29 @@
 """Trains a grid of flags over seeds: python -m pae_zoo.sweep --grid "latent_dim=2,8" --seeds=0,1 --out=DIR -- FLAGS."""
 
+import concurrent.futures
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Optional, Protocol
 
 from pae_zoo.core import files
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
-from pae_zoo.experiment import launch
-from pae_zoo.experiment.sweep_plans import Plan, Runner, is_finished, make_plans, parse_grid, parse_seeds
+from pae_zoo.experiment import launch, sweep_ray
+from pae_zoo.experiment.sweep_plans import Plan, Runner, is_finished, make_plans, parse_grid, parse_seeds, some_points
 from pae_zoo.experiment.sweep_tables import metrics_of, write_tables
 
 MORE = """  python -m pae_zoo.sweep --grid "model=ae,vae latent_dim=2,8" --seeds=0,1,2 --out=runs/sweep \\
       -- --dataset=digits --epochs=5
 
 Every point of the grid and seed is one `python -m pae_zoo.main` with its own work directory OUT/<point>/<seed>, one
-after the other. Words after -- go to all of them. Values are separated by commas, or by | where a value has commas
-itself: "hidden_units=512,256|64". The same command again skips finished runs, resumes interrupted ones and tries
-failed ones again. It writes the mean and standard deviation of the metrics: OUT/table.md and OUT/table.csv (a row per
-point) and OUT/runs.csv (a row per run)."""
+after the other, or --jobs at once. Words after -- go to all of them. Values are separated by commas, or by | where a
+value has commas itself: "hidden_units=512,256|64". The same command again skips finished runs, resumes interrupted
+ones and tries failed ones again. It writes the mean and standard deviation of the metrics: OUT/table.md and
+OUT/table.csv (a row per point), OUT/runs.csv (a row per run) and OUT/table.png. With --engine=ray the runs are tasks of
+a Ray cluster, or of Ray on this machine, where all machines see OUT: pip install 'pae_zoo[ray]'."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +33,14 @@ class Flags:
     grid: str = hp.option("", 'Flags and their values: "model=ae,vae latent_dim=2,8".')
     seeds: str = hp.option("0", "Seeds, such as 0,1,2.")
     out: str = hp.option("", "Folder of all runs and of the tables.", path=True)
+    points: int = hp.option(0, "Run so many points of the grid, drawn at random (0: all).", low=0)
     metrics: tuple[str, ...] = hp.option((), "Metrics of the table, such as test/mse,test/elbo (none: all test/*).")
+    jobs: int = hp.option(1, "Runs at once, each with its share of the cores.", low=1, high=1024)
+    tries: int = hp.option(1, "How often a run that fails is tried.", low=1, high=100)
+    engine: str = hp.option("local", "Where runs run.", choices=("local", "ray"))
+    ray_address: str = hp.option("", "Ray's cluster, such as auto or ray://host:10001 (none: this machine).")
+    cpus: float = hp.option(1.0, "Cores that Ray keeps for a run.", low=0.0)
+    gpus: float = hp.option(0.0, "GPUs that Ray keeps for a run; 0.5: two share one.", low=0.0)
     verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
 
 
@@ -46,31 +56,81 @@ def main(argv: list[str]) -> int:
     out = Path(options.out)
     points, seeds = parse_grid(options.grid), parse_seeds(options.seeds)
     files.check_place(out, "out")
-    plans = make_plans(points, seeds, out, common)
+    plans = make_plans(some_points(points, options.points, seeds[0]), seeds, out, common)
     finished = {plan.workdir for plan in plans if is_finished(plan)}
-    return run_all(out, plans, finished, options.metrics)
+    if options.engine == "ray":
+        pool: Pool = sweep_ray.RayPool(options.ray_address, options.cpus, options.gpus)
+    else:
+        pool = LocalPool(options.jobs)
+    return run_all(out, plans, finished, options.metrics, pool, options.tries)
 
 
-def run_all(out: Path, plans: list[Plan], finished: set[Path], chosen: Sequence[str]) -> int:
+class Pool(Protocol):
+    """What runs plans: `results` yields (plan, "" or why it failed) as they end; `signum` is that which stopped it."""
+
+    signum: int
+
+    def results(self, plans: Sequence[Plan]) -> Iterator[tuple[Plan, str]]: ...
+
+
+class LocalPool:
+    """Processes of this machine, so many at once."""
+
+    def __init__(self, jobs: int = 1) -> None:
+        self.runner, self.jobs = Runner(jobs), jobs
+
+    @property
+    def signum(self) -> int:
+        return self.runner.signum
+
+    def results(self, plans: Sequence[Plan]) -> Iterator[tuple[Plan, str]]:
+        if self.jobs == 1:
+            yield from ((plan, self.runner.run(plan)) for plan in plans)
+            return
+        with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
+            asked = {pool.submit(self.runner.run, plan): plan for plan in plans}
+            yield from ((asked[done], done.result()) for done in concurrent.futures.as_completed(asked))
+
+
+def run_all(out: Path, plans: list[Plan], finished: set[Path], chosen: Sequence[str], pool: Optional[Pool] = None,
+            tries: int = 1) -> int:
     """Runs what is not finished, writes the tables and tells what failed; returns the exit status."""
-    runner, failures, values = Runner(), {}, {}
-    for number, plan in enumerate(plans, 1):
-        start = time.monotonic()
-        failure = "" if plan.workdir in finished else runner.run(plan)
-        if runner.signum:
-            print(f"stopped at {plan.label}; start the same command again to go on", flush=True)
-            return 128 + runner.signum
-        if failure:
-            failures[plan.label] = failure
-            print(f"[{number}/{len(plans)}] {plan.label}: FAILED", flush=True)
-            continue
+    pool = pool or LocalPool()
+    failures, values, ended = {}, {}, 0
+
+    def told(plan: Plan, word: str) -> None:
         values[plan.workdir] = found = metrics_of(plan, chosen)
-        took = "already finished" if plan.workdir in finished else f"{time.monotonic() - start:.1f} s"
         shown = "  ".join(f"{name} {value:.6g}" for name, value in list(found.items())[:3])
-        print(f"[{number}/{len(plans)}] {plan.label}: {took}  {shown}", flush=True)
+        print(f"[{ended}/{len(plans)}] {plan.label}: {word}  {shown}", flush=True)
+
+    waiting = []
+    for plan in plans:
+        if plan.workdir in finished:
+            ended += 1
+            told(plan, "already finished")
+        else:
+            waiting.append(plan)
+    start = time.monotonic()
+    for turn in range(1, tries + 1):
+        again = []
+        for plan, failure in pool.results(waiting):
+            if pool.signum:
+                print(f"stopped at {plan.label}; start the same command again to go on", flush=True)
+                return 128 + pool.signum
+            if failure and turn < tries:
+                again.append(plan)
+                print(f"{plan.label}: failed, and is tried again: {failure}", flush=True)
+                continue
+            ended += 1
+            if failure:
+                failures[plan.label] = failure
+                print(f"[{ended}/{len(plans)}] {plan.label}: FAILED", flush=True)
+            else:
+                told(plan, f"after {time.monotonic() - start:.1f} s")
+        waiting = again
     if values:
         print(f"\n{write_tables(out, plans, values)}\nmean ± standard deviation over seeds (n - 1) -> "
-              f"{out}/table.md, table.csv, runs.csv", flush=True)  # fmt: skip
+              f"{out}/table.md, table.csv, runs.csv, table.png", flush=True)  # fmt: skip
     for name in chosen:
         if values and not any(name in found for found in values.values()):
             failures[f"--metrics={name}"] = (

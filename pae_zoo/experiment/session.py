@@ -249,6 +249,7 @@ def record(session: Session, position: Position, found: dict[str, Any]) -> None:
         "train/best_epoch": position.best_epoch or position.epoch,
         "train/num_weights": session.model.count_params(),
         "time/train_s": round(position.seconds, 2),
+        **_means_of_best(session.run, position, "valid/"),
         **values,
         "time/evaluate_s": found["time/evaluate_s"],
     })
@@ -287,8 +288,7 @@ def _train_stage(session: Session, stage: Stage) -> dict[str, Any]:
           f"{fitting.total_steps(hparams, feed.steps_per_epoch)} steps", flush=True)
     position = fitting.train(stage.part, feed, hparams, run)
     _tell_early_stop(position, hparams, run)
-    best = [line for line in run.read_history() if line["epoch"] == (position.best_epoch or position.epoch)]
-    means = {key: value for line in best for key, value in line.items() if "/" in key}
+    means = _means_of_best(run, position)
     return {
         f"{stage.name}/steps": position.steps,
         f"{stage.name}/epochs": position.epoch,
@@ -297,6 +297,12 @@ def _train_stage(session: Session, stage: Stage) -> dict[str, Any]:
         **{f"{stage.name}/{key}": value for key, value in found.items() if key != "seconds"},
         f"time/{stage.name}_s": round(position.seconds + found.get("seconds", 0.0), 2),
     }
+
+
+def _means_of_best(run: Run, position: Position, prefix: str = "") -> dict[str, Any]:
+    """Returns the means over the epoch whose weights were kept, of names that begin with `prefix`."""
+    best = [line for line in run.read_history() if line["epoch"] == (position.best_epoch or position.epoch)]
+    return {key: value for line in best for key, value in line.items() if "/" in key and key.startswith(prefix)}
 
 
 def _begin_stage(part: Trainable, train: np.ndarray, valid: np.ndarray, run: Run) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 import dataclasses
 import itertools
 import math
+import os
+import random
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from pae_zoo import models
 from pae_zoo.core import hparams as hp
@@ -70,6 +72,13 @@ def parse_grid(text: str) -> list[Point]:
     return [tuple(zip(axes, values)) for values in itertools.product(*axes.values())]
 
 
+def some_points(points: list[Point], count: int, seed: int) -> list[Point]:
+    """Returns `count` of the points, drawn without repetition and in their order; 0, or as many as there are: all."""
+    if not count or count >= len(points):
+        return points
+    return [points[index] for index in sorted(random.Random(seed).sample(range(len(points)), count))]
+
+
 def parse_seeds(text: str) -> list[int]:
     """Returns the seeds of a flag such as 0,1,2; raises UserError."""
     words = text.split(",")
@@ -125,47 +134,67 @@ def is_finished(plan: Plan) -> bool:
 
 
 class Runner:
-    """Runs the launcher, one child process at a time; signals go to the child, which checkpoints and ends.
+    """Runs the launcher in child processes, at most `jobs` at once; signals go to them, which checkpoint and end.
 
     A process per run, not a call of `main` per run: a run that dies of memory or a signal takes nobody
     with it, dtype policy, device and registered classes of one run do not leak into the next, and each is
     exactly the command that its log names.
     """
 
-    def __init__(self) -> None:
-        self.child: Optional[subprocess.Popen] = None
+    def __init__(self, jobs: int = 1) -> None:
+        self.jobs = jobs
+        self.children: set[subprocess.Popen] = set()
         self.signum = 0
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._forward)
 
     def _forward(self, signum, frame) -> None:
         self.signum = signum
-        if self.child is not None and self.child.poll() is None:
-            self.child.send_signal(signum)
+        for child in list(self.children):
+            if child.poll() is None:
+                child.send_signal(signum)
 
     def run(self, plan: Plan) -> str:
         """Runs one plan; returns "" or why it failed."""
-        command = [sys.executable, "-m", "pae_zoo.main", *plan.flags, f"--workdir={plan.workdir}"]
-        plan.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(plan.log, "a", encoding="utf-8") as log:
-            log.write(f"$ {' '.join(command)}\n")
-            log.flush()
-            # A session of its own: the terminal's Ctrl-C would otherwise reach the child twice.
-            self.child = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            if self.signum:
-                self.child.send_signal(self.signum)
-            status = self.child.wait()
-        if status == 0:
-            return ""
-        lines = [
-            line
-            for line in plan.log.read_text(encoding="utf-8", errors="replace").splitlines()
-            if line.strip()
-        ]
-        return f"status {status}: {lines[-1].strip()} (log: {plan.log})"
+        if self.signum:
+            return "not begun"
+        return run_alone(plan.flags, plan.workdir, plan.log, self.jobs, self._begun, self.children.discard)
+
+    def _begun(self, child: subprocess.Popen) -> None:
+        self.children.add(child)
+        if self.signum:
+            child.send_signal(self.signum)
+
+
+def run_alone(flags: Sequence[str], workdir: Path, log: Path, jobs: int = 1, begun=lambda child: None,
+              ended=lambda child: None) -> str:
+    """Runs the launcher in a process that has its share of the cores; returns "" or why it failed."""
+    command = [sys.executable, "-m", "pae_zoo.main", *flags, f"--workdir={workdir}"]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"$ {' '.join(command)}\n")
+        file.flush()
+        # A session of its own: the terminal's Ctrl-C would otherwise reach the child twice.
+        child = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**_threads(jobs), **os.environ},
+        )
+        begun(child)
+        status = child.wait()
+        ended(child)
+    if status == 0:
+        return ""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return f"status {status}: {lines[-1].strip()} (log: {log})"
+
+
+def _threads(jobs: int) -> dict[str, str]:
+    """The environment of one of several runs at once: threads that wait for each other's cores lose time."""
+    if jobs == 1:
+        return {}
+    share = str(max(1, (os.cpu_count() or 1) // jobs))
+    return {"OMP_NUM_THREADS": share, "TF_NUM_INTRAOP_THREADS": share, "OPENBLAS_NUM_THREADS": share}

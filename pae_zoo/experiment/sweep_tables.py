@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from pae_zoo.experiment.sweep_plans import Plan
 from pae_zoo.experiment.workdir import Run
+from pae_zoo.plotting import figures
 
 
 def metrics_of(plan: Plan, chosen: Sequence[str]) -> dict[str, float]:
@@ -28,7 +30,7 @@ def summarise(
     """Returns (metrics, a row per point): runs, and mean and standard deviation (n - 1) of each metric."""
     metrics = list(dict.fromkeys(name for found in values.values() for name in found))
     rows = []
-    for point in dict.fromkeys(plan.point for plan in plans):
+    for point in _points(plans):
         runs = [values[p.workdir] for p in plans if p.point == point and p.workdir in values]
         row: dict[str, Any] = {**dict(point), "runs": len(runs)}
         for name in metrics:
@@ -58,7 +60,7 @@ def table_text(lines: Sequence[Sequence[str]]) -> str:
 
 
 def write_tables(out: Path, plans: Sequence[Plan], values: dict[Path, dict[str, float]]) -> str:
-    """Writes table.md, table.csv and runs.csv; returns the text of table.md."""
+    """Writes table.md, table.csv, runs.csv and table.png, of the first metric; returns the text of table.md."""
     metrics, rows = summarise(plans, values)
     text = markdown(metrics, rows)
     runs = [
@@ -71,7 +73,21 @@ def write_tables(out: Path, plans: Sequence[Plan], values: dict[Path, dict[str, 
     folder.write_text("table.md", text)
     folder.write_text("table.csv", csv_text(list(rows[0]), rows))
     folder.write_text("runs.csv", csv_text(keys, runs))
+    if metrics:
+        picture = figures.points_with_errors(
+            {_label(point): [values[p.workdir].get(metrics[0], math.nan) for p in plans
+                             if p.point == point and p.workdir in values] for point in _points(plans)},
+            f"{metrics[0]} of each point", metrics[0])
+        folder.save("table.png", lambda path: picture.savefig(path, format="png", dpi=figures.DPI))
     return text
+
+
+def _points(plans: Sequence[Plan]) -> list[Any]:
+    return list(dict.fromkeys(plan.point for plan in plans))
+
+
+def _label(point: Any) -> str:
+    return " ".join(f"{key}={value}" for key, value in point) or "all"
 
 
 def csv_text(keys: list[str], rows: Sequence[dict[str, Any]]) -> str:

@@ -215,6 +215,25 @@ def bars(values: Mapping[str, float], title: str, label: str) -> Figure:
     return figure
 
 
+def points_with_errors(groups: Mapping[str, Sequence[float]], title: str, label: str, most: int = 40) -> Figure:
+    """Draws the values of named groups as dots, their mean as a bar, one group a row; of many the first `most`."""
+    shown = dict(list(groups.items())[:most])
+    figure = new_figure(7.0, 1.4 + 0.34 * len(shown))
+    axes = figure.add_subplot()
+    for row, values in enumerate(shown.values()):
+        finite = np.asarray([value for value in values if np.isfinite(value)])
+        axes.plot(finite, np.full(len(finite), row), "o", color=COLOURS[0], alpha=0.6, markersize=6)
+        if len(finite):
+            axes.plot([finite.mean()] * 2, [row - 0.3, row + 0.3], color=COLOURS[1], linewidth=2.5)
+    axes.set_yticks(range(len(shown)), list(shown))
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlabel(label if len(shown) == len(groups) else f"{label}; the first {most} of {len(groups)} points")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
 def histogram(
     groups: Mapping[str, np.ndarray], title: str, xlabel: str, marks: Optional[Mapping[str, float]] = None
 ) -> Figure:

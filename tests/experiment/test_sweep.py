@@ -140,6 +140,48 @@ def test_a_raised_number_of_epochs_goes_on_and_other_flags_are_refused(launcher,
         assert "other flags" in error and len(error.splitlines()) == 1
 
 
+def test_several_at_once_failures_tried_again_and_some_points(launcher, tmp_path, capsys):
+    """Three jobs give the tables of one; a run that fails once is tried again; some points are the same each time."""
+    assert call(tmp_path / "one") == 0 and call(tmp_path / "three", "--jobs=3") == 0
+    assert (tmp_path / "one" / "table.md").read_text() == (tmp_path / "three" / "table.md").read_text()
+    assert (tmp_path / "one" / "table.png").stat().st_size > 1000
+    launcher.failing, launcher.ran = {"latent_dim=8 seed=1"}, []
+    assert call(tmp_path / "tries", "--tries=3") == 1 and len(launcher.ran) == 8
+    assert "tried again" in capsys.readouterr().out
+    points = sweep_plans.parse_grid("latent_dim=1,2,3,4,5,6 epochs=1,2,3")
+    some = sweep_plans.some_points(points, 5, 0)
+    assert len(set(some)) == 5 and some == sweep_plans.some_points(points, 5, 0) != points[:5]
+    assert sweep_plans.some_points(points, 0, 0) == points == sweep_plans.some_points(points, 99, 0)
+
+
+def test_runs_at_once_share_the_cores(monkeypatch):
+    monkeypatch.setattr(sweep_plans.os, "cpu_count", lambda: 8)
+    assert sweep_plans._threads(3)["TF_NUM_INTRAOP_THREADS"] == "2" and sweep_plans._threads(1) == {}
+
+
+def test_without_ray_its_package_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run([f"--out={tmp_path / 'out'}", "--engine=ray"]) == 2
+    assert "pip install 'pae_zoo[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_ray_runs_them_and_tells_what_failed(tmp_path, capsys):
+    """On this machine, in tasks of Ray: a run that ends well, and one whose data are not there."""
+    ray = pytest.importorskip("ray")
+    argv = [f"--out={tmp_path}", "--grid", f"dataset=digits,npz:{tmp_path}/none.npz", "--engine=ray",
+            "--metrics=test/mse", "--", "--model=ae", "--smoke", "--nojit_compile",
+            "--tasks=reconstruction"]  # fmt: skip
+    try:
+        assert run(argv) == 1
+        found = capsys.readouterr()
+        assert "dataset=digits seed=0: after" in found.out and "FAILED" in found.out and "none.npz" in found.err
+        assert run([f"--out={tmp_path}", "--engine=ray", "--gpus=99"]) == 2
+        assert "the cluster has" in capsys.readouterr().err
+    finally:
+        ray.shutdown()
+
+
 def test_one_run_has_no_deviation():
     plan = sweep_plans.Plan((("a", "1"),), 0, Path("x"), [], None)
     metrics, rows = sweep_tables.summarise([plan], {Path("x"): {"m": 2.0}})

@@ -5,8 +5,9 @@
 are scikit-learn's with their defaults, on columns standardised by the fitted rows: the mean distance to the five
 nearest rows, local outlier factor, isolation forest, one-class SVM, the error of principal components that hold
 90 % of the variance, the Mahalanobis distance with Ledoit and Wolf's covariance, and Gaussian mixtures of 1 to 10
-components chosen by BIC. `--models` adds models of the zoo by their names, their scores combined and each alone. Times
-are processor seconds of fitting and scoring together.
+components chosen by BIC. `--models` adds models of the zoo by their names (`all`: all that `AnomalyDetector` takes),
+their scores combined and each alone, and `--join` each of them together with the detector, as one more part of its
+smooth maximum. Times are processor seconds of fitting and scoring together.
 """
 
 import json
@@ -34,7 +35,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--data_dir", required=True, help="folder of .npz files with X and y")
     parser.add_argument("--sets", default="", help="comma-separated parts of file names (default: all files)")
     parser.add_argument("--seeds", type=positive, default=1, help="seeds 0, 1, ... (default: 1; the aim is for 5)")
-    parser.add_argument("--models", default="", help="comma-separated models of the zoo to train too")
+    parser.add_argument("--models", default="", help="comma-separated models of the zoo to train too, or all")
+    parser.add_argument("--join", action="store_true", help="the detector with each of --models as a part too")
+    parser.add_argument("--most_rows", type=positive, default=MOST_ROWS, help=f"rows of a set (default: {MOST_ROWS:,})")
     parser.add_argument("--results", default="", metavar="FILE", help="keep what is done here, and go on from it")
 
 
@@ -44,7 +47,7 @@ def run(args) -> Cases:
     if not files:
         raise SystemExit(f"benchmark: {args.data_dir} holds no .npz file whose name has one of {args.sets or 'any'}.")
     print(f"{cores()} cores, load {load():.2f}; {len(files)} sets, seeds 0 to {args.seeds - 1}", flush=True)
-    rivals = contenders([name for name in args.models.split(",") if name])
+    rivals = contenders(_models(args.models), args.join)
     keep = Path(args.results) if args.results else None
     done: dict[str, Any] = json.loads(keep.read_text()) if keep and keep.exists() else {}
     for path in files:
@@ -53,7 +56,7 @@ def run(args) -> Cases:
                 key = f"{path.stem}/{seed}/{name}"
                 if key in done:
                     continue
-                done[key] = measured(*split(path, seed), scorer, seed)
+                done[key] = measured(*split(path, seed, args.most_rows), scorer, seed)
                 if keep:
                     keep.write_text(json.dumps(done))
             line = {name: max(done[f"{path.stem}/{seed}/{name}"]["auroc"].values()) for name in rivals}
@@ -62,13 +65,19 @@ def run(args) -> Cases:
     return summary(done, [path.stem for path in files], args.seeds, list(rivals), speed)
 
 
-def split(path: Path, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _models(text: str) -> list[str]:
+    from pae_zoo.sklearn import MODELS
+
+    return list(MODELS) if text == "all" else [name for name in text.split(",") if name]
+
+
+def split(path: Path, seed: int, most_rows: int = MOST_ROWS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the rows that are fitted to, those that are scored, and which of these are unusual."""
     with np.load(path) as file:
         x, y = file["X"].astype(np.float64), file["y"].astype(int).ravel()
     generator = np.random.default_rng(seed)
-    if len(x) > MOST_ROWS:
-        drawn = generator.permutation(len(x))[:MOST_ROWS]
+    if len(x) > most_rows:
+        drawn = generator.permutation(len(x))[:most_rows]
         x, y = x[drawn], y[drawn]
     usual = generator.permutation(np.flatnonzero(y == 0))
     fitted = usual[: len(usual) // 2]
@@ -101,7 +110,7 @@ def speed_of(scorer: Scorer) -> float:
 # ---- contenders ------------------------------------------------------------------------------------
 
 
-def contenders(zoo: list[str]) -> dict[str, Scorer]:
+def contenders(zoo: list[str], join: bool = False) -> dict[str, Scorer]:
     """Returns {name: function of (fitted rows, new rows, seed) -> {score: its values, higher where unusual}}."""
     from sklearn.ensemble import IsolationForest
     from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
@@ -128,10 +137,27 @@ def contenders(zoo: list[str]) -> dict[str, Scorer]:
 
     found: dict[str, Scorer] = {OURS: ours("auto")}
     found.update({name: ours(name) for name in zoo})
+    if join:
+        found.update({f"{OURS} with {name}": joined(name) for name in zoo})
     return {**found, "kNN": neighbours, "mixture by BIC": mixture, "Mahalanobis": mahalanobis,
             "LOF": plain(lambda seed: LocalOutlierFactor(novelty=True)),
             "IsolationForest": plain(lambda seed: IsolationForest(random_state=seed)),
             "OneClassSVM": plain(lambda seed: OneClassSVM()), "PCA error": components}
+
+
+def joined(model: str) -> Scorer:
+    """The detector and a model of the zoo: the smooth maximum of what each says is the surprise of a row."""
+    import tensorflow as tf
+
+    from pae_zoo.anomaly import calibration
+    from pae_zoo.sklearn import AnomalyDetector
+
+    def score(fitted, new, seed):
+        usual, deep = (AnomalyDetector(name, random_state=seed).fit(fitted) for name in ("auto", model))
+        parts = [usual.model_.score(new).scores, deep.combined_.score(deep.scores_of(new)).scores]
+        return {"joined": calibration.smooth_maximum([tf.constant(one, tf.float64) for one in parts], [1, 1]).numpy()}
+
+    return score
 
 
 def standardised(fitted: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
