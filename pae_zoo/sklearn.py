@@ -30,9 +30,8 @@ RATE, BATCH, LOG_VARIANCE = 2e-3, 64, -1.0
 # The share of rows that a model is not fitted to, which calibrate its scores.
 HELD_OUT = 5
 # Of the imputer: the share of values held out, and how few are none; rows looked at, and latents weighed for each;
-# steps between two looks, looks without a gain after which training ends (a third: the learning rate falls), by what.
-SHARE, FEWEST, LOOKED_AT, WEIGHED = 0.1, 20, 500, 20
-LOOK, PATIENCE, FALL = 50, 12, 0.3
+# steps between two looks, and looks without a gain after which training ends.
+SHARE, FEWEST, LOOKED_AT, WEIGHED, LOOK, PATIENCE = 0.1, 20, 500, 20, 50, 16
 
 
 class _Saved(BaseEstimator):
@@ -274,14 +273,14 @@ class Imputer(TransformerMixin, _Saved):
     It maximises the bound of Mattei & Frellsen (arXiv 1812.02633, eq. 4) on standardised columns; what is filled in is
     the mean of the missing values given those that were seen, or a draw of them. Values must be missing at random:
     whether one is may depend on those that were seen alone. A tenth of the values is held out: when their error falls
-    no more the learning rate does, then training ends with the best weights, and the noise is widened, where it is too
-    narrow, until the held-out values lie as far from their means as stated.
+    no more, training ends with the best weights, and the noise is widened, where it is too narrow, until the held-out
+    values lie as far from their means as stated.
 
     Args:
       model: one of `IMPUTING`.
       sample: whether `transform` draws the missing values in place of taking their mean.
       latent_dim, hidden_units: of the model; latent_dim 0 takes a third of the columns, at most 16.
-      steps: of its training at most, by Adam at a learning rate of 2e-3 that falls, with 64 rows in each.
+      steps: of its training at most, by Adam at a learning rate that falls from 2e-3 to 0, with 64 rows in each.
       num_proposals: latents that are weighed for each row.
       random_state: an integer, a `RandomState`, or None.
 
@@ -300,7 +299,7 @@ class Imputer(TransformerMixin, _Saved):
     _models = ("model_",)
 
     def __init__(self, model: str = "vae", sample: bool = False, latent_dim: int = 0,
-                 hidden_units: tuple[int, ...] = (128, 128), steps: int = 4000, num_proposals: int = 100,
+                 hidden_units: tuple[int, ...] = (128, 128), steps: int = 2000, num_proposals: int = 100,
                  random_state: Union[int, np.random.RandomState, None] = None) -> None:
         self.model, self.sample = model, sample
         self.latent_dim, self.hidden_units, self.steps = latent_dim, hidden_units, steps
@@ -336,12 +335,11 @@ class Imputer(TransformerMixin, _Saved):
         steps = -(-len(looked_at) // size)
         callbacks: list[Any] = []
         if held_out.count:
-            callbacks = [held_out, keras.callbacks.ReduceLROnPlateau(held_out.NAME, FALL, PATIENCE // 3, mode="min",
-                                                                     min_lr=RATE * FALL**3),
-                         keras.callbacks.EarlyStopping(held_out.NAME, patience=PATIENCE, mode="min",
-                                                       restore_best_weights=True)]  # fmt: skip
+            callbacks = [held_out, keras.callbacks.EarlyStopping(held_out.NAME, patience=PATIENCE, mode="min",
+                                                                 restore_best_weights=True)]  # fmt: skip
+        rate: Any = keras.optimizers.schedules.CosineDecay(RATE, max(self.steps, steps))
         # The loop is short: compiling it by XLA would take longer than it saves.
-        self.model_.compile(keras.optimizers.Adam(RATE), jit_compile=False, steps_per_execution=steps)
+        self.model_.compile(keras.optimizers.Adam(rate), jit_compile=False, steps_per_execution=steps)
         history = self.model_.fit(looked_at, epochs=max(1, round(self.steps / steps)), batch_size=size, verbose=0,
                                   callbacks=callbacks)
         self.n_steps_ = steps * len(history.epoch)

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -11,7 +12,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pae_zoo.core.errors import UserError
-from pae_zoo.sklearn import AnomalyDetector, DensityEstimator, Imputer, LatentTransformer
+from pae_zoo.sklearn import AnomalyDetector, DensityEstimator, Imputer, LatentTransformer, _HeldOut
 
 ESTIMATORS = [
     AnomalyDetector(random_state=0),
@@ -74,6 +75,8 @@ def test_densities_are_chosen_by_a_grid(rows):
 
 def test_models_of_the_zoo_score_and_encode_rows(rows, far):
     detector = AnomalyDetector("pae", epochs=3, hidden_units=(8,), random_state=0).fit(rows)
+    order = np.random.default_rng(1).permutation(len(rows))
+    np.testing.assert_array_equal(detector.score_samples(rows[order]), -detector.decision_scores_[order])
     assert detector.score_samples(far).argmin() == 1 and detector.pvalues(far)[1] == 1 / 25
     again = pickle.loads(pickle.dumps(detector))
     np.testing.assert_allclose(again.score_samples(far), detector.score_samples(far), rtol=1e-5)
@@ -88,6 +91,39 @@ def test_what_is_not_known_is_refused(rows):
     for detector, words in ((AnomalyDetector("pea"), "pae"), (AnomalyDetector(contamination=0.6), "received 0.6")):
         with pytest.raises(UserError, match=words):
             detector.fit(rows)
+
+
+class Guess:
+    """Stands for a model that fills in 0, with noise of a variance that is too small and no spread of latents."""
+
+    def __init__(self, log_variance):
+        self.component = self
+        self.log_variance = tf.Variable([log_variance])
+
+    def impute_mean(self, x, seed, num_proposals):
+        return tf.zeros_like(x), tf.exp(0.5 * self.log_variance) * tf.ones_like(x)
+
+
+def test_noise_is_widened_to_the_errors_of_values_that_were_held_out():
+    """Of a guess of 0 the variance of the noise becomes the mean square of these values; a wider one stays."""
+    rows = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
+    rows[:, 1] = np.nan
+    rows[7, 1] = 5.0
+    model = Guess(-3.0)
+    held_out = _HeldOut(model, rows, 0)
+    hidden = np.isnan(held_out.rows_without) & ~np.isnan(rows)
+    assert 0.05 < hidden[:, [0, 2]].mean() < 0.15 and not hidden[:, 1].any() and held_out.count == hidden.sum()
+    logs = {}
+    held_out.on_epoch_end(0, logs)
+    square = np.mean(rows[hidden] ** 2)
+    np.testing.assert_allclose(logs[_HeldOut.NAME], np.sqrt(square), rtol=1e-6)
+    held_out.widen()
+    np.testing.assert_allclose(np.exp(model.log_variance.numpy()), square, rtol=1e-5)
+    model.log_variance.assign([3.0])
+    held_out.widen()
+    assert model.log_variance.numpy() == 3.0
+    few = _HeldOut(model, rows[:9], 0)
+    assert few.count == 0 and np.array_equal(few.rows_without, rows[:9], equal_nan=True)
 
 
 @pytest.mark.full
