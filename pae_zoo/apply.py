@@ -1,6 +1,7 @@
 """Uses a trained model on your own files: python -m pae_zoo.apply --workdir=RUN --input=folder:DIR --out=codes.npz."""
 
 import dataclasses
+import functools
 import sys
 from typing import Any
 
@@ -16,7 +17,8 @@ from pae_zoo.experiment.workdir import Run
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags(RestorationFlags, anomalies.AnomalyFlags, at_test.Flags, records.RefineFlags, records.PluginFlags):
+class Flags(RestorationFlags, anomalies.AnomalyFlags, parts.PartFlags, at_test.Flags, records.RefineFlags,
+            records.PluginFlags):  # fmt: skip
     """Flags of the application."""
 
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
@@ -30,9 +32,6 @@ class Flags(RestorationFlags, anomalies.AnomalyFlags, at_test.Flags, records.Ref
     imputed_draws: int = hp.option(0, "Draws that the output imputed gives for each datum beside mean and std.", low=0,
                                    high=10_000)
     batch_size: int = hp.option(0, "Data per batch (0: the run's own).", low=0)
-    part_rows: int = hp.option(0, "Read and write so many rows at a time, for data larger than memory: --out is then a "
-                               "folder of parts, and the same command goes on where it ended (0: all at once).", low=0)
-    part_format: str = hp.option("parquet", "What a part is.", choices=parts.FORMS)
     limit: int = hp.option(0, "Take only the first so many data (0: all).", low=0)
     seed: int = hp.option(0, "Chooses the noise of the outputs that are estimates.", low=0, high=2**31 - 1)
     crop: str = hp.option("", "Crop instead of the run's own; --crop= crops nothing.")
@@ -57,11 +56,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} is needed. Use --help to see what it takes.")
     applying.check_outputs(options.outputs)
     applying.check_restoration(options, given)
-    for name in ("fdr", "contamination"):
-        if name in given and "anomalies" not in options.outputs:
-            raise UserError(f"--{name} is for --outputs=anomalies; add it to --outputs.")
-    if {"fdr", "contamination"} <= given:
-        raise UserError("--fdr and --contamination are two rules of what is flagged; give one of them.")
+    anomalies.check(options, given)
     run = Run(options.workdir)
     launch.works_in(run.workdir)
     hparams, changed = run.read_hparams(), at_test.changes(run, options, given)
@@ -71,18 +66,18 @@ def main(argv: list[str]) -> int:
     applying.check_model(model, options)
     schema = run.read_table()
     parts.check(options, given, schema)
+    read = functools.partial(inputs.read, event_shape=model.event_shape, hparams=hparams, options=options, given=given,
+                             schema=schema)
     if options.part_rows:
-        return _in_parts(options, given, run, hparams, changed, model, schema)
+        folder = parts.begin(options, run.model_path, changed.suffix)
+        context = _context(options, run, hparams, changed, model, options.part_rows)
+        return parts.run(folder, options, context, read, schema)
     form = results.check_out(options.out, options.outputs, model.event_shape)
-    found = inputs.read(options.input, model.event_shape, hparams, options, given, schema)
+    found = read(options.input)
     context = _context(options, run, hparams, changed, model, len(found.x))
     arrays = applying.compute(context, options, found.x, options.outputs,
                               keep=lambda some: context.say(results.keep(options.out, some, found.names)))
-    if form == "csv" and schema is not None:
-        arrays = results.in_columns(arrays, schema)
-    for name in results.left_out(form, arrays):
-        context.say(f"{name}: an array for each image, which no table holds, is left out; write FILE.npz or a folder.")
-        del arrays[name]
+    arrays = results.in_form(form, arrays, schema, context.say)
     path = results.write(options.out, form, arrays, found.names)
     print(f"{found.note}\nwrote {path}: {', '.join(arrays)}")
     return 0
@@ -99,16 +94,6 @@ def _context(options: Flags, run: Run, hparams: Any, changed: at_test.Changes, m
         changes = bool(changed.suffix or context.suffix)
         anomalies.calibrated(context, run, changes, lambda: run.as_trained(launch.load_dataset(run.read_hparams())))
     return context
-
-
-def _in_parts(options: Flags, given: set[str], run: Run, hparams: Any, changed: at_test.Changes, model: Any,
-              schema: Any) -> int:
-    folder = parts.begin(options, run.model_path, {"changed": str(changed.suffix)})
-    context = _context(options, run, hparams, changed, model, options.part_rows)
-    return parts.run(
-        folder, options, context, lambda x: applying.compute(context, options, x, options.outputs),
-        lambda source: inputs.read(source, model.event_shape, hparams, options, given, schema),
-        lambda arrays: arrays if schema is None else results.in_columns(arrays, schema))  # fmt: skip
 
 
 if __name__ == "__main__":

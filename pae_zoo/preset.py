@@ -93,10 +93,10 @@ def _make(options: Flags) -> int:
     with tempfile.TemporaryDirectory() as place, presets.making(options.out, "out") as inside:
         again = Run(Path(place) / "run")
         again.workdir.mkdir()
-        for name in KEPT:
-            if (run.workdir / name).is_file():
-                text = _without_places((run.workdir / name).read_text(encoding="utf-8"), name.endswith(".json"))
-                (again.workdir / name).write_text(text, encoding="utf-8")
+        for part in KEPT:
+            if (run.workdir / part).is_file():
+                text = _without_places((run.workdir / part).read_text(encoding="utf-8"), part.endswith(".json"))
+                (again.workdir / part).write_text(text, encoding="utf-8")
         presets.write_model(model, again.model_path)
         trained = {key: value for key, value in run.read_metrics().items() if key.startswith(TRAINING)}
         again.write_json("metrics.json", trained)

@@ -13,7 +13,9 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import launch, sweep_ray
 from pae_zoo.experiment.sweep_plans import Plan, Runner, is_finished, make_plans, parse_grid, parse_seeds, some_points
-from pae_zoo.experiment.sweep_tables import metrics_of, write_tables
+from pae_zoo.experiment.sweep_tables import metrics_of, values_of, write_tables
+from pae_zoo.experiment.workdir import Run
+from pae_zoo.plotting import figures
 
 MORE = """  python -m pae_zoo.sweep --grid "model=ae,vae latent_dim=2,8" --seeds=0,1,2 --out=runs/sweep \\
       -- --dataset=digits --epochs=5
@@ -129,8 +131,13 @@ def run_all(out: Path, plans: list[Plan], finished: set[Path], chosen: Sequence[
                 told(plan, f"after {time.monotonic() - start:.1f} s")
         waiting = again
     if values:
-        print(f"\n{write_tables(out, plans, values)}\nmean ± standard deviation over seeds (n - 1) -> "
-              f"{out}/table.md, table.csv, runs.csv, table.png", flush=True)  # fmt: skip
+        text = write_tables(out, plans, values)
+        first = next((name for found in values.values() for name in found), "")
+        if first:
+            picture = figures.points_with_errors(values_of(first, plans, values), f"{first} of each point", first)
+            Run(out).save("table.png", lambda path: picture.savefig(path, format="png", dpi=figures.DPI))
+        print(f"\n{text}\nmean ± standard deviation over seeds (n - 1) -> {out}/table.md, table.csv, runs.csv, "
+              "table.png", flush=True)  # fmt: skip
     for name in chosen:
         if values and not any(name in found for found in values.values()):
             failures[f"--metrics={name}"] = (

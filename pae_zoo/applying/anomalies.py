@@ -33,6 +33,15 @@ class AnomalyFlags:
                                      high=0.5, group=hp.EVALUATION)
 
 
+def check(options: Any, given: set[str]) -> None:
+    """Raises UserError for rules of what is flagged without the output `anomalies`, and for two of them."""
+    for name in ("fdr", "contamination"):
+        if name in given and "anomalies" not in options.outputs:
+            raise UserError(f"--{name} is for --outputs=anomalies; add it to --outputs.")
+    if {"fdr", "contamination"} <= given:
+        raise UserError("--fdr and --contamination are two rules of what is flagged; give one of them.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """What a model says of data that it was not trained on.

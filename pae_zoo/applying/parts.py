@@ -11,18 +11,28 @@ from typing import Any, Optional
 
 import numpy as np
 
-from pae_zoo.applying import inputs, results
+from pae_zoo.applying import inputs, outputs, results
 from pae_zoo.applying.pieces import Piece, files_of, pieces
 from pae_zoo.core import files, reading
+from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
+from pae_zoo.evaluation.context import Context
 
 #: what belongs to the run of a command, and not to its results
 ASIDE = ("out", "device", "verbosity", "jit_compile")
 FILE = "parts.json"
 FORMS = ("parquet", "csv", "npz")
 
-#: (data, their names) -> arrays, as `applying.outputs.compute` gives them
-Compute = Callable[[np.ndarray], dict[str, np.ndarray]]
+Read = Callable[[str], inputs.UserData]
+
+
+@dataclasses.dataclass(frozen=True)
+class PartFlags:
+    """The flags of results in parts."""
+
+    part_rows: int = hp.option(0, "Read and write so many rows at a time, for data larger than memory: --out is then a "
+                               "folder of parts, and the same command goes on where it ended (0: all at once).", low=0)
+    part_format: str = hp.option("parquet", "What a part is.", choices=FORMS)
 
 
 def check(options: Any, given: set[str], schema: Any) -> None:
@@ -49,11 +59,11 @@ def check(options: Any, given: set[str], schema: Any) -> None:
                             "'pae_zoo[tables]', or take csv or npz.") from error
 
 
-def begin(options: Any, model_path: Path, settings: dict[str, Any]) -> Path:
+def begin(options: Any, model_path: Path, changed: str) -> Path:
     """Returns the folder of the parts, new or of a command with the same model and settings; raises UserError."""
     folder = Path(options.out)
     fields = {key: value for key, value in dataclasses.asdict(options).items() if key not in ASIDE}
-    wanted = {"model": hashlib.sha256(model_path.read_bytes()).hexdigest(), **files.plain({**fields, **settings})}
+    wanted = files.plain({"model": hashlib.sha256(model_path.read_bytes()).hexdigest(), **fields, "changed": changed})
     if (folder / FILE).is_file():
         with reading.told(folder / FILE, "record of parts", "give a new folder"):
             found = json.loads(reading.text(folder / FILE, "give a new folder"))["of"]
@@ -70,11 +80,10 @@ def begin(options: Any, model_path: Path, settings: dict[str, Any]) -> Path:
     return folder
 
 
-def run(folder: Path, options: Any, context: Any, compute: Compute, read: Callable[[str], inputs.UserData],
-        in_columns: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> int:
-    """Computes the parts that are not there yet, and returns an exit status: 2 where a file could not be read.
+def run(folder: Path, options: Any, context: Context, read: Read, schema: Any) -> int:
+    """Computes the parts that are not there yet, and returns 0; raises UserError where a file could not be read.
 
-    A file that is broken ends its own parts; those of the others are made, and the last line names it.
+    A file that is broken ends its own parts; those of the others are made, and the error names it.
     """
     kind, sources = files_of(options.input)
     broken, made, there, rows = [], 0, 0, 0
@@ -86,7 +95,7 @@ def run(folder: Path, options: Any, context: Any, compute: Compute, read: Callab
                 if target.exists():
                     there += 1
                     continue
-                count = _part(target, piece, options, context, compute, read, in_columns, len(sources) > 1)
+                count = _part(target, piece, options, context, read, schema, len(sources) > 1)
                 record["parts"][target.name] = count
                 _record(folder, record["of"], record["parts"])
                 made, rows = made + 1, rows + count
@@ -101,8 +110,7 @@ def run(folder: Path, options: Any, context: Any, compute: Compute, read: Callab
     return 0
 
 
-def _part(target: Path, piece: Piece, options: Any, context: Any, compute: Compute,
-          read: Callable[[str], inputs.UserData], in_columns: Any, several: bool) -> int:
+def _part(target: Path, piece: Piece, options: Any, context: Context, read: Read, schema: Any, several: bool) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / f"piece.{piece.kind}"
         with reading.told(piece.file or piece.name, "piece of the input", "write it again"):
@@ -113,11 +121,9 @@ def _part(target: Path, piece: Piece, options: Any, context: Any, compute: Compu
             raise UserError(str(error).replace(str(source), f"{piece.file or options.input}, from row "
                                                f"{piece.start} on")) from error
     context.part = f"/{piece.name}"
-    arrays = compute(found.x)
+    arrays = outputs.compute(context, options, found.x, options.outputs)
     arrays.pop("anomaly_rank", None)  # of a part alone it would say little
-    arrays = arrays if options.part_format == "npz" else in_columns(arrays)
-    for name in results.left_out("csv" if options.part_format != "npz" else "npz", arrays):
-        del arrays[name]
+    arrays = results.in_form(options.part_format, arrays, schema, context.say)
     write(target, options.part_format, arrays, found.names, piece.start, piece.file if several else None)
     return len(found.x)
 

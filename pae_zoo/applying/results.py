@@ -5,6 +5,7 @@ import csv
 import os
 import secrets
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
@@ -16,6 +17,7 @@ from pae_zoo.data.tables import Schema
 from pae_zoo.evaluation.metrics import coverage
 from pae_zoo.evaluation.support.maxima import RECORDED
 
+TABLES = ("csv", "parquet")
 #: arrays that become pictures in a folder -> (the table's column of their paths, the value that is white)
 PICTURES = {
     "reconstruction": ("picture", 1.0),
@@ -130,9 +132,14 @@ def picture_names(names: Optional[list[str]], count: int) -> list[str]:
     return found if len(set(found)) == count else picture_names(None, count)
 
 
-def left_out(form: str, found: dict[str, np.ndarray]) -> list[str]:
-    """Returns the names of arrays that a form of --out cannot hold: those of images, in a table."""
-    return [name for name, values in found.items() if form == "csv" and values.ndim > 3]
+def in_form(form: str, found: dict[str, np.ndarray], schema: Optional[Schema],
+            say: Callable[[str], None]) -> dict[str, np.ndarray]:
+    """Returns what a form of --out can hold, in a table by the names of its columns; what is left out is said."""
+    arrays = in_columns(found, schema) if form in TABLES and schema is not None else dict(found)
+    for name in [name for name, values in arrays.items() if form in TABLES and values.ndim > 3]:
+        say(f"{name}: an array for each image, which no table holds, is left out; write npz, or a folder.")
+        del arrays[name]
+    return arrays
 
 
 def in_columns(found: dict[str, np.ndarray], schema: Schema) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +166,11 @@ class Runner:
             child.send_signal(self.signum)
 
 
-def run_alone(flags: Sequence[str], workdir: Path, log: Path, jobs: int = 1, begun=lambda child: None,
-              ended=lambda child: None) -> str:
+Told = Callable[[subprocess.Popen], None]
+
+
+def run_alone(flags: Sequence[str], workdir: Path, log: Path, jobs: int = 1, begun: Told = lambda child: None,
+              ended: Told = lambda child: None) -> str:
     """Runs the launcher in a process that has its share of the cores; returns "" or why it failed."""
     command = [sys.executable, "-m", "pae_zoo.main", *flags, f"--workdir={workdir}"]
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 from pae_zoo.experiment.sweep_plans import Plan
 from pae_zoo.experiment.workdir import Run
-from pae_zoo.plotting import figures
 
 
 def metrics_of(plan: Plan, chosen: Sequence[str]) -> dict[str, float]:
@@ -60,7 +59,7 @@ def table_text(lines: Sequence[Sequence[str]]) -> str:
 
 
 def write_tables(out: Path, plans: Sequence[Plan], values: dict[Path, dict[str, float]]) -> str:
-    """Writes table.md, table.csv, runs.csv and table.png, of the first metric; returns the text of table.md."""
+    """Writes table.md, table.csv and runs.csv; returns the text of table.md."""
     metrics, rows = summarise(plans, values)
     text = markdown(metrics, rows)
     runs = [
@@ -73,12 +72,6 @@ def write_tables(out: Path, plans: Sequence[Plan], values: dict[Path, dict[str, 
     folder.write_text("table.md", text)
     folder.write_text("table.csv", csv_text(list(rows[0]), rows))
     folder.write_text("runs.csv", csv_text(keys, runs))
-    if metrics:
-        picture = figures.points_with_errors(
-            {_label(point): [values[p.workdir].get(metrics[0], math.nan) for p in plans
-                             if p.point == point and p.workdir in values] for point in _points(plans)},
-            f"{metrics[0]} of each point", metrics[0])
-        folder.save("table.png", lambda path: picture.savefig(path, format="png", dpi=figures.DPI))
     return text
 
 
@@ -86,8 +79,11 @@ def _points(plans: Sequence[Plan]) -> list[Any]:
     return list(dict.fromkeys(plan.point for plan in plans))
 
 
-def _label(point: Any) -> str:
-    return " ".join(f"{key}={value}" for key, value in point) or "all"
+def values_of(name: str, plans: Sequence[Plan], values: dict[Path, dict[str, float]]) -> dict[str, list[float]]:
+    """Returns {point in words: a metric of each of its runs}, nan where a run lacks it."""
+    return {" ".join(f"{key}={value}" for key, value in point) or "all": [
+        values[p.workdir].get(name, math.nan) for p in plans if p.point == point and p.workdir in values]
+        for point in _points(plans)}  # fmt: skip
 
 
 def csv_text(keys: list[str], rows: Sequence[dict[str, Any]]) -> str:

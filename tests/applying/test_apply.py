@@ -157,7 +157,8 @@ def test_folder_of_pictures(vae, pictures, tmp_path):
 
 
 def test_names_of_pictures_stay_inside_and_differ():
-    assert results.left_out("csv", {"a": np.zeros((2, 3, 4)), "b": np.zeros((2, 3, 4, 1))}) == ["b"]
+    arrays, said = {"a": np.zeros((2, 3, 4)), "b": np.zeros((2, 3, 4, 1))}, []
+    assert list(results.in_form("csv", arrays, None, said.append)) == ["a"] and said[0].startswith("b: ")
     assert results.picture_names(["a/x.jpg", "b.c/y"], 2) == ["a/x.png", "b.c/y.png"]
     assert results.picture_names(["../x.png", "y.png"], 2) == ["000000.png", "000001.png"]
     assert results.picture_names(["a.jpg", "a.png", "a.jpg.bmp"], 3) == ["000000.png", "000001.png", "000002.png"]
