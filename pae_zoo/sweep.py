@@ -70,7 +70,8 @@ def main(argv: list[str]) -> int:
 class Pool(Protocol):
     """What runs plans: `results` yields (plan, "" or why it failed) as they end; `signum` is that which stopped it."""
 
-    signum: int
+    @property
+    def signum(self) -> int: ...
 
     def results(self, plans: Sequence[Plan]) -> Iterator[tuple[Plan, str]]: ...
 
@@ -97,7 +98,7 @@ class LocalPool:
 def run_all(out: Path, plans: list[Plan], finished: set[Path], chosen: Sequence[str], pool: Optional[Pool] = None,
             tries: int = 1) -> int:
     """Runs what is not finished, writes the tables and tells what failed; returns the exit status."""
-    pool = pool or LocalPool()
+    workers: Pool = pool or LocalPool()
     failures, values, ended = {}, {}, 0
 
     def told(plan: Plan, word: str) -> None:
@@ -115,10 +116,10 @@ def run_all(out: Path, plans: list[Plan], finished: set[Path], chosen: Sequence[
     start = time.monotonic()
     for turn in range(1, tries + 1):
         again = []
-        for plan, failure in pool.results(waiting):
-            if pool.signum:
+        for plan, failure in workers.results(waiting):
+            if workers.signum:
                 print(f"stopped at {plan.label}; start the same command again to go on", flush=True)
-                return 128 + pool.signum
+                return 128 + workers.signum
             if failure and turn < tries:
                 again.append(plan)
                 print(f"{plan.label}: failed, and is tried again: {failure}", flush=True)

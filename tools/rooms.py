@@ -76,7 +76,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"core", "evaluation", "experiment", "reporting"},
     "apply": {"core", "evaluation", "evaluation.support", "experiment", "applying"},
     "export": {"core", "evaluation", "experiment", "serving", "applying"},
-    "sweep": {"core", "experiment"},
+    "sweep": {"core", "experiment", "plotting"},
     "flow": {"core", "core.reading", "data", "densities", "plotting", "experiment"},
     "preset": {"core", "evaluate", "experiment"},
     "cli": {"core", "experiment"},

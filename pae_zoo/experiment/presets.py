@@ -123,11 +123,21 @@ def write_model(model: Any, path: Path) -> None:
         alone.save(stored)
         with zipfile.ZipFile(stored) as before, zipfile.ZipFile(path, "w") as new:
             for member in before.infolist():
-                # Without the time of writing the same weights are the same file.
+                # Without the time of writing and addresses in memory the same weights are the same file.
                 found = before.read(member)
                 if member.filename == "metadata.json":
                     found = json.dumps({**json.loads(found), "date_saved": ""}).encode()
+                if member.filename == "config.json":
+                    found = json.dumps(_numbered(json.loads(found), {})).encode()
                 new.writestr(zipfile.ZipInfo(member.filename), found, zipfile.ZIP_DEFLATED, compresslevel=9)
+
+
+def _numbered(config: Any, known: dict[int, int]) -> Any:
+    """Returns a configuration of Keras whose shared objects have numbers in place of their addresses in memory."""
+    if isinstance(config, dict):
+        return {key: known.setdefault(value, len(known)) if key == "shared_object_id" and isinstance(value, int)
+                else _numbered(value, known) for key, value in config.items()}
+    return [_numbered(one, known) for one in config] if isinstance(config, list) else config
 
 
 def write_facts(path: Path, model: Any, title: str, **more: Any) -> None:
