@@ -67,9 +67,9 @@ def begin(options: Any, model_path: Path, changed: str) -> Path:
     if (folder / FILE).is_file():
         with reading.told(folder / FILE, "record of parts", "give a new folder"):
             found = json.loads(reading.text(folder / FILE, "give a new folder"))["of"]
-        changed = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-        if changed:
-            raise UserError(f"--out={folder} holds parts with other settings ({', '.join(changed)}); give these, or a "
+        other = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        if other:
+            raise UserError(f"--out={folder} holds parts with other settings ({', '.join(other)}); give these, or a "
                             "new folder.")
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

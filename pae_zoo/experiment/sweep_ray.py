@@ -15,7 +15,7 @@ class RayPool:
 
     def __init__(self, address: str = "", cpus: float = 1.0, gpus: float = 0.0) -> None:
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise UserError("--engine=ray needs the package ray: pip install 'pae_zoo[ray]'.") from error
         self.ray: Any = ray
