@@ -110,9 +110,9 @@ RULES: tuple[Rule, ...] = (
 
 #: variants that are the model itself
 ITSELF = {"model", "samples", "geodesic", "codes"}
-BASELINES = {"gaussian", "mixture", "kernel", "raw_prior", "majority", "linear", "knn", "linear_mixture", "random",
+BASELINES = {"gaussian", "mixture", "kernel", "majority", "linear", "knn", "linear_mixture", "random",
              "euclidean", "given"}  # fmt: skip
-REFERENCES = {"floor", "training_codes", "oracle", "original", "_sampling", "reconstructions"}
+REFERENCES = {"floor", "raw_prior", "training_codes", "oracle", "original", "_sampling", "reconstructions"}
 #: what the keys of detectors that stand beside the model's scores begin with
 DETECTOR = "baseline_"
 
