@@ -183,7 +183,8 @@ def copy(name: str, workdir: str) -> Run:
     return Run(workdir)
 
 
-def first_picture(run: Run, names: Sequence[str] = ("labels", "samples", "reconstructions")) -> Optional[Path]:
+def first_picture(run: Run, names: Sequence[str] = ("labels", "samples", "geodesics", "reconstructions")
+                  ) -> Optional[Path]:  # fmt: skip
     """Returns the picture of a run that tells most of it, None without any."""
     there = [run.figures / f"{name}.png" for name in names]
     return next((path for path in [*there, *sorted(run.figures.glob("*.png"))] if path.is_file()), None)
