@@ -257,8 +257,9 @@ class LatentTransformer(TransformerMixin, _Saved):
 
     def transform(self, X: Any) -> np.ndarray:
         """Returns the means of the latents of rows X (n, d), (n, K)."""
-        x = ((self._rows(X) - self.centre_) / self.scale_).astype(np.float32)
-        return np.asarray(self.model_.encode(tf.constant(x)).mean())
+        rows = self._rows(X)
+        x = ((rows - self.centre_) / self.scale_).astype(np.float32)
+        return np.asarray(self.model_.encode(tf.constant(x)).mean(), rows.dtype)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Returns the rows (n, d) that latents X (n, K) are decoded to."""
