@@ -14,7 +14,7 @@ from typing import Optional
 # (package of before, package of now): modules, as "old:new" where the name has changed too
 _MOVED = {
     ("", "core"): "errors seeds distributions hparams trainable values inputs sizes fit_data reading atomic:files",
-    ("", "experiment"): "launch session training:fitting checkpoint run:workdir report:console saved flagfiles",
+    ("", "experiment"): "launch session training:fitting checkpoint run:workdir saved flagfiles",
     ("", "applying"): "user_data:inputs results",
     ("", "plotting"): "plotting_uncertainty:uncertainty plotting_geometry:geometry",
     ("models", "models.parts"): "builder posteriors importance mixtures weights flow_latent geometry_decoders "
