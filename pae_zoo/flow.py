@@ -108,13 +108,13 @@ def rows_of(options: Flags) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _codes(name: str) -> Any:
-    path = name.removeprefix("npz:")
-    if not path.endswith(".npz") or not Path(path).is_file():
+    path = reading.locate(name.removeprefix("npz:"))
+    if path.suffix != ".npz" or not path.is_file():
         return None
-    names = reading.npz_names(Path(path))
+    names = reading.npz_names(path)
     if "codes" not in names or any(one in names for one in ("x", "x_train")):
         return None
-    return reading.npz(Path(path), keys=["codes"])["codes"]
+    return reading.npz(path, keys=["codes"])["codes"]
 
 
 def _layers(options: Flags, given: set[str]) -> dict[str, Any]:

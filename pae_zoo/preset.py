@@ -56,7 +56,7 @@ class Flags:
 
 
 def main(argv: list[str]) -> int:
-    argv = launch.begin(argv)
+    argv = launch.begin(argv, keep=("out",))  # a preset is put there whole
     if launch.wants_help(argv):
         print(f"{__doc__}\n\n{MORE}\n\n{hp.help_text(Flags)}\n")
         return 0

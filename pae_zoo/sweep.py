@@ -11,7 +11,7 @@ from typing import Optional, Protocol
 from pae_zoo.core import files
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
-from pae_zoo.experiment import launch, sweep_ray
+from pae_zoo.experiment import launch, mirrors, sweep_ray
 from pae_zoo.experiment.sweep_plans import Plan, Runner, is_finished, make_plans, parse_grid, parse_seeds, some_points
 from pae_zoo.experiment.sweep_tables import metrics_of, values_of, write_tables
 from pae_zoo.experiment.workdir import Run
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     if launch.wants_help(own):
         print(f"{__doc__}\n\n{MORE}\n\n{hp.help_text(Flags)}\n")
         return 0
-    options, _ = launch.parse(Flags, own)
+    options, _ = launch.parse(Flags, mirrors.here.replace(own))
     if not options.out:
         raise UserError("--out is needed: the folder of all runs and of the tables.")
     out = Path(options.out)

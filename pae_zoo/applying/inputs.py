@@ -6,6 +6,7 @@ from typing import Any, Optional, Sequence
 
 import numpy as np
 
+from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.values import MASK, REFUSE
 from pae_zoo.data import sources, tables, takes_reals
@@ -54,8 +55,8 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
                         "parquet:FILE or folder:DIR.")
     if kind in sources.TABLES:
         return _table(kind, path, event_shape, options.limit, schema, _missing(hparams))
-    found = _folder(Path(path), event_shape, hparams, given) if kind == "folder" else _arrays(
-        kind, Path(path), hparams, event_shape)
+    found = _folder(reading.locate(path), event_shape, hparams, given) if kind == "folder" else _arrays(
+        kind, reading.locate(path), hparams, event_shape)
     parts, names, left_out = found
     total = sum(len(rows) for rows in parts)
     chosen, left, geometry = [], options.limit or total, Geometry()

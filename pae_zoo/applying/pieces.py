@@ -49,7 +49,7 @@ def files_of(name: str) -> tuple[str, list[Path]]:
         raise UserError(f"--input={name} has no pieces; with --part_rows allowed: parquet:, csv: and npy: with a file "
                         "or a folder of such files, and folder: of images. An npz holds its array in one piece: save "
                         "it as npy.")
-    place = Path(path)
+    place = reading.locate(path)
     if kind == "folder":
         if not place.is_dir():
             raise UserError(f"--input={name} is no folder; with --part_rows an archive must be unpacked.")

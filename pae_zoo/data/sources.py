@@ -10,7 +10,7 @@ import pathlib
 import re
 from typing import Callable, Optional, Sequence
 
-from pae_zoo.core import reading
+from pae_zoo.core import reading, remote
 from pae_zoo.core.errors import UserError, unknown
 from pae_zoo.data import (
     celeba,
@@ -290,7 +290,7 @@ def find(
     """
     check_name(name)
     name = canonical(full_name(name))
-    home = reading.locate(data_dir) if data_dir else None
+    home = _home(data_dir, name)
     if home is not None and not home.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder; give an existing one, or leave data_dir out.")
     if home is not None:
@@ -310,7 +310,7 @@ def find(
         raise UserError(f"bad_files={bad_files} is for folders of images, folder:DIR; leave it out.")
     if prefix in PREFIXES:
         if prefix == "folder":
-            raw = folders.read(pathlib.Path(rest), bad_files=bad_files)
+            raw = folders.read(reading.locate(rest), bad_files=bad_files)
         else:
             raw = (ARRAYS[prefix](rest, reals, options.masks) if prefix in ARRAYS
                    else PREFIXES[prefix][2](rest, home, download))
@@ -325,6 +325,13 @@ def find(
     raw.label_names = _named_labels(raw, named)
     native = raw.train.shape if named.native is None or raw.train.shape is None else raw.train.shape[:2]
     return raw, named.info, named.geometry if native == named.native else Geometry()
+
+
+def _home(data_dir: str, name: str) -> Optional[pathlib.Path]:
+    """Returns the folder of data sets; of one that lies elsewhere a copy, with no more than this set needs."""
+    if not data_dir:
+        return None
+    return remote.local_copy(data_dir, name) if remote.is_elsewhere(data_dir) else reading.locate(data_dir)
 
 
 def _named_labels(raw: Raw, named: NamedSet) -> tuple[str, ...]:

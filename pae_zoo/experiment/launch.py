@@ -15,7 +15,7 @@ from absl import flags
 from pae_zoo import models
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError, one_line, suggestion
-from pae_zoo.experiment import flagfiles, record, saved
+from pae_zoo.experiment import flagfiles, mirrors, record, saved
 
 if TYPE_CHECKING:
     from pae_zoo.data import Dataset
@@ -40,16 +40,21 @@ def run(main: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+    status = 1
     try:
-        return main(list(argv)) or 0
+        status = main(list(argv)) or 0
     except Exception as error:
-        return tell(error, argv)
+        status = tell(error, argv)
     except KeyboardInterrupt:
         print("pae_zoo: stopped", file=sys.stderr)
-        return 130
+        status = 130
     finally:  # what follows in the same process is not this command's
         _workdirs.clear()
         _options.clear()
+        problem = mirrors.here.finish()
+        if problem:
+            print(f"pae_zoo: error: {problem}", file=sys.stderr)
+    return status or (1 if problem else 0)
 
 
 def tell(error: Exception, argv: Sequence[str]) -> int:
@@ -102,9 +107,14 @@ def expand_flagfiles(argv: Sequence[str]) -> list[str]:
     return flagfiles.expand(argv)
 
 
-def begin(argv: Sequence[str]) -> list[str]:
-    """Returns argv with its flagfiles expanded, once the modules of --plugin are imported; raises UserError."""
+def begin(argv: Sequence[str], keep: Sequence[str] = ()) -> list[str]:
+    """Returns argv with its flagfiles expanded, once the modules of --plugin are imported; raises UserError.
+
+    Work directories and outputs at URLs become local copies (`mirrors`), but for flags in `keep`.
+    """
     argv = expand_flagfiles(argv)
+    if not wants_help(argv):
+        argv = mirrors.here.replace(argv, keep)
     for name in value_of(argv, "plugin", "").split(","):
         if name.strip():
             _import_plugin(name.strip())

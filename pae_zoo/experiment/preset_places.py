@@ -4,18 +4,14 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
+from pae_zoo.core import remote
 from pae_zoo.core.errors import UserError
 
 HUB = "hf://"
 # Files of a preset are small; a download of more than this is something else.
 MOST_BYTES = 1 << 30
-
-
-def is_elsewhere(place: str) -> bool:
-    """Returns whether a place is a URL, in place of a path or a name."""
-    return "://" in place
 
 
 @contextlib.contextmanager
@@ -29,10 +25,10 @@ def fetched(place: str, names: Sequence[str]) -> Iterator[Path]:
         yield from_hub(place, names)
         return
     with tempfile.TemporaryDirectory() as folder:
-        system, root = _file_system(place)
-        with _told(place):
+        system, root = remote.file_system(place)
+        with remote.told(place):
             for name in names:
-                source = f"{root.rstrip('/')}/{name}"
+                source = f"{root}/{name}"
                 if not system.exists(source):
                     continue
                 if (system.size(source) or 0) > MOST_BYTES:
@@ -51,9 +47,8 @@ def put(folder: Path, place: str, last: str) -> None:
     if place.startswith(HUB):
         raise UserError(f"A repository is written by its own command: save to a folder first, then hf upload "
                         f"{place.removeprefix(HUB)} FOLDER.")
-    system, root = _file_system(place)
-    with _told(place):
-        root = root.rstrip("/")
+    system, root = remote.file_system(place)
+    with remote.told(place):
         if system.exists(f"{root}/{last}"):
             raise UserError(f"{place} exists; give a new name, or remove it.")
         system.makedirs(root, exist_ok=True)
@@ -77,29 +72,8 @@ def from_hub(place: str, names: Sequence[str], endpoint: Optional[str] = None) -
     except ImportError:
         raise UserError(f"{place} needs the package huggingface_hub: pip install 'pae_zoo[hub]'.") from None
     folder = folder.strip("/")
-    with _told(place):
+    with remote.told(place):
         found = huggingface_hub.snapshot_download(
             f"{owner}/{name}", revision=revision or None, endpoint=endpoint,
             allow_patterns=[f"{folder}/{one}" if folder else one for one in names])  # fmt: skip
     return Path(found) / folder
-
-
-def _file_system(place: str) -> tuple[Any, str]:
-    import fsspec  # which etils brings, and that TensorFlow Datasets
-
-    try:
-        system, root = fsspec.url_to_fs(place)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{place} cannot be opened: {error}") from None
-    return system, root
-
-
-@contextlib.contextmanager
-def _told(place: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # each file system has errors of its own
-        text = " ".join(str(error).split())
-        raise UserError(f"{place} cannot be reached or read: {type(error).__name__}: {text[:300]}") from error

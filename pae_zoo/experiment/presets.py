@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 import pae_zoo
-from pae_zoo.core import files, reading
+from pae_zoo.core import files, reading, remote
 from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.experiment import preset_places, saved
 from pae_zoo.experiment.workdir import Run
@@ -39,7 +39,7 @@ def folder(name: str) -> Iterator[Path]:
 
     Raises UserError where there is none.
     """
-    if preset_places.is_elsewhere(name):
+    if remote.is_elsewhere(name):
         with preset_places.fetched(name, (FACTS, MODEL, CARD, PICTURE, *OF_RUN)) as path:
             if not (path / FACTS).is_file():
                 raise UserError(f"{name} has no {FACTS}: a preset is a folder with one.")
@@ -102,7 +102,7 @@ def making(target: str, flag: str) -> Iterator[Path]:
 
     Raises UserError, naming `flag`, where there is something of that name, or where it cannot be written.
     """
-    if preset_places.is_elsewhere(target):
+    if remote.is_elsewhere(target):
         with tempfile.TemporaryDirectory() as place:
             yield Path(place)
             preset_places.put(Path(place), target, last=FACTS)
@@ -169,7 +169,7 @@ def rounded(values: np.ndarray) -> np.ndarray:
 
 def copy(name: str, workdir: str) -> Run:
     """Makes a work directory of a preset of a run, which the other commands take; raises UserError."""
-    if preset_places.is_elsewhere(workdir):
+    if remote.is_elsewhere(workdir):
         raise UserError(f"A work directory is a folder of this machine; received {workdir}.")
     with folder(name) as path:
         if not (path / "config.json").is_file():

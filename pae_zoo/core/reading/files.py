@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import Iterator, Union
 
+from pae_zoo.core import remote
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.reading.budget import check_memory, in_words
 
@@ -24,8 +25,13 @@ def shown(value: object) -> str:
 
 
 def locate(path: Union[str, Path]) -> Path:
-    """Returns the path with ~ expanded; raises UserError for one that no file can have. Nothing need exist."""
+    """Returns the path with ~ expanded; raises UserError for one that no file can have. Nothing need exist.
+
+    Of a URL it is that of a copy, which `remote.local_copy` makes or brings up to date.
+    """
     given = str(path)
+    if remote.is_elsewhere(given):
+        return remote.local_copy(given)
     if "\0" in given:
         raise UserError(f"{shown(given.replace(chr(0), '?'))!r} holds a NUL character, which no path has; check it.")
     try:
