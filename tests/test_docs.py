@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import results as settings  # noqa: E402
+from reproductions import _page as reproductions  # noqa: E402
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
@@ -159,7 +160,8 @@ def test_every_page_is_in_the_navigation_of_the_site():
 
 def test_pages_are_short():
     written = {path: re.sub(r"<!-- rooms.*<!-- end of rooms -->", "", read(path), flags=re.DOTALL) for path in PAGES}
-    words = {name_of(path): len(text.split()) for path, text in written.items() if path != settings.PAGE}
+    words = {name_of(path): len(text.split()) for path, text in written.items()
+             if path not in (settings.PAGE, reproductions.PAGE)}  # lists that are written by tools
     assert not {page: count for page, count in words.items() if count > WORDS}
     assert len(read(README).splitlines()) <= 150
 
