@@ -113,6 +113,13 @@ def own_workdir(hparams: Any) -> Iterator[Any]:
             yield dataclasses.replace(hparams, workdir=str(own))
 
 
+def of_the_chief(strategy: Optional[tf.distribute.Strategy], number: int) -> int:
+    """Returns the number that the first of all processes has; that of this one where it is alone."""
+    if strategy is None or replicas.processes(strategy) == 1:
+        return number
+    return replicas.gathered(strategy, [number])[0][0]
+
+
 def start(strategy: str, device: str, batch_size: int) -> Shared:
     """Returns what --strategy asks for, of the devices that there are, before the first operation of TensorFlow.
 

@@ -151,7 +151,9 @@ def inherit(hparams: Any, model_class: type[Autoencoder], given: Collection[str]
 
 def _feed(model, train, valid, hparams, augment=None, labels=None) -> Feed:
     batch_size = _batch_size(hparams, len(train), say=True)
-    steps_per_call = hparams.steps_per_call or fitting.steps_per_call(model, train[:batch_size])
+    # Chosen by the clock, which is another in each process.
+    steps_per_call = hparams.steps_per_call or cluster.of_the_chief(
+        model.strategy, fitting.steps_per_call(model, train[:batch_size]))  # fmt: skip
     return Feed(train, valid, batch_size, seed=hparams.seed, steps_per_call=steps_per_call,
                 resident_bytes=hparams.resident_memory << 20, augment=augment, labels=labels)
 

@@ -115,6 +115,17 @@ def test_a_process_with_other_flags_is_refused_by_all(tmp_path):
 
 
 @pytest.mark.full
+def test_processes_of_other_speeds_take_the_same_steps(tmp_path):
+    """How many steps a call takes is chosen by the clock: by that of the first process for all."""
+    code = ("import json, os, sys; from pae_zoo import main; from pae_zoo.experiment import fitting, launch; "
+            "i = json.loads(os.environ['TF_CONFIG'])['task']['index']; "
+            "fitting.steps_per_call = lambda model, x: 3 + i; sys.exit(launch.run(main.main, sys.argv[1:]))")
+    done = subprocess.run([sys.executable, TOOL, "2", "--", sys.executable, "-c", code, *FLAGS, "--epochs=1",
+                           f"--workdir={tmp_path / 'run'}"], capture_output=True, text=True, timeout=900, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.full
 def test_a_killed_process_ends_the_run_with_a_checkpoint_and_one_line(tmp_path):
     code = ("import json, os, signal, sys; from pae_zoo import main; from pae_zoo.experiment import fitting, launch; "
             "index = json.loads(os.environ['TF_CONFIG'])['task']['index']; write = fitting.Keeper.on_epoch_end\n"
