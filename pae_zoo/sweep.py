@@ -11,8 +11,17 @@ from typing import Optional, Protocol
 from pae_zoo.core import files
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
-from pae_zoo.experiment import launch, mirrors, sweep_ray
-from pae_zoo.experiment.sweep_plans import Plan, Runner, is_finished, make_plans, parse_grid, parse_seeds, some_points
+from pae_zoo.experiment import launch, mirrors, sweep_asha, sweep_ray
+from pae_zoo.experiment.sweep_plans import (
+    Plan,
+    Runner,
+    Stopped,
+    is_finished,
+    make_plans,
+    parse_grid,
+    parse_seeds,
+    some_points,
+)
 from pae_zoo.experiment.sweep_tables import metrics_of, values_of, write_tables
 from pae_zoo.experiment.workdir import Run
 from pae_zoo.plotting import figures
@@ -41,6 +50,10 @@ class Flags:
     tries: int = hp.option(1, "How often a run that fails is tried.", low=1, high=100)
     engine: str = hp.option("local", "Where runs run.", choices=("local", "ray"))
     ray_address: str = hp.option("", "Ray's cluster, such as auto or ray://host:10001 (none: this machine).")
+    search: str = hp.option("all", "all runs to their end; asha: Ray Tune ends early what lags behind in valid/loss.",
+                            choices=("all", "asha"))
+    grace: int = hp.option(1, "asha: epochs that every run has.", low=1)
+    factor: int = hp.option(3, "asha: of so many runs one goes on, at grace, grace * factor, ... epochs.", low=2)
     cpus: float = hp.option(1.0, "Cores that Ray keeps for a run.", low=0.0)
     gpus: float = hp.option(0.0, "GPUs that Ray keeps for a run; 0.5: two share one.", low=0.0)
     verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
@@ -60,11 +73,25 @@ def main(argv: list[str]) -> int:
     files.check_place(out, "out")
     plans = make_plans(some_points(points, options.points, seeds[0]), seeds, out, common)
     finished = {plan.workdir for plan in plans if is_finished(plan)}
-    if options.engine == "ray":
-        pool: Pool = sweep_ray.RayPool(options.ray_address, options.cpus, options.gpus)
+    tries = options.tries
+    if options.search == "asha":
+        _check_asha(options, plans)
+        where = options.ray_address, options.cpus, options.gpus
+        # Ray Tune tries again by itself.
+        pool: Pool = sweep_asha.AshaPool(*where, options.grace, options.factor, options.tries)
+        tries = 1
+    elif options.engine == "ray":
+        pool = sweep_ray.RayPool(options.ray_address, options.cpus, options.gpus)
     else:
         pool = LocalPool(options.jobs)
-    return run_all(out, plans, finished, options.metrics, pool, options.tries)
+    return run_all(out, plans, finished, options.metrics, pool, tries)
+
+
+def _check_asha(options: Flags, plans: Sequence[Plan]) -> None:
+    if options.engine != "ray":
+        raise UserError("--search=asha is Ray Tune's: give --engine=ray with it.")
+    if any(plan.hparams.max_steps for plan in plans):
+        raise UserError("--search=asha compares runs by their epochs: leave --max_steps out, and give --epochs.")
 
 
 class Pool(Protocol):
@@ -120,12 +147,14 @@ def run_all(out: Path, plans: list[Plan], finished: set[Path], chosen: Sequence[
             if workers.signum:
                 print(f"stopped at {plan.label}; start the same command again to go on", flush=True)
                 return 128 + workers.signum
-            if failure and turn < tries:
+            if failure and turn < tries and not isinstance(failure, Stopped):
                 again.append(plan)
                 print(f"{plan.label}: failed, and is tried again: {failure}", flush=True)
                 continue
             ended += 1
-            if failure:
+            if isinstance(failure, Stopped):
+                print(f"[{ended}/{len(plans)}] {plan.label}: {failure}", flush=True)
+            elif failure:
                 failures[plan.label] = failure
                 print(f"[{ended}/{len(plans)}] {plan.label}: FAILED", flush=True)
             else:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from pae_zoo import models
 from pae_zoo.core import hparams as hp
@@ -166,31 +166,45 @@ class Runner:
             child.send_signal(self.signum)
 
 
+class Stopped(str):
+    """Why a run was ended early, which is no failure."""
+
+
 Told = Callable[[subprocess.Popen], None]
 
 
 def run_alone(flags: Sequence[str], workdir: Path, log: Path, jobs: int = 1, begun: Told = lambda child: None,
               ended: Told = lambda child: None) -> str:
     """Runs the launcher in a process that has its share of the cores; returns "" or why it failed."""
+    child = begin(flags, workdir, log, jobs)
+    begun(child)
+    status = child.wait()
+    ended(child)
+    return failure_of(status, log) if status else ""
+
+
+def begin(flags: Sequence[str], workdir: Path, log: Path, jobs: int = 1,
+          prepare: Optional[Callable[[], None]] = None) -> subprocess.Popen:
+    """Starts the launcher in a process that has its share of the cores; `prepare` is called there first."""
     command = [sys.executable, "-m", "pae_zoo.main", *flags, f"--workdir={workdir}"]
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
         # A session of its own: the terminal's Ctrl-C would otherwise reach the child twice.
-        child = subprocess.Popen(
+        return subprocess.Popen(
             command,
             stdout=file,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=prepare,
             env={**_threads(jobs), **os.environ},
         )
-        begun(child)
-        status = child.wait()
-        ended(child)
-    if status == 0:
-        return ""
+
+
+def failure_of(status: int, log: Path) -> str:
+    """Returns what is told of a run that ended with a status other than 0: its last line."""
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return f"status {status}: {lines[-1].strip()} (log: {log})"
 
