@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     if options.part_rows:
         folder = parts.begin(options, run.model_path, changed.suffix)
         context = _context(options, run, hparams, changed, model, options.part_rows)
-        return parts.run(folder, options, context, read, schema)
+        return parts.run(folder, options, context, read, schema, argv)
     form = results.check_out(options.out, options.outputs, model.event_shape)
     found = read(options.input)
     context = _context(options, run, hparams, changed, model, len(found.x))

@@ -5,13 +5,14 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 
-from pae_zoo.applying import inputs, outputs, results
+from pae_zoo.applying import inputs, outputs, results, shares
 from pae_zoo.applying.pieces import Piece, files_of, pieces
 from pae_zoo.core import files, reading
 from pae_zoo.core import hparams as hp
@@ -19,7 +20,7 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.evaluation.context import Context
 
 #: what belongs to the run of a command, and not to its results
-ASIDE = ("out", "device", "verbosity", "jit_compile")
+ASIDE = ("out", "device", "verbosity", "jit_compile", *shares.OWN)
 FILE = "parts.json"
 FORMS = ("parquet", "csv", "npz")
 
@@ -33,10 +34,16 @@ class PartFlags:
     part_rows: int = hp.option(0, "Read and write so many rows at a time, for data larger than memory: --out is then a "
                                "folder of parts, and the same command goes on where it ended (0: all at once).", low=0)
     part_format: str = hp.option("parquet", "What a part is.", choices=FORMS)
+    share: str = hp.option("", "The share of this process in the parts, such as 0/4 of the first of four.")
+    engine: str = hp.option("local", "Who makes the parts: this process, or --workers processes on Ray.",
+                            choices=("local", "ray"))
+    workers: int = hp.option(2, "ray: processes.", low=1, high=100_000)
+    ray_address: str = hp.option("", "Ray's cluster, such as auto or ray://host:10001 (none: this machine).")
 
 
 def check(options: Any, given: set[str], schema: Any) -> None:
     """Raises UserError for flags that are not for parts, and for what cannot be cut into them."""
+    shares.check(options)
     if not options.part_rows:
         if "part_format" in given:
             raise UserError("--part_format is for results in parts: add --part_rows=N.")
@@ -64,6 +71,8 @@ def begin(options: Any, model_path: Path, changed: str) -> Path:
     folder = Path(options.out)
     fields = {key: value for key, value in dataclasses.asdict(options).items() if key not in ASIDE}
     wanted = files.plain({"model": hashlib.sha256(model_path.read_bytes()).hexdigest(), **fields, "changed": changed})
+    if shares.parse(options.share).size > 1 and folder.is_dir():  # another process may be just about to begin
+        _wait_for(folder / FILE)
     if (folder / FILE).is_file():
         with reading.told(folder / FILE, "record of parts", "give a new folder"):
             found = json.loads(reading.text(folder / FILE, "give a new folder"))["of"]
@@ -76,32 +85,50 @@ def begin(options: Any, model_path: Path, changed: str) -> Path:
         raise UserError(f"--out={folder} exists; give a new name, or remove it.")
     files.check_place(folder, "out")
     folder.mkdir(parents=True, exist_ok=True)
-    _record(folder, wanted, {})
+    _record(folder / FILE, wanted, {})
     return folder
 
 
-def run(folder: Path, options: Any, context: Context, read: Read, schema: Any) -> int:
+def _wait_for(path: Path) -> None:
+    for _ in range(50):
+        if path.is_file():
+            return
+        time.sleep(0.1)
+
+
+def run(folder: Path, options: Any, context: Context, read: Read, schema: Any, argv: Sequence[str]) -> int:
     """Computes the parts that are not there yet, and returns 0; raises UserError where a file could not be read.
 
-    A file that is broken ends its own parts; those of the others are made, and the error names it.
+    A file that is broken ends its own parts; those of the others are made, and the error names it. `argv` is the
+    command, which several processes carry out with --engine=ray.
     """
+    share = shares.parse(options.share)
+    if options.engine == "ray":
+        shares.on_ray(argv, options.workers, options.ray_address)
     kind, sources = files_of(options.input)
     broken, made, there, rows = [], 0, 0, 0
-    record = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    for path in sources:
+    note = folder / shares.record_of(share, FILE)
+    record = json.loads((note if note.is_file() else folder / FILE).read_text(encoding="utf-8"))
+    if share.size == 1:
+        record["parts"] |= shares.notes(folder, FILE)
+    for number, path in enumerate(sources):
         try:
-            for piece in pieces(kind, path, options.part_rows):
+            for place, piece in enumerate(pieces(kind, path, options.part_rows)):
+                if not share.takes(number, place, len(sources)):
+                    continue
                 target = folder / f"{piece.name}.{options.part_format}"
                 if target.exists():
                     there += 1
                     continue
                 count = _part(target, piece, options, context, read, schema, len(sources) > 1)
                 record["parts"][target.name] = count
-                _record(folder, record["of"], record["parts"])
+                _record(note, record["of"], record["parts"])
                 made, rows = made + 1, rows + count
                 print(f"{target}: {count:,} rows", file=sys.stderr, flush=True)
         except UserError as error:
             broken.append(str(error))
+    if share.size == 1:
+        _record(note, record["of"], record["parts"])
     already = f", {there} were there" if there else ""
     print(f"wrote {made} parts, {rows:,} rows, in {folder}{already}; {FILE} says what they are")
     if broken:
@@ -152,8 +179,8 @@ def write(path: Path, form: str, found: dict[str, np.ndarray], names: Optional[l
             parquet.write_table(pyarrow.table({name: pyarrow.array(one) for name, one in columns.items()}), temporary)
 
 
-def _record(folder: Path, of: dict[str, Any], parts: dict[str, int]) -> None:
+def _record(note: Path, of: dict[str, Any], parts: dict[str, int]) -> None:
     text = json.dumps({"of": of, "parts": parts, "rows": sum(parts.values())}, indent=1) + "\n"
-    with files.file(folder / FILE) as temporary:
+    with files.file(note) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from pae_zoo.core.errors import UserError
+from pae_zoo.core.ray_engine import connect
 from pae_zoo.experiment.sweep_plans import Plan, Stopped, begin, failure_of
-from pae_zoo.experiment.sweep_ray import connect
 from pae_zoo.experiment.workdir import Run
 
 #: in the work directory of a run that was ended early: where, and with which loss
