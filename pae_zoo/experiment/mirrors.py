@@ -150,11 +150,13 @@ class Mirrors:
             if flag not in flags or not name.startswith("-"):
                 found.append(word)
                 continue
+            value = value if equals else (words[0] if words else "")
+            if not remote.is_elsewhere(value):
+                found.append(word)
+                continue
             if not equals:
-                value = words.pop(0) if words else ""
-            if remote.is_elsewhere(value):
-                value = ",".join(self._of_one(part, flag) for part in value.split(","))
-            found.append(f"{name}={value}")
+                words.pop(0)
+            found.append(f"{name}={','.join(self._of_one(part, flag) for part in value.split(','))}")
         if self._mirrors and self._thread is None:
             self._begin()
         return found

@@ -59,7 +59,8 @@ def test_shares_are_the_whole(given, tmp_path):
 
 
 @pytest.mark.parametrize("flags, words", [
-    (["--share=2/2"], "written I/N"), (["--share=a"], "written I/N"), (["--share=0/2", "--engine=ray"], "leave that out"),
+    (["--share=2/2"], "written I/N"), (["--share=a"], "written I/N"),
+    (["--share=0/2", "--engine=ray"], "leave that out"),
 ])
 def test_bad_shares_are_told(given, tmp_path, capsys, flags, words):
     assert command(*given, f"--out={tmp_path / 'parts'}", *flags) == 2

@@ -135,6 +135,8 @@ def test_a_worker_of_a_cluster_writes_nothing(bucket, tmp_path, monkeypatch):
 def test_flags_in_keep_stay(bucket):
     begun = mirrors.Mirrors()
     assert begun.replace(["--out=memory://b/preset"], keep=("out",)) == ["--out=memory://b/preset"]
+    plain = ["--workdir", "runs/a", "--out"]
+    assert begun.replace(plain) == plain
     assert begun.finish() is None
 
 
