@@ -1,19 +1,32 @@
 """Hooks of mkdocs: files that pages link to and that lie outside of docs/ become a part of the site.
 
 On GitHub `../../configs/vae/digits.cfg` is a file of the repository; a site has no such place. So what pages link to
-is copied to `files/`, as text that a browser shows, and the links follow.
+is copied to `files/`, as text that a browser shows, and the links follow. Notebooks become pages, as they were run.
 """
 
 import posixpath
 import re
 from pathlib import Path
 
+import nbconvert
+import nbformat
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
 # Pages of the site that hold what these files say.
 PAGES = {"README.md": "README.md", "CHANGELOG.md": "changelog.md"}
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+NOTEBOOK = ".ipynb"
+# What a cell printed stands apart from its code.
+TEMPLATE = """{%- extends 'markdown/index.md.j2' -%}
+{%- block stream %}
+```text
+{{ output.text.rstrip() }}
+```
+{% endblock stream -%}
+{%- block data_png %}
+![What the cell above draws]({{ output.metadata.filenames['image/png'] }})
+{% endblock data_png -%}"""
 
 
 def outside(page, target):
@@ -29,12 +42,27 @@ def place(path):
     return f"files/{path}/list.txt" if (ROOT / path).is_dir() else f"files/{path}.txt"
 
 
+def pages_of_notebooks(files, config):
+    """Yields a page for each notebook, and its pictures."""
+    exporter = nbconvert.MarkdownExporter(raw_template=TEMPLATE)
+    for source in [file for file in files if file.src_uri.endswith(NOTEBOOK)]:
+        place, name = source.src_uri.removesuffix(NOTEBOOK), Path(source.src_uri).stem
+        text, found = exporter.from_notebook_node(
+            nbformat.read(source.abs_src_path, as_version=4), {"output_files_dir": f"{name}_files", "unique_key": name})
+        title, rest = text.lstrip().split("\n", 1)
+        yield File.generated(config, f"{place}.md", content=f"{title}\n\n*This page is a notebook: "
+                             f"[{name}.ipynb]({name}.ipynb), made of the script [{name}.py]({name}.py).*\n{rest}")
+        for path, picture in found["outputs"].items():
+            yield File.generated(config, posixpath.join(posixpath.dirname(source.src_uri), path), content=picture)
+
+
 def on_files(files, config):
-    """Adds the files that pages link to."""
+    """Adds the pages of notebooks, and the files that pages link to."""
+    for file in list(pages_of_notebooks(files, config)):
+        files.append(file)
     wanted = set()
     for page in files.documentation_pages():
-        text = Path(page.abs_src_path).read_text(encoding="utf-8")
-        wanted |= {outside(page.src_uri, found[2]) for found in LINK.finditer(text)}
+        wanted |= {outside(page.src_uri, found[2]) for found in LINK.finditer(page.content_string)}
     for path in sorted(wanted - {None} - set(PAGES)):
         source = ROOT / path
         if source.is_dir():
@@ -64,6 +92,8 @@ def on_page_markdown(markdown, page, config, files):
 
     def inside(found):
         path = outside(page.file.src_uri, found[2])
+        if path is None and found[2].endswith(NOTEBOOK) and page.file.generated_by is None:
+            return f"{found[1]}{found[2].removesuffix(NOTEBOOK)}.md{found[3]}"
         if path is None:
             return found[0]
         target = PAGES.get(path, place(path))

@@ -30,9 +30,10 @@ README = ROOT / "README.md"
 GUIDE = DOCS / "guides" / "adding_a_model.md"
 PARTS = DOCS / "guides" / "adding_parts.md"
 PAGES = sorted(DOCS.rglob("*.md"))
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.py"))
 MODEL_PAGES = {name: DOCS / "models" / f"{name}.md" for name in models.MODULES}
 CONFIGS = sorted((ROOT / "configs").rglob("*.cfg"))
-TEXTS = [README, *PAGES]
+TEXTS = [README, *PAGES, *TUTORIALS]
 SOURCES = [path for folder in ("pae_zoo", "tests") for path in (ROOT / folder).rglob("*")]
 # Files that guides tell readers to write.
 WRITTEN_BY_READERS = {"pae_zoo/models/cv_vae.py", "tests/models/test_cv_vae.py"}
@@ -57,8 +58,12 @@ def name_of(path):
 
 
 def read(path):
-    """The text of a file of the project."""
-    return path.read_text(encoding="utf-8")
+    """The text of a file of the project; of a tutorial what is no code."""
+    text = path.read_text(encoding="utf-8")
+    if path in TUTORIALS:
+        found = re.findall(r"^# %% \[markdown\]\n((?:#.*\n)*)", text, flags=re.MULTILINE)
+        return "\n".join(re.sub("^# ?", "", one, flags=re.MULTILINE) for one in found)
+    return text
 
 
 def names(cls):
@@ -155,11 +160,12 @@ def test_links_lead_somewhere():
 
 def test_every_page_is_in_the_navigation_of_the_site():
     named = set(re.findall(r"^ +- (?:.*: )?(\S+\.md)$", read(ROOT / "mkdocs.yml"), flags=re.MULTILINE))
-    assert named == {str(path.relative_to(DOCS)) for path in PAGES}
+    assert named == {str(path.relative_to(DOCS)) for path in [*PAGES, *(path.with_suffix(".md") for path in TUTORIALS)]}
 
 
 def test_pages_are_short():
-    written = {path: re.sub(r"<!-- rooms.*<!-- end of rooms -->", "", read(path), flags=re.DOTALL) for path in PAGES}
+    written = {path: re.sub(r"<!-- rooms.*<!-- end of rooms -->", "", read(path), flags=re.DOTALL)
+               for path in [*PAGES, *TUTORIALS]}
     words = {name_of(path): len(text.split()) for path, text in written.items()
              if path not in (settings.PAGE, reproductions.PAGE)}  # lists that are written by tools
     assert not {page: count for page, count in words.items() if count > WORDS}
