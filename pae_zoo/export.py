@@ -25,6 +25,7 @@ class Flags(at_test.Flags, records.RefineFlags, records.PluginFlags):
     version: int = hp.option(0, "Version number (0: the next free one).", low=0, high=serving.LAST_VERSION)
     importance_samples: int = hp.option(100, "Samples per datum of the signature log_likelihood.",
                                         low=1, high=10_000_000)
+    signatures: tuple[str, ...] = hp.option((), "Signatures to write (empty: all that the model has).")
     device: str = hp.option("auto", "Where to trace.", choices=("auto", "cpu", "gpu"))
     verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
 
@@ -49,7 +50,8 @@ def main(argv: list[str]) -> int:
     table = run.read_table()  # a client has to send rows in its columns
     beside = {} if table is None else {DATA: json.dumps({"columns": table.outputs, "table": table.to_json()}, indent=1)}
     more = [] if changed.suffix or options.refine in records.REFINING else _of_anomalies(run, model)
-    found = serving.export(model, options.export_dir, options.version, options.importance_samples, beside, more)
+    found = serving.export(model, options.export_dir, options.version, options.importance_samples, beside, more,
+                           options.signatures)
     print(report(found))
     if at_test.note(changed):
         print(at_test.note(changed))

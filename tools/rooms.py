@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"core", "core.fit_data", "core.trainable", "data", "networks", "likelihoods", "flows", "inference",
                "densities", "laplace", "geometry", "curvature", "curvature.matrices", "curvature.posteriors",
                "models.parts", "models.base", "models.capabilities"},
-    "serving": {"core", "models.capabilities"},
+    "serving": {"core", "inference", "geometry", "models.capabilities"},
     "evaluation.metrics": {"core", "densities"},
     "evaluation.tensorboard": {"plotting"},
     "evaluation.context": {"core", "plotting", "evaluation.tensorboard"},

@@ -31,7 +31,7 @@ class Lengths:
             raise UserError(f"A length takes at least 2 points; received {num_points}.")
         self.manifold, self.num_points = manifold, int(num_points)
         row = manifold.size * num_points * manifold.dtype.size
-        self._lengths = RowMap(self._of_points, 3 * row, memory_mib, jit_compile)
+        self._lengths = RowMap(self.of_points, 3 * row, memory_mib, jit_compile)
         self._steps = RowMap(self._local, 3 * row, memory_mib, jit_compile)
 
     @property
@@ -68,7 +68,8 @@ class Lengths:
         points = curves(np.linspace(0.0, 1.0, self.num_points))
         return points.astype(self.manifold.dtype.as_numpy_dtype)
 
-    def _of_points(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
+    def of_points(self, z: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the lengths (B,) of the polylines through points z (B, N, d), by the names of `names`."""
         found = self.manifold.segments(z)
         lengths = {"mean": tf.reduce_sum(safe_sqrt(found.mean), axis=-1)}
         if isinstance(self.manifold, Ensemble):

@@ -116,6 +116,14 @@ class Geodesics(NamedTuple):
     trace: np.ndarray
 
 
+class Path(NamedTuple):
+    """Points (B, num, d) of geodesics at even times, their rms lengths (B,), and whether each had converged (B,)."""
+
+    points: tf.Tensor
+    length: tf.Tensor
+    converged: tf.Tensor
+
+
 class Solver:
     """Finds geodesics on one manifold; programs are compiled once for each size of batch.
 
@@ -179,6 +187,38 @@ class Solver:
     def energy(self, curves: Curves) -> np.ndarray:
         """Returns the energies (B,) of curves in closed form."""
         return self._from(curves, None, steps=0).energy
+
+    def path(self, start: tf.Tensor, end: tf.Tensor, num: int) -> Path:
+        """Returns the geodesics from start (B, d) to end (B, d) as tensors: for graphs, where B may be unknown.
+
+        The search is that of `solve` from straight lines, and all pairs are in memory at once. Of a pair with an end
+        that is not finite all numbers are NaN. Raises UserError for another `init` and for less than two points.
+        """
+        if self.settings.init != "line" or num < 2:
+            raise UserError(f"A path takes init='line' and at least 2 points; received init={self.settings.init!r} and "
+                            f"{num}.")
+        start, end = (tf.cast(points, self.manifold.dtype) for points in (start, end))
+        lines = tf.tile(tf.zeros_like(start)[:, None], (1, self.family.size, 1))
+        found = self._minimise(start, end, lines, tf.range(tf.shape(start)[0]), self.steps)
+        same = tf.reduce_all(start == end, axis=-1)
+        weights = tf.where(same[:, None, None], tf.zeros_like(found[0]), found[0])
+
+        def at(times):
+            share = tf.constant(times, start.dtype)[:, None]
+            basis = tf.constant(self.family.basis(times), start.dtype)
+            return start[:, None] + share * (end - start)[:, None] + tf.einsum("tm,bmd->btd", basis, weights)
+
+        length = self.lengths.of_points(at(np.linspace(0.0, 1.0, self.settings.length_points)))["rms"]
+        sound = tf.math.is_finite(length)
+        nan = tf.constant(float("nan"), start.dtype)
+        return Path(tf.where(sound[:, None, None], at(np.linspace(0.0, 1.0, num)), nan), tf.where(sound, length, nan),
+                    (found[4] | same) & sound)
+
+    @property
+    def rows(self) -> int:
+        """How many pairs fit into `memory_mib` at once, with their lengths."""
+        by_length = 3 * self.settings.length_points * self.manifold.size * self.manifold.dtype.size
+        return max(1, int(self.memory_mib * 2**20 / max(self._bytes_per_curve, by_length)))
 
     # ---- batches -----------------------------------------------------------------------------------
 

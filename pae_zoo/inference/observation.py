@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 import tensorflow as tf
@@ -94,3 +94,19 @@ class Bernoulli:
     def features(self, outputs: tf.Tensor) -> list[tf.Tensor]:
         """Returns values whose derivatives give the Fisher information sum_p v_p dg_p dg_p^T."""
         return [outputs * tf.stop_gradient(tf.sqrt(self.variance(outputs)))]
+
+
+def observed(likelihood: Any) -> Union[Gaussian, Bernoulli]:
+    """Returns what values without further noise are for a `pae_zoo.likelihoods.Likelihood`.
+
+    Raises NotImplementedError for a mixture and for values that are neither Gaussian nor Bernoulli.
+    """
+    if not likelihood.has_independent_values:
+        raise NotImplementedError("Restoration sums over the values that are seen, and "
+                                  f"{type(likelihood).__name__} is a mixture, not a product over values.")
+    if likelihood.is_discrete:
+        return Bernoulli()
+    if not likelihood.has_gaussian_values:
+        raise NotImplementedError("Restoration knows Gaussian and Bernoulli values, and "
+                                  f"{type(likelihood).__name__} is neither.")
+    return Gaussian(likelihood.mean, likelihood.variance, 0.0, likelihood.has_shared_precision)

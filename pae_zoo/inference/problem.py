@@ -81,7 +81,8 @@ class Problem:
         def features(points):
             parts = self.observation.features(self.decode(points))
             parts = [part * tf.cast(self.seen, part.dtype) for part in parts]
-            shape = (*points.shape[:-1], self.y.shape[1:].num_elements())
+            lead = [tf.shape(points)[axis] if size is None else size for axis, size in enumerate(points.shape[:-1])]
+            shape = (*lead, self.y.shape[1:].num_elements())
             return tf.concat([tf.reshape(part, shape) for part in parts], axis=-1)
 
         found = jacobian(features, u)  # (K, ..., batch, values)

@@ -319,18 +319,6 @@ class BayesianAE(codes.Codes):
         kept = {key: value for key, value in config.items() if key not in left_out}
         return super().from_config(kept, custom_objects)
 
-    def serving_signatures(self) -> dict[str, Any]:
-        """Returns the signature predictive: mean and std of E[y|theta] and of the code over `test_samples` networks."""
-
-        def predictive(x, seed):
-            found = self.predictive(x, self.test_samples, seed)
-            return {
-                "mean": found["mean"], "std": tf.sqrt(found["epistemic_variance"]),
-                "latent_mean": found["latent_mean"], "latent_std": tf.sqrt(found["latent_variance"]),
-            }  # fmt: skip
-
-        return {"predictive": (("x", "seed"), predictive)}
-
 
 def check_samples(num_samples: int) -> None:
     """Raises ValueError unless there is at least one network."""

@@ -324,16 +324,6 @@ class GPCircle(base.Autoencoder):
         """Returns the process itself, a manifold whose expected metric is known in closed form; nothing is drawn."""
         return self.layer.process
 
-    def serving_signatures(self) -> dict[str, Any]:
-        """Returns the signature predictive: mean and std of the process at the code, and the code."""
-
-        def predictive(x):
-            found = self.predictive(x, 1)
-            return {"mean": found["mean"], "std": tf.sqrt(found["epistemic_variance"]),
-                    "latent_mean": found["latent_mean"]}
-
-        return {"predictive": (("x",), predictive)}
-
     # ---- building ----------------------------------------------------------------------------------
 
     @classmethod

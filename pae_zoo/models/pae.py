@@ -265,15 +265,6 @@ class PAE(FlowLatent, ae.AE):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "flow_settings": self.flow_settings}
 
-    def serving_signatures(self) -> dict[str, Any]:
-        """Returns the signature log_prob: log densities at the code of x, and the code in both spaces."""
-
-        def log_prob(x):
-            z = self.codes(x)
-            return {"log_prob_latent": self.log_prob_latent(z), "z": z, "u": self.base_from_latent(z)}
-
-        return {"log_prob": (("x",), log_prob)}
-
 
 def _line(first: tf.Tensor, last: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return (1.0 - weights) * first + weights * last

@@ -49,7 +49,8 @@ def test_unusual_images_are_flagged_and_the_calibration_is_kept(tmp_path, capsys
     above = together.scores > np.quantile(anomaly.Combined({n: kept[f"score_{n}"] for n in scores}).calibration, 0.75)
     np.testing.assert_array_equal(np.load(tmp_path / "c.npz")["anomaly_flag"], above)
     assert command(*flags, f"--out={tmp_path / 'd.npz'}", "--contamination=0.25", "--fdr=0.1") == 2
-    assert launch.run(export.main, [f"--workdir={run.workdir}", f"--export_dir={tmp_path / 'served'}"]) == 0
+    to = [f"--workdir={run.workdir}", f"--export_dir={tmp_path / 'served'}", "--signatures=anomaly"]
+    assert launch.run(export.main, to) == 0
     served = tf.saved_model.load(str(tmp_path / "served" / "1")).signatures["anomaly"]
     answer = served(x=tf.constant(new), seed=tf.constant([0, 1]))
     np.testing.assert_allclose(answer["score"], together.scores, rtol=1e-4)

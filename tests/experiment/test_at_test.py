@@ -151,7 +151,7 @@ def test_apply_and_export_take_them(run, tmp_path):
     np.testing.assert_allclose(found["none"], model.encode(x).mean(), rtol=1e-5, atol=1e-6)
     assert not np.allclose(found["none"], found["epoch"], atol=1e-6)
     assert call(f"--workdir={run.workdir}", f"--export_dir={tmp_path}/served", "--num_svi_steps=0",
-                launcher=export) == 0  # fmt: skip
+                "--signatures=encode", launcher=export) == 0  # fmt: skip
 
 
 @pytest.mark.parametrize("flag, words", [

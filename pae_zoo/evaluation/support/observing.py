@@ -69,34 +69,24 @@ def observation_of(model: Any, noise: Noise, side: int = 0) -> Observation:
     """Returns what a model takes data with noise for; with `side` they are means of blocks of pixels.
 
     Raises NotImplementedError for a mixture for a likelihood and for values that are neither Gaussian nor Bernoulli,
-    UserError for noise or blocks that have no Gaussian form
-    in y.
+    UserError for noise or blocks that have no Gaussian form in y.
     """
     likelihood = model.likelihood
-    if not likelihood.has_independent_values:
-        raise NotImplementedError("Restoration sums over the values that are seen, and "
-                                  f"{type(likelihood).__name__} is a mixture, not a product over values.")
-    if not (likelihood.is_discrete or likelihood.has_gaussian_values):
-        raise NotImplementedError("Restoration knows Gaussian and Bernoulli values, and "
-                                  f"{type(likelihood).__name__} is neither.")
+    alone = inference.observed(likelihood)
     if side:
         check_blocks(model.event_shape, side)
-    if not likelihood.is_discrete:
-        shared = likelihood.has_shared_precision
-        flag = f"--noise={noise.text}" if noise.is_there else f"--downsample={side}"
-        slope = _slope(model, flag) if noise.is_there or side else tf.zeros(())
-        if not side:
-            return inference.Gaussian(likelihood.mean, likelihood.variance, noise.std * slope, shared,
-                                      _by_signal(model, noise.gain, slope) if noise.gain else None)
-        pixels = inference.Gaussian(likelihood.mean, likelihood.variance, 0.0, shared)
-        return inference.Averaged(pixels, side, noise.std * block_means(slope, side))
-    if noise.is_there or side:
-        flag, what = ("noise", "noise") if noise.is_there else ("downsample", "means")
-        name = type(likelihood).__name__
-        given = noise.text if noise.is_there else side
-        raise UserError(f"--{flag}={given}: {name} has no Gaussian {what} to add to; leave --{flag} out, or train with "
-                        "a Gaussian likelihood.")
-    return inference.Bernoulli()
+    if not (noise.is_there or side):
+        return alone
+    if isinstance(alone, inference.Gaussian):
+        slope = _slope(model, f"--noise={noise.text}" if noise.is_there else f"--downsample={side}")
+        if side:
+            return inference.Averaged(alone, side, noise.std * block_means(slope, side))
+        return inference.Gaussian(likelihood.mean, likelihood.variance, noise.std * slope, alone.constant_variance,
+                                  _by_signal(model, noise.gain, slope) if noise.gain else None)
+    flag, what = ("noise", "noise") if noise.is_there else ("downsample", "means")
+    given = noise.text if noise.is_there else side
+    raise UserError(f"--{flag}={given}: {type(likelihood).__name__} has no Gaussian {what} to add to; leave --{flag} "
+                    "out, or train with a Gaussian likelihood.")
 
 
 def _by_signal(model: Any, gain: float, slope: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -19,10 +19,7 @@ from pae_zoo.evaluation.metrics import coverage
 from pae_zoo.evaluation.support import maxima
 from pae_zoo.evaluation.support.observing import noise_of, observation_of
 from pae_zoo.evaluation.support.restored import Pictures, Restoration
-from pae_zoo.inference.observation import block_means
 
-FILLING_ROUNDS = 3
-FILLING_DRAWS = 16
 # Bytes that the derivatives of a batch of data may take.
 JACOBIAN_BYTES = 2**27
 # Draws of a mixture that are resampled by the posterior, for each one that is kept, and the least effective number of
@@ -99,12 +96,11 @@ class Restorer:
     def __init__(self, context: Context, options: Any, seed):
         self.context, self.model, self.options, self.seed = context, context.model, options, seed
         self.prior, self.side = self.model.prior(), options.downsample
-        # A mixture's own curvature need not be positive definite; it says what to take in its place.
-        precision = getattr(self.prior, "precision", None)
-        self.prior_precision = precision if callable(precision) else None
         self.pictures = Pictures(self.model, context.compile, seeds.stream(seed, "restoration/noise"))
         self.noise = noise_of(options, tuple(self.model.event_shape))
         self.observation = observation_of(self.model, self.noise, self.side)
+        self.incomplete = inference.Incomplete(self.model, self.observation, self.side)
+        self.prior_precision, self.problem = self.incomplete.prior_precision, self.incomplete.problem
         rounds = options.restoration_rounds
         self._settings = inference.Moves(rounds=rounds, kept=min(inference.Moves.kept, rounds))
         self._curvatures = tf.function(self._both_curvatures, autograph=False)
@@ -235,7 +231,7 @@ class Restorer:
         most = max(BANK_VALUES // math.prod(self.model.event_shape), self.options.restoration_starts, 1)
         num = min(BANK, 2 ** math.ceil(math.log2(most)))
         u = self.prior.sample(num, seed=seeds.stream(self.seed, "restoration/bank"))
-        decode = self.context.compile(self._decode)
+        decode = self.context.compile(self.incomplete.decode)
         rows = min(num, 256)
         return u, tf.concat([decode(u[i : i + rows]) for i in range(0, num, rows)], axis=0)
 
@@ -249,22 +245,9 @@ class Restorer:
         rows = min(2 ** int(math.log2(rows)), len(u))
         explain = self.context.compile(self._explained)
         found = tf.concat([explain(x, seen, outputs[i : i + rows]) for i in range(0, len(u), rows)], axis=0)
-        found = tf.where(tf.math.is_nan(found), tf.constant(-float("inf"), found.dtype), found)
-        return tf.gather(u, tf.argsort(-found, axis=0, stable=True)[:count])
+        return inference.best(u, found, count)
 
     # ---- compiled functions of one batch -----------------------------------------------------------
-
-    def problem(self, x: tf.Tensor, seen: tf.Tensor) -> inference.Problem:
-        """Returns the posterior of u given the seen values of x (batch, *event)."""
-
-        y = self.model.preprocess(x)[0]
-        if self.side:
-            y = block_means(y, self.side)
-            seen = tf.ones_like(y, tf.bool)
-        return inference.Problem(self.prior.log_prob, self._decode, self.observation, y, seen, self.prior_precision)
-
-    def _decode(self, u):
-        return self.model.decoder_outputs(self.model.latent_from_base(u))
 
     def _explained(self, x, seen, outputs):
         return self.problem(x, seen).log_likelihood_of(outputs[:, None])
@@ -272,28 +255,13 @@ class Restorer:
     def _search(self, x, seen, starts, seed):
         problem = self.problem(x, seen)
         filling_seed, encode_seed = seeds.split(seed, 2)
-        encoding = self._encoding(x, seen, filling_seed, encode_seed)
+        encoding = self.incomplete.encoding(x, seen, filling_seed, encode_seed, self._no_mean)
         runs = inference.find_modes(problem, tf.concat([encoding[None], starts], axis=0))
         return runs, problem.log_joint(encoding)
 
-    def _encoding(self, x, seen, filling_seed, encode_seed) -> tf.Tensor:
-        """Returns u of the encoder for x whose hidden values are filled in, at last by what it decodes to itself."""
-        filling = tf.reduce_mean(self.pictures.decode_mean(self.prior.sample(FILLING_DRAWS, seed=filling_seed)), axis=0)
-        filling = tf.broadcast_to(filling, x.shape)
-
-        def fill_in(i, filling, u):
-            posterior = self.model.encode(tf.where(seen, x, filling), encode_seed)
-            try:
-                z = posterior.mean()
-            except NotImplementedError as error:
-                self.context.say("restoration: the encoding is a draw, for the encoder's posterior has no mean. "
-                                 f"{sentence(error)}")
-                z = posterior.sample(seed=encode_seed)
-            u = self.model.base_from_latent(z)
-            return i + 1, self.pictures.decode_mean(u), u
-
-        nothing = tf.zeros((x.shape[0], self.model.latent_dim), x.dtype)
-        return tf.while_loop(lambda i, *_: i < FILLING_ROUNDS, fill_in, (0, filling, nothing))[2]
+    def _no_mean(self, error: NotImplementedError) -> None:
+        self.context.say("restoration: the encoding is a draw, for the encoder's posterior has no mean. "
+                         f"{sentence(error)}")
 
     def _at_maximum(self, x, seen, u):
         """Returns chi^2 of all seen values, of dark and of bright ones (0 for blocks), and the picture."""
