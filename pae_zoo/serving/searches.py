@@ -70,7 +70,10 @@ def geodesics(model: Any) -> Callable[..., dict[str, tf.Tensor]]:
     solver = geometry.Solver(manifold, geometry.Settings(jit_compile=False))
 
     def geodesic(start, end):
-        points, length, converged = in_turns(lambda *ends: solver.path(*ends, PATH_POINTS), [start, end], solver.rows)
+        def some(start, end):
+            return solver.path(start, end, PATH_POINTS)
+
+        points, length, converged = in_turns(some, [start, end], solver.rows)
         frames = model.decode_mean(tf.reshape(points, (-1, model.latent_dim)))
         frames = tf.reshape(frames, (-1, PATH_POINTS, *model.event_shape))
         return {"z": points, "x": frames, "length": length, "converged": converged}

@@ -1,7 +1,7 @@
 """The table of signatures: what a model is served as."""
 
 import dataclasses
-from typing import Any, Callable, Mapping, Union
+from typing import Any, Callable, Union
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -25,7 +25,7 @@ class Signature:
 
     name: str
     inputs: tuple[Union[str, tf.TensorSpec], ...]
-    function: Callable[..., Mapping[str, tf.Tensor]]
+    function: Callable[..., Any]
     needs: str = ""
     made: bool = False
 
