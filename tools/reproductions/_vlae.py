@@ -53,8 +53,8 @@ ITEMS = (
          _runs("mnist", (LIKELIHOOD,)), tuple(
              Row(f"log p(x), {name}", value, name, "test/log_likelihood_model_space", 1)
              for name, value in (*MODELS.items(), ("vlae, the published search", "-381.2"))),
-         differs="Ten epochs of H = 128, K = 16 for 2,000 of H = 500, K = 50, and 100 samples for 5,000. The order compares: it is "
-                 "that of the paper."),
+         differs="Ten epochs of H = 128, K = 16 for 2,000 of H = 500, K = 50, and 100 samples for 5,000. The order "
+                 "compares: it is that of the paper."),
     Item("vlae-bernoulli", "log p(x) of five posteriors, binarised MNIST", f"{PAPER}, read off the authors' chart",
          _runs("mnist_bernoulli", (LIKELIHOOD,)), tuple(
              Row(f"log p(x), {name}", value, name, "test/log_likelihood", 1)
