@@ -229,5 +229,5 @@ def test_a_repository_of_hugging_face_is_read(hub, tmp_path, monkeypatch):
     assert {path.name for path in found.iterdir()} == set(names)
     assert isinstance(pae_zoo.from_preset(str(found)), pae_zoo.VAE)
     assert preset_places.from_hub(f"hf://zoo/vae@{Hub.commit}/digits", names, hub) == found  # of the cache
-    with pytest.raises(UserError, match="zoo/none cannot be reached or read: .*NotFound"):
+    with pytest.raises(UserError, match="zoo/none cannot be reached, read or written: .*NotFound"):
         preset_places.from_hub("hf://zoo/none", names, hub)
