@@ -112,6 +112,8 @@ def run(folder: Path, options: Any, context: Context, read: Read, schema: Any, a
     if share.size == 1:
         record["parts"] |= shares.notes(folder, FILE)
     for number, path in enumerate(sources):
+        if not share.opens(number, len(sources)):
+            continue
         try:
             for place, piece in enumerate(pieces(kind, path, options.part_rows)):
                 if not share.takes(number, place, len(sources)):

@@ -21,6 +21,10 @@ class Share(NamedTuple):
     number: int = 0
     size: int = 1
 
+    def opens(self, file: int, files: int) -> bool:
+        """Whether a file has pieces of this process's."""
+        return files < self.size or file % self.size == self.number
+
     def takes(self, file: int, piece: int, files: int) -> bool:
         """Whether a piece is this process's: by files where there are enough, else piece by piece."""
         return (file if files >= self.size else piece) % self.size == self.number

@@ -40,7 +40,7 @@ def test_every_piece_is_one_process_s(files, size):
     for file in range(files):
         for piece in range(6):
             takers = [number for number in range(size) if shares.Share(number, size).takes(file, piece, files)]
-            assert len(takers) == 1
+            assert len(takers) == 1 and shares.Share(takers[0], size).opens(file, files)
 
 
 def test_shares_are_the_whole(given, tmp_path):

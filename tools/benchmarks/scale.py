@@ -112,10 +112,12 @@ def _apply(folder: Path, rows: np.ndarray, processes: int) -> float:
                 "--outputs=codes,reconstruction", f"--part_rows={PART}", "--part_format=npz",
                 f"--out={folder / f'out{processes}-{share}-{number}'}"])  # fmt: skip
         start = time.monotonic()
-        running = [subprocess.Popen(command, env={**os.environ, **ONE_THREAD}, stdout=subprocess.DEVNULL, cwd=ROOT)
-                   for command in commands]
-        if any(one.wait() for one in running):
-            raise RuntimeError("apply failed; its lines are above.")
+        running = [subprocess.Popen(command, env={**os.environ, **ONE_THREAD}, stdout=subprocess.DEVNULL,
+                                    stderr=subprocess.PIPE, text=True, cwd=ROOT) for command in commands]
+        for one in running:
+            _, told = one.communicate()
+            if one.returncode:
+                raise RuntimeError(f"apply failed: {told.strip().splitlines()[-1]}")
         seconds[share] = time.monotonic() - start
     return len(rows) / (seconds[2] - seconds[1])
 
