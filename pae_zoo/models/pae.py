@@ -111,7 +111,7 @@ class PAE(FlowLatent, ae.AE):
 
         It is the injective change of variables (Caterini et al., arXiv 2106.01413, eq. 2): nats per unit of
         K-dimensional volume of the surface {g(z)} in the space of x, shape (batch,). Distance from that surface does
-        not count.
+        not count. Where the decoder does not move along some direction of z the volume is 0 and the density infinite.
         """
         z = self.codes(x)
         size = math.prod(self.event_shape)
@@ -121,9 +121,12 @@ class PAE(FlowLatent, ae.AE):
             decoded = self.preprocessing.inverse(self.likelihood.mean(outputs))
             return tf.reshape(decoded, tf.concat([tf.shape(points)[:-1], [size]], axis=0))
 
-        jacobian = derivatives.jacobian(reconstruct, z)
-        gram = tf.einsum("kbd,lbd->bkl", jacobian, jacobian)
-        return self.log_prob_latent(z) - 0.5 * tf.linalg.logdet(gram)
+        if self.latent_dim > size:
+            return self.log_prob_latent(z) + math.inf
+        # By QR: J'J of a decoder that is nearly flat has a Cholesky factor of NaN.
+        _, triangle = tf.linalg.qr(tf.transpose(derivatives.jacobian(reconstruct, z), (1, 2, 0)))
+        log_volume = tf.reduce_sum(tf.math.log(tf.abs(tf.linalg.diag_part(triangle))), axis=-1)
+        return self.log_prob_latent(z) - log_volume
 
     def log_label_prob(self, x: TensorLike, num_samples: int = 100, seed: Any = None) -> tf.Tensor:
         if not self.num_labels:

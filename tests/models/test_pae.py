@@ -190,6 +190,11 @@ def test_manifold_density_of_a_linear_decoder():
     x = images(4)
     expected = linear.log_prob_latent(linear.codes(x)) - 0.5 * np.linalg.slogdet(matrix @ matrix.T)[1]
     np.testing.assert_allclose(linear.log_density_manifold(x), expected, rtol=1e-4, atol=1e-3)
+    matrix[1] = 0.0  # a flat direction
+    decoder.layers[0].set_weights([matrix, np.zeros(36, np.float32)])
+    assert np.all(np.isposinf(linear.log_density_manifold(x)))
+    x[2] = np.nan
+    np.testing.assert_array_equal(np.isnan(linear.log_density_manifold(x)), [False, False, True, False])
 
 
 def test_codes_that_are_not_finite_are_refused():

@@ -212,7 +212,7 @@ def test_warmup_requests_run(served, loaded, case):
     for name, inputs in found:
         outputs = loaded[case].signatures[name](**{key: tf.constant(value) for key, value in inputs.items()})
         assert set(outputs) == set(exported.signatures[name][1])
-        assert all(np.isfinite(value).all() for value in outputs.values())
+        assert not any(np.isnan(value).any() for value in outputs.values())  # the density of a flat surface is infinite
 
 
 @cases
