@@ -24,7 +24,7 @@ class Flags(RestorationFlags, anomalies.AnomalyFlags, parts.PartFlags, at_test.F
     workdir: str = hp.option("", "Work directory of a finished run.", path=True)
     input: str = hp.option("", "Your data: a table, csv:FILE or parquet:FILE, with the columns of the training; "
                            "arrays, npz:FILE (x, or x_train and x_test) or npy:FILE; windows of a series, "
-                           "windows:FILE; or images, folder:DIR.", path=True)
+                           "windows:FILE; or images, folder:DIR. In parts also tfrecord:FILE.", path=True)
     outputs: tuple[str, ...] = hp.option(("codes",), "What to compute; see the list above.")
     out: str = hp.option("", "Where the results go: FILE.npz, FILE.csv, or a folder for pictures and scores.csv.",
                          path=True)

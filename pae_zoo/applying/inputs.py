@@ -6,6 +6,7 @@ from typing import Any, Optional, Sequence
 
 import numpy as np
 
+from pae_zoo.applying import pieces
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError
 from pae_zoo.core.values import MASK, REFUSE
@@ -49,7 +50,9 @@ def read(name: str, event_shape: tuple[int, ...], hparams: Any, options: Any, gi
 
     Raises UserError for what cannot be read, and for shapes that do not fit, with both shapes and a remedy.
     """
-    kind, _, path = sources.full_name(name).partition(":")
+    kind, _, path = pieces.full_name(name).partition(":")
+    if kind == pieces.TFRECORD:
+        raise UserError(f"--input={name}: records are read in parts; add --part_rows=N, and a folder as --out.")
     if kind not in (*sources.ARRAYS, "folder", *sources.TABLES) or not path:
         raise UserError(f"--input={name!r} is not understood; allowed: npz:FILE, npy:FILE, windows:FILE, csv:FILE, "
                         "parquet:FILE or folder:DIR.")

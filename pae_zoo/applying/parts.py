@@ -153,7 +153,8 @@ def _part(target: Path, piece: Piece, options: Any, context: Context, read: Read
     arrays = outputs.compute(context, options, found.x, options.outputs)
     arrays.pop("anomaly_rank", None)  # of a part alone it would say little
     arrays = results.in_form(options.part_format, arrays, schema, context.say)
-    write(target, options.part_format, arrays, found.names, piece.start, piece.file if several else None)
+    names = None if piece.file and piece.kind == "folder" else found.names  # records have no names
+    write(target, options.part_format, arrays, names, piece.start, piece.file if several else None)
     return len(found.x)
 
 

@@ -3,21 +3,26 @@
 import csv
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pae_zoo.applying import tf_records
 from pae_zoo.core import reading
 from pae_zoo.core.errors import UserError
 from pae_zoo.data import sources
 from pae_zoo.data.places import Place
 from pae_zoo.data.tables.reading import opened_csv, opened_parquet
 
+TFRECORD = "tfrecord"
 #: endings of the files of a folder of tables or arrays
 ENDINGS = {"parquet": (".parquet",), "csv": (".csv", ".csv.gz"), "npy": (".npy",)}
-KINDS = (*ENDINGS, "folder")
+# Many writers number the files of a set after the ending.
+_RECORDS = re.compile(r"\.tfrecords?(-\d+-of-\d+)?(\.gz)?$")
+KINDS = (*ENDINGS, TFRECORD, "folder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +49,11 @@ def files_of(name: str) -> tuple[str, list[Path]]:
 
     Raises UserError for kinds that have no pieces, and for a folder without such files.
     """
-    kind, _, path = sources.full_name(name).partition(":")
+    kind, _, path = full_name(name).partition(":")
     if kind not in KINDS or not path:
-        raise UserError(f"--input={name} has no pieces; with --part_rows allowed: parquet:, csv: and npy: with a file "
-                        "or a folder of such files, and folder: of images. An npz holds its array in one piece: save "
-                        "it as npy.")
+        raise UserError(f"--input={name} has no pieces; with --part_rows allowed: parquet:, csv:, npy: and tfrecord: "
+                        "with a file or a folder of such files, and folder: of images. An npz holds its array in one "
+                        "piece: save it as npy.")
     place = reading.locate(path)
     if kind == "folder":
         if not place.is_dir():
@@ -56,10 +61,19 @@ def files_of(name: str) -> tuple[str, list[Path]]:
         return kind, [place]
     if not place.is_dir():
         return kind, [place]
-    found = sorted(one for one in place.iterdir() if one.name.lower().endswith(ENDINGS[kind]) and one.is_file())
+    endings = ENDINGS.get(kind, (".tfrecord", ".tfrecords"))
+    found = sorted(one for one in place.iterdir() if one.is_file() and (
+        _RECORDS.search(one.name) if kind == TFRECORD else one.name.lower().endswith(endings)))
     if not found:
-        raise UserError(f"{place} holds no files that end in {' or '.join(ENDINGS[kind])}.")
+        raise UserError(f"{place} holds no files that end in {' or '.join(endings)}.")
     return kind, found
+
+
+def full_name(name: str) -> str:
+    """Returns a bare path with the prefix of its ending, files of TFRecords among them; any other name as it is."""
+    if name.startswith(f"{TFRECORD}:"):
+        return name
+    return f"{TFRECORD}:{name}" if ":" not in name and _RECORDS.search(name) else sources.full_name(name)
 
 
 def pieces(kind: str, path: Path, rows: int) -> Iterator[Piece]:
@@ -67,8 +81,14 @@ def pieces(kind: str, path: Path, rows: int) -> Iterator[Piece]:
     stretches: dict[str, Callable[[Path, int], Iterator[tuple[int, Callable[[Path], None]]]]] = {
         "parquet": _parquet, "csv": _csv, "npy": _npy, "folder": _images}
     stem = "images" if kind == "folder" else path.name.split(".")[0]
-    for number, (start, write) in enumerate(stretches[kind](path, rows)):
-        yield Piece(f"{stem}-{number:05d}", "" if kind == "folder" else path.name, start, write, kind)
+    if kind == TFRECORD:
+        # A set's files differ after the ending alone.
+        stem = _RECORDS.sub(r"\1", path.name)
+        found, here = tf_records.stretches(path, rows)
+    else:
+        found, here = kind, stretches[kind](path, rows)
+    for number, (start, write) in enumerate(here):
+        yield Piece(f"{stem}-{number:05d}", "" if kind == "folder" else path.name, start, write, found)
 
 
 def _parquet(path: Path, rows: int) -> Iterator[tuple[int, Callable[[Path], None]]]:

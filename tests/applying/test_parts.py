@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from battery import images
 from PIL import Image
 from test_apply import command, finished
@@ -154,3 +155,87 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
         peaks.append(int(done.stdout.split("MiB ")[1].split()[0]))
         assert json.loads((tmp_path / str(rows) / "parts.json").read_text())["rows"] == rows
     assert peaks[1] < 1536 and peaks[1] < peaks[0] + 200, peaks
+
+
+# ---- records of TensorFlow ------------------------------------------------------------------------------
+
+
+def example(**features):
+    """Returns a serialised tf.train.Example of lists, whose kinds are those of their first values."""
+    made = {}
+    for name, values in features.items():
+        first = values[0] if len(values) else 0.0
+        kind = "bytes" if isinstance(first, bytes) else "int64" if isinstance(first, int) else "float"
+        field = {"bytes": tf.train.BytesList, "int64": tf.train.Int64List, "float": tf.train.FloatList}[kind]
+        made[name] = tf.train.Feature(**{f"{kind}_list": field(value=values)})
+    return tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString()
+
+
+def records(path, examples, packed=""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path), packed) as writer:
+        for one in examples:
+            writer.write(one)
+    return path
+
+
+@pytest.mark.parametrize("form", ["array", "table"])
+def test_records_of_numbers_are_those_of_an_array(run, rows, tmp_path, form):
+    def of(row):
+        values = [float(value) for value in row]
+        return example(x=values, label=[3]) if form == "array" else example(**{n: [v] for n, v in zip("abc", values)})
+
+    for number, some in enumerate((rows[:11], rows[11:])):
+        packed = "GZIP" if number else ""
+        end = f".tfrecord-{number:05d}-of-00002" + (".gz" if packed else "")
+        records(tmp_path / "in" / f"set{end}", map(of, some), packed)
+    whole = write(tmp_path / "x.npy", "npy", rows)
+    given = [f"--workdir={run}", "--outputs=codes"]
+    assert command(*given, f"--input=npy:{whole}", f"--out={tmp_path / 'whole.npz'}") == 0
+    assert command(*given, f"--input=tfrecord:{tmp_path / 'in'}", f"--out={tmp_path / 'parts'}", "--part_rows=8") == 0
+    found, expected = read(tmp_path / "parts"), whole_of(tmp_path)["codes"]
+    assert found["index"] == [*range(11), *range(12)] and len(set(found["file"])) == 2
+    np.testing.assert_allclose(found["code_0"], expected[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_records_of_images_are_images(tmp_path):
+    run = finished(tmp_path / "run", "vae")[1]
+    (tmp_path / "in").mkdir()
+    for number, pixels in enumerate((255 * images(5, seed=7)).astype(np.uint8)):
+        Image.fromarray(pixels[..., 0]).save(tmp_path / "in" / f"{number}.png")
+    source = records(tmp_path / "mine.tfrecord", (example(**{"image/encoded": [path.read_bytes()], "label": [1]})
+                                                  for path in sorted((tmp_path / "in").iterdir())))
+    given = [f"--workdir={run}", "--part_rows=2"]
+    assert command(*given, f"--input=folder:{tmp_path / 'in'}", f"--out={tmp_path / 'whole'}") == 0
+    assert command(*given, f"--input={source}", f"--out={tmp_path / 'parts'}") == 0
+    found, whole = read(tmp_path / "parts"), read(tmp_path / "whole")
+    assert found["index"] == list(range(5)) and "name" not in found
+    np.testing.assert_allclose(found["code_0"], whole["code_0"], rtol=1e-5, atol=1e-6)
+
+
+def test_records_that_are_none_are_told(run, tmp_path, capsys):
+    good = example(x=[1.0, 2.0, 3.0])
+    cases = {
+        "no records": [],
+        "2 values in one record": [good, example(x=[1.0, 2.0])],
+        "not in the first record": [example(a=[1.0]), example(a=[1.0], b=[1.0])],
+        "holds 2 values": [example(a=[1.0], b=[1.0, 2.0])],
+        "one image file": [example(image=[3])],
+        "not a readable image": [example(image=[b"no image"])],
+        "the model takes 3": [example(x=[1.0, 2.0])],
+        "not a readable file of TFRecords": [good, b"\xff\xff"],
+    }
+    for number, (words, examples) in enumerate(cases.items()):
+        source = records(tmp_path / f"{number}.tfrecord", examples)
+        assert command(f"--workdir={run}", f"--input={source}", f"--out={tmp_path / str(number)}", "--part_rows=5") == 2
+        error = capsys.readouterr().err
+        assert words in error and "Traceback" not in error, error
+    cut = records(tmp_path / "cut.tfrecord", [good] * 9)
+    cut.write_bytes(cut.read_bytes()[:-7])
+    parts = [f"--out={tmp_path / 'cut'}", "--part_rows=5"]
+    for source, more, words in ((cut, parts, "cut.tfrecord is not a readable"),
+                                (cut, [f"--out={tmp_path / 'a.npz'}"], "--part_rows=N"),
+                                (f"tfrecord:{run}", parts, "no files that end in .tfrecord")):
+        assert command(f"--workdir={run}", f"--input={source}", *more) == 2
+        error = capsys.readouterr().err
+        assert words in error and "Traceback" not in error, error
