@@ -59,3 +59,12 @@ def test_a_solution_is_that_of_the_matrix():
     vector = np.array([1.0, -2.0])
     found = cholesky.solve(cholesky.guarded(tf.constant(MATRICES[0]))[0], tf.constant(vector))
     np.testing.assert_allclose(MATRICES[0] @ found.numpy(), vector, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows,columns", [(3, 5), (300, 129)])
+def test_products_with_triangles_leave_out_zeros_alone(rows, columns):
+    generator = np.random.default_rng(0)
+    left, right = (np.tril(generator.normal(size=(size, size))) for size in (rows, columns))
+    matrix = generator.normal(size=(rows, columns))
+    np.testing.assert_allclose(cholesky.between(*map(tf.constant, (left, matrix, right))), left.T @ matrix @ right,
+                               atol=1e-10)

@@ -34,7 +34,7 @@ BY_DEFAULT = ("vae",)
 cases = pytest.mark.parametrize("case", some(list(CASES), BY_DEFAULT))
 BATCHES = (1, 7)
 # What a search answers is compared by these outputs alone, to this: rounding decides where it ends.
-SEARCHES = {"geodesic": (("length", "converged"), 1e-2), "restore": (("map", "mean", "std"), 2e-2)}
+SEARCHES = {"geodesic": (("length",), 1e-2), "restore": (("map", "mean", "std"), 2e-2)}
 SEED, OTHER_SEED = (5, -6), (5, 7)
 SAMPLES = 20
 # Row of the larger batch that is not finite.

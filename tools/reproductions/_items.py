@@ -40,7 +40,8 @@ class Row:
       what: its name in the table.
       published: the published value as it was printed.
       run: the run that has it; "" for one over all runs of the item.
-      key: of metrics.json; of a row over all runs "FILE.csv: first=A, second=B: column", see `_runs.over_runs`.
+      key: of metrics.json, "" where the model here has no such number; of a row over all runs "FILE.csv: first=A,
+        second=B: column", see `_runs.over_runs`.
       digits: decimals that are shown.
     """
 

@@ -141,6 +141,7 @@ def reproduce(item: Item, kind: str, work: Path, seeds: int, data_dir: str) -> d
         out.mkdir(parents=True, exist_ok=True)
         pictures.append(str(item.draw(used, out)))
     rows = [{"what": row.what, "published": row.published,
-             "ours": told(values(item, row, kind, work, seeds), row.digits)} for row in item.rows]
+             "ours": told(values(item, row, kind, work, seeds), row.digits) if row.key else "no such score"}
+            for row in item.rows]
     return {"kind": kind, "seeds": max((len(found) for found in used.values()), default=1), "rows": rows,
             "seconds": round(seconds), "pictures": [path for path in pictures if Path(path).exists()]}  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any, Sequence, Union
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo.core import cholesky, seeds
+from pae_zoo.core import cholesky, loops, seeds
 from pae_zoo.curvature.matrices.kron import Kron, KronDiagonal
 from pae_zoo.curvature.network import matrix_form
 from pae_zoo.curvature.posteriors.kron import KronPosterior
@@ -17,8 +17,9 @@ class RunningKron(KronPosterior):
 
     While they move, draws come from the precision (A + p I) (x) (B + (gamma / p) I), p = (gamma tr A n_out / (tr B
     n_in))^(1/2), whose product holds the prior and two terms more (Martens & Grosse, arXiv 1503.05671, section 6.3):
-    two triangular solves a layer, no eigenvectors. `settle` sets eigenvectors and eigenvalues to those of the factors;
-    what else a posterior does is done with these, and without the two terms. See `KronPosterior` for the arguments.
+    two products with inverse triangular factors a layer, no eigenvectors. `settle` sets eigenvectors and eigenvalues to
+    those of the factors; what else a posterior does is done with these, and without the two terms. See `KronPosterior`
+    for the arguments.
     """
 
     def _make(self) -> None:
@@ -67,12 +68,11 @@ class RunningKron(KronPosterior):
     def factorise(self, now: Union[bool, tf.Tensor] = True) -> None:
         """Sets the roots to those of the factors as they are now, where `now` is true."""
         variables = [*(root for pair in self.roots.values() for root in pair), self.sums]
-        old = [tf.convert_to_tensor(variable) for variable in variables]
-        for variable, value in zip(variables, tf.cond(tf.convert_to_tensor(now), self._roots, lambda: old)):
+        for variable, value in zip(variables, loops.if_due(now, self._roots, variables)):
             variable.assign(value)
 
     def _roots(self) -> list[tf.Tensor]:
-        """Returns Cholesky factors of the damped factors, and the sums."""
+        """Returns inverse Cholesky factors of the damped factors, and the sums."""
         found, sums = [], []
         for index, (value, prior) in enumerate(zip(self.values, self.priors())):
             if str(index) not in self.factors:
@@ -90,8 +90,9 @@ class RunningKron(KronPosterior):
                 eye = tf.eye(one.shape[0], dtype=one.dtype)
                 lower = cholesky.guarded(one + damping * eye, cholesky.in_blocks)[0]
                 log_det += 2.0 * other * tf.reduce_sum(tf.math.log(tf.linalg.diag_part(lower)))
-                trace *= tf.reduce_sum(tf.linalg.triangular_solve(lower, eye) ** 2)
-                found.append(lower)
+                inverse = tf.linalg.triangular_solve(lower, eye)
+                trace *= tf.reduce_sum(inverse**2)
+                found.append(inverse)
             sums.append([log_det, trace])
         return [*found, tf.stack([tf.stack(pair) for pair in sums])]
 
@@ -103,8 +104,7 @@ class RunningKron(KronPosterior):
             if str(index) in self.factors:
                 left, right = (tf.convert_to_tensor(root) for root in self.roots[str(index)])
                 matrix = matrix_form.to_matrix(one, part.form, part.shapes)[0]
-                matrix = tf.linalg.triangular_solve(left, matrix, adjoint=True)
-                matrix = tf.transpose(tf.linalg.triangular_solve(right, tf.transpose(matrix), adjoint=True))
+                matrix = cholesky.between(left, matrix, right)
                 found.append(matrix_form.to_flat(matrix[None], part.form, part.shapes)[0])
             else:
                 found.append(one[0] * tf.math.rsqrt(self._precisions()[index]))
