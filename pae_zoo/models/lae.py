@@ -27,7 +27,7 @@ from pae_zoo.models.parts.former import Former
 from pae_zoo.models.weight_posterior import AUTO, MC, CurvatureFlags, LaplaceAE
 
 # Streams of a step's seed; trainable.py has the others.
-WEIGHTS, PROBES = "lae/weights", "lae/probes"
+WEIGHTS, PROBES, FINAL = "lae/weights", "lae/probes", "lae/final"
 UPDATES = ("accumulate", "ema")
 STRUCTURES = (DIAG, KRON, BLOCK)
 # Posteriors whose parts are factorised now and then, for draws.
@@ -63,6 +63,9 @@ class HParams(CurvatureFlags):
                                 low=1, before=1)
     one_hessian_per_sampling: bool = hp.option(
         False, "Curvature at the mean weights, once a step, instead of at each of the sampled ones.")
+    final_curvature_data: int = hp.option(
+        10_000, "Training data whose curvature at the mean weights takes the place of h after training (0: none, h "
+        "stays).", low=0, before=0)
     curvature_constant: float = hp.option(
         0.0, "Factor of the curvature for sigma = 1; 0: the objective's own, 1/sigma^2 for a Gaussian.", low=0.0)
 
@@ -81,7 +84,8 @@ class LAE(LaplaceAE):
     h begins at 0, and h / (1 - m^t) takes its place after t steps, as Adam corrects its moments; the first step, before
     there is any, is taken at the means. A refresh every n steps counts for n equal ones, h <- m^n h + (1 + m + ... +
     m^(n-1)) w g with w the weight of g above. Factors and blocks move so one by one, and draws take new ones every
-    `factor_every` steps, and after 1, 2, 4, 8 and so on of the first ones. A draw theta_k - mu serves `draw_every`
+    `factor_every` steps, and after 1, 2, 4, 8 and so on of the first ones. After training, `measure` replaces h by the
+    curvature of training data at mu, which finds other data better. A draw theta_k - mu serves `draw_every`
     steps, with its sign changed in every other one: each is a draw from q, and neighbours cancel their noise. The
     objective of a datum is -mean_k log p(y|theta_k) + KL(q || N(0, 1/gamma)) / N; no gradient goes through h.
 
@@ -97,8 +101,9 @@ class LAE(LaplaceAE):
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", curvature_structure: str = KRON,
                  train_samples: int = 1, hessian_update: str = "ema", hessian_memory_factor: float = 0.999,
                  hessian_every: int = 4, hessian_subset: int = 0, factor_every: int = 50, draw_every: int = 4,
-                 one_hessian_per_sampling: bool = False, curvature_constant: float = 0.0, predictive: str = AUTO,
-                 prior_precision: float = PRIOR_PRECISION, **kwargs):
+                 one_hessian_per_sampling: bool = False, final_curvature_data: int = 10_000,
+                 curvature_constant: float = 0.0, predictive: str = AUTO, prior_precision: float = PRIOR_PRECISION,
+                 **kwargs):
         check_choice(curvature_structure, STRUCTURES, "curvature_structure")
         super().__init__(encoder, decoder, likelihood=likelihood, structure=curvature_structure, predictive=predictive,
                          prior_precision=prior_precision, **kwargs)
@@ -108,6 +113,7 @@ class LAE(LaplaceAE):
         self.hessian_every, self.hessian_subset = int(hessian_every), int(hessian_subset)
         self.factor_every, self.draw_every = int(factor_every), int(draw_every)
         self.one_hessian_per_sampling = bool(one_hessian_per_sampling)
+        self.final_curvature_data = int(final_curvature_data)
         self.curvature_constant = float(curvature_constant)
         if isinstance(self.likelihood, likelihoods.GaussianPixel):
             raise UserError("likelihood 'gaussian_pixel' is measured after training, and the curvature of lae is that "
@@ -122,7 +128,7 @@ class LAE(LaplaceAE):
             self.held = self.add_weight(name="held", shape=shape, initializer="zeros", trainable=False)
 
     before = {"predictive": MC, "curvature_structure": DIAG, "hessian_every": 1, "draw_every": 1,
-              "prior_precision": 1.0}
+              "prior_precision": 1.0, "final_curvature_data": 0}
 
     def _build_posterior(self) -> posteriors.WeightPosterior:
         running = RUNNING.get(self.curvature_options["structure"])
@@ -180,7 +186,8 @@ class LAE(LaplaceAE):
             return [self.at_the_start(self.draw_weights(one)) for one in every]
         # The first steps have h of next to no data, which changes from one to the next.
         is_new = (self.step % self.draw_every == 0) | (self.step < self.draw_every)
-        (held,) = loops.if_due(is_new, lambda: tf.stack([self._deviation(one) for one in every]), [self.held])
+        (held,) = loops.if_due(
+            is_new, lambda zero: tf.stack([self._deviation(one + zero) for one in every]), [self.held])
         self.held.assign(held)
         sign = tf.cast(tf.where(self.step == 0, 0, tf.where(self.step % 2 == 0, 1, -1)), held.dtype)
         return [self._at(sign * one) for one in tf.unstack(held)]
@@ -264,8 +271,8 @@ class LAE(LaplaceAE):
         old = tf.convert_to_tensor(self.hessian)
         part = parts.current()
 
-        def moved():
-            found, share = self.curvature_of(y, draws, seed), self.share_of_refresh()
+        def moved(zero: Any = 0):
+            found, share = self.curvature_of(y + tf.cast(zero, y.dtype), draws, seed), self.share_of_refresh()
             return old + share * (self.curvature_gain * found - old)
 
         if self.hessian_every == 1:
@@ -276,8 +283,8 @@ class LAE(LaplaceAE):
             self.hessian.assign(loops.if_due(self.step % self.hessian_every == 0, moved, [old])[0])
 
     def _refresh_factors(self, posterior: Union[RunningKron, RunningBlock], y, draws, seed) -> None:
-        def moved():
-            found = self._ggn(y, draws, seed)
+        def moved(zero: Any = 0):
+            found = self._ggn(y + tf.cast(zero, y.dtype), draws, seed)
             return posterior.moved(found, self.share_of_refresh(), self.curvature_gain * self._share_of_data(y, draws))
 
         if self.hessian_every == 1:
@@ -385,9 +392,29 @@ class LAE(LaplaceAE):
         return {name: _seconds(tf.function(part, jit_compile=xla, autograph=False)) for name, part in parts.items()}
 
     def measure(self, x: np.ndarray, train: Optional[np.ndarray] = None, batch_size: int = 500) -> None:
-        if isinstance(self.posterior, Running):
+        """Gives the posterior its last curvature, `settle_on` training data, then measures on held-out x."""
+        if self.final_curvature_data:
+            self.settle_on(x if train is None else train)
+        elif isinstance(self.posterior, Running):
             self.posterior.settle()
         super().measure(x, train, batch_size)
+
+    def settle_on(self, x: np.ndarray, batch_size: int = 256) -> None:
+        """Sets h to the curvature at the mean weights of up to `final_curvature_data` of x (n, *event), for all data.
+
+        A running average is of weights that have moved on, and of drawn ones.
+        """
+        rows = np.linspace(0, len(x) - 1, min(len(x), self.final_curvature_data)).astype(int)
+        total = None
+        for _, found in self.curvatures(x[rows], seeds.stream((self.seed, 0), FINAL), batch_size):
+            total = found if total is None else posteriors.add(total, found)
+        scale = self.curvature_gain * self._constant() * self.num_data.value / len(rows)
+        total = posteriors.add(total, total, scale, 0.0)
+        if isinstance(self.posterior, RunningBlock):
+            self.posterior.assign_factors(total)
+            self.posterior.settle()
+        else:
+            self.posterior.assign_curvature(total)
 
     # ---- building ----------------------------------------------------------------------------------
 
@@ -405,6 +432,7 @@ class LAE(LaplaceAE):
             "hessian_every": self.hessian_every, "hessian_subset": self.hessian_subset,
             "factor_every": self.factor_every, "curvature_structure": self.posterior.structure,
             "one_hessian_per_sampling": self.one_hessian_per_sampling,
+            "final_curvature_data": self.final_curvature_data,
             "curvature_constant": self.curvature_constant,
         }  # fmt: skip
 

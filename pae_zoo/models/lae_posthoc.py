@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo import curvature, likelihoods
+from pae_zoo import likelihoods
 from pae_zoo.core import fit_data, records, seeds
 from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
@@ -114,17 +114,9 @@ class LAEPosthoc(LaplaceAE):
 
     def _sums(self, x: np.ndarray, rows: np.ndarray, batch_size: int):
         """Returns over data x[rows]: the curvature, the squared error and log p(y|theta) at the mean, nats."""
-        from tqdm import tqdm
-
         errors = tf.function(self._errors, autograph=False)
-        base = seeds.stream((self.seed, 0), CURVATURE)
         total, square, log_prob = None, 0.0, 0.0
-        starts = range(0, len(rows), batch_size)
-        for number, start in enumerate(tqdm(starts, "curvature", leave=False, delay=1.0, unit="batch")):
-            y, _ = self.preprocess(x[rows[start : start + batch_size]])
-            # A sketch is the image of one matrix for all data; probes differ from batch to batch.
-            seed = base if self.curvature_options["structure"] == "low_rank" else seeds.fold_in(base, number)
-            found = curvature.ggn(self.graph, y, seed=seed, **self.curvature_options)
+        for y, found in self.curvatures(x[rows], seeds.stream((self.seed, 0), CURVATURE), batch_size):
             total = found if total is None else posteriors.add(total, found)
             more = errors(y)
             square, log_prob = square + float(more[0]), log_prob + float(more[1])

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -333,6 +333,17 @@ class LaplaceAE(BayesianAE):
         self.posterior.assign_mean([tf.convert_to_tensor(variable) for variable in self.graph.variables])
         super().measure(x, train, batch_size)
         self.check_draws(x)
+
+    def curvatures(self, x: np.ndarray, seed: seeds.Seed, batch_size: int = 256) -> Iterator[tuple[tf.Tensor, Any]]:
+        """Yields (y, curvature of y at the mean weights) of data x (n, *event), batch by batch."""
+        from tqdm import tqdm
+
+        starts = range(0, len(x), batch_size)
+        for number, start in enumerate(tqdm(starts, "curvature", leave=False, delay=1.0, unit="batch")):
+            y, _ = self.preprocess(x[start : start + batch_size])
+            # A sketch is the image of one matrix for all data; probes differ from batch to batch.
+            here = seed if self.curvature_options["structure"] == "low_rank" else seeds.fold_in(seed, number)
+            yield y, curvature.ggn(self.graph, y, seed=here, **self.curvature_options)
 
     def check_draws(self, x: np.ndarray, num_samples: int = 5) -> float:
         """Returns the squared error of drawn networks over that of the mean network, on up to 200 of x (n, *event).

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from battery import EVENT_SHAPE, build, images
+from tiers import some
 
 from pae_zoo import curvature
 from pae_zoo.core import seeds
@@ -339,3 +340,40 @@ def test_settings_that_were_not_saved_mean_what_they_meant():
     model = LAE.from_config(config)
     assert model.posterior.structure == "diag" and not model.is_linearised
     assert model.draw_every == 1 and model.hessian_every == 1
+
+
+ENDS = [(structure, update) for structure in ("diag", "kron", "block") for update in ("ema", "accumulate")]
+
+
+@pytest.mark.parametrize("structure,update", some(ENDS, [("kron", "ema"), ("diag", "accumulate")]))
+def test_the_last_curvature_is_that_of_training_data_at_the_means(structure, update):
+    """With the same prior and noise the posterior is that of a Laplace approximation after training."""
+    flags = dict(curvature_structure=structure, curvature_method="exact", likelihood="gaussian", scale=0.5,
+                 prior_precision=3.0)
+    x = images(32)
+    model = small(final_curvature_data=1000, hessian_update=update, hessian_memory_factor=0.9, **flags)
+    model.count_data(320)
+    model.measure(images(8, seed=1), x)
+    after = small("lae_posthoc", optimize=(), **flags)
+    for one, other in zip(after.graph.variables, model.graph.variables):
+        one.assign(other)
+    after.measure(images(8, seed=1), np.concatenate([x] * 10))
+    gain = 1.0 if update == "ema" else 10.0
+    for one, other in zip(as_list(model.precision()), as_list(after.posterior.precision())):
+        np.testing.assert_allclose(one - 3.0 * identity(one), gain * (other - 3.0 * identity(other)), rtol=2e-3,
+                                   atol=2e-3 * np.abs(other).max())
+
+
+def as_list(precision):
+    return [np.asarray(one) for one in precision] if isinstance(precision, (list, tuple)) else [np.asarray(precision)]
+
+
+def identity(matrix):
+    return np.eye(len(matrix)) if matrix.ndim == 2 else 1.0
+
+
+def test_the_running_curvature_stays_where_it_is_told():
+    model = small(final_curvature_data=0)
+    model.hessian.assign(tf.range(1.0, model.graph.size + 1.0))
+    model.measure(images(8), images(32))
+    np.testing.assert_array_equal(model.hessian, np.arange(1.0, model.graph.size + 1.0))

@@ -5,7 +5,7 @@ from typing import Any, Sequence, Union
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo.core import loops, seeds
+from pae_zoo.core import seeds
 from pae_zoo.curvature.posteriors.dense import BlockPosterior
 
 
@@ -45,7 +45,8 @@ class RunningBlock(BlockPosterior):
     def factorise(self, now: Union[bool, tf.Tensor] = True) -> None:
         """Sets the roots to those of the matrices as they are now, where `now` is true."""
         variables = [*self.roots, self.sums]
-        for variable, value in zip(variables, loops.if_due(now, self._roots, variables)):
+        old = [tf.convert_to_tensor(variable) for variable in variables]
+        for variable, value in zip(variables, tf.cond(tf.convert_to_tensor(now), self._roots, lambda: old)):
             variable.assign(value)
 
     def _roots(self) -> list[tf.Tensor]:

@@ -71,15 +71,15 @@ class RunningKron(KronPosterior):
         for variable, value in zip(variables, loops.if_due(now, self._roots, variables)):
             variable.assign(value)
 
-    def _roots(self) -> list[tf.Tensor]:
+    def _roots(self, zero: tf.Tensor) -> list[tf.Tensor]:
         """Returns inverse Cholesky factors of the damped factors, and the sums."""
         found, sums = [], []
         for index, (value, prior) in enumerate(zip(self.values, self.priors())):
             if str(index) not in self.factors:
-                precision = self.scale() * tf.convert_to_tensor(value) + prior
+                precision = self.scale() * value + prior
                 sums.append([tf.reduce_sum(tf.math.log(precision)), tf.reduce_sum(1.0 / precision)])
                 continue
-            left, right = (tf.convert_to_tensor(one) for one in self.factors[str(index)])
+            left, right = (one + tf.cast(zero, one.dtype) for one in self.factors[str(index)])
             right = self.scale() * right
             means = [tf.linalg.trace(one) / one.shape[0] for one in (left, right)]
             # Where there is no curvature yet, the prior is all of it.

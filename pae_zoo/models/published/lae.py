@@ -24,6 +24,7 @@ class HParams(lae.HParams):
     prior_precision: float = records.with_default("prior_precision", 1.0, lae.HParams)
     hessian_every: int = records.with_default("hessian_every", 1, lae.HParams)
     draw_every: int = records.with_default("draw_every", 1, lae.HParams)
+    final_curvature_data: int = records.with_default("final_curvature_data", 0, lae.HParams)
     alpha: float = hp.option(0.0, "Weight of the prior term (gamma |mu|^2 - P log gamma)/2 in the loss.", low=0.0)
 
 
@@ -47,13 +48,13 @@ class LAEPublished(lae.LAE):
 
     def __init__(self, encoder, decoder, likelihood="gaussian_learned", alpha: float = 0.0,
                  curvature_structure: str = DIAG, predictive: str = MC, hessian_every: int = 1, draw_every: int = 1,
-                 prior_precision: float = 1.0, **kwargs):
+                 prior_precision: float = 1.0, final_curvature_data: int = 0, **kwargs):
         if curvature_structure != DIAG:
             raise UserError(f"curvature_structure={curvature_structure!r} is not that of the published code, the "
                             "diagonal. Take diag, or --model=lae.")
         super().__init__(encoder, decoder, likelihood=likelihood, curvature_structure=curvature_structure,
                          predictive=predictive, hessian_every=hessian_every, draw_every=draw_every,
-                         prior_precision=prior_precision, **kwargs)
+                         prior_precision=prior_precision, final_curvature_data=final_curvature_data, **kwargs)
         self.alpha = float(alpha)
         self.leave_noise_out()
         self.posterior.curvature.assign(tf.ones_like(self.posterior.curvature))  # N of them, by `count_data`
