@@ -13,7 +13,7 @@ from keras.saving import register_keras_serializable
 
 from pae_zoo import curvature, likelihoods
 from pae_zoo.core import hparams as hp
-from pae_zoo.core import loops, parts, records, replicas, seeds, trainable
+from pae_zoo.core import parts, records, replicas, seeds, trainable
 from pae_zoo.core.errors import UserError, check_choice
 from pae_zoo.curvature.matrices.gauss_newton import BLOCK, DIAG, KRON
 from pae_zoo.curvature.matrices.kron import Kron, KronDiagonal
@@ -186,8 +186,8 @@ class LAE(LaplaceAE):
             return [self.at_the_start(self.draw_weights(one)) for one in every]
         # The first steps have h of next to no data, which changes from one to the next.
         is_new = (self.step % self.draw_every == 0) | (self.step < self.draw_every)
-        (held,) = loops.if_due(
-            is_new, lambda zero: tf.stack([self._deviation(one + zero) for one in every]), [self.held])
+        held = tf.convert_to_tensor(self.held)
+        held = tf.cond(is_new, lambda: tf.stack([self._deviation(one) for one in every]), lambda: held)
         self.held.assign(held)
         sign = tf.cast(tf.where(self.step == 0, 0, tf.where(self.step % 2 == 0, 1, -1)), held.dtype)
         return [self._at(sign * one) for one in tf.unstack(held)]
@@ -271,8 +271,8 @@ class LAE(LaplaceAE):
         old = tf.convert_to_tensor(self.hessian)
         part = parts.current()
 
-        def moved(zero: Any = 0):
-            found, share = self.curvature_of(y + tf.cast(zero, y.dtype), draws, seed), self.share_of_refresh()
+        def moved():
+            found, share = self.curvature_of(y, draws, seed), self.share_of_refresh()
             return old + share * (self.curvature_gain * found - old)
 
         if self.hessian_every == 1:
@@ -280,11 +280,11 @@ class LAE(LaplaceAE):
         elif part is not None:  # replicas cannot meet inside of a choice
             self.hessian.assign(moved() if self._phase else old)
         else:
-            self.hessian.assign(loops.if_due(self.step % self.hessian_every == 0, moved, [old])[0])
+            self.hessian.assign(tf.cond(self.step % self.hessian_every == 0, moved, lambda: old))
 
     def _refresh_factors(self, posterior: Union[RunningKron, RunningBlock], y, draws, seed) -> None:
-        def moved(zero: Any = 0):
-            found = self._ggn(y + tf.cast(zero, y.dtype), draws, seed)
+        def moved():
+            found = self._ggn(y, draws, seed)
             return posterior.moved(found, self.share_of_refresh(), self.curvature_gain * self._share_of_data(y, draws))
 
         if self.hessian_every == 1:
@@ -292,8 +292,7 @@ class LAE(LaplaceAE):
         elif parts.current() is not None:
             posterior.assign_factors(moved() if self._phase else posterior.factors_now())
         else:
-            posterior.assign_factors(
-                loops.if_due(self.step % self.hessian_every == 0, moved, posterior.factors_now()))
+            posterior.assign_factors(tf.cond(self.step % self.hessian_every == 0, moved, posterior.factors_now))
         # At the steps of a power of two too, while there are few: h of so few steps soon changes.
         doubled = (tf.bitwise.bitwise_and(self.step, self.step - 1) == 0) & (self.step < self.factor_every)
         is_due = (self.step % self.factor_every == 0) | (doubled & (self.step % self.hessian_every == 0))

@@ -5,7 +5,7 @@ from typing import Any, Sequence, Union
 import tensorflow as tf
 from keras.saving import register_keras_serializable
 
-from pae_zoo.core import cholesky, loops, seeds
+from pae_zoo.core import cholesky, seeds
 from pae_zoo.curvature.matrices.kron import Kron, KronDiagonal
 from pae_zoo.curvature.network import matrix_form
 from pae_zoo.curvature.posteriors.kron import KronPosterior
@@ -68,18 +68,19 @@ class RunningKron(KronPosterior):
     def factorise(self, now: Union[bool, tf.Tensor] = True) -> None:
         """Sets the roots to those of the factors as they are now, where `now` is true."""
         variables = [*(root for pair in self.roots.values() for root in pair), self.sums]
-        for variable, value in zip(variables, loops.if_due(now, self._roots, variables)):
+        old = [tf.convert_to_tensor(variable) for variable in variables]
+        for variable, value in zip(variables, tf.cond(tf.convert_to_tensor(now), self._roots, lambda: old)):
             variable.assign(value)
 
-    def _roots(self, zero: tf.Tensor) -> list[tf.Tensor]:
+    def _roots(self) -> list[tf.Tensor]:
         """Returns inverse Cholesky factors of the damped factors, and the sums."""
         found, sums = [], []
         for index, (value, prior) in enumerate(zip(self.values, self.priors())):
             if str(index) not in self.factors:
-                precision = self.scale() * value + prior
+                precision = self.scale() * tf.convert_to_tensor(value) + prior
                 sums.append([tf.reduce_sum(tf.math.log(precision)), tf.reduce_sum(1.0 / precision)])
                 continue
-            left, right = (one + tf.cast(zero, one.dtype) for one in self.factors[str(index)])
+            left, right = (tf.convert_to_tensor(one) for one in self.factors[str(index)])
             right = self.scale() * right
             means = [tf.linalg.trace(one) / one.shape[0] for one in (left, right)]
             # Where there is no curvature yet, the prior is all of it.
