@@ -42,6 +42,8 @@ def stretches(path: Path, rows: int) -> tuple[str, Iterator[tuple[int, Write]]]:
         size = len(first[ARRAY])
         return "npy", _pieces(path, rows, lambda example: _array(path, example, size), _write_array)
     columns = sorted(first)
+    if not columns:
+        raise UserError(f"{reading.shown(path)}: its first record has no features; {REMEDY}.")
     return "csv", _pieces(path, rows, lambda example: _row(path, example, columns),
                           lambda target, found: _write_rows(target, columns, found))
 
@@ -89,7 +91,9 @@ def _write_images(target: Path, found: list[bytes]) -> None:
 
 def _array(path: Path, example: dict[str, Value], size: int) -> np.ndarray:
     found = example.get(ARRAY, [])
-    if len(found) != size or isinstance(found[0], bytes):
+    if isinstance(next(iter(found), None), bytes):
+        raise UserError(f"{reading.shown(path)}: the feature {ARRAY!r} holds bytes; write numbers.")
+    if len(found) != size:
         raise UserError(f"{reading.shown(path)}: the feature {ARRAY!r} has {len(found)} values in one record, and "
                         f"{size} in the first; give the same number of numbers in all.")
     return np.array(found, np.float32)
@@ -107,7 +111,8 @@ def _row(path: Path, example: dict[str, Value], columns: list[str]) -> list[str]
             raise UserError(f"{reading.shown(path)}: the feature {reading.shown(name)!r} {what}; rows of a table have "
                             f"one number or text for each feature, arrays one feature {ARRAY!r}, and images "
                             f"{' or '.join(map(repr, IMAGE))}.")
-    return [_cell(example[name][0]) if example.get(name) else "" for name in columns]
+    with reading.told(path, "file of numbers and texts in UTF-8", REMEDY):
+        return [_cell(example[name][0]) if example.get(name) else "" for name in columns]
 
 
 def _cell(value: Union[bytes, int, float]) -> str:

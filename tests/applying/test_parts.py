@@ -224,6 +224,9 @@ def test_records_that_are_none_are_told(run, tmp_path, capsys):
         "not a readable image": [example(image=[b"no image"])],
         "the model takes 3": [example(x=[1.0, 2.0])],
         "not a readable file of TFRecords": [good, b"\xff\xff"],
+        "holds bytes": [example(x=[b"a", b"b"])],
+        "texts in UTF-8": [example(a=[b"\xff\xfe"])],
+        "no features": [example()],
     }
     for number, (words, examples) in enumerate(cases.items()):
         source = records(tmp_path / f"{number}.tfrecord", examples)
