@@ -3,7 +3,8 @@
 The matrix M = J^T H J by the output of a layer is never formed where the layer is wide. With H the same for all data, M
 by the last hidden layer is one Gram matrix G for the whole batch. Below it, a layer's weights need the diagonal of M
 alone: quadratic forms v^T G v, with v the derivatives of the last hidden layer by one unit, for which half of the
-symmetric G is multiplied. Where a layer is narrow, M is formed there and the rows of its root go on down. Deep
+symmetric G is multiplied. For the layer right below these forms are products over pairs of values, see
+`dense_exact_pairs`. Where a layer is narrow, M is formed there and the rows of its root go on down. Deep
 decoders may be cheaper the other way round: rows of a triangular factor C of G = C^T C go down through all layers.
 Which way, and where M is formed, is a matter of counting, see `dense_exact_plan`.
 
@@ -18,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
+from pae_zoo.curvature.matrices import dense_exact_pairs as pairs
 from pae_zoo.curvature.matrices import dense_exact_plan as plans
 from pae_zoo.curvature.matrices import record
 from pae_zoo.curvature.matrices.hessians import FromLikelihood, OutputHessian
@@ -143,7 +145,15 @@ class _Descent:
             self.rows = tf.transpose(self.kernel * tf.sqrt(outer) if is_shared else self.kernel)
 
     def run(self, memory: float) -> dict[int, tf.Tensor]:
-        """Returns the diagonals of all data, a few at a time."""
+        """Returns the diagonals of all data, a few at a time but for products of pairs."""
+        if not self.plan.is_paired:
+            return self._in_pieces(memory)
+        paired, slope = self.top - 1, self.levels[self.top].slope
+        self.needed = [index for index in self.needed if index != paired]
+        found = {paired: tf.nn.relu(pairs.forms(slope, self.levels[paired].kernel, self.gram))}
+        return {**found, **self._in_pieces(memory)} if self.needed else found
+
+    def _in_pieces(self, memory: float) -> dict[int, tf.Tensor]:
         item, values = self.outer.dtype.size, self._datum_values()
         if item * values > memory * 2**20:
             raise UserError(f"The exact curvature of this network takes {item * values / 2**20:.3g} MiB for each "

@@ -137,8 +137,10 @@ def ggn(
         jit_compile = _xla_pays(graph)
     variables = [v for one in graph.models for v in one.variables if tf.as_dtype(v.dtype).is_floating]
     function = _compiled(graph, chosen, variables, jit_compile)
-    # Outside of a StatelessScope these are variables, which the function reads without a copy.
-    values = [variable.value for variable in variables]
+    values: Optional[list[Any]] = [variable.value for variable in variables]
+    if all(isinstance(value, tf.Variable) for value in values or ()):
+        # Outside of a StatelessScope: the function reads its variables, which is quicker than to be given them.
+        values = None
     return function(graph.cast(x), seeds.as_seed((0, 0) if seed is None else seed), values)
 
 
@@ -311,7 +313,7 @@ def _flatten(result: Any) -> tf.Tensor:
 
 
 def _compiled(graph: Graph, options: Options, variables: Sequence[keras.Variable], jit_compile: bool) -> Callable:
-    """Returns the compiled function of (x, seed, values of `variables`), kept with the last model."""
+    """Returns the compiled function of (x, seed, values of `variables` or None), kept with the last model."""
     home = graph.models[-1]
     # Not by plain assignment: Keras would track it as a part of the model.
     cache = home.__dict__.setdefault(_CACHE, _Cache())
@@ -323,6 +325,8 @@ def _compiled(graph: Graph, options: Options, variables: Sequence[keras.Variable
     if key not in cache:
 
         def function(x, seed, values):
+            if values is None:
+                return _compute(graph, x, options, seed)
             with keras.StatelessScope(state_mapping=list(zip(variables, values))):
                 return _compute(graph, x, options, seed)
 

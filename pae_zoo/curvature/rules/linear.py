@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pae_zoo.core.errors import UserError
 from pae_zoo.curvature.network import pieces
-from pae_zoo.curvature.rules import registry
+from pae_zoo.curvature.rules import correlations, registry
 from pae_zoo.networks import layers as zoo_layers
 
 
@@ -19,14 +19,13 @@ class Linear:
 
     Args:
       op: (layer, a, kernel) -> op(a, kernel).
-      factors: (layer, a, delta (R, B, *out)) -> left (R or 1, B, T, K), right (R or 1, B, T, C), whose product
-        left^T right is the gradient by the kernel of a datum and row, flattened in row-major order.
-      unfolds_rows: whether it is the rows, not the input, that are seen through a window.
+      products: (layer, a, delta (R, B, *out)) -> the gradients by the kernel of each datum and row, (R, B, *shape).
+      values: (layer, a, delta) -> how many numbers `products` makes for one datum and all rows.
     """
 
     op: Callable[[keras.Layer, tf.Tensor, tf.Tensor], tf.Tensor]
-    factors: Callable[[keras.Layer, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-    unfolds_rows: bool = False
+    products: Callable[[keras.Layer, tf.Tensor, tf.Tensor], tf.Tensor]
+    values: Callable[[keras.Layer, tf.Tensor, tf.Tensor], int]
 
     def forward(self, layer: keras.Layer, a: tf.Tensor) -> tf.Tensor:
         """Returns the layer's output without its activation."""
@@ -40,9 +39,7 @@ class Linear:
 
     def gradients(self, layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> dict[int, tf.Tensor]:
         """Returns the gradients (R, B, *shape) by the id of the variable."""
-        left, right = self.factors(layer, a, delta)
-        kernel = tf.matmul(left, right, transpose_a=True)
-        found = {id(layer.kernel): tf.reshape(kernel, (*_leading(delta), *layer.kernel.shape))}
+        found = {id(layer.kernel): self.products(layer, a, delta)}
         if layer.use_bias:
             found[id(layer.bias)] = tf.reduce_sum(delta, list(range(2, delta.shape.rank - 1)))
         return found
@@ -72,10 +69,7 @@ class Linear:
 
     def datum_bytes(self, layer: keras.Layer, a: tf.Tensor, delta: tf.Tensor) -> int:
         """Returns the bytes that the gradients and their factors take for one datum and all rows."""
-        num_rows = delta.shape[0] or 1
-        num_positions = math.prod((a.shape[1:-1] if self.unfolds_rows else delta.shape[2:-1]).as_list())
-        unfolded = num_positions * math.prod(layer.kernel.shape[:-1]) * (num_rows if self.unfolds_rows else 1)
-        return a.dtype.size * (num_rows * math.prod(layer.kernel.shape) + unfolded)
+        return a.dtype.size * self.values(layer, a, delta)
 
 
 class _Dense(Linear):
@@ -101,8 +95,14 @@ def _dense(layer, a, kernel):
     return tf.matmul(a, kernel) if a.shape.rank == 2 else tf.tensordot(a, kernel, 1)
 
 
-def _dense_factors(layer, a, delta):
-    return _positions(a)[None], tf.reshape(delta, (*_leading(delta), math.prod(delta.shape[2:-1]), delta.shape[-1]))
+def _dense_products(layer, a, delta):
+    rows = tf.reshape(delta, (*_leading(delta), math.prod(delta.shape[2:-1]), delta.shape[-1]))
+    at_positions = tf.reshape(a, (1, pieces.size(a, 0), math.prod(a.shape[1:-1]), a.shape[-1]))
+    return tf.reshape(tf.matmul(at_positions, rows, transpose_a=True), (*_leading(delta), *layer.kernel.shape))
+
+
+def _dense_values(layer, a, delta):
+    return (delta.shape[0] or 1) * math.prod(layer.kernel.shape) + math.prod(a.shape[1:])
 
 
 def _conv(layer: Any, a: tf.Tensor, kernel: tf.Tensor) -> Any:
@@ -124,9 +124,15 @@ def _padded(layer, a):
     return tf.pad(a, [[0, 0], [layer.dilation_rate[0] * (layer.kernel_size[0] - 1), 0], [0, 0]]), "valid"
 
 
-def _conv_factors(layer, a, delta):
-    windows = _windows(layer, *_padded(layer, a))
-    return windows[None], tf.reshape(delta, (*_leading(delta), math.prod(delta.shape[2:-1]), delta.shape[-1]))
+def _conv_products(layer, a, delta):
+    a, padding = _padded(layer, a)
+    window = correlations.geometry(layer, a.shape[1:-1], padding)
+    return correlations.correlations(a[None], delta, window)
+
+
+def _conv_values(layer, a, delta):
+    window = correlations.geometry(layer, a.shape[1:-1], layer.padding)
+    return window.values(math.prod(delta.shape[2:-1]), a.shape[-1], (delta.shape[0] or 1) * delta.shape[-1])
 
 
 def _transposed(layer: Any, a: tf.Tensor, kernel: tf.Tensor) -> Any:
@@ -137,24 +143,15 @@ def _transposed(layer: Any, a: tf.Tensor, kernel: tf.Tensor) -> Any:
         dilation_rate=layer.dilation_rate, data_format=layer.data_format)
 
 
-def _transposed_factors(layer, a, delta):
+def _transposed_products(layer, a, delta):
     # The transposed convolution is the adjoint of a convolution, which takes delta to the shape of a.
-    windows = _windows(layer, registry.fold(delta), layer.padding)
-    return tf.reshape(windows, (*_leading(delta), *windows.shape[1:])), _positions(a)[None]
+    window = correlations.geometry(layer, delta.shape[2:-1], layer.padding)
+    return correlations.correlations(delta, a[None], window)
 
 
-def _windows(layer: keras.Layer, image: tf.Tensor, padding: str) -> tf.Tensor:
-    """Returns what the kernel sees at each position of an image (B, ..., C), as (B, positions, window C)."""
-    sizes, strides, rates = list(layer.kernel_size), list(layer.strides), list(layer.dilation_rate)
-    if image.shape.rank == 3:
-        image, sizes, strides, rates = image[:, None], [1, *sizes], [1, *strides], [1, *rates]
-    return _positions(
-        tf.image.extract_patches(image, [1, *sizes, 1], [1, *strides, 1], [1, *rates, 1], padding.upper()))
-
-
-def _positions(a: tf.Tensor) -> tf.Tensor:
-    """(B, ..., C) -> (B, T, C)."""
-    return tf.reshape(a, (pieces.size(a, 0), math.prod(a.shape[1:-1]), a.shape[-1]))
+def _transposed_values(layer, a, delta):
+    window = correlations.geometry(layer, delta.shape[2:-1], layer.padding)
+    return window.values(math.prod(a.shape[1:-1]), (delta.shape[0] or 1) * delta.shape[-1], a.shape[-1])
 
 
 def _leading(delta: tf.Tensor) -> tuple:
@@ -169,9 +166,9 @@ def _check(layer: keras.Layer) -> None:
         raise UserError(f"Layer {layer.name!r} has a low-rank or quantised kernel, which the curvature does not know.")
 
 
-DENSE = _Dense(_dense, _dense_factors)
-CONV = Linear(_conv, _conv_factors)
-CONV_TRANSPOSE = Linear(_transposed, _transposed_factors, unfolds_rows=True)
+DENSE = _Dense(_dense, _dense_products, _dense_values)
+CONV = Linear(_conv, _conv_products, _conv_values)
+CONV_TRANSPOSE = Linear(_transposed, _transposed_products, _transposed_values)
 LINEAR = {
     keras.layers.Dense: DENSE,
     keras.layers.Conv1D: CONV,

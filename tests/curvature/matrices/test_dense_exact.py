@@ -9,6 +9,7 @@ import tensorflow as tf
 from pae_zoo import likelihoods
 from pae_zoo.curvature import flatten, read
 from pae_zoo.curvature.matrices import dense_exact, hessians, record
+from pae_zoo.curvature.matrices import dense_exact_pairs as pairs
 from pae_zoo.curvature.matrices import dense_exact_plan as plans
 from pae_zoo.networks import layers as zoo_layers
 
@@ -87,6 +88,31 @@ def test_every_way_down_gives_the_same(monkeypatch, plan, stops):
     monkeypatch.setattr(plans, "choose", lambda *args: plans.Plan(plan, levels, stops, 0.0))
     for likelihood in ("gaussian",) if plan == plans.TRIANGULAR else ("gaussian", "bernoulli"):
         _check(*_both(net, likelihood))
+
+
+@pytest.mark.parametrize("num", [1, 3])
+@pytest.mark.parametrize("widths", [(5, 4, 2, 4, 6, 7), (9, 3, 70, 9), (9, 100, 3, 65, 9)])
+def test_products_of_pairs_give_the_same(monkeypatch, num, widths):
+    net = reference.dense_autoencoder("tanh", widths)
+    choose, taken = plans.choose, []
+    monkeypatch.setattr(plans, "pair_operations", lambda *args: -1e9)
+    monkeypatch.setattr(plans, "choose", lambda *args: taken.append(choose(*args)) or taken[-1])
+    for compiled in (False, True):
+        _check(*_both(net, num=num, jit_compile=compiled))
+    assert taken[0].is_paired
+
+
+def test_forms_of_pairs():
+    rng = np.random.default_rng(0)
+    for values in (1, 7, 8, 65, 200):
+        slopes, kernel = rng.normal(size=(3, values)), rng.normal(size=(4, values))
+        root = rng.normal(size=(values, values))
+        gram = root @ root.T
+        expected = np.einsum("nk,jk,kl,jl,nl->nj", slopes, kernel, gram, kernel, slopes)
+        for above in (np.triu(gram, 1), np.triu(np.full_like(gram, 99.0), 1)):
+            lower = np.tril(gram) + above
+            found = pairs.forms(tf.constant(slopes), tf.constant(kernel), tf.constant(lower)).numpy()
+            np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("layers", ["encoder", "decoder", "last"])
@@ -200,15 +226,19 @@ def test_symmetric_products_of_many_strips():
 def test_the_plan_takes_the_fewest_operations():
     widths = (784, 512, 256, 2, 256, 512, 784)
     plan = plans.choose(widths, range(1, 5), 128, True)
-    assert plan.start == plans.COLUMNS and plan.levels == (4, 3) and plan.stops == (3,)
-    # Five eighths of a square for each datum and unit, and little else.
-    assert plan.operations < 1.35 * 128 * 512**2 * 256
+    assert plan.start == plans.COLUMNS and plan.levels == (3,) and plan.stops == (3,) and plan.is_paired
+    assert plan.operations < 0.8 * 128 * 512**2 * 256
+    # Few data do not pay for what is put together for the units: five eighths of a square for each datum and unit.
+    few = plans.choose(widths, range(1, 5), 4, True)
+    assert few.levels == (4, 3) and not few.is_paired
+    gram = 784 * 512**2
+    assert few.operations < 1.25 * gram + 1.35 * 4 * 512**2 * 256
     assert plans.choose(widths, range(1, 5), 128, False).start == plans.PLAIN
     # Without weights above the bottleneck, its own derivatives are enough.
     encoder = plans.choose(widths, range(1, 4), 128, True)
     assert encoder.levels == (3,) and encoder.stops == (3,)
     assert encoder.operations < plan.operations / 10
-    # A deep decoder's levels share the rows of one triangular factor.
-    deep = plans.choose((784, 512, 256, 128, 2, 128, 256, 512, 784), range(1, 7), 1024, True)
+    # A deep decoder's levels may share the rows of one triangular factor.
+    deep = plans.choose((784, 512, 256, 256, 2, 256, 256, 512, 784), range(1, 7), 1024, True)
     assert deep.start == plans.TRIANGULAR and deep.stops == (4,)
     assert plans.choose((9, 8, 300, 300, 2), range(2), 128, True).start == plans.PLAIN
