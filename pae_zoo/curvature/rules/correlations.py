@@ -12,11 +12,11 @@ import tensorflow as tf
 
 from pae_zoo.curvature.network import pieces
 
-# More places of a window than these are not taken one by one if there is another way: each is a product of its own.
+# More places of a window than these are not taken one by one: each is an operation to be traced.
 MANY = 32
 # What is assumed of the number of rows where it is not known.
 ROWS = 1
-TAPS, TURNED, SIDES = "taps", "turned", "sides"
+TAPS, TURNED, SIDES, WINDOWS = "taps", "turned", "sides", "windows"
 
 
 class Geometry(NamedTuple):
@@ -39,11 +39,13 @@ class Geometry(NamedTuple):
           image: channels, times rows.
           out: the same of the values at the positions.
         """
-        found = {TAPS: self.taps * image}
-        if set(self.strides) == {1}:
-            high, wide = ((1,) + self.sizes)[-2:]
-            sides = {SIDES: wide * image + high * out}
-            found = sides if self.taps > MANY else {**found, TURNED: self.taps * out, **sides}
+        high, wide = ((1,) + self.sizes)[-2:]
+        is_dense = set(self.strides) == {1}
+        found = {TAPS if self.taps <= MANY else WINDOWS: self.taps * image}
+        if self.taps <= MANY and is_dense:
+            found[TURNED] = self.taps * out
+        if high + wide <= MANY and is_dense:
+            found[SIDES] = wide * image + high * out
         return found
 
     def values(self, positions: int, image: int, out: int) -> int:
@@ -76,8 +78,8 @@ def correlations(image: tf.Tensor, out: tf.Tensor, window: Geometry) -> tf.Tenso
         image, out = image[:, :, None], out[:, :, None]
         window = Geometry(*((one, *each) for one, each in zip((1, 1, 1, (0, 0)), window)))
     copies = window.copies(*(one.shape[-1] * (one.shape[0] or ROWS) for one in (image, out)))
-    found = {TAPS: _taps, TURNED: _turned, SIDES: _by_sides}[min(copies, key=lambda way: copies[way])](
-        image, out, window)
+    ways = {TAPS: _taps, TURNED: _turned, SIDES: _by_sides, WINDOWS: _windows}
+    found = ways[min(copies, key=lambda way: copies[way])](image, out, window)
     return tf.squeeze(found, 2) if sides == 1 else found
 
 
@@ -110,6 +112,15 @@ def _by_sides(image: tf.Tensor, out: tf.Tensor, window: Geometry) -> tf.Tensor:
     found = tf.matmul(_positions(image), _positions(out), transpose_a=True)
     found = tf.reshape(found, (*_leading(found), wide, channels[0], high, channels[1]))
     return tf.transpose(found, (0, 1, 4, 2, 3, 5))
+
+
+def _windows(image: tf.Tensor, out: tf.Tensor, window: Geometry) -> tf.Tensor:
+    """One product with all that the windows see."""
+    seen = tf.image.extract_patches(
+        tf.reshape(image, (-1, *image.shape[2:])), *((1, *each, 1) for each in window[:3]), padding="VALID")
+    seen = tf.reshape(seen, (*_leading(image), math.prod(seen.shape[1:3]), seen.shape[-1]))
+    found = tf.matmul(seen, _positions(out), transpose_a=True)
+    return tf.reshape(found, (*_leading(found), *window.sizes, image.shape[-1], out.shape[-1]))
 
 
 def _places(window: Geometry) -> list[tuple[int, int]]:

@@ -41,7 +41,7 @@ def test_equals_automatic_differentiation(monkeypatch, name, rows, channels):
     window = correlations.geometry(layer, a.shape[1:-1], layer.padding)
     ways = window.copies(channels, rows)
     assert (len(ways) == 1) == ("strided" in name)
-    for way in ways:
+    for way in (*ways, correlations.WINDOWS):
         monkeypatch.setattr(correlations.Geometry, "copies", lambda *args, way=way: {way: 1})
         found = correlations.correlations(a[None], delta, window)
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12, err_msg=way)
@@ -57,5 +57,8 @@ def test_the_way_copies_least():
     assert best(12, 12) == correlations.SIDES
     # Many rows are not copied: the image is.
     assert best(12, 12 * 784) == correlations.TAPS
+    assert best(12, 12 * 784, size=7) == correlations.WINDOWS
     assert best(8, 1, stride=2) == correlations.TAPS
     assert best(1, 1, size=9) == correlations.SIDES
+    # Long windows are not taken place by place.
+    assert best(1, 1, size=20) == best(1, 1, size=9, stride=2) == correlations.WINDOWS
