@@ -76,7 +76,7 @@ def correlations(image: tf.Tensor, out: tf.Tensor, window: Geometry) -> tf.Tenso
     image = tf.pad(image, [[0, 0], [0, 0], *window.zeros, [0, 0]])
     if sides == 1:
         image, out = image[:, :, None], out[:, :, None]
-        window = Geometry(*((one, *each) for one, each in zip((1, 1, 1, (0, 0)), window)))
+        window = Geometry((1, *window.sizes), (1, *window.strides), (1, *window.rates), ((0, 0), *window.zeros))
     copies = window.copies(*(one.shape[-1] * (one.shape[0] or ROWS) for one in (image, out)))
     ways = {TAPS: _taps, TURNED: _turned, SIDES: _by_sides, WINDOWS: _windows}
     found = ways[min(copies, key=lambda way: copies[way])](image, out, window)
