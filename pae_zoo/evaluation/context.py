@@ -202,15 +202,17 @@ class Context:
             return size
         return max(size, min(SHARED_ROWS, SHARED_VALUES // max(1, math.prod(self.model.event_shape))))
 
-    def stream(self, fn: Callable, x: np.ndarray, purpose: str, unit: str = "batch") -> Iterator[Any]:
+    def stream(self, fn: Callable, x: np.ndarray, purpose: str, unit: str = "batch",
+               rows: Optional[int] = None) -> Iterator[Any]:
         """Yields fn(batch, seed) for each batch of x, as numpy arrays cut to the rows that are data.
 
         `fn` returns a tensor or a structure of tensors whose first axis is the batch; it is compiled once
         for all sets of data. Batch i has the seed fold_in(seed_for(purpose), i); with a model that draws whole
-        networks, all batches of all purposes have the seed `network_seed`, and meet the same networks.
+        networks, all batches of all purposes have the seed `network_seed`, and meet the same networks. `rows` is the
+        size of a batch where the usual one, to which few data are padded, would be a waste.
         """
         compiled, base, shared = self.compile(fn), self.seed_for(f"{purpose}{self.part}"), self.network_seed
-        size = self.rows_at_once(len(x))
+        size = rows or self.rows_at_once(len(x))
         with self.progress(-(-len(x) // size), purpose, unit) as bar:
             for index, (batch, count) in enumerate(self.batches(x, size)):
                 seed = seeds.fold_in(base, index) if shared is None else shared
@@ -218,9 +220,9 @@ class Context:
                 yield tf.nest.map_structure(lambda values: values.numpy()[:count], outputs)  # noqa: B023
                 bar.update()
 
-    def map_batches(self, fn: Callable, x: np.ndarray, purpose: str) -> Any:
+    def map_batches(self, fn: Callable, x: np.ndarray, purpose: str, rows: Optional[int] = None) -> Any:
         """Returns what `stream` yields, concatenated over all of x."""
-        parts = list(self.stream(fn, x, purpose))
+        parts = list(self.stream(fn, x, purpose, rows=rows))
         return tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
     def progress(self, total: int, description: str, unit: str = "batch") -> Any:

@@ -72,7 +72,9 @@ def mean_and_std(context: Context, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Returns mean, in the space of x, and epistemic std, in that of y, of the predictions of x (n, *event)."""
     num = int(context.hparams.test_samples)
     moments = context.once("mean and std", lambda: functools.partial(_mean_and_std, context.model, num))
-    return context.map_batches(moments, x, "mean and std")
+    # Linearised, a datum takes a pass back for each of its values: no others are added to a few that are shown.
+    rows = min(len(x), int(context.hparams.batch_size)) if getattr(context.model, "is_linearised", False) else None
+    return context.map_batches(moments, x, "mean and std", rows)
 
 
 def _mean_and_std(model: Any, num_samples: int, x, seed):
