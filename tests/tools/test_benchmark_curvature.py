@@ -68,7 +68,7 @@ def test_what_the_table_says(monkeypatch, capsys):
     found = curvature.curvatures("dense", SMALL, methods, args, False)
     assert found[f"dense/{SMALL.label}/exact"]["multiple"] == 10.0
     told = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("|")}
-    assert "<= 14: reached; <= 500 MiB: MISSED" in told["exact"]
+    assert "<= 12: reached; <= 500 MiB: MISSED" in told["exact"]
     assert "<= 0.7: reached" in told["approx"]
 
 
