@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Optional, Sequence, Union
+from typing import Any, Optional, Sequence, Union
 
 import numpy as np
 
@@ -10,13 +10,15 @@ from pae_zoo.core.errors import UserError
 from pae_zoo.data import sources
 from pae_zoo.data.dataset import Dataset, Info, Split
 from pae_zoo.data.framing import Geometry, parse_crop
-from pae_zoo.data.preprocessing import needing_pixels
+from pae_zoo.data.preprocessing import needing_pixels, takes_reals
 from pae_zoo.data.rows import Raw
 from pae_zoo.data.tables import TableOptions, TableRows
 from pae_zoo.data.tables.schema import Schema
 
 SPLIT_SEED = 42  # the fixed rule: splits never depend on --seed
 TEST_FRACTION = 1 / 6  # of sets without an official test split
+#: what `load` is told of a table or a folder
+TABLE_FLAGS = ("label_column", "columns", "categorical", "index_column", "missing", "window", "stride", "bad_files")
 
 
 def load(
@@ -25,6 +27,7 @@ def load(
     data_dir: str = "",
     download: bool = True,
     classes: Sequence[int] = (),
+    others: bool = False,
     num_train: int = 0,
     num_train_per_class: int = 0,
     image_size: int = 0,
@@ -54,6 +57,9 @@ def load(
     `validation_fraction` of `default_rng(42).permutation(n)` of the training rows, unless the source has an
     official one); keep at most `num_train_per_class` training rows of each label, `num_train` training and `num_test`
     test rows.
+
+    `others` makes the test split that of the labels which `classes` leaves out, all of them where no split is official,
+    and keeps one datum of training and validation.
 
     `seed` only draws the synthetic sets. `ood` looks in `<data_dir>/<name>/` but never in `data_dir` itself.
     `static_binarise` draws every image once, with a fixed seed, as 0 or 255. Images stay uint8 where their
@@ -99,16 +105,40 @@ def load(
             "static binarisation are for images."
         )
     return split(name, raw, info, geometry, validation_fraction, reals, classes, num_train_per_class, num_train,
-                 num_test, static_binarise)  # fmt: skip
+                 num_test, static_binarise, others)  # fmt: skip
+
+
+def of_hparams(hparams: Any, *, others: bool = False) -> Dataset:
+    """Returns the data set that the flags of a run describe, or with `others` as `load` takes it; raises UserError."""
+    return load(
+        hparams.dataset,
+        data_dir=hparams.data_dir,
+        download=hparams.download,
+        classes=hparams.classes,
+        others=others,
+        num_train=hparams.num_train,
+        num_train_per_class=hparams.num_train_per_class,
+        image_size=hparams.image_size,
+        crop=hparams.crop,
+        grey=hparams.grey,
+        invert=hparams.invert,
+        static_binarise="binarise_static" in hparams.preprocess,
+        validation_fraction=hparams.validation_fraction,
+        num_test=64 if hparams.smoke else 0,
+        reals=takes_reals(hparams.preprocess),
+        **{name: getattr(hparams, name) for name in TABLE_FLAGS},
+    )
 
 
 def split(name: str, raw: Raw, info: Info, geometry: Geometry, validation_fraction: float, reals: bool = False,
           classes: Sequence[int] = (), num_train_per_class: int = 0, num_train: int = 0, num_test: int = 0,
-          static_binarise: bool = False) -> Dataset:
+          static_binarise: bool = False, others: bool = False) -> Dataset:
     """Returns what a reader found as a data set, split by the rules of `load`; raises UserError."""
     train, test = _hold_out_test(raw)
     train, test = _of_classes(name, raw, classes, train, test)
     train, valid = _hold_out_validation(raw, train, validation_fraction, classes)
+    if others:
+        train, valid, test = train[:1], valid[:1], _of_other_classes(name, raw, classes)
     if num_train_per_class:
         train = _of_each_class(name, raw, train, num_train_per_class)
     if num_train:
@@ -211,6 +241,18 @@ def _of_classes(name: str, raw: Raw, classes: Sequence[int], train: np.ndarray, 
                 f"there: {_listed(np.unique(test_y).tolist())}."
             )
     return train[np.isin(raw.train_y[train], classes)], test[np.isin(test_y, classes)]
+
+
+def _of_other_classes(name: str, raw: Raw, classes: Sequence[int]) -> np.ndarray:
+    """Returns the rows of an official test split, or else all rows, whose labels are not among `classes`."""
+    labels = raw.train_y if raw.test is None else raw.test_y
+    if not len(classes) or labels is None:
+        raise UserError(f"{name}: other classes are those that classes leaves out, and none are; give classes=0, say.")
+    found = np.flatnonzero(~np.isin(labels, classes))
+    if not len(found):
+        where = "" if raw.test is None else "the test split of "
+        raise UserError(f"classes={_listed(classes)}: {where}{name} has no other labels.")
+    return found
 
 
 def _of_each_class(name: str, raw: Raw, train: np.ndarray, most: int) -> np.ndarray:

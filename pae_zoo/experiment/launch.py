@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 #: in the work directory of a run: what an error that nobody foresaw came from
 TRACEBACK = "error.txt"
 LONGEST_NAME = 100
-#: what `data.load` is told of a table or a folder
-TABLE_FLAGS = ("label_column", "columns", "categorical", "index_column", "missing", "window", "stride",
-               "bad_files")
 # Of the command under way, for its errors: where it works, and its flags.
 _workdirs: list[Path] = []
 _options: list[Any] = []
@@ -221,23 +218,7 @@ def load_dataset(hparams: Any) -> "Dataset":
     """Returns the data set that the flags describe, and prints what was left out of it; raises UserError."""
     from pae_zoo import data
 
-    found = data.load(
-        hparams.dataset,
-        data_dir=hparams.data_dir,
-        download=hparams.download,
-        classes=hparams.classes,
-        num_train=hparams.num_train,
-        num_train_per_class=hparams.num_train_per_class,
-        image_size=hparams.image_size,
-        crop=hparams.crop,
-        grey=hparams.grey,
-        invert=hparams.invert,
-        static_binarise="binarise_static" in hparams.preprocess,
-        validation_fraction=hparams.validation_fraction,
-        num_test=64 if hparams.smoke else 0,
-        reals=data.takes_reals(hparams.preprocess),
-        **{name: getattr(hparams, name) for name in TABLE_FLAGS},
-    )
+    found = data.of_hparams(hparams)
     for note in found.info.notes:
         print(f"{found.name}: {note}", flush=True)
     return found

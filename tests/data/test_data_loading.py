@@ -52,6 +52,29 @@ def test_classes():
         data.load("circle", classes=(1,))
 
 
+def test_other_classes():
+    some = data.load("digits", classes=(0, 5, 7))
+    others = data.load("digits", classes=(0, 5, 7), others=True)
+    assert set(others.test.y) == {1, 2, 3, 4, 6, 8, 9}
+    kept = len(some.train) + len(some.valid) + len(some.test)
+    assert len(others.test) == 1797 - kept  # no official test split: all that nothing was trained on
+    assert not keys(others.test) & (keys(some.train) | keys(some.valid) | keys(some.test))
+    with pytest.raises(UserError, match="digits: other classes are those that classes leaves out"):
+        data.load("digits", others=True)
+    with pytest.raises(UserError, match="digits has no other labels"):
+        data.load("digits", classes=range(10), others=True)
+
+
+def test_other_classes_of_an_official_test_split(tmp_path):
+    x = np.arange(40, dtype=np.float32).reshape(20, 2)
+    np.savez(tmp_path / "a.npz", x_train=x[:12], y_train=[0] * 6 + [1] * 6, x_test=x[12:], y_test=[0, 2] * 4)
+    others = data.load(tmp_path / "a.npz", classes=(0,), others=True)
+    np.testing.assert_array_equal(others.test.x, x[13::2])  # label 1 is of the training split alone
+    np.savez(tmp_path / "b.npz", x_train=x[:12], y_train=[0] * 6 + [1] * 6, x_test=x[12:], y_test=[0] * 8)
+    with pytest.raises(UserError, match="the test split of npz:.* has no other labels"):
+        data.load(tmp_path / "b.npz", classes=(0,), others=True)
+
+
 def test_image_size_grey_and_invert():
     loaded = data.load("digits", image_size=16, invert=True)
     assert loaded.event_shape == (16, 16, 1) and loaded.info.shape == (16, 16, 1)

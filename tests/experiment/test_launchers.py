@@ -230,6 +230,7 @@ BAD = {
     "unknown data set": (["--dataset=digit"], "digits"),
     "unknown task": (["--tasks=reconstrction"], "reconstruction"),
     "unknown ood set": (["--ood_datasets=mnits"], "mnist"),
+    "other classes of all": (["--tasks=ood", "--ood_datasets=other_classes"], "train one with --classes=0"),
     "ood set like one made": (["--ood_datasets=nois"], "did you mean noise"),
     "missing ood set": (["--tasks=ood", "--ood_datasets=noise,npz:no.npz"], "leave npz:no.npz out of --ood_datasets"),
     "ood set to be fetched": (["--tasks=density", "--ood_datasets=kmnist", "--download=false"],

@@ -30,6 +30,9 @@ from pae_zoo.plotting import figures
 TAKES_GAPS = True
 SHOWN_POINTS = 2000
 SHOWN_IMAGES = 8
+#: the set of what the run's --classes leaves out
+OTHER_CLASSES = "other_classes"
+MADE = (*data.CORRUPTIONS, OTHER_CLASSES)
 # Sets of drawn networks behind the error of an AUROC over draws, and the data of each side that it is found on.
 REDRAWN, REDRAWN_DATA = 4, 500
 # What --scores adds to the model's own scores.
@@ -42,7 +45,7 @@ class SetFlags(SampleFlags):
 
     ood_datasets: tuple[str, ...] = option(
         (), "Sets for the task ood, in the grammar of --dataset, plus constant, noise, hflip, vflip (empty: these "
-        "four).", group=EVALUATION, path=True)
+        "four), and other_classes, the labels that --classes leaves out.", group=EVALUATION, path=True)
 
     def check(self) -> None:
         """Raises UserError when one of --ood_datasets is neither made from the data nor in the grammar of --dataset."""
@@ -126,12 +129,12 @@ def names(context: Context) -> list[str]:
 def check_names(given: Sequence[str]) -> None:
     """Raises UserError when one of `given` is neither made from the data nor in the grammar of --dataset."""
     for name in given:
-        if name in data.CORRUPTIONS:
+        if name in MADE:
             continue
         try:
             data.check_name(name)
         except UserError as error:
-            made = f"{suggestion(name, data.CORRUPTIONS)}; made from the data: {', '.join(data.CORRUPTIONS)}"
+            made = f"{suggestion(name, MADE)}; made from the data: {', '.join(MADE)}"
             raise UserError(f"--ood_datasets: {str(error).rstrip('.')}{made}.") from error
 
 
@@ -141,7 +144,12 @@ def check_data(hparams: Any, dataset: Optional[data.Dataset] = None) -> None:
         raise UserError("--baselines are detectors of whole data, and --missing=mask lets values be missing; leave one "
                         "of them out.")
     event_shape = dataset and tuple(dataset.event_shape)
-    given = [name for name in hparams.ood_datasets if name not in data.CORRUPTIONS]
+    if OTHER_CLASSES in hparams.ood_datasets and not hparams.classes:
+        raise UserError(f"--ood_datasets={OTHER_CLASSES} are the labels that --classes leaves out, and the run has "
+                        "none; train one with --classes=0, say, or name other sets.")
+    if OTHER_CLASSES in hparams.ood_datasets and dataset is not None:
+        data.of_hparams(hparams, others=True)  # refuses labels that leave none out
+    given = [name for name in hparams.ood_datasets if name not in MADE]
     check_names(given)
     for name in given:
         try:
@@ -173,6 +181,8 @@ def load_sets(context: Context) -> dict[str, tuple[np.ndarray, str]]:
     for name in names(context):
         if name in data.CORRUPTIONS:
             slug, x = name, data.corrupted(name, test, context.seed).x
+        elif name == OTHER_CLASSES:
+            slug, x = name, data.of_hparams(hparams, others=True).test.x
         else:
             loaded = data.load(
                 name, ood=True, data_dir=hparams.data_dir, download=hparams.download,

@@ -61,6 +61,17 @@ def test_unknown_set_is_refused_before_any_is_loaded(make_context, monkeypatch):
         list(ood.run(make_context(ood_datasets=("mnist", "mnits"))))
 
 
+def test_other_classes_are_what_the_run_leaves_out(make_context):
+    context = make_context(dataset="digits", classes=(0, 1), ood_datasets=("other_classes",))
+    results = dict(ood.run(context))
+    assert results["ood/other_classes/num"] == len(data.load("digits", classes=(0, 1), others=True).test)
+    assert 0 <= results["ood/other_classes/reconstruction/auroc"] <= 1
+    for classes, words in (((), "the run has none"), (range(10), "digits has no other labels")):
+        hparams = make_context(dataset="digits", classes=tuple(classes), ood_datasets=("other_classes",)).hparams
+        with pytest.raises(UserError, match=words):
+            ood.check_data(hparams, context.dataset)
+
+
 def test_a_set_named_twice_is_refused(make_context):
     with pytest.raises(UserError, match="twice"):
         list(ood.run(make_context(ood_datasets=("noise", "noise"))))
