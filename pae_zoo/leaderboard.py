@@ -9,7 +9,7 @@ from pae_zoo.core import hparams as hp
 from pae_zoo.core.errors import UserError
 from pae_zoo.experiment import launch
 from pae_zoo.experiment.workdir import Run, workdirs
-from pae_zoo.reporting import board, board_page, tables
+from pae_zoo.reporting import board, board_page, overall, tables
 
 MORE = """Every model and every figure of every task that the runs have in their metrics.json, a table for each data set
 and task. Runs that differ in nothing but the seed are one row: mean and sample standard deviation. It computes nothing
@@ -38,11 +38,13 @@ def main(argv: list[str]) -> int:
     files.check_place(options.output, "output")
     found, lines = board.read(paths)
     made, more = board.boards(found)
+    summary = overall.over(made)
     print(*lines, *more, sep="\n", end="\n" if lines or more else "")
     folder = Run(options.output)
-    folder.write_text("leaderboard.csv", tables.csv(made))
-    folder.write_text("leaderboard.md", tables.markdown(made))
-    path = folder.write_text("leaderboard.html", board_page.page(made))
+    shown = [summary, *made] if summary else made
+    folder.write_text("leaderboard.csv", tables.csv(shown))
+    folder.write_text("leaderboard.md", tables.markdown(shown))
+    path = folder.write_text("leaderboard.html", board_page.page(shown))
     for one in made:
         runs = sum(len(group.runs) for group in one.groups)
         print(f"{one.data}: {len(one.groups)} models, {runs} runs, {len(one.tables)} tables")

@@ -86,11 +86,12 @@ class Table:
 
 @dataclasses.dataclass
 class Board:
-    """The tables of the runs on one data set."""
+    """The tables of the runs on one data set, or `is_summary`: over several."""
 
     data: str
     groups: list[Group]
     tables: list[Table]
+    is_summary: bool = False
 
 
 def read(workdirs: Sequence[str]) -> tuple[list[Finished], list[str]]:
@@ -173,9 +174,14 @@ def _table(task: str, known: dict[str, Figure], groups: Sequence[Group]) -> Tabl
     columns.sort(key=lambda column: _place(task, column))
     places = {(figure.variant, figure.role, figure.column): key for key, figure in known.items()}
     rows = [row for group in groups for row in _rows(group, task, columns, places)]
+    return Table(task, columns, rows, judged(columns, rows))
+
+
+def judged(columns: Sequence[Figure], rows: list[Row]) -> list[str]:
+    """Marks the best of each column, and what loses to simple methods; returns notes on both."""
     notes = [note for number, column in enumerate(columns) for note in _judge(number, column, rows)]
-    notes += [note for group in groups if (note := _losses(group, columns, rows))]
-    return Table(task, columns, rows, notes)
+    groups = {id(row.group): row.group for row in rows}.values()
+    return notes + [note for group in groups if (note := _losses(group, columns, rows))]
 
 
 def _place(task: str, column: Figure) -> int:

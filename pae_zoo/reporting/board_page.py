@@ -5,7 +5,7 @@ from typing import Any
 
 import pae_zoo
 from pae_zoo.evaluation.support import map_points
-from pae_zoo.reporting import cells, html
+from pae_zoo.reporting import cells, html, tables
 from pae_zoo.reporting.board import Board, Group, Table
 from pae_zoo.reporting.html import escape
 
@@ -22,17 +22,18 @@ def page(boards: Sequence[Board]) -> str:
             *(f'<a href="#data-{number}">{escape(board.data)}</a>' for number, board in enumerate(boards)),
             "</nav></header>\n<main>\n"]  # fmt: skip
     for number, board in enumerate(boards):
-        places = {id(group): _pictures(group, data) for group in board.groups}
-        body.append(f'<section id="data-{number}"><h2>{escape(board.data)}</h2>\n{_models(board)}')
+        places = {id(group): _pictures(group, data, board.is_summary) for group in board.groups}
+        body.append(f'<section id="data-{number}"><h2>{escape(board.data)}</h2>\n')
+        body.append(f'<p class="quiet">{escape(tables.SUMMARY)}</p>\n' if board.is_summary else _models(board))
         body += [_task(table, places) for table in board.tables]
-        body.append(f"{_maps(board, data)}</section>\n")
+        body.append("</section>\n" if board.is_summary else f"{_maps(board, data)}</section>\n")
     return html.page("Leaderboard", [*body, "</main>\n"], data)
 
 
-def _pictures(group: Group, data: dict[str, Any]) -> tuple[int, list[str]]:
-    """Adds the pictures of a group's first run to the data; returns its number there and their names."""
+def _pictures(group: Group, data: dict[str, Any], is_summary: bool) -> tuple[int, list[str]]:
+    """Adds the pictures of a group's first run, of a summary none, to the data; returns its number there and names."""
     run = group.runs[0].run
-    paths = cells.pictures_of(run)
+    paths = [] if is_summary else cells.pictures_of(run)
     shown = [(path.stem, html.picture(path, SIDE)) for path in paths]
     data["groups"].append({"run": run.workdir.name, "pictures": shown})
     return len(data["groups"]) - 1, [path.stem for path in paths]

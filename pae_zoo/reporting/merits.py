@@ -108,6 +108,8 @@ RULES: tuple[Rule, ...] = (
     Rule("cost", r"train/num_weights", "weights", across=False),
 )  # fmt: skip
 
+#: what ends the columns whose figures are shares, on one scale for all data
+SHARES = ("AUROC", "FPR at 95 %", "accuracy", "precision", "recall", "coverage", "normalised area")
 #: variants that are the model itself
 ITSELF = {"model", "samples", "geodesic", "codes"}
 BASELINES = {"gaussian", "mixture", "kernel", "majority", "linear", "knn", "linear_mixture", "random",
@@ -169,6 +171,11 @@ def order(task: str) -> int:
     """Returns where the table of a task stands among the others."""
     names = list(dict.fromkeys(rule.task for rule in RULES))
     return names.index(task)
+
+
+def is_share(column: str) -> bool:
+    """Whether the figures of a column are shares, so that their mean over data sets says something."""
+    return column.endswith(SHARES)
 
 
 def words(better: str) -> str:

@@ -11,6 +11,9 @@ from pae_zoo.reporting.board import Board, Cell, Table
 ROLES = {merits.MODEL: "", merits.BASELINE: "simple method", merits.REFERENCE: "reference"}
 FIELDS = ("data", "task", "model", "settings", "variant", "role", "figure", "better", "key", "mean", "std", "seeds",
           "status", "best", "beaten_by")  # fmt: skip
+#: what the board over several data sets means
+SUMMARY = ("Mean over the data sets that have a figure, its spread that of the seeds. The place of a row is 1 and the "
+           "models' rows that are better, ties half; its mean over the data sets.")  # fmt: skip
 
 
 def has_variants(table: Table) -> bool:
@@ -22,7 +25,7 @@ def markdown(boards: Sequence[Board]) -> str:
     """Returns the boards as a page of markdown: a heading a data set, a table a task, the best in bold."""
     parts = ["# Leaderboard\n\nMean ± sample standard deviation over seeds; the best of a column is bold.\n"]
     for board in boards:
-        parts.append(f"\n## {board.data}\n")
+        parts.append(f"\n## {board.data}\n" + (f"\n{SUMMARY}\n" if board.is_summary else ""))
         for table in board.tables:
             parts.append(f"\n### {table.task}\n\n{_table(table)}")
             parts += [f"\n{note}\n" for note in table.notes]

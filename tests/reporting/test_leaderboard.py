@@ -199,3 +199,41 @@ def test_every_way_has_words_and_an_order():
     assert merits.figure("test/mse_stderr") is None and merits.figure("labels/linear/seconds") is None
     assert merits.figure("restoration/knn/mse_mean@half").column == "half: MSE of hidden values"
     assert merits.figure("test/elbo@line_search2").variant == "@line_search2"
+
+
+def test_means_and_places_over_data_sets(tmp_path, capsys):
+    auroc = {"vae": {"digits": [0.9, 0.8], "wine": [0.6, 0.7]}, "ae": {"digits": [0.7, 0.5], "wine": [0.8, 0.8]},
+             "vlae": {"digits": [0.75, 0.75]}}
+    for model, sets in auroc.items():
+        for dataset, values in sets.items():
+            for seed, value in enumerate(values):
+                figures = {"ood/other_classes/reconstruction/auroc": value, "test/mse": 1 - value,
+                           "ood/other_classes/baseline_knn_pixels/auroc": 0.72}
+                make(tmp_path / f"{model}_{dataset}_{seed}", model, seed, figures, dataset=dataset)
+    assert call(f"--workdirs={tmp_path}/*_*", f"--output={tmp_path}/out") == 0
+    out = capsys.readouterr().out
+    assert "all data sets" not in out  # the lines count runs, each once
+    found = {(line["model"], line["figure"], line["role"]): line for line in lines(tmp_path / "out")
+             if line["data"] == "all data sets"}
+    mean = "other_classes: AUROC, mean"
+    assert float(found["vae", mean, "model"]["mean"]) == pytest.approx(0.75)
+    assert float(found["vae", mean, "model"]["std"]) == pytest.approx(0, abs=1e-9)  # 0.75 in both seeds
+    assert float(found["ae", mean, "model"]["std"]) == pytest.approx(0.1 / 2**0.5)
+    assert found["vlae", mean, "model"]["status"] == "1 of 2 sets"
+    assert found["vae", mean, "model"]["best"] == "1"
+    # On digits vae is before vlae before ae, on wine ae before vae; the baseline beats none of its own on digits but ae.
+    place = "other_classes: AUROC, place"
+    places = {model: float(found[model, place, "model"]["mean"]) for model in ("vae", "ae")}
+    assert places == {"vae": (1 + 2) / 2, "ae": (3 + 1) / 2}
+    assert float(found["vae", place, "baseline"]["mean"]) == (3 + 2) / 2
+    assert "MSE, mean" not in {figure for _, figure, _ in found}  # errors of other data are on other scales
+    assert float(found["ae", "MSE, place", "model"]["mean"]) == 2.0
+    text = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert text.index("## all data sets") < text.index("## digits") and "other_classes: AUROC: 2 data sets." in text
+    page = Reader((tmp_path / "out" / "leaderboard.html").read_text())
+    data = json.loads(page.scripts["application/json"])
+    assert not page.open and len(data["groups"]) == 3 + 5
+
+
+def test_one_model_on_two_data_sets_has_no_summary(made):
+    assert {line["data"] for line in lines(made[1])} == {"digits", "wine"}
