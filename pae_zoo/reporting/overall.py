@@ -44,7 +44,8 @@ def _table(task: str, tables: Sequence[Table], groups: dict[str, Group]) -> Opti
     counts: dict[str, int] = {}
     for name, column in names.items():
         sets = [found for table in tables if (found := _of_set(table, name))]
-        whole = {key[0] for one in sets for key in one if key[2] == merits.MODEL and all(key in other for other in sets)}
+        everywhere = [key for one in sets for key in one if all(key in other for other in sets)]
+        whole = {group for group, _, role in everywhere if role == merits.MODEL}
         if len(sets) < 2 or len(whole) < 2:
             continue
         mean, place = f"{name}, mean", f"{name}, {PLACE}"
