@@ -72,8 +72,8 @@ class SharedHParams(TaskFlags, PluginFlags, columns.ColumnOptions):
                            choices=STRATEGIES, group=RUN, operational=True)
     precision: str = option("float32", "Keras dtype policy of the networks.",
                             choices=("float32", "mixed_bfloat16", "mixed_float16"), group=RUN)
-    jit_compile: bool = option(True, "Compile the training step with XLA (not where a CPU is slower with it: "
-                               "convolutions, vlae).", group=RUN)
+    jit_compile: bool = option(True, "Compile with XLA (not where a CPU takes longer with it: convolutions, vlae, "
+                               "few steps or data).", group=RUN)
     steps_per_call: int = option(0, "Most training steps in one compiled call (0: about two seconds' worth).",
                                  low=0, high=100_000, group=RUN, operational=True, smoke=4)
     resident_memory: int = option(2048, "MiB of data kept on the device; a larger set streams in the same order.",

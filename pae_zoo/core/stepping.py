@@ -109,12 +109,13 @@ class Stepping:
 
 def _few(model: Any, steps: Optional[int], source: Any, batch_size: Optional[int]) -> bool:
     """Whether to compile takes longer than it saves in so many steps (None: unknown), of dense networks on a CPU."""
-    if steps is None or _on_gpu() or not model.xla_pays:
+    if steps is None or on_gpu() or not model.xla_pays:
         return False
     return not model.xla_saves(steps, (source.size_of_batch(batch_size) or 0) * math.prod(model.event_shape))
 
 
-def _on_gpu() -> bool:
+def on_gpu() -> bool:
+    """Whether TensorFlow computes on a GPU."""
     return bool(tf.config.list_logical_devices("GPU"))
 
 
@@ -122,7 +123,7 @@ def _plan(model: Any, source: Any, batch_size: Optional[int], batches: Optional[
           exact: bool) -> Plan:
     """Returns how steps are taken; `exact`: an epoch may end before the data, so that calls are equally long."""
     xla = bool(model.jit_compile)
-    if _on_gpu() or model.run_eagerly or model.steps_per_execution != 1 or not source.is_dataset:
+    if on_gpu() or model.run_eagerly or model.steps_per_execution != 1 or not source.is_dataset:
         return Plan(KERAS, xla)
     size = source.size_of_batch(batch_size)
     if not (xla and batches and size) or _watched(callbacks):

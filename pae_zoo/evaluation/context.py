@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNSUPPORTED = "unsupported"
+# Test data from which XLA saves, on a CPU, what it takes to compile a pass over them.
+XLA_DATA = 2000
 # Most rows, and values, of a batch for which networks are drawn.
 SHARED_ROWS, SHARED_VALUES = 1000, 10**6
 
@@ -171,12 +173,21 @@ class Context:
         """Whether XLA compiles what is computed: as the flag says, unless it makes this model slower."""
         return bool(self.hparams.jit_compile) and getattr(self.model, "xla_pays", True)
 
-    def compile(self, fn: Callable) -> Callable:
-        """Returns `fn` as a compiled function; asking again for the same `fn` gives the same one."""
+    @functools.cached_property
+    def has_few(self) -> bool:
+        """Whether the test data are so few that passes over them end sooner without XLA: on a CPU."""
+        return len(self.dataset.test.x) < XLA_DATA and not tf.config.list_logical_devices("GPU")
+
+    def compile(self, fn: Callable, brief: bool = False) -> Callable:
+        """Returns `fn` as a compiled function; asking again for the same `fn` gives the same one.
+
+        `brief`: it is a pass or a few, which XLA compiles where data are many.
+        """
         if fn not in self._compiled:
             # TensorFlow warns when the same code is traced anew, as it must be for each of many runs; it tells
             # functions apart by their code, and partial objects by themselves.
-            self._compiled[fn] = tf.function(functools.partial(fn), jit_compile=self.jit_compile, autograph=False)
+            xla = self.jit_compile and not (brief and self.has_few)
+            self._compiled[fn] = tf.function(functools.partial(fn), jit_compile=xla, autograph=False)
         return self._compiled[fn]
 
     def batches(self, x: np.ndarray, batch_size: Optional[int] = None) -> Iterator[tuple[np.ndarray, int]]:
@@ -203,15 +214,15 @@ class Context:
         return max(size, min(SHARED_ROWS, SHARED_VALUES // max(1, math.prod(self.model.event_shape))))
 
     def stream(self, fn: Callable, x: np.ndarray, purpose: str, unit: str = "batch",
-               rows: Optional[int] = None) -> Iterator[Any]:
+               rows: Optional[int] = None, brief: bool = False) -> Iterator[Any]:
         """Yields fn(batch, seed) for each batch of x, as numpy arrays cut to the rows that are data.
 
         `fn` returns a tensor or a structure of tensors whose first axis is the batch; it is compiled once
         for all sets of data. Batch i has the seed fold_in(seed_for(purpose), i); with a model that draws whole
         networks, all batches of all purposes have the seed `network_seed`, and meet the same networks. `rows` is the
-        size of a batch where the usual one, to which few data are padded, would be a waste.
+        size of a batch where the usual one, to which few data are padded, would be a waste. `brief` as for `compile`.
         """
-        compiled, base, shared = self.compile(fn), self.seed_for(f"{purpose}{self.part}"), self.network_seed
+        compiled, base, shared = self.compile(fn, brief), self.seed_for(f"{purpose}{self.part}"), self.network_seed
         size = rows or self.rows_at_once(len(x))
         with self.progress(-(-len(x) // size), purpose, unit) as bar:
             for index, (batch, count) in enumerate(self.batches(x, size)):
@@ -220,9 +231,10 @@ class Context:
                 yield tf.nest.map_structure(lambda values: values.numpy()[:count], outputs)  # noqa: B023
                 bar.update()
 
-    def map_batches(self, fn: Callable, x: np.ndarray, purpose: str, rows: Optional[int] = None) -> Any:
+    def map_batches(self, fn: Callable, x: np.ndarray, purpose: str, rows: Optional[int] = None,
+                    brief: bool = False) -> Any:
         """Returns what `stream` yields, concatenated over all of x."""
-        parts = list(self.stream(fn, x, purpose, rows=rows))
+        parts = list(self.stream(fn, x, purpose, rows=rows, brief=brief))
         return tf.nest.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
     def progress(self, total: int, description: str, unit: str = "batch") -> Any:
@@ -244,11 +256,11 @@ class Context:
 
     def reconstruct(self, x: np.ndarray) -> np.ndarray:
         """Returns the model's reconstruction of x (n, *event), in the space of x."""
-        return self.map_batches(self.reconstruction, x, "reconstructions")
+        return self.map_batches(self.reconstruction, x, "reconstructions", brief=True)
 
     def decode(self, z: np.ndarray) -> np.ndarray:
         """Returns the decoder's means for z (n, latent_dim), in the space of x: (n, *event)."""
-        return self.map_batches(self._decode, z, "decode")
+        return self.map_batches(self._decode, z, "decode", brief=True)
 
     def encode(self, x: np.ndarray, purpose: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns (codes, variances) of x, each (n, latent_dim): posterior means, or a seeded draw.
@@ -256,7 +268,7 @@ class Context:
         A posterior without closed-form moments gives a draw and zero variance, and a line says so.
         """
         try:
-            return self.map_batches(self._moments, x, purpose)
+            return self.map_batches(self._moments, x, purpose, brief=True)
         except NotImplementedError as error:
             codes = self.draws(x, purpose)
             self.say(f"Codes are draws: the posterior has no closed-form moments. {sentence(error)}")
@@ -264,7 +276,7 @@ class Context:
 
     def draws(self, x: np.ndarray, purpose: str) -> np.ndarray:
         """Returns a seeded draw from `encode` for each row of x, (n, latent_dim): the codes where they are certain."""
-        return self.map_batches(self._draw, x, purpose)
+        return self.map_batches(self._draw, x, purpose, brief=True)
 
     @functools.cached_property
     def test_codes(self) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from pae_zoo.core import optimizers, replicas
+from pae_zoo.core import optimizers, replicas, stepping
 from pae_zoo.core.errors import UserError
 from pae_zoo.data.pipelines import Feed
 from pae_zoo.experiment import checkpoint, cluster, watching
@@ -78,9 +78,15 @@ def _floats(x: np.ndarray) -> tf.Tensor:
     return tf.convert_to_tensor(x.astype(np.float32) / 255.0 if x.dtype == np.uint8 else x)
 
 
-def uses_xla(model: "Autoencoder", hparams: Any) -> bool:
-    """Whether the training step is compiled with XLA: as --jit_compile says, where it pays, and none are shared."""
-    return hparams.jit_compile and model.xla_pays and model.strategy is None
+def uses_xla(model: "Autoencoder", hparams: Any, steps: Optional[int] = None) -> bool:
+    """Whether the training step is compiled with XLA: as --jit_compile says, where it pays, and none are shared.
+
+    On a CPU it does not pay for few `steps` (None: for many).
+    """
+    if not (hparams.jit_compile and model.xla_pays and model.strategy is None):
+        return False
+    numbers = hparams.batch_size * math.prod(model.event_shape)
+    return steps is None or stepping.on_gpu() or model.xla_saves(steps, numbers)
 
 
 def _history(run: Run, position: Position) -> list[dict]:
@@ -314,7 +320,7 @@ def train(model: "Autoencoder", feed: Feed, hparams: Any, run: Run) -> Position:
     steps = total_steps(hparams, feed.steps_per_epoch)
     epochs = -(-steps // feed.steps_per_epoch)
     with model.scope():
-        model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=uses_xla(model, hparams),
+        model.compile(optimizer=make_optimizer(hparams, steps), jit_compile=uses_xla(model, hparams, steps),
                       ema=hparams.ema, norms=hparams.log_norms)
     position = checkpoint.restore(run, model, feed.steps_per_epoch)
     keeper = Keeper(run, feed, model, position, hparams)

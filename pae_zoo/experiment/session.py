@@ -181,9 +181,10 @@ def finish(session: Session) -> int:
 def announce(session: Session, steps: int) -> None:
     """Prints what is about to be trained, on what, for how many steps."""
     hparams, model, dataset = session.hparams, session.model, session.dataset
-    xla = "on" if fitting.uses_xla(model, hparams) else "off"
+    xla = "on" if fitting.uses_xla(model, hparams, steps) else "off"
     if hparams.jit_compile and xla == "off":
-        xla = "off (on a CPU such steps are slower with it)" if model.strategy is None else "off (steps are shared)"
+        why = "few steps end sooner without it" if model.xla_pays else "on a CPU such steps are slower with it"
+        xla = f"off ({why})" if model.strategy is None else "off (steps are shared)"
     print(f"pae_zoo {hparams.model} on {dataset.name} {dataset.event_shape}: {len(dataset.train.x)} training data, "
           f"{model.count_params():,} weights, device {session.device}, XLA {xla}, seed {hparams.seed}, {steps} steps "
           f"-> {session.run.workdir}", flush=True)

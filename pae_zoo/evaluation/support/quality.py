@@ -104,7 +104,7 @@ class Reference:
     def reconstructions(self) -> np.ndarray:
         """Features of the reconstructions of the test images (n, d): the best that the decoder can do."""
         x = self.context.dataset.test.x[self.chosen]
-        decoded = self.context.stream(self.context.reconstruction, x, "frechet reconstructions")
+        decoded = self.context.stream(self.context.reconstruction, x, "frechet reconstructions", brief=True)
         return self.features_of(decoded, self.num, "reconstructions")
 
     @functools.cached_property
@@ -121,7 +121,8 @@ class Reference:
         """Returns the Frechet distance of reconstructions of training images to those of test images."""
         train = self.context.dataset.train.x
         chosen = self.context.choose(len(train), self.num, "frechet floor")
-        decoded = self.context.stream(self.context.reconstruction, train[chosen], "frechet reconstructed floor")
+        decoded = self.context.stream(self.context.reconstruction, train[chosen], "frechet reconstructed floor",
+                                      brief=True)
         return self.frechet_r(self.features_of(decoded, len(chosen), "reconstructed training data"))
 
     @functools.cached_property

@@ -83,7 +83,8 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         context.say("ood: the data are vectors, of which no set is made; name some with --ood_datasets.")
         return
     try:
-        inside = context.map_batches(context.model.ood_scores, context.dataset.test.x, "ood test")
+        brief = context.network_seed is None
+        inside = context.map_batches(context.model.ood_scores, context.dataset.test.x, "ood test", brief=brief)
     except NotImplementedError as error:
         context.say(f"ood: unsupported. {sentence(error)}")
         yield from ((f"ood/{name}", UNSUPPORTED) for name in sets)
@@ -105,7 +106,7 @@ def run(context: Context) -> Iterator[tuple[str, Any]]:
         if conversion:
             context.say(f"ood/{name}: {conversion}.")
             yield f"ood/{name}/converted", conversion
-        outside = context.map_batches(context.model.ood_scores, x, f"ood {name}")
+        outside = context.map_batches(context.model.ood_scores, x, f"ood {name}", brief=brief)
         if outliers is not None:
             outside |= outliers.of(x, name)
         if further is not None:

@@ -32,7 +32,7 @@ def run(context: Context) -> Iterator[tuple[str, float]]:
 
     per_datum, per_pixel, start = [], np.zeros(context.dataset.event_shape), 0
     per_pixel_counts = np.zeros(context.dataset.event_shape)
-    for xhat in context.stream(context.reconstruction, x, "reconstruction"):
+    for xhat in context.stream(context.reconstruction, x, "reconstruction", brief=True):
         truth = to_unit(x[start : start + len(xhat)])
         seen = ~(np.isnan(truth) & context.takes_gaps)
         errors = np.where(seen, truth - xhat, 0) ** 2
