@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from pae_zoo import evaluate
 from pae_zoo.core import hparams as hp
-from pae_zoo.core.errors import UserError
+from pae_zoo.core.errors import UserError, suggestion
 from pae_zoo.experiment import console, launch, presets
 from pae_zoo.experiment.workdir import Run
 
@@ -24,6 +25,7 @@ SIDE = 480
 MORE = """  python -m pae_zoo.preset                                             # what there is
   python -m pae_zoo.preset --name=vae_digits --workdir=runs/vae_digits  # a run, for evaluate, apply, export, ...
   python -m pae_zoo.preset --from_workdir=runs/mine --out=mine          # a finished run as a preset
+  python -m pae_zoo.preset --card=mine --published=test/mse=0.006 --paper='...'  # its card, beside published figures
 
 In Python: pae_zoo.presets(), pae_zoo.from_preset("vae_digits"), pae_zoo.save_to_preset(model, "mine").
 A preset of a run has its weights rounded to the precision of float16; the figures of its card are those of the rounded
@@ -51,6 +53,10 @@ class Flags:
     licence: str = hp.option("", "What the card says of the licence of the weights, or of the data behind them.")
     evaluation: str = hp.option("", "Flags of pae_zoo.evaluate for the card, in quotes, where not the run's own tasks "
                                 "are meant: --evaluation='--tasks=reconstruction,ood --ood_datasets=mnist'.")
+    published: tuple[str, ...] = hp.option((), "Figures of a paper for the card, beside those of the same keys: "
+                                           "test/mse=0.00642,...")
+    paper: str = hp.option("", "Where these are from, and what is other there.")
+    card: str = hp.option("", "A preset whose card is written anew, with --published and --paper if given.", path=True)
     data_dir: str = hp.option("", "Folder that holds data sets as files.", path=True)
     verbosity: int = hp.option(0, "1 shows TensorFlow's own messages.", low=-1, high=2)
 
@@ -62,8 +68,11 @@ def main(argv: list[str]) -> int:
         return 0
     options, _ = launch.parse(Flags, argv)
     making, copying = (options.from_workdir or options.out), (options.name or options.workdir)
-    if making and copying:
-        raise UserError("--name and --workdir take a preset, --from_workdir and --out make one: give one pair.")
+    if bool(making) + bool(copying) + bool(options.card) > 1:
+        raise UserError("--name and --workdir take a preset, --from_workdir and --out make one, --card writes its card "
+                        "anew: give one of the three.")
+    if options.card:
+        return _card(options)
     if making:
         return _make(options)
     if copying:
@@ -82,6 +91,36 @@ def _copy(options: Flags) -> int:
     print(f"Next:\n  python -m pae_zoo.evaluate {here} --tasks=...\n  python -m pae_zoo.apply {here} --input=... "
           f"--out=...\n  python -m pae_zoo.export {here} --export_dir=serving/{run.workdir.name}")
     return 0
+
+
+def _card(options: Flags) -> int:
+    """Writes the card of a preset anew, of its own metrics, with the published figures given or recorded."""
+    path = Path(options.card)
+    run, facts = Run(path), presets.facts(path)
+    if not run.is_finished:
+        raise UserError(f"{path} is no preset of a run with metrics.json, so that its card has no figures.")
+    metrics = run.read_metrics()
+    if options.published or options.paper:
+        facts |= {"published": published(options.published, metrics), "paper": options.paper}
+    text = card(facts, path, path.resolve().name, run.read_hparams(), metrics)
+    run.write_json(presets.FACTS, facts)
+    run.write_text(presets.CARD, text)
+    print(f"{path / presets.CARD}: written")
+    return 0
+
+
+def published(words: Sequence[str], metrics: dict[str, Any]) -> dict[str, float]:
+    """Returns {key: figure} of words key=figure; raises UserError for others, and for keys that the run lacks."""
+    found = {}
+    for word in words:
+        key, _, text = word.partition("=")
+        try:
+            found[key] = float(text)
+        except ValueError:
+            raise UserError(f"--published={word}: give key=figure, such as test/mse=0.00642.") from None
+        if not isinstance(metrics.get(key), (int, float)):
+            raise UserError(f"--published={word}: the run has no figure {key}{suggestion(key, list(metrics)) or '.'}")
+    return found
 
 
 def _make(options: Flags) -> int:
@@ -113,17 +152,19 @@ def _make(options: Flags) -> int:
         picture = presets.first_picture(again)
         if picture is not None:
             _shrink(picture, inside / presets.PICTURE)
-        presets.write_facts(inside, model, title, kind=hparams.model, dataset=hparams.dataset, licence=options.licence)
-        text = card(inside, name, title, hparams, again.read_metrics())
+        metrics = again.read_metrics()
+        beside = {"published": published(options.published, metrics), "paper": options.paper}
+        presets.write_facts(inside, model, title, kind=hparams.model, dataset=hparams.dataset, licence=options.licence,
+                            **(beside if options.published or options.paper else {}))
+        text = card(presets.facts(inside), inside, name, hparams, metrics)
         (inside / presets.CARD).write_text(text, encoding="utf-8")
         size = sum(path.stat().st_size for path in inside.iterdir()) / 2**20
     print(f"{options.out}: {size:.2f} MiB, figures in {presets.CARD} there")
     return 0
 
 
-def card(path: Path, name: str, title: str, hparams: Any, metrics: dict[str, Any]) -> str:
-    """Returns the card of a preset: what it is, how it was made, every figure of its own weights."""
-    facts = presets.facts(path)
+def card(facts: dict[str, Any], path: Path, name: str, hparams: Any, metrics: dict[str, Any]) -> str:
+    """Returns the card of a preset: what it is, how it was made, every figure of its own weights, published ones."""
     flags = (path / "flags.cfg").read_text(encoding="utf-8").splitlines()
     given = " ".join(line for line in flags if line.startswith("--"))
     shape = " x ".join(map(str, facts["event_shape"]))
@@ -134,7 +175,7 @@ def card(path: Path, name: str, title: str, hparams: Any, metrics: dict[str, Any
     licence = f"Licence: {facts['licence']}\n\n" if facts.get("licence") else ""
     return f"""# {name}
 
-{title}. {facts['class']}, {facts['num_weights']:,} weights, data of shape {shape}, {facts['latent_dim']} latents.
+{facts['title']}. {facts['class']}, {facts['num_weights']:,} weights, data of shape {shape}, {facts['latent_dim']} latents.
 
 {picture}```python
 import pae_zoo
@@ -152,7 +193,7 @@ restore badly what it was not trained on. What such a model is not for: its page
 | figure | value |
 |---|---|
 {rows}
-
+{_beside(facts, metrics)}
 <details><summary>All figures</summary>
 
 | figure | value |
@@ -161,6 +202,15 @@ restore badly what it was not trained on. What such a model is not for: its page
 
 </details>
 """
+
+
+def _beside(facts: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """Returns the published figures beside those of the weights, and where they are from; '' without any."""
+    rows = [f"| `{key}` | {console.number(metrics[key])} | {console.number(value)} | "
+            f"{console.number(metrics[key] - value)} |" for key, value in facts.get("published", {}).items()]
+    table = ["", "| figure | here | published | difference |", "|---|---|---|---|", *rows] if rows else []
+    paper = ["", f"Published: {facts['paper']}."] if facts.get("paper") else []
+    return "\n".join([*table, *paper, ""])
 
 
 def _rows(metrics: dict[str, Any], names: list[str]) -> str:

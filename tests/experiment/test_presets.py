@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import shutil
 import threading
 import urllib.parse
 
@@ -122,9 +123,33 @@ def test_a_run_becomes_a_preset_and_a_run_again(tmp_path, capsys):
     assert isinstance(pae_zoo.from_preset(str(tmp_path / "mine")), keras.Model)
 
 
+def test_the_cards_of_the_package_are_what_the_command_writes():
+    for path in sorted(presets.SHIPPED.glob("*/config.json")):
+        run = Run(path.parent)
+        text = preset.card(presets.facts(run.workdir), run.workdir, run.workdir.name, run.read_hparams(),
+                           run.read_metrics())  # fmt: skip
+        assert text == (run.workdir / "README.md").read_text(), path.parent.name
+
+
+def test_published_figures_stand_beside_those_of_the_weights(tmp_path, capsys):
+    shutil.copytree(presets.SHIPPED / "vae_digits", tmp_path / "mine")
+    given = [f"--card={tmp_path / 'mine'}", "--published=test/mse=0.5", "--paper=A and B, their Table 1"]
+    assert launch.run(preset.main, given) == 0
+    card, mse = (tmp_path / "mine" / "README.md").read_text(), Run(tmp_path / "mine").read_metrics()["test/mse"]
+    assert f"| `test/mse` | {mse:.5g} | 0.5 | {mse - 0.5:.5g} |" in card and "Published: A and B, their Table 1." in card
+    assert presets.facts(tmp_path / "mine")["published"] == {"test/mse": 0.5}
+    assert launch.run(preset.main, given[:1]) == 0  # again, of what is recorded
+    assert (tmp_path / "mine" / "README.md").read_text() == card
+    capsys.readouterr()
+    for word, told in (("test/msee=1", "did you mean test/mse?"), ("test/mse", "give key=figure")):
+        assert launch.run(preset.main, [given[0], f"--published={word}"]) == 2
+        assert told in capsys.readouterr().err
+    assert (tmp_path / "mine" / "README.md").read_text() == card
+
+
 def test_bad_flags_are_told(tmp_path, capsys):
     for given, words in [(["--name=vae_digits"], "together"), (["--out=x"], "together"),
-                         (["--name=vae_digits", "--out=x"], "one pair"),
+                         (["--name=vae_digits", "--out=x"], "one of the three"),
                          (["--name=nothing", f"--workdir={tmp_path / 'a'}"], "no preset"),
                          ([f"--from_workdir={tmp_path}", f"--out={tmp_path / 'b'}"], "not the work directory")]:
         assert launch.run(preset.main, given) == 2
