@@ -167,7 +167,7 @@ def card(facts: dict[str, Any], path: Path, name: str, hparams: Any, metrics: di
     """Returns the card of a preset: what it is, how it was made, every figure of its own weights, published ones."""
     flags = (path / "flags.cfg").read_text(encoding="utf-8").splitlines()
     given = " ".join(line for line in flags if line.startswith("--"))
-    shape = " x ".join(map(str, facts["event_shape"]))
+    shape, num = " x ".join(map(str, facts["event_shape"])), facts["latent_dim"]
     picture = f"![]({presets.PICTURE})\n\n" if (path / presets.PICTURE).is_file() else ""
     first = list(dict.fromkeys(key for pattern in FIRST for key in metrics if fnmatch.fnmatch(key, pattern)
                                and not any(fnmatch.fnmatch(key, one) for one in LEFT_OUT)))  # fmt: skip
@@ -175,7 +175,7 @@ def card(facts: dict[str, Any], path: Path, name: str, hparams: Any, metrics: di
     licence = f"Licence: {facts['licence']}\n\n" if facts.get("licence") else ""
     return f"""# {name}
 
-{facts['title']}. {facts['class']}, {facts['num_weights']:,} weights, data of shape {shape}, {facts['latent_dim']} latents.
+{facts['title']}. {facts['class']}, {facts['num_weights']:,} weights, data of shape {shape}, {num} latents.
 
 {picture}```python
 import pae_zoo

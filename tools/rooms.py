@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
                "densities", "laplace", "geometry", "curvature", "curvature.matrices", "curvature.posteriors",
                "models.parts", "models.base", "models.capabilities"},
     "serving": {"core", "inference", "geometry", "models.capabilities"},
-    "evaluation.metrics": {"core", "densities"},
+    "evaluation.metrics": {"core", "anomaly", "densities"},
     "evaluation.tensorboard": {"plotting"},
     "evaluation.context": {"core", "plotting", "evaluation.tensorboard"},
     "evaluation.features": {"core", "core.reading"},

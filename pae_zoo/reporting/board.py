@@ -40,6 +40,10 @@ class Group:
     model: str
     runs: list[Finished]
 
+    @property
+    def num_seeds(self) -> int:
+        return len({one.hparams.seed for one in self.runs})
+
 
 class Cell(NamedTuple):
     """One figure of a group: mean and sample standard deviation over its seeds, or in `status` why there is none.

@@ -11,6 +11,8 @@ from pae_zoo.reporting.merits import Figure
 #: what the board is called where others are called by their data
 NAME = "all data sets"
 PLACE = "place"
+#: whose row a simple method has that says the same beside each of them
+ALL_MODELS = "all models"
 
 Key = tuple[str, str, str]  # name of the group, variant, role
 
@@ -30,8 +32,8 @@ def over(boards: Sequence[Board]) -> Optional[Board]:
     made = [table for task, found in tables.items() if (table := _table(task, found, groups))]
     if not made:
         return None
-    shown = {id(row.group) for table in made for row in table.rows}
-    return Board(NAME, [group for group in groups.values() if id(group) in shown], made, is_summary=True)
+    shown = {id(row.group): row.group for table in made for row in table.rows}
+    return Board(NAME, list(shown.values()), made, is_summary=True)
 
 
 def _table(task: str, tables: Sequence[Table], groups: dict[str, Group]) -> Optional[Table]:
@@ -63,7 +65,20 @@ def _table(task: str, tables: Sequence[Table], groups: dict[str, Group]) -> Opti
                                               for column in columns]) for name, variant, role in keys]  # fmt: skip
     notes = [f"{name}: {count} data sets." for name, count in counts.items()]
     notes += board.judged(columns, rows)
-    return Table(task, columns, rows, notes)
+    return Table(task, columns, _once(rows), notes)
+
+
+def _once(rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows, those of simple methods that say the same beside every model once, last, as of all models."""
+    told: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if row.role == merits.BASELINE and any(cell.mean is not None for cell in row.cells):
+            told.setdefault((row.variant, *(cell[:2] for cell in row.cells)), []).append(row)
+    several = {id(row) for same in told.values() if len(same) > 1 for row in same}
+    runs = [one for row in rows if row.role == merits.MODEL for one in row.group.runs]
+    shared = Group(ALL_MODELS, "", runs)
+    return [row for row in rows if id(row) not in several] + [
+        Row(shared, same[0].variant, same[0].role, same[0].cells) for same in told.values() if len(same) > 1]
 
 
 def _of_set(table: Table, name: str) -> dict[Key, Cell]:

@@ -41,7 +41,7 @@ def _table(table: Table) -> str:
     for row in table.rows:
         of = " ".join(filter(None, (row.variant, ROLES[row.role] and f"({ROLES[row.role]})")))
         shown = [f"**{cell.text}**" if cell.best else cell.text for cell in row.cells]
-        lines.append([row.group.name, *([of] if variants else []), str(len(row.group.runs)), *shown])
+        lines.append([row.group.name, *([of] if variants else []), str(row.group.num_seeds), *shown])
     return sweep_tables.table_text([[text.replace("|", "\\|") for text in line] for line in lines])
 
 

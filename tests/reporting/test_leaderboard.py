@@ -225,14 +225,16 @@ def test_means_and_places_over_data_sets(tmp_path, capsys):
     place = "other_classes: AUROC, place"
     places = {model: float(found[model, place, "model"]["mean"]) for model in ("vae", "ae")}
     assert places == {"vae": (1 + 2) / 2, "ae": (3 + 1) / 2}
-    assert float(found["vae", place, "baseline"]["mean"]) == (3 + 2) / 2
+    assert float(found["", place, "baseline"]["mean"]) == (3 + 2) / 2  # the same beside both of them, once
+    assert found["vlae", place, "baseline"]["status"] == "1 of 2 sets" and ("vae", place, "baseline") not in found
+    assert found["ae", mean, "model"]["seeds"] == "2"
     assert "MSE, mean" not in {figure for _, figure, _ in found}  # errors of other data are on other scales
     assert float(found["ae", "MSE, place", "model"]["mean"]) == 2.0
     text = (tmp_path / "out" / "leaderboard.md").read_text()
     assert text.index("## all data sets") < text.index("## digits") and "other_classes: AUROC: 2 data sets." in text
     page = Reader((tmp_path / "out" / "leaderboard.html").read_text())
     data = json.loads(page.scripts["application/json"])
-    assert not page.open and len(data["groups"]) == 3 + 5
+    assert not page.open and len(data["groups"]) == 4 + 5
 
 
 def test_one_model_on_two_data_sets_has_no_summary(made):

@@ -15,7 +15,10 @@ Score = Callable[[np.ndarray], np.ndarray]
 
 
 class Detector(NamedTuple):
-    """A detector: what it is fitted to, "pixels" or "codes", and fit(training rows, size of the codes, seed)."""
+    """A detector: what it is fitted to, and fit(training rows, size of the codes, seed).
+
+    of: "pixels", all values of a datum; "rows", those of vectors alone; or "codes".
+    """
 
     of: str
     fit: Callable[[np.ndarray, int, int], Score]
@@ -55,11 +58,20 @@ def isolation_forest(train: np.ndarray, size: int, seed: int) -> Score:
     return lambda x: -forest.score_samples(x)
 
 
+def anomaly_detector(train: np.ndarray, size: int, seed: int) -> Score:
+    """The score of `pae_zoo.anomaly.Detector`."""
+    from pae_zoo import anomaly
+
+    found = anomaly.Detector(train.shape[1], seed).learn(train)
+    return lambda x: found.score(x).scores
+
+
 #: the detectors by the names of their keys
 DETECTORS = {
     "pca_error": Detector("pixels", pca_error),
     "knn_pixels": Detector("pixels", knn),
     "isolation_forest": Detector("pixels", isolation_forest),
+    "anomaly_detector": Detector("rows", anomaly_detector),
     "knn_codes": Detector("codes", knn),
     "mahalanobis": Detector("codes", mahalanobis),
     "mixture": Detector("codes", mixture),

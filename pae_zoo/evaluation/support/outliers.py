@@ -21,7 +21,13 @@ class Outliers:
         self.size = int(context.model.latent_dim)
         train = context.dataset.train.x
         x = train[context.choose(len(train), MOST_FITTED, "detectors")]
-        self.rows = {"pixels": to_unit(x).reshape(len(x), -1)}
+        values = to_unit(x).reshape(len(x), -1)
+        self.centre, self.scale = np.zeros(1), np.ones(1)
+        if len(context.dataset.event_shape) == 1:  # columns in units of their own
+            with np.errstate(all="ignore"):
+                self.centre, scale = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+            self.scale = np.where(scale > 0, scale, 1.0)
+        self.rows = self._values(x)
         try:
             self.rows["codes"] = context.draws(x, "codes of detectors")
         except NotImplementedError as error:
@@ -35,9 +41,14 @@ class Outliers:
                 self.seconds[name] = time.perf_counter() - start
         context.say(f"ood: baselines are fitted to {len(x):,} of {len(train):,} training data.")
 
+    def _values(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the values of data as rows for detectors, vectors in units of the training data's columns."""
+        values = (to_unit(x).reshape(len(x), -1) - self.centre) / self.scale
+        return {"pixels": values, "rows": values} if len(self.context.dataset.event_shape) == 1 else {"pixels": values}
+
     def of(self, x: np.ndarray, what: str) -> dict[str, np.ndarray]:
         """Returns the scores (n,) of x (n, *event) as baseline_<name>, and counts the time that they take."""
-        rows = {"pixels": to_unit(x).reshape(len(x), -1)}
+        rows = self._values(x)
         if "codes" in self.rows:
             rows["codes"] = self.context.draws(x, f"codes of {what}")
         found = {}
