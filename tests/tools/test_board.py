@@ -1,5 +1,8 @@
 """tools/board.py: README's table is that of the leaderboard that was taken last."""
 
+import csv
+import io
+
 import board
 import pytest
 
@@ -21,14 +24,31 @@ def test_the_table_has_what_the_leaderboard_has():
     assert len(lines) == 4
 
 
-def test_readme_is_in_step():
-    text = board.README.read_text(encoding="utf-8")
-    assert board.page(text, board.read(board.KEPT.read_text(encoding="utf-8"))) == text, "tools/board.py --write"
+TABLES = HEADER + (
+    'all data sets,ood,pae,pae,either,model,"other_classes: AUROC, mean",higher,k,0.90,0.01,3,,1,\n'
+    'all data sets,ood,pae,pae,either,model,"other_classes: AUROC, place",lower,k,2.5,,0,,1,\n'
+    'all data sets,ood,,all models,knn_pixels,baseline,"other_classes: AUROC, mean",higher,k,0.95,,3,,0,\n'
+    'all data sets,ood,vae,vae,elbo,model,"other_classes: AUROC, mean",higher,k,,,0,3 of 4 sets,0,\n'
+    "digits,ood,vae,vae,elbo,model,a,higher,k,0.3,,1,,0,\n")  # fmt: skip
+
+
+def test_the_page_on_tables_has_what_all_data_sets_have():
+    rows = list(csv.DictReader(io.StringIO(board.tables_kept(list(csv.DictReader(io.StringIO(TABLES)))))))
+    assert {row["data"] for row in rows} == {"all data sets"}
+    lines = board.tables_table(rows).splitlines()
+    assert lines[2] == "| all models | `knn_pixels` (simple method) | 3 | 0.950 |  |  |"
+    assert lines[3] == "| pae | `either` | 3 | **0.900 ± 0.010** | **2.5** |  |"
+    assert len(lines) == 4
+
+
+def test_the_pages_are_in_step():
+    for path, text in board.pages().items():
+        assert path.read_text(encoding="utf-8") == text, "tools/board.py --write"
 
 
 def test_a_readme_without_a_place_is_told():
     with pytest.raises(ValueError, match="lacks"):
-        board.page("# pae_zoo\n", [])
+        board.page("# pae_zoo\n", "")
 
 
 @pytest.mark.parametrize("argv, words", [([], "received nothing"), (["a", "b"], "received a b"),
