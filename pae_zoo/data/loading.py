@@ -58,8 +58,8 @@ def load(
     official one); keep at most `num_train_per_class` training rows of each label, `num_train` training and `num_test`
     test rows.
 
-    `others` makes the test split that of the labels which `classes` leaves out, all of them where no split is official,
-    and keeps one datum of training and validation.
+    `others` makes the test split that of the labels which `classes` leaves out, all of them where no split is official;
+    of images one is left of training and validation, while the training rows of a table say what its columns are.
 
     `seed` only draws the synthetic sets. `ood` looks in `<data_dir>/<name>/` but never in `data_dir` itself.
     `static_binarise` draws every image once, with a fixed seed, as 0 or 255. Images stay uint8 where their
@@ -138,7 +138,9 @@ def split(name: str, raw: Raw, info: Info, geometry: Geometry, validation_fracti
     train, test = _of_classes(name, raw, classes, train, test)
     train, valid = _hold_out_validation(raw, train, validation_fraction, classes)
     if others:
-        train, valid, test = train[:1], valid[:1], _of_other_classes(name, raw, classes)
+        test = _of_other_classes(name, raw, classes)
+        if not isinstance(raw.train, TableRows):  # which are read once more
+            train, valid = train[:1], valid[:1]
     if num_train_per_class:
         train = _of_each_class(name, raw, train, num_train_per_class)
     if num_train:

@@ -72,6 +72,19 @@ def test_other_classes_are_what_the_run_leaves_out(make_context):
             ood.check_data(hparams, context.dataset)
 
 
+def test_other_classes_of_a_table_have_the_columns_of_the_run(make_context, tmp_path):
+    rows = [f"{i % 7},{'abc'[i % 3]},{i % 5},{'yes' if i % 10 == 0 else 'no'}" for i in range(60)]
+    (tmp_path / "a.csv").write_text("size,kind,weight,broken\n" + "\n".join(rows))
+    flags = dict(dataset=f"csv:{tmp_path}/a.csv", label_column="broken", classes=(0,))
+    own = data.load(flags["dataset"], label_column="broken", classes=(0,))
+    context = make_context(event_shape=own.event_shape, ood_datasets=("other_classes",), **flags)
+    context.dataset = own
+    ood.check_data(context.hparams, own)
+    (x, _), = ood.load_sets(context).values()
+    assert x.shape == (6, *own.event_shape)
+    np.testing.assert_array_equal(sorted(x[:, 0]), sorted(i % 7 for i in range(0, 60, 10)))
+
+
 def test_a_set_named_twice_is_refused(make_context):
     with pytest.raises(UserError, match="twice"):
         list(ood.run(make_context(ood_datasets=("noise", "noise"))))
