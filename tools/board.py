@@ -19,7 +19,7 @@ DATA = "fashion_mnist"
 #: the columns of README: heading, key of metrics.json ({score}: that of the model), decimals
 COLUMNS = (("MSE", "test/mse", 5), ("log p(x)", "test/log_likelihood", 1), ("AUROC", "ood/mnist/{score}/auroc", 3),
            ("Frechet", "generation/frechet/samples", 1))  # fmt: skip
-#: the leaderboard of several data sets: its name there, its task, and the columns of the page: heading, figure, decimals
+#: the leaderboard of several data sets: its name there, its task, its columns: heading, figure, decimals
 ALL, TASK = "all data sets", "ood"
 MEAN, PLACE = "other_classes: AUROC, mean", "other_classes: AUROC, place"
 TABLE_COLUMNS = (("mean AUROC", MEAN, 3), ("mean place", PLACE, 1), ("mean FPR at 95 %",
