@@ -98,9 +98,9 @@ def test_xla_compiles_where_steps_are_many(monkeypatch):
     for jit_compile in (True, False, "auto"):
         model.compile("adam", jit_compile=jit_compile)
         assert model.get_compile_config()["jit_compile"] == jit_compile
-    monkeypatch.setattr(stepping, "_on_gpu", lambda: True)
+    monkeypatch.setattr(stepping, "on_gpu", lambda: True)
     assert not stepping._few(model, 1, None, None)
-    monkeypatch.setattr(stepping, "_on_gpu", lambda: False)
+    monkeypatch.setattr(stepping, "on_gpu", lambda: False)
     assert stepping._few(model, 1, pae_zoo.core.fit_data.read(model.form(), images(4)), None)
     assert not stepping._few(model, None, None, None)
 
